@@ -1,0 +1,34 @@
+"""What every test may use: the folder of real data, a GPU gate, a quiet and small number of threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported anywhere
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items):
+    """GPU tests skip without a GPU; LEANTAD_GPU=1 (the GPU lane) turns that skip into a failure."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not os.environ.get("LEANTAD_GPU"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device; LEANTAD_GPU=1 makes this a failure"))
+
+
+@pytest.fixture(scope="session")
+def shared_real() -> Path:
+    """The folder of real annotations, results and videos beside the checkout (not part of the project)."""
+    folder = ROOT.parent / "shared" / "real"
+    if not folder.is_dir():
+        message = f"{folder} is not here: real annotations, results and videos"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder

@@ -1,0 +1,1 @@
+"""The run: settings, the DeepSpeed engine, the training loop, evaluation and its metrics."""
