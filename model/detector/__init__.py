@@ -1,0 +1,1 @@
+"""The detector: neck, boundary head, proposals, cascaded stages, losses."""

@@ -1,0 +1,31 @@
+"""LeanTAD's package list and dependencies; `make setup` installs it with the versions of constraints.txt."""
+
+from setuptools import setup
+
+setup(
+    name="leantad",
+    version="0.1.0",
+    description="Trains temporal action detectors end to end, from raw video, in the memory of a small GPU",
+    python_requires=">=3.10,<3.14",
+    # By hand: the names are generic, and find_packages would pick up whatever lies beside them.
+    packages=["pipeline", "model", "model.backbones", "model.detector", "train", "tools"],
+    package_data={"train": ["recipes/*.yaml"]},
+    install_requires=[
+        "torch",
+        "nvidia-dali-cuda130",
+        "webdataset",
+        "deepspeed",
+        "numpy",
+        "click",
+        "h5py",
+        "pydantic>=2",
+        "PyYAML",
+        "safetensors",
+        "av",
+        "tqdm",
+        "matplotlib",
+        "tensorboard",
+    ],
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"]},
+    entry_points={"console_scripts": ["leantad = tools.cli:main"]},
+)
