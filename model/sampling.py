@@ -1,0 +1,83 @@
+"""Which clips get a gradient, which proposals get a loss: pure functions of a generator.
+
+Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023) samples both. Every video
+has the same number of clips kept, on every rank: ranks that disagree on a count wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Strategy = Literal["random", "uniform", "block"]
+
+
+def num_kept(num_clips: int, ratio: float) -> int:
+    """M, how many of `num_clips` clips a ratio keeps: rounded up, at least one.
+
+    The 1e-9 forgives a ratio such as 0.3 for not being exact in binary: 0.3 of 10 clips is 3, not 4.
+    """
+    if num_clips < 1:
+        raise ValueError(f"num_clips: got {num_clips}, want at least 1 clip per video")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"clip sampling ratio: got {ratio}, want above 0 and at most 1 (1 keeps every clip)")
+    return max(1, math.ceil(ratio * num_clips - 1e-9))
+
+
+def _random(num_videos: int, num_clips: int, count: int, generator: torch.Generator) -> Tensor:
+    rows = torch.rand(num_videos, num_clips, generator=generator, device=generator.device)
+    return rows.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def _uniform(num_videos: int, num_clips: int, count: int, generator: torch.Generator) -> Tensor:
+    # (i * N + phase) // M in whole numbers: over all (i, phase), i * N + phase is 0 .. M * N - 1, each once,
+    # and M of them fall on each clip, so every clip is kept with probability exactly M / N.
+    phase = torch.randint(num_clips, (num_videos, 1), generator=generator, device=generator.device)
+    steps = torch.arange(count, device=generator.device) * num_clips
+    return (steps + phase) // count
+
+
+def _block(num_videos: int, num_clips: int, count: int, generator: torch.Generator) -> Tensor:
+    first = torch.randint(
+        num_clips - count + 1, (num_videos, 1), generator=generator, device=generator.device
+    )
+    return first + torch.arange(count, device=generator.device)
+
+
+def sample_clips(
+    num_videos: int,
+    num_clips: int,
+    ratio: float,
+    *,
+    strategy: Strategy,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw the clips of each video whose gradient is computed; a draw of its own for every video.
+
+    ratio: share of the clips kept, 0 < ratio <= 1; M = max(1, ceil(ratio * N)).
+    strategy:
+        "random"   M clips without replacement;
+        "uniform"  M clips spread evenly, moved by a random phase;
+        "block"    M neighbouring clips.
+    "random" and "uniform" keep every clip with probability M / N; "block" keeps those at the ends less often.
+
+    Returns (B, M) int64 on the generator's device, rising and without repeats in each row.
+    """
+    draw = {"random": _random, "uniform": _uniform, "block": _block}.get(strategy)
+    if draw is None:
+        raise ValueError(f"clip sampling strategy: got {strategy!r}, want 'random', 'uniform' or 'block'")
+    return draw(num_videos, num_clips, num_kept(num_clips, ratio), generator)
+
+
+def sample_proposals(candidates: Tensor, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    """Draw `num_samples` of the candidate segments, without replacement.
+
+    candidates: (P, 2) start and end in feature steps. Returns (num_samples, 2), in the candidates' order.
+    """
+    if not 1 <= num_samples <= len(candidates):
+        raise ValueError(f"num_samples: got {num_samples}, want 1 to {len(candidates)} (the candidates)")
+    chosen = torch.randperm(len(candidates), generator=generator, device=generator.device)[:num_samples]
+    return candidates[chosen.sort().values.to(candidates.device)]
