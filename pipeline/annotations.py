@@ -1,0 +1,265 @@
+"""Read annotations (ActivityNet-style JSON or CSV) into videos with actions in seconds; refuse by name and line.
+
+JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the copies of THUMOS-14 use too:
+{"database": {name: {"subset": ..., "duration": ..., "annotations": [{"segment": [start, end], "label": ...}]}}}.
+CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row per
+action; a row with empty start, end and label announces a video without actions.
+Times count from the first displayed frame. Public files need some patience: segments may be numeric strings, the
+duration may be missing, segments may have zero length or leave the video (see repair_actions).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+CSV_COLUMNS = ("video", "start", "end", "label")
+DEFAULT_SUBSET = "training"
+SAME_SECONDS = 1e-3  # two actions of one label whose ends differ by no more are the same action
+
+
+@dataclass(frozen=True)
+class Action:
+    """One annotated action; start and end in seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """One annotated video: name, subset, duration in seconds (None: not stated), actions sorted by start."""
+
+    key: str
+    subset: str
+    duration: float | None
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One correction made to a video's annotations: what kind, and the values before and after."""
+
+    video: str
+    kind: str
+    detail: str
+
+
+def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str, Video]:
+    """Read a .json (ActivityNet layout) or .csv (video,start,end,label[,subset][,duration]) annotation file.
+
+    subset: keep only the videos of this subset. A CSV without a subset column is all "training".
+    Returns the videos by name, in the file's order.
+    Raises ValueError, one line that names the file, the place in it, what stands there and what is wanted.
+    """
+    path = Path(path)
+    readers = {".json": _read_json, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: got a {path.suffix or 'nameless'} file, want annotations in .json or .csv")
+    videos = readers[path.suffix.lower()](path, _read_text(path))
+    if not videos:
+        raise ValueError(f"{path}: no video in it, want at least one; see the file layouts in the README")
+    if subset is None:
+        return videos
+    chosen = {key: video for key, video in videos.items() if video.subset == subset}
+    if not chosen:
+        known = ", ".join(sorted({video.subset for video in videos.values()}))
+        raise ValueError(f"{path}: no video of subset {subset!r}, want one of: {known}")
+    return chosen
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Read class names, one per line, and sort them. Raises ValueError on a repeated name and an empty file."""
+    names = [line.strip() for line in _read_text(Path(path)).splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path}: no class in it, want one class name per line")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path}: class {repeated[0]!r} stands there more than once, want each class once")
+    return tuple(sorted(names))
+
+
+def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, ...], tuple[Repair, ...]]:
+    """Make a video's actions fit its real duration; nothing is changed without a Repair that says so.
+
+    duration: seconds that can really be decoded; None leaves the ends alone (a video that is not at hand).
+    Dropped: zero length, duplicates (same label, both ends within 1 ms: the rule of OpenTAD and ActionFormer),
+    actions wholly outside [0, duration]. Clipped: actions partly outside.
+    Returns the kept actions and the repairs, both by start time.
+    """
+    kept: list[Action] = []
+    repairs: list[Repair] = []
+    seen: list[Action] = []
+    limit = math.inf if duration is None else duration
+    for action in video.actions:
+        text = f"{action.label} [{action.start:g}, {action.end:g}] s"
+        start, end = max(action.start, 0.0), min(action.end, limit)
+        if action.end <= action.start:
+            repairs.append(Repair(video.key, "zero-length", f"{text} dropped"))
+        elif any(_same(action, other) for other in seen):
+            repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
+        elif end <= start:
+            repairs.append(Repair(video.key, "outside", f"{text} dropped: the video has [0, {limit:g}] s"))
+        else:
+            if (start, end) != (action.start, action.end):
+                repairs.append(Repair(video.key, "clipped", f"{text} became [{start:g}, {end:g}] s"))
+            kept.append(Action(start, end, action.label))
+        seen.append(action)
+    return tuple(kept), tuple(repairs)
+
+
+def _same(a: Action, b: Action) -> bool:
+    near = abs(a.start - b.start) <= SAME_SECONDS and abs(a.end - b.end) <= SAME_SECONDS
+    return near and a.label == b.label
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _read_json(path: Path, text: str) -> dict[str, Video]:
+    try:
+        document = json.loads(text, object_pairs_hook=_refuse_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
+        ) from None
+    except _Repeated as error:
+        raise ValueError(f"{path}: {error} stands there more than once in one object, want it once") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply, want the ActivityNet layout") from None
+    database = document.get("database") if isinstance(document, dict) else None
+    if not isinstance(database, dict):
+        raise ValueError(
+            f'{path}: no "database" object, want the ActivityNet layout {{"database": {{name: ...}}}}'
+        )
+    return {key: _video_of(f"{path}: database.{key}", key, entry) for key, entry in database.items()}
+
+
+class _Repeated(Exception):
+    """A key that one JSON object has twice."""
+
+
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(repr(next(name for name in names if names.count(name) > 1)))
+    return result
+
+
+def _video_of(where: str, key: str, entry: object) -> Video:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: got {_short(entry)}, want an object with subset and annotations")
+    subset = entry.get("subset", DEFAULT_SUBSET)
+    if not isinstance(subset, str) or not subset:
+        raise ValueError(f"{where}.subset: got {_short(subset)}, want a name such as training")
+    annotations = entry.get("annotations", [])
+    if not isinstance(annotations, list):
+        raise ValueError(f"{where}.annotations: got {_short(annotations)}, want a list")
+    duration = _duration(f"{where}.duration", entry.get("duration"))
+    actions = [_action_of(f"{where}.annotations[{i}]", item) for i, item in enumerate(annotations)]
+    return Video(key, subset, duration, _by_start(actions))
+
+
+def _action_of(where: str, item: object) -> Action:
+    segment = item.get("segment") if isinstance(item, dict) else None
+    if not isinstance(segment, list) or len(segment) != 2:
+        raise ValueError(f'{where}: got {_short(item)}, want {{"segment": [start, end], "label": name}}')
+    start, end = (_seconds(f"{where}.segment", value) for value in segment)
+    return _action(where, start, end, item.get("label"))
+
+
+def _read_csv(path: Path, text: str) -> dict[str, Video]:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        _check_header(f"{path}, line 1", header)
+        return _videos_of_rows(path, header, rows)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+
+
+def _check_header(where: str, header: list[str]) -> None:
+    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]"
+    got = ",".join(header) or "an empty file"
+    missing = [name for name in CSV_COLUMNS if name not in header]
+    if missing:
+        raise ValueError(f"{where}: no column {missing[0]!r} in {got}; {want}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{where}: a column stands twice in {got}; {want}")
+
+
+def _videos_of_rows(path: Path, header: list[str], rows) -> dict[str, Video]:
+    about: dict[str, tuple[str, float | None]] = {}
+    actions: dict[str, list[Action]] = {}
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            raise ValueError(f"{where}: got {len(row)} cells, want {len(header)} ({','.join(header)})")
+        cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+        name = cells["video"]
+        if not name:
+            raise ValueError(f"{where}: video is empty, want its name")
+        duration = _duration(f"{where}: duration", cells.get("duration") or None)
+        facts = (cells.get("subset") or DEFAULT_SUBSET, duration)
+        if about.setdefault(name, facts) != facts:
+            raise ValueError(
+                f"{where}: {name} has {facts}, further up {about[name]}; want one subset and duration"
+            )
+        actions.setdefault(name, [])
+        if cells["start"] or cells["end"] or cells["label"]:
+            start, end = (_seconds(f"{where}: {side}", cells[side]) for side in ("start", "end"))
+            actions[name].append(_action(where, start, end, cells["label"]))
+    return {name: Video(name, *facts, _by_start(actions[name])) for name, facts in about.items()}
+
+
+def _action(where: str, start: float, end: float, label: object) -> Action:
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"{where}: label is {_short(label)}, want a class name")
+    if start > end:
+        raise ValueError(f"{where}: start {start:g} s is after end {end:g} s, want start before end")
+    return Action(start, end, label.strip())
+
+
+def _seconds(where: str, value: object) -> float:
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: got {_short(value)}, want a number of seconds") from None
+    if not math.isfinite(seconds):
+        raise ValueError(f"{where}: got {_short(value)}, want a finite number of seconds")
+    return seconds
+
+
+def _duration(where: str, value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = _seconds(where, value)
+    if seconds < 0:
+        raise ValueError(
+            f"{where}: got {_short(value)}, want seconds >= 0 (leave it out where it is not known)"
+        )
+    return seconds or None
+
+
+def _by_start(actions: list[Action]) -> tuple[Action, ...]:
+    return tuple(sorted(actions, key=lambda action: (action.start, action.end, action.label)))
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
