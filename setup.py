@@ -26,6 +26,6 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "pandas", "ruff", "mypy"]},
     entry_points={"console_scripts": ["leantad = tools.cli:main"]},
 )

@@ -1,0 +1,43 @@
+# make demo    set up, then the main job on built-in data: render, pack, train, evaluate, report
+# make test    set up, then style checks and all tests
+# Everything lives in .venv; a second call does no work twice. PYTHON=... picks an interpreter,
+# PIP_ARGS=... is handed to pip (a mirror, or an index with CPU builds of torch).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check clean
+
+PYTHON ?=
+PIP_ARGS ?=
+BIN := .venv/bin
+JOBS ?= 2
+
+help:
+	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+
+setup: .venv/ready
+
+.venv/ready: setup.py constraints.txt tools/setup_env.sh
+	@bash tools/setup_env.sh "$(PYTHON)" $(PIP_ARGS)
+
+data/demo-videos/annotations.json: .venv/ready tools/make_synthetic.py tools/synthetic_scene.py
+	@$(BIN)/python tools/make_synthetic.py --out data/demo-videos
+
+data/demo/dataset.json: data/demo-videos/annotations.json
+	@$(BIN)/python tools/make_shards.py data/demo-videos/videos data/demo-videos/annotations.json --out data/demo --copy
+
+demo: data/demo/dataset.json
+	@if [ -e runs/demo/report.html ]; then \
+	  echo "runs/demo is complete: open runs/demo/report.html, or remove runs/demo to train again"; \
+	else $(BIN)/python train/main.py --recipe train/recipes/demo.yaml --out runs/demo --resume; fi
+
+check: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: check
+	@$(BIN)/python -m pytest -n $(JOBS) --durations=20
+
+clean:
+	rm -rf data/demo data/demo-videos runs/demo

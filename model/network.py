@@ -1,0 +1,140 @@
+"""The whole network: uint8 clips of a video in, detection loss or predictions out.
+
+Encoder and detector as in ETAD (Liu et al., CVPRW 2023): every clip is encoded, the sampled ones with a gradient, and the
+detector reads the features of the whole video. One forward and one backward train both (ETAD takes two steps).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from model.backbones import BACKBONES, build_backbone
+from model.detector.detector import Detector, DetectorSettings, Prediction
+from model.encode import sampled_encode
+from model.rewire import rewire
+from model.sampling import sample_clips
+
+# Kinetics-400 statistics of RGB in 0..1, those of every published R(2+1)D and TSP checkpoint.
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
+
+
+class EncoderSettings(BaseModel):
+    """The clip encoder and how its gradient is sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # one of model.backbones.BACKBONES
+    backbone: str = "r2plus1d_34"
+    # rewire the residual stages so that activations are recomputed from outputs instead of stored
+    reversible: bool = True
+    # coefficient of the reversible recurrence: 0 is the pretrained network itself, 1 is Re2TAL's
+    beta: float = Field(1.0, ge=0.0, le=1.0)
+    # safetensors file with the backbone's pretrained weights; None: random initialisation
+    weights: str | None = None
+    # True: the encoder is never trained (the features are fixed), and no clip is encoded twice
+    frozen: bool = False
+    # True: batch norm uses and updates batch statistics; False: pretrained statistics, as ETAD and Re2TAL train
+    train_batch_norm: bool = False
+    # fraction of a video's clips whose gradient is computed; 1.0 is the full gradient
+    clip_ratio: float = Field(0.3, gt=0.0, le=1.0)
+    # random: without replacement; uniform: evenly spaced, random phase; block: one contiguous run
+    clip_sampling: Literal["random", "uniform", "block"] = "random"
+    # none: ETAD's, a gradient too small by clip_ratio; inverse: times 1 / clip_ratio, unbiased for random sampling
+    gradient_scale: Literal["none", "inverse"] = "none"
+    # clips that go through the encoder at once: time against memory
+    piece_clips: int = Field(4, ge=1)
+
+    def model_post_init(self, context: object, /) -> None:
+        """Refuse an unknown backbone by name."""
+        if self.backbone not in BACKBONES:
+            raise ValueError(
+                f"encoder.backbone: got {self.backbone!r}, want one of {', '.join(sorted(BACKBONES))}"
+            )
+
+
+class ClipEncoder(nn.Module):
+    """A backbone that takes uint8 clips as they are decoded and returns features per time step.
+
+    Casting and normalising happen here, piece by piece, so that a video never exists in floating point as a whole.
+    """
+
+    def __init__(self, settings: EncoderSettings):
+        super().__init__()
+        self.backbone = build_backbone(settings.backbone)
+        self.num_features = self.backbone.num_features
+        self.batch_norm_in_eval = not settings.train_batch_norm
+        # Plain attributes, not buffers: they stay float32 when the engine casts the module to bf16.
+        self.mean = torch.tensor(MEAN).view(1, 3, 1, 1, 1) * 255
+        self.std = torch.tensor(STD).view(1, 3, 1, 1, 1) * 255
+        if settings.reversible:
+            rewire(self.backbone, beta=settings.beta)
+        if settings.frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ClipEncoder:
+        """As nn.Module.train, but batch norm keeps its pretrained statistics unless settings say otherwise."""
+        super().train(mode)
+        if self.batch_norm_in_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """clips: (n, C, L, H, W), uint8 or float in 0..255. Returns (n, D, t) features."""
+        dtype = next(self.backbone.parameters()).dtype
+        pixels = (clips.float() - self.mean.to(clips.device)) / self.std.to(clips.device)
+        return self.backbone.pool(self.backbone(pixels.to(dtype)))  # (n, D, t)
+
+
+class Network(nn.Module):
+    """Encoder and detector, trained by one loss."""
+
+    def __init__(self, encoder: EncoderSettings, detector: DetectorSettings, *, num_classes: int):
+        super().__init__()
+        self.settings = encoder
+        self.encoder = ClipEncoder(encoder)
+        self.detector = Detector(detector, num_features=self.encoder.num_features, num_classes=num_classes)
+
+    def forward(
+        self,
+        clips: Tensor,
+        gt_segments: list[Tensor] | None = None,
+        gt_labels: list[Tensor] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
+        """clips: (B, N, C, L, H, W) uint8; gt_segments: per video (A, 2) feature steps; gt_labels: per video (A,).
+
+        With truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals. Without: Prediction.
+        Both go through forward, because ZeRO-3 gathers its parameters in the hooks of this very call.
+        """
+        if gt_segments is None or gt_labels is None:
+            return self.detector.predict(self.encode(clips, kept=None))
+        num_videos, num_clips = clips.shape[:2]
+        kept = sample_clips(
+            num_videos,
+            num_clips,
+            self.settings.clip_ratio,
+            strategy=self.settings.clip_sampling,
+            generator=generator,
+        )
+        features = self.encode(clips, kept=kept)  # (B, D, N * t)
+        return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
+
+    def encode(self, clips: Tensor, *, kept: Tensor | None) -> Tensor:
+        """(B, D, N * t) features of all clips; only the `kept` ones (B, M) pass a gradient on."""
+        if kept is None:
+            kept = torch.zeros(len(clips), 1, dtype=torch.int64)
+        return sampled_encode(
+            self.encoder,
+            clips,
+            kept,
+            piece_clips=self.settings.piece_clips,
+            gradient_scale=self.settings.gradient_scale,
+        )

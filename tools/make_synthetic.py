@@ -1,0 +1,123 @@
+"""Makes the built-in data set: untrimmed VP9 videos whose classes differ in motion only, with exact truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.transcode import encode_video
+from tools.synthetic_scene import Script, render, write_script
+from train.edge import Command
+
+SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
+
+
+def make_video(subset: str, number: int, *, seed: int, size: int, fps: int, shortest: float, longest: float):
+    """One video: its script and its encoded bytes. A pure function of its arguments."""
+    rng = np.random.default_rng([seed, SUBSETS[subset], number])
+    script = write_script(rng, fps=fps, shortest=shortest, longest=longest)
+    return script, encode_video(render(script, rng, size=size), fps=fps, codec="vp9", gop=32)
+
+
+def annotation(script: Script, subset: str) -> dict:
+    """The video's entry in an ActivityNet-style annotation file."""
+    actions = [{"segment": [action.start, action.end], "label": action.label} for action in script.actions]
+    return {"subset": subset, "duration": script.duration, "annotations": actions}
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename: a file is whole or absent."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def make_dataset(
+    out: Path,
+    *,
+    train: int,
+    val: int,
+    seed: int,
+    size: int,
+    fps: int,
+    shortest: float,
+    longest: float,
+    quiet: bool,
+) -> dict:
+    """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations."""
+    (out / "videos").mkdir(parents=True, exist_ok=True)
+    wanted = [("training", i) for i in range(train)] + [("validation", i) for i in range(val)]
+    database = {}
+    for subset, number in tqdm(wanted, desc="rendering", unit="video", disable=quiet):
+        script, data = make_video(
+            subset, number, seed=seed, size=size, fps=fps, shortest=shortest, longest=longest
+        )
+        key = f"{subset[:5]}_{number:04d}"
+        write_file(out / "videos" / f"{key}.mp4", data)
+        database[key] = annotation(script, subset)
+    annotations = {"version": f"leantad-synthetic seed {seed}", "database": database}
+    write_file(out / "annotations.json", json.dumps(annotations, indent=1).encode())
+    return annotations
+
+
+@click.command(
+    cls=Command, epilog="Example: python tools/make_synthetic.py --out data/synthetic --train 80 --val 30"
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("data/synthetic"), show_default=True)
+@click.option("--train", type=click.IntRange(0), default=80, show_default=True, help="Training videos.")
+@click.option("--val", type=click.IntRange(0), default=30, show_default=True, help="Validation videos.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same bytes.")
+@click.option(
+    "--size", type=click.IntRange(16, 512), default=48, show_default=True, help="Width and height, pixels."
+)
+@click.option("--fps", type=click.IntRange(2, 60), default=12, show_default=True, help="Frames per second.")
+@click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
+@click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def main(
+    out: Path,
+    train: int,
+    val: int,
+    seed: int,
+    size: int,
+    fps: int,
+    shortest: float,
+    longest: float,
+    quiet: bool,
+) -> None:
+    """Render synthetic videos and their annotations; pack them with make-shards like your own."""
+    if not 1.0 <= shortest <= longest:
+        raise ValueError(
+            f"--shortest/--longest: got {shortest} and {longest}, want 1 <= shortest <= longest seconds"
+        )
+    if train + val == 0:
+        raise ValueError("--train/--val: got 0 and 0, want at least one video")
+    annotations = make_dataset(
+        out,
+        train=train,
+        val=val,
+        seed=seed,
+        size=size,
+        fps=fps,
+        shortest=shortest,
+        longest=longest,
+        quiet=quiet,
+    )
+    actions = sum(len(video["annotations"]) for video in annotations["database"].values())
+    click.echo(
+        f"{train + val} videos, {actions} actions in {out}; next: leantad make-shards {out}/videos "
+        f"{out}/annotations.json --out data/demo --copy"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes .venv with everything LeanTAD needs: tools/setup_env.sh [PYTHON] [PIP ARGUMENTS...]
+# Whatever is missing on the machine is said in one sentence, with the way out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+wanted=${1:-}
+shift || true
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; }
+
+python=""
+for candidate in $wanted python3 python3.12 python3.11 python3.13 python3.10; do
+  if fits "$candidate"; then python=$candidate && break; fi
+  [ -z "$wanted" ] || fail "PYTHON=$wanted is not a Python 3.10 to 3.13; name one that is, as in make setup PYTHON=python3.12"
+done
+[ -n "$python" ] || fail "no Python 3.10 to 3.13 found; install one (Debian: apt-get install python3 python3-venv python3-dev), or name it with PYTHON=..."
+command -v c++ >/dev/null || fail "no C++ compiler found; DeepSpeed compiles parts of itself: install one (Debian: apt-get install g++)"
+
+echo "setting up .venv with $("$python" --version); this happens once and takes a few minutes"
+if ! [ -x .venv/bin/python ] || ! fits .venv/bin/python; then
+  rm -rf .venv
+  "$python" -m venv .venv || fail "could not make .venv; install venv (Debian: apt-get install python3-venv)"
+fi
+if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$@" -e '.[dev]' setuptools; then
+  fail "installing packages failed (see above); with no network, bring wheels and run: make setup PIP_ARGS='--no-index --find-links FOLDER'"
+fi
+echo "compiling DeepSpeed's CPU parts (once per machine)"
+.venv/bin/python -c 'from train.engine import compile_ops; compile_ops()' || fail "DeepSpeed's C++ parts did not compile (see above); install the headers (Debian: apt-get install g++ python3-dev)"
+touch .venv/ready

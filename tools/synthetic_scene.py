@@ -1,0 +1,155 @@
+"""Renders one synthetic untrimmed video: a textured actor whose *motion* alone says which action it performs.
+
+The actor is a disc filled with a smooth random texture. Between actions it rests or jitters; in an action the texture
+drifts in one of four directions or spins one of two ways. Every frame shows the same kind of disc with a texture of
+uniformly random phase, so one frame tells nothing; the order of frames tells everything. A drifting textured
+background and small discs that fly through the picture are there to distract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Displacement per frame of the actor's texture: (right, down) in units of the actor's speed, or a spin (clockwise +1).
+MOTIONS = {
+    "slide-left": (-1.0, 0.0, 0.0),
+    "slide-right": (1.0, 0.0, 0.0),
+    "slide-up": (0.0, -1.0, 0.0),
+    "slide-down": (0.0, 1.0, 0.0),
+    "spin-left": (0.0, 0.0, -1.0),
+    "spin-right": (0.0, 0.0, 1.0),
+}
+CLASSES = tuple(MOTIONS)
+
+TEXTURE_SIZE = 96  # pixels; textures are periodic, so they can be shifted for ever
+MAX_ACTIONS = 6
+ACTION_FRACTION = (0.08, 0.22)  # length of an action as a fraction of the video
+MIN_ACTION_SECONDS = 0.7
+GAP_FRACTION = 0.03  # least background before, between and after actions
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action of the script: start and end in seconds, and its class name."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Script:
+    """What happens in one video: its length in frames, its rate, and its actions in rising order."""
+
+    num_frames: int
+    fps: int
+    actions: tuple[Action, ...]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_frames / self.fps
+
+
+def write_script(rng: np.random.Generator, *, fps: int, shortest: float, longest: float) -> Script:
+    """Draw a duration (log-uniform between `shortest` and `longest` seconds) and 0 to 6 separate actions."""
+    duration = float(np.exp(rng.uniform(np.log(shortest), np.log(longest))))
+    num_frames = round(duration * fps)
+    duration = num_frames / fps
+    wanted = 0 if rng.random() < 0.08 else int(rng.integers(1, MAX_ACTIONS + 1))
+    lengths = np.maximum(rng.uniform(*ACTION_FRACTION, size=wanted) * duration, MIN_ACTION_SECONDS)
+    gap = GAP_FRACTION * duration
+    while lengths.sum() + gap * (len(lengths) + 1) > duration:  # short videos hold fewer actions
+        lengths = lengths[:-1]
+    spare = duration - lengths.sum() - gap * (len(lengths) + 1)
+    gaps = gap + spare * rng.dirichlet(np.ones(len(lengths) + 1))
+    starts = np.cumsum(gaps[:-1]) + np.concatenate([[0.0], np.cumsum(lengths)[:-1]])[: len(lengths)]
+    actions = []
+    for start, length in zip(starts, lengths, strict=True):
+        first, last = round(start * fps), round((start + length) * fps)  # whole frames: the truth is exact
+        label = CLASSES[int(rng.integers(len(CLASSES)))]
+        actions.append(Action(first / fps, last / fps, label))
+    return Script(num_frames, fps, tuple(actions))
+
+
+def smooth_texture(rng: np.random.Generator, wavelength: float) -> np.ndarray:
+    """A periodic random texture (S, S, 3), float32 in 0..255, whose details are about `wavelength` pixels wide."""
+    frequency = np.fft.fftfreq(TEXTURE_SIZE)
+    radius = np.hypot(frequency[:, None], frequency[None, :])
+    band = np.exp(-0.5 * ((radius - 1 / wavelength) / (0.35 / wavelength)) ** 2)
+    noise = rng.standard_normal((3, TEXTURE_SIZE, TEXTURE_SIZE))
+    noise[1:] = 0.6 * noise[1:] + 0.8 * noise[:1]  # channels agree, so that luminance carries the texture
+    field = np.fft.ifft2(np.fft.fft2(noise) * band).real
+    field = field / field.std(axis=(1, 2), keepdims=True)
+    return np.clip(127.5 + 55.0 * field, 0, 255).transpose(1, 2, 0).astype(np.float32)
+
+
+def sample_periodic(texture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear look-up of the periodic texture at (x, y) pixels; returns x.shape + (3,)."""
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
+    x0, y0 = x0 % TEXTURE_SIZE, y0 % TEXTURE_SIZE
+    x1, y1 = (x0 + 1) % TEXTURE_SIZE, (y0 + 1) % TEXTURE_SIZE
+    top = texture[y0, x0] * (1 - fx) + texture[y0, x1] * fx
+    bottom = texture[y1, x0] * (1 - fx) + texture[y1, x1] * fx
+    return top * (1 - fy) + bottom * fy
+
+
+def actor_path(script: Script, rng: np.random.Generator, *, speed: float, spin: float) -> np.ndarray:
+    """(num_frames, 3): texture offset x, y in pixels and angle in radians, frame by frame.
+
+    Outside actions the actor rests or jitters about where it stands (both happen in every longer video).
+    """
+    step = np.zeros((script.num_frames, 3))
+    jitter = np.zeros((script.num_frames, 3))
+    frame = 0
+    while frame < script.num_frames:  # background: stretches of rest and of jitter
+        stretch = int(rng.integers(script.fps // 2, 2 * script.fps))
+        if rng.random() < 0.6:
+            jitter[frame : frame + stretch] = rng.uniform(
+                -1, 1, size=(min(stretch, script.num_frames - frame), 3)
+            )
+        frame += stretch
+    for action in script.actions:
+        inside = slice(round(action.start * script.fps), round(action.end * script.fps))
+        pace = rng.uniform(0.8, 1.2)
+        step[inside] = pace * np.array(MOTIONS[action.label]) * (speed, speed, spin)
+        jitter[inside] = 0
+    step[:, :2] += np.diff(jitter[:, :2], axis=0, prepend=0) * speed
+    angle = rng.uniform(0, 2 * np.pi) + np.cumsum(step[:, 2]) + jitter[:, 2] * spin
+    # A step is in picture coordinates, the offset in those of the turned texture: turn it back before adding up.
+    cos, sin = np.cos(angle), np.sin(angle)
+    steps = np.stack([cos * step[:, 0] + sin * step[:, 1], -sin * step[:, 0] + cos * step[:, 1]], axis=1)
+    offset = rng.uniform(0, TEXTURE_SIZE, size=2) + np.cumsum(steps, axis=0)
+    return np.concatenate([offset, angle[:, None]], axis=1)
+
+
+def render(script: Script, rng: np.random.Generator, *, size: int):
+    """Yield the frames of the video, (size, size, 3) uint8, one at a time."""
+    actor, ground = smooth_texture(rng, size / 5), smooth_texture(rng, size / 4)
+    fliers = smooth_texture(rng, size / 6)
+    path = actor_path(script, rng, speed=size / 24, spin=0.16)
+    drift = rng.uniform(-1, 1, size=2) * size / 96
+    centre, radius = size / 2 + rng.uniform(-1, 1, size=2) * size / 16, size * rng.uniform(0.30, 0.38)
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    distance = np.hypot(x - centre[0], y - centre[1])
+    inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]  # soft edge
+    rim = np.exp(-0.5 * ((distance - radius) / 1.2) ** 2)[..., None]
+    flight = rng.uniform(0, size, size=2), rng.uniform(-1, 1, size=2) * size / 32
+    for frame in range(script.num_frames):
+        back = 0.5 * sample_periodic(ground, x + frame * drift[0], y + frame * drift[1])
+        shift_x, shift_y, angle = path[frame]
+        cos, sin = np.cos(angle), np.sin(angle)
+        dx, dy = x - centre[0], y - centre[1]
+        # looking the texture up at (position - displacement) makes it move by the displacement
+        face = sample_periodic(actor, cos * dx + sin * dy - shift_x, -sin * dx + cos * dy - shift_y)
+        picture = back * (1 - inside) + face * inside
+        picture = picture * (1 - rim) + 235.0 * rim
+        at = (flight[0] + frame * flight[1]) % (
+            1.5 * size
+        ) - 0.25 * size  # small disc, gone a third of the time
+        spot = np.clip(size * 0.07 - np.hypot(x - at[0], y - at[1]) + 0.5, 0, 1)[..., None]
+        picture = picture * (1 - spot) + sample_periodic(fliers, x, y) * spot
+        yield np.clip(picture + 0.5, 0, 255).astype(np.uint8)

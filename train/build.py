@@ -1,0 +1,55 @@
+"""Builds the network of a run from its settings, with the encoder's pretrained weights if it names any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from model.network import Network
+from train.settings import Settings
+
+
+def load_encoder_weights(network: Network, path: Path) -> None:
+    """Copy a safetensors file of backbone weights, names as in model/backbones, into the encoder.
+
+    Raises ValueError naming the first tensor that is missing, unexpected or of another shape.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"encoder.weights: {path} is not a file; want a safetensors file of backbone weights"
+        )
+    weights = load_file(path)
+    own = network.encoder.backbone.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise ValueError(
+                f"{path}: tensor {name} {tuple(tensor.shape)} is missing; is it another backbone's file?"
+            )
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"{path}: {name} is {tuple(weights[name].shape)}, the backbone wants {tuple(tensor.shape)}"
+            )
+    left = sorted(set(weights) - set(own))
+    if left:
+        raise ValueError(f"{path}: {len(left)} tensors have no place in the backbone, first {left[0]}")
+    network.encoder.backbone.load_state_dict(weights)
+
+
+def build_network(settings: Settings, num_classes: int) -> Network:
+    """The network, initialised from settings.seed, then from encoder.weights."""
+    torch.manual_seed(settings.seed)
+    network = Network(settings.encoder, settings.detector, num_classes=num_classes)
+    if settings.encoder.weights is not None:
+        load_encoder_weights(network, Path(settings.encoder.weights))
+    return network
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one; asking for a cuda that is not there is an error, not a fallback."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device: got cuda, but torch sees no GPU; want cpu or auto (and see nvidia-smi)")
+    return torch.device(name)

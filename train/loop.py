@@ -1,0 +1,283 @@
+"""fit(): the training run. One train_step is one forward, one backward, one optimizer step."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.batch import Batch
+from pipeline.loader import Loader
+from pipeline.order import stable_seed
+from pipeline.shards import Dataset
+from pipeline.windows import seconds_to_steps
+from train.build import build_network, resolve_device
+from train.checkpoint import read_progress, write_checkpoint
+from train.engine import (
+    agree,
+    barrier,
+    build_engine,
+    full_state_dict,
+    load_state,
+    log_scalars,
+    rank,
+    read_ds_config,
+    save_state,
+    world_size,
+)
+from train.runlog import RunLog, memory_mib
+from train.settings import Settings
+from train.validate import finish, validate
+
+
+class TrainingStopped(Exception):
+    """The run cannot go on; the message says why and what to do. Everything up to the last checkpoint is safe."""
+
+
+@dataclass
+class Progress:
+    """Where the run stands; written into every checkpoint."""
+
+    step: int = 0
+    best: float = -1.0
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0})
+    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "step": 0})
+    metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
+
+
+def truth_in_steps(batch: Batch, num_steps: int, device: torch.device) -> tuple[list, list]:
+    """Per video: segments (A, 2) in feature steps and labels (A,), on the device."""
+    segments, labels = [], []
+    for i, seconds in enumerate(batch.gt_segments):
+        window = (float(batch.windows[i, 0]), float(batch.windows[i, 1]))
+        steps = seconds_to_steps(seconds.numpy(), window, num_steps)
+        segments.append(torch.as_tensor(steps, dtype=torch.float32, device=device))
+        labels.append(batch.gt_labels[i].to(device))
+    return segments, labels
+
+
+def train_step(
+    engine: Any, batches: list[Batch], *, num_steps: int, seed: int
+) -> tuple[float, dict[str, float]]:
+    """One optimizer step over its micro batches; returns the loss and its parts, averaged over them.
+
+    All randomness of the step (clips, proposals, drop-path) follows from `seed`, so a resumed run repeats it.
+    """
+    engine.train()
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    total, sums = 0.0, {}
+    for batch in batches:
+        segments, labels = truth_in_steps(batch, num_steps, batch.clips.device)
+        loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
+        if agree(not torch.isfinite(loss)):
+            raise TrainingStopped(not_finite(loss, parts, batch))
+        engine.backward(loss)  # -------------------------------------------------------- the only backward
+        engine.step()  # ---------------------------------------------------------------- at the boundary only
+        total += float(loss) / len(batches)
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+    return total, sums
+
+
+def not_finite(loss: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch) -> str:
+    """The message for a loss that is no number, on this rank or on another."""
+    bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
+    where = f"in {', '.join(bad)}" if bad else "on another rank"
+    return (
+        f"loss is {float(loss):g} ({where}) for videos {', '.join(batch.keys)}: look at these videos and their "
+        "annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; --resume goes on from the last checkpoint"
+    )
+
+
+class Interrupt:
+    """Ctrl-C and SIGTERM, noted and obeyed at the end of the step; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def restore(self) -> None:
+        """Put the former handlers back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """One training run: what fit() drives. Built from settings, resumed from a checkpoint, stepped, saved."""
+
+    def __init__(self, settings: Settings, folder: Path, *, resume: bool):
+        self.settings, self.folder = settings, folder
+        self.device = resolve_device(settings.run.device)
+        self.dataset = Dataset.open(settings.data.shards)
+        self.train_loader = self._loader(settings.data.train_subset, training=True)
+        self.val_loader = self._loader(settings.data.val_subset, training=False)
+        accumulation = settings.optimizer.accumulation_steps
+        self.steps_per_epoch = max(1, self.train_loader.steps_per_epoch // accumulation)
+        self.total_steps = settings.run.epochs * self.steps_per_epoch
+        self.engine = build_engine(
+            build_network(settings, len(self.dataset.classes)),
+            settings.optimizer,
+            ds_config=read_ds_config(settings.run.ds_config),
+            total_steps=self.total_steps,
+            device=self.device,
+        )
+        self.progress = Progress()
+        if resume:
+            self._resume()
+
+    def _loader(self, subset: str, *, training: bool) -> Loader:
+        return Loader(
+            self.dataset,
+            self.settings.data,
+            subset=subset,
+            batch_size=self.settings.optimizer.batch_size,
+            seed=self.settings.seed,
+            rank=rank(),
+            world_size=world_size(),
+            device=self.device,
+            training=training,
+        )
+
+    def _resume(self) -> None:
+        last = self.folder / "checkpoints" / "last"
+        self.progress = Progress(**read_progress(last))
+        load_state(self.engine, last / "resume")
+        self.train_loader.load_state_dict(self.progress.loader)
+
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.progress.step // self.steps_per_epoch
+
+    def next_batches(self, iterator: Iterator[Batch]) -> list[Batch]:
+        """The micro batches of the next optimizer step."""
+        return [next(iterator) for _ in range(self.settings.optimizer.accumulation_steps)]
+
+    def step(self, batches: list[Batch]) -> tuple[float, dict[str, float]]:
+        """train_step with the seed of this step and rank."""
+        seed = stable_seed(self.settings.seed, "step", self.progress.step, rank())
+        result = train_step(self.engine, batches, num_steps=self.settings.detector.num_steps, seed=seed)
+        self.progress.step += 1
+        return result
+
+    def save(self, *, is_best: bool = False) -> None:
+        """Write checkpoints/step_XXXXXX and swing `last` (and `best`) to it; all ranks call it."""
+        self.progress.loader = self.train_loader.state_dict()
+        write_checkpoint(
+            self.folder,
+            self.progress.step,
+            state=full_state_dict(self.engine),
+            settings=self.settings.model_dump(mode="json"),
+            classes=list(self.dataset.classes),
+            progress=asdict(self.progress),
+            save_resume=lambda folder: save_state(self.engine, folder, {}),
+            is_best=is_best,
+        )
+
+
+def report_step(
+    run: Run, log: RunLog, loss: float, parts: dict, data_seconds: float, step_seconds: float
+) -> None:
+    """The progress line always, log.jsonl and TensorBoard every run.log_every steps."""
+    memory = memory_mib(run.device)
+    log.advance(loss, parts, data_seconds, step_seconds, memory)
+    step = run.progress.step
+    if step % run.settings.run.log_every and step != run.total_steps:
+        return
+    rates = {group["name"]: group["lr"] for group in run.engine.optimizer.param_groups}
+    norm = run.engine.get_global_grad_norm()
+    log.write(
+        "train",
+        step=step,
+        epoch=round(step / run.steps_per_epoch, 3),
+        loss=loss,
+        parts=parts,
+        lr=rates,
+        grad_norm=None if norm is None else float(norm),
+        data_seconds=round(data_seconds, 4),
+        step_seconds=round(step_seconds, 4),
+        memory_mib=round(memory, 1),
+    )
+    log_scalars(run.engine, step, {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
+
+
+def evaluate_and_save(run: Run, log: RunLog) -> None:
+    """At an epoch's end: validate if it is due, save, mark the best."""
+    epoch, last = run.epoch(), run.progress.step >= run.total_steps
+    if not last and epoch % run.settings.run.eval_every:
+        run.save()
+        return
+    start = time.perf_counter()
+    metrics = run.progress.metrics = validate(run)
+    run.progress.seconds["eval"] += time.perf_counter() - start
+    log.write("eval", step=run.progress.step, epoch=epoch, metrics=metrics)
+    log.say(f"epoch {epoch}: average mAP {metrics['average_mAP']:.4f} on {run.settings.data.val_subset}")
+    log_scalars(run.engine, run.progress.step, {"average_mAP": metrics["average_mAP"]})
+    is_best = metrics["average_mAP"] > run.progress.best
+    run.progress.best = max(run.progress.best, metrics["average_mAP"])
+    run.save(is_best=is_best)
+
+
+def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
+    """Step until the last step or an interrupt; False if interrupted (and saved)."""
+    batches = iter(run.train_loader)
+    every = run.settings.run.checkpoint_every
+    while run.progress.step < run.total_steps:
+        start = time.perf_counter()
+        micro = run.next_batches(batches)
+        loaded = time.perf_counter()
+        loss, parts = run.step(micro)
+        done = time.perf_counter()
+        run.progress.seconds["train"] += done - start
+        report_step(run, log, loss, parts, loaded - start, done - loaded)
+        if run.progress.step % run.steps_per_epoch == 0:
+            evaluate_and_save(run, log)
+        elif every and run.progress.step % every == 0:
+            run.save()
+        if agree(interrupt.asked):
+            run.save()
+            return False
+    return True
+
+
+def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool = False) -> bool:
+    """Train from settings into the run folder; True when the run is complete, False when it was interrupted.
+
+    resume: go on from checkpoints/last, on the very next sample. Raises TrainingStopped, ValueError.
+    """
+    run = Run(settings, folder, resume=resume)
+    log = RunLog(folder, rank=rank(), total_steps=run.total_steps, first_step=run.progress.step, quiet=quiet)
+    log.write(
+        "start",
+        step=run.progress.step,
+        world_size=world_size(),
+        device=str(run.device),
+        torch=torch.__version__,
+    )
+    log.say(
+        f"{world_size()} rank(s) x {settings.optimizer.batch_size} videos x {settings.optimizer.accumulation_steps} "
+        f"= {world_size() * settings.optimizer.batch_size * settings.optimizer.accumulation_steps} videos a step, "
+        f"{run.steps_per_epoch} steps an epoch, {run.total_steps} in all, on {run.device}"
+    )
+    interrupt = Interrupt()
+    try:
+        complete = train_until_done(run, log, interrupt)
+        log.write("stop", step=run.progress.step, complete=complete)
+    finally:
+        interrupt.restore()
+        log.close()
+        run.train_loader.close()
+        run.val_loader.close()
+    if complete:
+        finish(run)
+    barrier()
+    return complete

@@ -1,0 +1,123 @@
+"""`deepspeed train/main.py --recipe ... --out ...`: parse, load settings, fit. Plain `python` works as well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # The launcher puts train/ first on sys.path, where its files would be top-level modules: the root belongs there.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+
+from train.edge import Command
+
+
+def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    names = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names += changed_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            names.append(prefix + key)
+    return names
+
+
+def settings_of_run(recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool):
+    """The settings to run with; refuses to overwrite a run, or to resume one under other settings."""
+    from train.settings import load_settings, parse_yaml
+
+    written = out / "settings.yaml"
+    has_run = (out / "checkpoints" / "last").exists()
+    if has_run and not resume:
+        raise ValueError(f"--out {out}: holds a run already; go on with --resume, or choose another folder")
+    if not resume or not written.exists():
+        if recipe is None:
+            raise ValueError("--recipe: missing; want a YAML file, such as train/recipes/demo.yaml")
+        return load_settings(recipe, overrides)
+    settings = load_settings(recipe if recipe is not None else written, overrides)
+    if has_run:
+        old = parse_yaml(written.read_text(), where=str(written))
+        differ = [
+            key for key in changed_keys(old, settings.model_dump(mode="json")) if key != "run.report_videos"
+        ]
+        if differ:
+            raise ValueError(
+                f"--resume {out}: the run was started with another {', '.join(differ)}; "
+                "resume without --recipe and --set, or start anew with another --out"
+            )
+    return settings
+
+
+def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume: bool, quiet: bool) -> int:
+    """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
+    settings = settings_of_run(recipe, overrides, out, resume=resume)
+    from train.build import resolve_device
+    from train.engine import rank, start_process_group, stop_process_group
+    from train.loop import TrainingStopped, fit
+    from train.settings import dump_settings
+
+    start_process_group(resolve_device(settings.run.device))
+    try:
+        if rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            temporary = out / "settings.yaml.tmp"
+            temporary.write_text(dump_settings(settings))
+            os.replace(temporary, out / "settings.yaml")
+        complete = fit(settings, out, resume=resume and (out / "checkpoints" / "last").exists(), quiet=quiet)
+    except TrainingStopped as stopped:
+        click.echo(f"error: {stopped}", err=True)
+        return 1
+    stop_process_group()
+    if rank() == 0:
+        if complete:
+            print_result(out)
+        else:
+            click.echo(f"stopped and saved; go on with: python train/main.py --resume --out {out}")
+    return 0 if complete else 130
+
+
+def print_result(out: Path) -> None:
+    """The mAP table and where to look."""
+    import json
+
+    from train.metrics import format_table
+
+    click.echo(format_table(json.loads((out / "metrics.json").read_text())))
+    click.echo(f"report: {out / 'report.html'}")
+
+
+@click.command(
+    cls=Command,
+    epilog="Example: deepspeed train/main.py --recipe train/recipes/demo.yaml --out runs/demo",
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="YAML of settings, or the name of a shipped one."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
+def main(
+    recipe: Path | None,
+    out: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    quiet: bool,
+    local_rank: int | None,
+) -> None:
+    """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    sys.exit(train(recipe, out, overrides, resume=resume, quiet=quiet))
+
+
+if __name__ == "__main__":
+    main()

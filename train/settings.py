@@ -1,0 +1,145 @@
+"""All settings of a run: frozen models, one YAML recipe that states only what differs, `--set key=value` on top."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.detector.detector import DetectorSettings
+from model.network import EncoderSettings
+from pipeline.loader import DataSettings
+from train.engine import OptimizerSettings
+from train.postprocess import PostSettings
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+class RunSettings(BaseModel):
+    """How long to train, how often to look, and by which protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # passes over the training subset
+    epochs: int = Field(15, ge=1)
+    # optimizer steps between log lines; the progress bar is always live
+    log_every: int = Field(10, ge=1)
+    # epochs between evaluations of the validation subset; the last epoch is always evaluated
+    eval_every: int = Field(1, ge=1)
+    # optimizer steps between checkpoints from which a killed run resumes; 0: at each epoch's end only
+    checkpoint_every: int = Field(0, ge=0)
+    # tIoU thresholds of validation: activitynet 0.5:0.05:0.95, thumos 0.3:0.1:0.7, or a list such as 0.1:0.1:0.9
+    protocol: str = "activitynet"
+    # DeepSpeed's own configuration (ZeRO stage, offload, precision); None: the ds_config.json beside the packages
+    ds_config: str | None = None
+    # cuda, cpu, or auto: cuda where there is one
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    # videos whose timelines are drawn in report.html
+    report_videos: int = Field(8, ge=0)
+
+
+class Settings(BaseModel):
+    """Everything that decides a run. The resolved form is written into the run folder and every checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # seeds initialisation, order, augmentation and sampling
+    seed: int = 0
+    data: DataSettings
+    encoder: EncoderSettings = EncoderSettings()
+    detector: DetectorSettings = DetectorSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    post: PostSettings = PostSettings()
+    run: RunSettings = RunSettings()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, which YAML would silently let win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise ValueError(
+                    f"line {key_node.start_mark.line + 1}: {key_node.value!r} is set twice; keep one"
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """YAML to plain values; ValueError naming `where` and the line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ValueError(f"{where}, line {line}: not YAML: {error.problem}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}, {error}") from error
+
+
+def check_keys(values: Mapping[str, Any], model: type[BaseModel], *, where: str = "") -> None:
+    """ValueError for the first key that is no setting, with the nearest one as a suggestion."""
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            close = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(model.model_fields)}"
+            raise ValueError(f"{where}{key}: unknown setting; {hint}")
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if not isinstance(value, Mapping):
+                raise ValueError(
+                    f"{where}{key}: got {value!r}, want settings below it, such as {where}{key}.NAME"
+                )
+            check_keys(value, kind, where=f"{where}{key}.")
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` (the value is YAML) in the nested dict, in place."""
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ValueError(f"--set {override}: want key=value, such as --set optimizer.batch_size=2")
+    *parents, last = name.strip().split(".")
+    inner = values
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {override}: {parent} is a value, not a group of settings")
+    inner[last] = parse_yaml(text, where=f"--set {name}")
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Checked settings from plain nested values."""
+    check_keys(values, Settings)
+    return Settings.model_validate(values)
+
+
+def load_settings(recipe: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """The recipe (a path, or the name of one in train/recipes) with the overrides on top.
+
+    Raises ValueError naming the recipe and the setting for an unknown key or a value out of range.
+    """
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        if not recipe.exists() and (RECIPES / f"{recipe}.yaml").exists():
+            recipe = RECIPES / f"{recipe}.yaml"
+        if not recipe.is_file():
+            known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+            raise ValueError(f"--recipe {recipe}: no such file; shipped recipes: {known}")
+        loaded = parse_yaml(recipe.read_text(), where=str(recipe))
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"{recipe}: got a {type(loaded).__name__}, want groups of settings (key: value)")
+        values = cast("dict[str, Any]", loaded or {})
+    for override in overrides:
+        apply_override(values, override)
+    return settings_from(values)
+
+
+def dump_settings(settings: Settings) -> str:
+    """The full resolved settings as YAML; load_settings reads it back to the same settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,62 @@
+"""Validation inside a run: every rank detects its share of the videos, all agree on one mAP."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.engine import barrier, rank, world_size
+from train.inference import detect, infer
+from train.metrics import evaluate, parse_tiou
+from train.postprocess import write_detections
+from train.report import write_report
+
+if TYPE_CHECKING:
+    from train.loop import Run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
+
+
+def gather(folder: Path, mine: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """The detections of all ranks, by way of the run folder (JSON, so that nothing is unpickled)."""
+    write_json(folder / f"detections.rank{rank()}.json", mine)
+    barrier()
+    merged: dict[str, list[dict]] = {}
+    for number in range(world_size()):
+        merged.update(json.loads((folder / f"detections.rank{number}.json").read_text()))
+    barrier()
+    (folder / f"detections.rank{rank()}.json").unlink()
+    return merged
+
+
+def validate(run: Run) -> dict[str, Any]:
+    """Detect on the validation subset; writes detections.json, returns the metrics (the same on every rank)."""
+    settings, dataset = run.settings, run.dataset
+    subset = settings.data.val_subset
+    mine = detect(infer(run.engine, run.val_loader), dataset.classes, settings.post)
+    detections = gather(run.folder, mine)
+    truth = dataset.truth(subset)
+    results = {key: detections.get(key, []) for key in truth}  # a rejected video stays, with nothing found
+    tiou, protocol = parse_tiou(settings.run.protocol)
+    metrics = evaluate(truth, results, tiou=tiou, protocol=protocol)
+    if rank() == 0:
+        write_detections(
+            run.folder / "detections.json", results, meta={"subset": subset, "step": run.progress.step}
+        )
+    return metrics
+
+
+def finish(run: Run) -> None:
+    """After the last step: metrics.json with the times, and report.html."""
+    if rank() != 0:
+        return
+    seconds = {name: round(value, 2) for name, value in run.progress.seconds.items()}
+    write_json(run.folder / "metrics.json", {**run.progress.metrics, "seconds": seconds})
+    write_report(run.folder, truth=run.dataset.truth(run.settings.data.val_subset))
