@@ -24,22 +24,29 @@ import numpy as np
 # "thumos" is the field's habit: THUMOS-14's thresholds with ActivityNet's matching (the 2014 toolkit's
 # `Ambiguous` stretches are not ignored).
 PROTOCOLS = {"activitynet": "0.5:0.05:0.95", "thumos": "0.3:0.1:0.7"}
+MAX_THRESHOLDS = 1000  # a typing error such as a step of 1e-9 must not fill the memory
 DUPLICATE_SECONDS = 1e-3  # two true actions of one label are the same when both ends agree this far
 
 
-def parse_tiou(text: str) -> tuple[float, ...]:
-    """Thresholds from `start:step:end` (end included) or `a,b,c`; rising, each in (0, 1]."""
-    problem = f"tiou: got {text!r}, want start:step:end as in 0.5:0.05:0.95, or a list as in 0.5,0.75"
+def parse_tiou(text: str) -> tuple[tuple[float, ...], str]:
+    """Thresholds and protocol name of `activitynet`, `thumos`, `start:step:end` (end included) or `a,b,c`.
+
+    The name of a list is its text. ValueError unless the thresholds rise and lie in (0, 1].
+    """
+    spec = PROTOCOLS.get(text, text)
     try:
-        if ":" in text:
-            start, step, end = (float(part) for part in text.split(":"))
+        if ":" in spec:
+            start, step, end = (float(part) for part in spec.split(":"))
             count = int((end - start) / step + 1e-6) + 1
-            values = [round(start + step * i, 10) for i in range(count)]
+            values = [round(start + step * i, 10) for i in range(min(count, MAX_THRESHOLDS))]
         else:
-            values = [float(part) for part in text.split(",")]
+            values = [float(part) for part in spec.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(problem) from None
-    return check_tiou(values)
+        known = ", ".join(PROTOCOLS)
+        raise ValueError(
+            f"tiou: got {text!r}, want {known}, start:step:end or a list as in 0.5,0.75"
+        ) from None
+    return check_tiou(values), text
 
 
 def check_tiou(values: Sequence[float]) -> tuple[float, ...]:
@@ -238,9 +245,7 @@ def evaluate(
     "tiou": [..], "mAP": [..], "average_mAP", "per_class": {label: [AP per threshold]}, "num_videos",
     "num_truth", "num_detections"}. ValueError if no video has a true action, or a detection cannot be read.
     """
-    if tiou is None and protocol not in PROTOCOLS:
-        raise ValueError(f"protocol: got {protocol!r}, want one of {', '.join(PROTOCOLS)}, or give tiou")
-    thresholds = np.array(parse_tiou(PROTOCOLS[protocol]) if tiou is None else check_tiou(tiou))
+    thresholds = np.array(parse_tiou(protocol)[0] if tiou is None else check_tiou(tiou))
     names = sorted({action.label for video in truth.values() for action in video.actions})
     labels = {name: index for index, name in enumerate(names)}
     true = truth_rows(truth, labels, drop_duplicates=drop_duplicates)

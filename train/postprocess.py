@@ -1,0 +1,201 @@
+"""From raw detector outputs to detections: scores, seconds, soft-NMS per class, the best of each video.
+
+The score of a (proposal, class) pair is quality^a * class_score^b * (start * end probability)^c, as in BMN
+(Lin et al., ICCV 2019) and ETAD; windows of one video are merged in seconds before the suppression, so that
+an action seen by two windows is reported once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.windows import steps_to_seconds
+
+EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet
+ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> detections, best first
+
+
+class PostSettings(BaseModel):
+    """How raw outputs become detections; all of it can be redone from a raw file (`leantad eval
+    --from-raw`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # suppression per class: gaussian (soft), linear (soft), hard
+    nms: Literal["gaussian", "linear", "hard"] = "gaussian"
+    # width of the gaussian decay exp(-tiou^2 / sigma); smaller suppresses more
+    sigma: float = Field(0.35, gt=0)
+    # tIoU up to which two detections of a class leave each other alone; hard needs one above 0, such as 0.5
+    threshold: float = Field(0.0, ge=0, lt=1)
+    # detections scoring less, before or after the decay, are dropped
+    min_score: float = Field(1e-4, ge=0)
+    # detections kept per video, over all classes; ActivityNet counts 100, THUMOS papers keep 200
+    top_k: int = Field(100, ge=1)
+    # best (proposal, class) pairs of a window that enter the suppression; more is slower and rarely better
+    pre_top: int = Field(2000, ge=1)
+    # exponents of the score's factors; 0 leaves a factor out
+    quality_power: float = Field(1.0, ge=0)
+    class_power: float = Field(1.0, ge=0)
+    boundary_power: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_threshold(self) -> PostSettings:
+        if self.nms == "hard" and self.threshold == 0:
+            raise ValueError("threshold: got 0 with nms=hard, want a tIoU above 0, such as 0.5")
+        return self
+
+
+@dataclass(frozen=True)
+class RawWindow:
+    """What the detector said about one window of a video; float32 arrays, P proposals, K classes, T steps."""
+
+    key: str  # the video's key
+    window: tuple[float, float]  # start and end, seconds
+    duration: float  # of the video, seconds
+    num_steps: int  # T
+    segments: np.ndarray  # (P, 2) start and end, feature steps, 0 <= x <= T
+    quality: np.ndarray  # (P,) in [0, 1], class-agnostic
+    class_scores: np.ndarray  # (P, K) in [0, 1]
+    boundary: np.ndarray  # (2, T) probability that an action starts, ends in a step
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scored (proposal, class) pairs: segments (n, 2) seconds, label (n,) index, scores (n,)."""
+
+    segments: np.ndarray
+    label: np.ndarray
+    scores: np.ndarray
+
+
+def boundary_scores(window: RawWindow) -> np.ndarray:
+    """(P,) start probability at each proposal's start times end probability at its end."""
+    centres = np.arange(window.num_steps) + 0.5
+    start, end = (np.interp(window.segments[:, side], centres, window.boundary[side]) for side in (0, 1))
+    return start * end
+
+
+def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> Candidates:
+    """The window's best pairs, best first. class_scores: (P, K) or (1, K), of whatever labels are to be
+    given.
+
+    ValueError naming the video if an output is not finite.
+    """
+    scores = window.quality[:, None] ** settings.quality_power * class_scores**settings.class_power  # (P, K)
+    if settings.boundary_power:
+        scores = scores * boundary_scores(window)[:, None] ** settings.boundary_power
+    if not (np.isfinite(scores).all() and np.isfinite(window.segments).all()):
+        raise ValueError(
+            f"raw output of {window.key!r}, window {window.window}: has values that are not finite, "
+            "want numbers; the weights have diverged, use an earlier checkpoint"
+        )
+    seconds = steps_to_seconds(window.segments.astype(np.float64), window.window, window.num_steps)
+    seconds = np.clip(seconds, 0.0, window.duration)
+    scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
+    flat = scores.ravel()
+    best = np.argsort(-flat, kind="stable")[: settings.pre_top]
+    best = best[flat[best] >= settings.min_score]
+    proposal, label = np.divmod(best, scores.shape[1])
+    return Candidates(seconds[proposal], label, flat[best])
+
+
+def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
+    """Soft-NMS within each label, all labels at once; the best top_k of all labels, best first."""
+    import torch
+
+    from model.segments import soft_nms
+
+    order = np.lexsort((-candidates.scores, candidates.label))  # stable: equal scores keep their order
+    label, row = np.unique(candidates.label[order], return_inverse=True)
+    first = np.searchsorted(row, np.arange(len(label)))
+    column = np.arange(len(row)) - first[row]
+    width = int(column.max()) + 1
+    segments = np.zeros((len(label), width, 2))
+    scores = np.full((len(label), width), -1.0)
+    segments[row, column] = candidates.segments[order]
+    scores[row, column] = candidates.scores[order]
+    kept = soft_nms(
+        torch.from_numpy(segments),
+        torch.from_numpy(scores),
+        method=settings.nms,
+        sigma=settings.sigma,
+        threshold=settings.threshold,
+        min_score=settings.min_score,
+        max_keep=min(settings.top_k, width),
+    )
+    valid = kept.valid.numpy()
+    labels = np.broadcast_to(label[:, None], valid.shape)[valid]
+    survivors = Candidates(kept.segments.numpy()[valid], labels, kept.scores.numpy()[valid])
+    best = np.argsort(-survivors.scores, kind="stable")[: settings.top_k]
+    return Candidates(survivors.segments[best], survivors.label[best], survivors.scores[best])
+
+
+def external_top(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarray]:
+    """The video's best two labels of an external classifier, and their scores as (1, 2)."""
+    if not scores.get(key):
+        raise ValueError(f"external scores: none for video {key!r}, want label scores for every video")
+    best = sorted(scores[key].items(), key=lambda item: -item[1])[:EXTERNAL_LABELS]
+    return [name for name, _ in best], np.array([[score for _, score in best]])
+
+
+def detections_of(
+    windows: Sequence[RawWindow],
+    classes: Sequence[str],
+    settings: PostSettings,
+    *,
+    external_scores: ExternalScores | None = None,
+) -> list[dict[str, Any]]:
+    """The detections of one video from all its windows: [{"segment": [start, end], "label", "score"}], best
+    first.
+
+    Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What
+    comes out here is what detections.json holds, so mAP is the same from memory and from the file.
+    external_scores: {video: {label: score}}; the video's best two labels then take the place of the
+    detector's own class scores. ValueError naming the video if an output is not finite or external scores
+    lack the video.
+    """
+    if not windows:
+        return []
+    if any(window.key != windows[0].key for window in windows):
+        keys = sorted({window.key for window in windows})
+        raise ValueError(f"windows of {', '.join(keys)}: want those of one video at a time")
+    names, shared = (list(classes), None)
+    if external_scores is not None:
+        names, shared = external_top(external_scores, windows[0].key)
+    parts = [
+        candidates_of(window, window.class_scores if shared is None else shared, settings)
+        for window in windows
+    ]
+    merged = Candidates(
+        np.concatenate([part.segments for part in parts]),
+        np.concatenate([part.label for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
+    if not len(merged.scores):
+        return []
+    kept = suppress(merged, settings)
+    return [
+        {"segment": segment, "label": names[label], "score": float(str(score))}
+        for segment, label, score in zip(
+            kept.segments.round(4).tolist(), kept.label.tolist(), kept.scores.astype(np.float32), strict=True
+        )
+    ]
+
+
+def write_detections(path: Path, results: Results, *, meta: Mapping[str, Any]) -> None:
+    """detections.json in ActivityNet's format, a line per video; `meta` goes under "external_data"."""
+    lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
+    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(meta)) + ',\n"results": {\n'
+    text += ",\n".join(lines) + "\n}}\n"
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
