@@ -1,0 +1,350 @@
+"""The detector: features of one video in, segments with scores out; its losses in training.
+
+ETAD: An Efficient Temporal Action Detection framework (Liu et al., CVPRW 2023): a neck with two LSTMs, a boundary
+head, and three stages that refine and score proposals drawn from the dense map. We depart: two class heads, so no
+external classifier is needed; balancing by weights, not by drawing; exact RoI bins; sampling that may follow the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..segments import pairwise_tiou
+from . import losses
+from .heads import ProposalStage, StageOutput, StepHead
+from .neck import Neck
+from .proposals import (
+    candidate_proposals,
+    encode_centre_width,
+    encode_ends,
+    refine,
+    sample_balanced,
+    sample_random,
+)
+
+
+class LossWeights(BaseModel):
+    """The weight of each part of the loss; those of the stages count once per stage. ETAD's, and ours for classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    boundary: float = Field(1.0, ge=0)  # start and end of every step
+    step_class: float = Field(1.0, ge=0)  # class of every step; 0 leaves the step head untrained
+    tiou_class: float = Field(1.0, ge=0)  # is the tIoU of a proposal high
+    tiou_regression: float = Field(5.0, ge=0)  # how high is it
+    end_offset: float = Field(10.0, ge=0)  # start and end offsets
+    centre_offset: float = Field(10.0, ge=0)  # centre and width offsets
+    ends: float = Field(0.5, ge=0)  # are a proposal's start and end near true ones
+    proposal_class: float = Field(1.0, ge=0)  # class of a proposal
+
+
+class DetectorSettings(BaseModel):
+    """Sizes, sampling and losses of the detector; the defaults are ETAD's where it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int = Field(
+        128, ge=4
+    )  # T; other lengths are interpolated to it, the map has T (T + 1) / 2 proposals
+    hidden: int = Field(256, ge=8, multiple_of=4)  # channels of the neck and of each LSTM
+    fc: int = Field(512, ge=8)  # width of the layer that all heads of a stage share
+    head: int = Field(128, ge=8)  # width of each head
+    roi_bins: int = Field(24, ge=4, multiple_of=2)  # bins a proposal is averaged into
+    expand: float = Field(
+        0.5, ge=0
+    )  # a proposal is lengthened by this share on each side before it is averaged
+    proposal_ratio: float = Field(0.06, gt=0, le=1)  # share of the map trained on, per video and iteration
+    proposal_sampling: Literal["random", "balanced"] = (
+        "random"  # balanced: some of them drawn around the truth
+    )
+    balanced_share: float = Field(0.5, ge=0, le=1)  # balanced: the share drawn around the truth
+    balanced_tiou: float = Field(0.5, gt=0, lt=1)  # balanced: tIoU from which a proposal is around an action
+    regression_tiou: tuple[float, ...] = (0.7, 0.8, 0.9)  # one per stage: from which tIoU offsets are taught
+    confident_tiou: float = Field(0.9, gt=0, lt=1)  # tIoU above which the tIoU class is positive
+    class_tiou: float = Field(0.5, gt=0, lt=1)  # tIoU above which a proposal has the action's class
+    end_tolerance: float = Field(
+        0.1, gt=0
+    )  # an anchor's end is near a true one within this share of its length
+    offset_beta: float = Field(
+        0.1, gt=0
+    )  # below this the smooth L1 of offsets is quadratic; in anchor lengths
+    boundary_radius: float = Field(1.0, gt=0)  # steps around a true start or end that count as start or end
+    class_prior: float = Field(0.05, gt=0, lt=1)  # the class scores a fresh detector gives
+    step_score_weight: float = Field(
+        0.5, ge=0, le=1
+    )  # 0: class scores of proposals; 1: of their steps; geometric mean
+    predict_proposals: int = Field(1024, ge=1)  # proposals of each video walked at once in prediction: memory
+    weights: LossWeights = LossWeights()
+
+    @model_validator(mode="after")
+    def _check(self) -> DetectorSettings:
+        if not self.regression_tiou or not all(0 < t < 1 for t in self.regression_tiou):
+            raise ValueError(
+                f"regression_tiou: got {self.regression_tiou}, want one value in (0, 1) per stage"
+            )
+        return self
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.regression_tiou)
+
+    @property
+    def num_samples(self) -> int:
+        """Proposals per video and iteration."""
+        return max(1, round(self.proposal_ratio * self.num_steps * (self.num_steps + 1) / 2))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the detector says of B videos; float32, on the features' device, without a graph."""
+
+    segments: Tensor  # (B, P, 2) start and end in steps, 0 <= start < end <= T
+    quality: Tensor  # (B, P) in [0, 1]: how well the segment fits some action
+    class_scores: Tensor  # (B, P, K) in [0, 1]; several classes may hold at once
+    boundary: Tensor  # (B, 2, T) in [0, 1]: start, end at each step
+
+
+@dataclass(frozen=True)
+class _Truth:
+    segments: Tensor  # (B, A, 2) float32 steps, inside [0, T]
+    labels: Tensor  # (B, A) int64
+    mask: Tensor  # (B, A) bool, False where a video has fewer than A actions
+
+
+class Detector(nn.Module):
+    """Neck, step heads and the cascade; see `loss` and `predict`. Weights may be bfloat16, results are float32."""
+
+    def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
+        """num_features: D, channels of the features; num_classes: K."""
+        super().__init__()
+        if num_features < 1 or num_classes < 1:
+            raise ValueError(
+                f"detector: got {num_features} features and {num_classes} classes, want at least 1 of each"
+            )
+        self.settings = settings
+        self.num_features, self.num_classes = num_features, num_classes
+        self.neck = Neck(num_features, settings.hidden)
+        self.boundary = StepHead(settings.hidden, 2, prior=0.1)
+        self.step_class = StepHead(settings.hidden, num_classes, prior=settings.class_prior)
+        self.stages = nn.ModuleList(
+            ProposalStage(
+                settings.hidden,
+                settings.fc,
+                settings.head,
+                num_classes=num_classes,
+                roi_bins=settings.roi_bins,
+                expand=settings.expand,
+                class_prior=settings.class_prior,
+            )
+            for _ in range(settings.num_stages)
+        )
+
+    def loss(
+        self,
+        features: Tensor,
+        gt_segments: Sequence[Tensor],
+        gt_labels: Sequence[Tensor],
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss of B videos and its weighted parts.
+
+        features: (B, D, T'), interpolated to T; gt_segments: per video (A, 2) start and end in the T steps, clipped
+        to [0, T]; gt_labels: per video (A,) in [0, K). A may be 0. generator: a CPU generator, draws the proposals.
+        Returns a float32 scalar, and detached scalars that sum to it. ValueError: shapes, labels or segments wrong.
+        """
+        truth = _pack_truth(gt_segments, gt_labels, self.settings.num_steps, self.num_classes, len(features))
+        anchors = self._sample(truth, generator).to(features.device)
+        truth = _Truth(*(x.to(features.device) for x in (truth.segments, truth.labels, truth.mask)))
+        x = self._neck(features)
+        parts = self._step_losses(x, truth)
+        for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
+            output = stage(x, anchors)
+            for name, value in self._stage_losses(output, anchors, truth, threshold).items():
+                parts[name] = parts.get(name, 0) + value
+            anchors = self._refine(output, anchors)
+        weights = self.settings.weights
+        parts = {name: getattr(weights, name) * value for name, value in parts.items()}
+        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Prediction:
+        """Walk all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
+        x = self._neck(features)
+        step_scores = self.step_class(x).sigmoid()
+        candidates = candidate_proposals(self.settings.num_steps, device=x.device)
+        pieces = [
+            self._predict_piece(x, step_scores, piece.expand(len(x), -1, -1))
+            for piece in candidates.split(self.settings.predict_proposals)
+        ]
+        segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+        return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())
+
+    def _neck(self, features: Tensor) -> Tensor:
+        """Check, cast to the weights' dtype, interpolate to T, run the neck: (B, D, T') -> (B, hidden, T)."""
+        if features.dim() != 3 or features.shape[1] != self.num_features or 0 in features.shape:
+            raise ValueError(
+                f"detector: features {tuple(features.shape)}, want (B, {self.num_features}, T), none of them 0"
+            )
+        features = features.to(next(self.neck.parameters()).dtype)
+        if features.shape[2] != self.settings.num_steps:
+            features = F.interpolate(
+                features, size=self.settings.num_steps, mode="linear", align_corners=False
+            )
+        return self.neck(features)
+
+    def _sample(self, truth: _Truth, generator: torch.Generator) -> Tensor:
+        """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
+        settings = self.settings
+        candidates = candidate_proposals(settings.num_steps)
+        if settings.proposal_sampling == "random":
+            return sample_random(candidates, len(truth.mask), settings.num_samples, generator=generator)
+        return sample_balanced(
+            candidates,
+            truth.segments,
+            truth.mask,
+            settings.num_samples,
+            share=settings.balanced_share,
+            min_tiou=settings.balanced_tiou,
+            generator=generator,
+        )
+
+    def _step_losses(self, x: Tensor, truth: _Truth) -> dict[str, Tensor]:
+        settings = self.settings
+        boundary = losses.boundary_targets(
+            truth.segments, truth.mask, settings.num_steps, radius=settings.boundary_radius
+        )
+        classes = losses.step_class_targets(
+            truth.segments, truth.labels, truth.mask, settings.num_steps, self.num_classes
+        )
+        return {
+            "boundary": losses.balanced_bce(self.boundary(x), boundary),
+            "step_class": losses.focal_loss(self.step_class(x), classes),
+        }
+
+    def _stage_losses(
+        self, output: StageOutput, anchors: Tensor, truth: _Truth, threshold: float
+    ) -> dict[str, Tensor]:
+        settings = self.settings
+        tiou = pairwise_tiou(anchors, truth.segments) * truth.mask[:, None]  # (B, P, A)
+        best, match = tiou.max(2)
+        matched = truth.segments.gather(1, match[..., None].expand(-1, -1, 2))
+        positive = (best > threshold).float()
+        classes = losses.proposal_class_targets(
+            tiou, truth.labels, truth.mask, self.num_classes, threshold=settings.class_tiou
+        )
+        ends = losses.end_targets(anchors, matched, tolerance=settings.end_tolerance) * (best > 0)[..., None]
+        beta = settings.offset_beta
+        return {
+            "tiou_class": losses.tiou_class_loss(
+                output.tiou[..., 0], best, threshold=settings.confident_tiou
+            ),
+            "tiou_regression": losses.tiou_regression_loss(output.tiou[..., 1], best),
+            "ends": losses.balanced_bce(output.ends, ends),
+            "end_offset": losses.offset_loss(
+                output.end_offsets, encode_ends(anchors, matched), positive, beta=beta
+            ),
+            "centre_offset": losses.offset_loss(
+                output.centre_offsets, encode_centre_width(anchors, matched), positive, beta=beta
+            ),
+            "proposal_class": losses.focal_loss(output.classes, classes),
+        }
+
+    def _refine(self, output: StageOutput, anchors: Tensor) -> Tensor:
+        """The next stage's anchors, cut off from the graph."""
+        return refine(
+            anchors,
+            output.end_offsets.detach(),
+            output.centre_offsets.detach(),
+            num_steps=self.settings.num_steps,
+        )
+
+    def _predict_piece(
+        self, x: Tensor, step_scores: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) of some anchors (B, p, 2)."""
+        refined, tiou, classes = [], [], []
+        for stage in self.stages:
+            output = stage(x, anchors)
+            anchors = self._refine(output, anchors)
+            refined.append(anchors)
+            tiou.append(output.tiou.sigmoid())
+            classes.append(output.classes.sigmoid())
+        segments = torch.stack(refined).mean(0)
+        quality = torch.stack(tiou).mean(0).prod(-1).sqrt()
+        class_scores = torch.stack(classes).mean(0)
+        weight = self.settings.step_score_weight
+        if weight > 0:
+            inside = _mean_inside(step_scores, segments)
+            class_scores = class_scores ** (1 - weight) * inside**weight
+        return segments, quality, class_scores
+
+
+def _mean_inside(step_scores: Tensor, segments: Tensor) -> Tensor:
+    """Mean of the step scores (B, K, T) inside each segment (B, P, 2): (B, P, K)."""
+    total = F.pad(step_scores.cumsum(2), (1, 0))  # (B, K, T + 1): the integral up to each whole step
+    positions = segments.clamp(0, step_scores.shape[2]).flatten(1)  # (B, 2P)
+    left = positions.floor().long().clamp(max=step_scores.shape[2] - 1)
+    index = left[:, None].expand(-1, step_scores.shape[1], -1)
+    integral = total.gather(2, index) + step_scores.gather(2, index) * (positions - left)[:, None]
+    start, end = integral.unflatten(2, (-1, 2)).unbind(-1)
+    width = (segments[..., 1] - segments[..., 0]).clamp(min=1e-3)
+    return ((end - start) / width[:, None]).clamp(0, 1).transpose(1, 2)
+
+
+def _pack_truth(
+    gt_segments: Sequence[Tensor], gt_labels: Sequence[Tensor], num_steps: int, num_classes: int, batch: int
+) -> _Truth:
+    """Check the truth of each video and pad it to one number of actions (at least 1), on the CPU."""
+    if len(gt_segments) != batch or len(gt_labels) != batch:
+        raise ValueError(
+            f"detector: {len(gt_segments)} lists of segments and {len(gt_labels)} of labels for {batch} videos"
+        )
+    most = max(1, max(len(labels) for labels in gt_labels))
+    segments = torch.zeros(batch, most, 2)
+    labels = torch.zeros(batch, most, dtype=torch.int64)
+    mask = torch.zeros(batch, most, dtype=torch.bool)
+    for i, (some_segments, some_labels) in enumerate(zip(gt_segments, gt_labels, strict=True)):
+        count = len(some_labels)
+        segments[i, :count] = _checked_segments(some_segments, count, num_steps, where=f"video {i}")
+        labels[i, :count] = _checked_labels(some_labels, num_classes, where=f"video {i}")
+        mask[i, :count] = True
+    return _Truth(segments, labels, mask)
+
+
+def _checked_segments(segments: Tensor, count: int, num_steps: int, *, where: str) -> Tensor:
+    segments = torch.as_tensor(segments).detach().float().cpu()
+    if count == 0 and segments.numel() == 0:
+        return segments.reshape(0, 2)
+    if segments.shape != (count, 2):
+        raise ValueError(
+            f"{where}: gt_segments {tuple(segments.shape)} for {count} labels, want ({count}, 2)"
+        )
+    clipped = segments.clamp(0, num_steps)
+    wrong = ~segments.isfinite().all(1) | (clipped[:, 1] <= clipped[:, 0])
+    if wrong.any():
+        start, end = segments[wrong][0].tolist()
+        raise ValueError(
+            f"{where}: gt segment ({start:g}, {end:g}), want start < end, partly within 0 to {num_steps} steps"
+        )
+    return clipped
+
+
+def _checked_labels(labels: Tensor, num_classes: int, *, where: str) -> Tensor:
+    labels = torch.as_tensor(labels).detach().cpu()
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"{where}: gt_labels {labels.dtype} {tuple(labels.shape)}, want integers of shape (A,)"
+        )
+    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
+        raise ValueError(
+            f"{where}: gt label {int(labels.min())} to {int(labels.max())}, want 0 to {num_classes - 1}"
+        )
+    return labels.long()

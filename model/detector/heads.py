@@ -1,0 +1,100 @@
+"""The heads: boundaries and classes of every step, and one stage of the proposal cascade.
+
+After ETAD (Liu et al., CVPRW 2023), whose detector knows no classes; the two class heads are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .align import expand_segments, roi_align
+from .neck import channel_norm, temporal_conv
+
+
+def prior_bias(layer: nn.Module, prior: float) -> None:
+    """Start a layer of logits at sigmoid = `prior`, so that the rare positives are not drowned at first."""
+    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
+
+
+class StepHead(nn.Module):
+    """One set of logits per step: (B, hidden, T) -> (B, outputs, T) float32."""
+
+    def __init__(self, hidden: int, outputs: int, *, prior: float):
+        super().__init__()
+        self.conv = nn.Sequential(temporal_conv(hidden, hidden), channel_norm(hidden), nn.ReLU())
+        self.logits = nn.Conv1d(hidden, outputs, 1)
+        nn.init.normal_(self.logits.weight, std=0.01)
+        prior_bias(self.logits, prior)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logits(self.conv(features)).float()
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What one stage says of each proposal, float32 logits and offsets."""
+
+    tiou: Tensor  # (B, P, 2) logits: is the tIoU high; how high
+    ends: Tensor  # (B, P, 2) logits: is the start, the end near a true one
+    end_offsets: Tensor  # (B, P, 2) start and end, in anchor lengths
+    centre_offsets: Tensor  # (B, P, 2) centre in anchor lengths, log of the width ratio
+    classes: Tensor  # (B, P, K) logits
+
+
+def proposal_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two layers on each proposal, starting near zero."""
+    head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    nn.init.normal_(head[-1].weight, std=0.01)
+    nn.init.zeros_(head[-1].bias)
+    return head
+
+
+class ProposalStage(nn.Module):
+    """One stage of the cascade: align the features to the lengthened anchors, score and move them.
+
+    hidden: channels of the features; fc: width of the layer all heads share; head: width of each head. The offset
+    of the start is read from the half of the bins around the start, that of the end from the other half.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        fc: int,
+        head: int,
+        *,
+        num_classes: int,
+        roi_bins: int,
+        expand: float,
+        class_prior: float,
+    ):
+        super().__init__()
+        self.roi_bins, self.expand = roi_bins, expand
+        self.conv = nn.Sequential(temporal_conv(hidden, hidden), channel_norm(hidden), nn.ReLU())
+        self.shared = nn.Sequential(nn.Linear(hidden * roi_bins, fc), nn.LayerNorm(fc), nn.ReLU())
+        self.tiou = proposal_head(fc, head, 2)
+        self.box = proposal_head(fc, head, 4)  # start and end near a true one; centre and width
+        self.start = proposal_head(hidden * (roi_bins // 2), head, 1)
+        self.end = proposal_head(hidden * (roi_bins // 2), head, 1)
+        self.classes = proposal_head(fc, head, num_classes)
+        prior_bias(self.tiou[-1], 0.1)
+        prior_bias(self.classes[-1], class_prior)
+
+    def forward(self, features: Tensor, anchors: Tensor) -> StageOutput:
+        """features: (B, hidden, T); anchors: (B, P, 2) in steps, not differentiated."""
+        x = features + self.conv(features)
+        rois = roi_align(x, expand_segments(anchors, self.expand), self.roi_bins)  # (B, P, hidden, roi_bins)
+        half = self.roi_bins // 2
+        shared = self.shared(rois.flatten(2))
+        ends, centre_offsets = self.box(shared).float().chunk(2, -1)
+        end_offsets = [self.start(rois[..., :half].flatten(2)), self.end(rois[..., -half:].flatten(2))]
+        return StageOutput(
+            tiou=self.tiou(shared).float(),
+            ends=ends,
+            end_offsets=torch.cat(end_offsets, -1).float(),
+            centre_offsets=centre_offsets,
+            classes=self.classes(shared).float(),
+        )

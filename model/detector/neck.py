@@ -1,0 +1,47 @@
+"""The feature neck: a convolution, then the past and the future of every step by two LSTMs.
+
+ETAD (Liu et al., CVPRW 2023): a grouped convolution with group norm, a forward and a backward LSTM, one branch for
+each and one without recurrence, joined by a 1x1 convolution (not grouped here: it is what mixes the branches).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = 4  # of the grouped convolutions
+NORM_CHANNELS = 16  # channels per group of the group norm
+
+
+def temporal_conv(inputs: int, outputs: int, *, width: int = 3) -> nn.Conv1d:
+    """A convolution over time that keeps T; grouped by 4 where both channel counts allow it."""
+    groups = math.gcd(GROUPS, math.gcd(inputs, outputs))
+    return nn.Conv1d(inputs, outputs, width, padding=width // 2, groups=groups)
+
+
+def channel_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 16 channels per group, or one group where that does not divide."""
+    return nn.GroupNorm(channels // NORM_CHANNELS if channels % NORM_CHANNELS == 0 else 1, channels)
+
+
+class Neck(nn.Module):
+    """(B, num_features, T) -> (B, hidden, T), every step aware of the whole sequence."""
+
+    def __init__(self, num_features: int, hidden: int):
+        super().__init__()
+        self.embed = nn.Sequential(temporal_conv(num_features, hidden), channel_norm(hidden), nn.ReLU())
+        self.forward_lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.backward_lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.past = nn.Sequential(temporal_conv(hidden, hidden // 2), nn.ReLU())
+        self.future = nn.Sequential(temporal_conv(hidden, hidden // 2), nn.ReLU())
+        self.present = nn.Sequential(temporal_conv(hidden, hidden), nn.ReLU())
+        self.join = nn.Sequential(nn.Conv1d(2 * hidden, hidden, 1), channel_norm(hidden), nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.embed(features)
+        sequence = x.transpose(1, 2)  # (B, T, hidden)
+        past = self.forward_lstm(sequence)[0].transpose(1, 2)
+        future = self.backward_lstm(sequence.flip(1))[0].flip(1).transpose(1, 2)
+        return self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))

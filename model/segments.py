@@ -1,0 +1,177 @@
+"""Pure functions of 1-D segments: temporal IoU, conversions between forms, soft-NMS over many rows at once.
+
+Soft-NMS: Bodla et al., "Soft-NMS - Improving Object Detection With One Line of Code", ICCV 2017.
+Every function works in any unit (steps, seconds) and computes in float32 or wider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NMS_METHODS = ("gaussian", "linear", "hard")
+_ELEMENTS_AT_ONCE = (
+    65_536  # rows are walked in groups of about this many scores, so that they stay in the cache
+)
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32, or unchanged if it already is float32 or float64."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def pairwise_tiou(first: Tensor, second: Tensor) -> Tensor:
+    """Temporal intersection over union of every pair.
+
+    first: (..., P, 2), second: (..., A, 2) start and end, leading dims broadcast. Returns (..., P, A) in [0, 1],
+    float32 or wider. A segment of no length (or one that ends before it starts) has tIoU 0 with everything.
+    """
+    first, second = wide(first), wide(second)
+    start1, end1 = first[..., :, None, 0], first[..., :, None, 1]
+    start2, end2 = second[..., None, :, 0], second[..., None, :, 1]
+    inter = (torch.minimum(end1, end2) - torch.maximum(start1, start2)).clamp(min=0)
+    union = (end1 - start1).clamp(min=0) + (end2 - start2).clamp(min=0) - inter
+    return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def to_centre_width(segments: Tensor) -> Tensor:
+    """(..., 2) start and end -> (..., 2) centre and width."""
+    start, end = segments.unbind(-1)
+    return torch.stack([(start + end) / 2, end - start], -1)
+
+
+def from_centre_width(centre_width: Tensor) -> Tensor:
+    """(..., 2) centre and width -> (..., 2) start and end."""
+    centre, width = centre_width.unbind(-1)
+    return torch.stack([centre - width / 2, centre + width / 2], -1)
+
+
+def clamp_segments(segments: Tensor, *, limit: float, min_width: float) -> Tensor:
+    """Move segments into [0, limit], at least `min_width` long (grown around their centre, then shifted inside).
+
+    segments: (..., 2) start and end, in any order of the two. Returns (..., 2); min_width must not exceed limit.
+    """
+    segments = segments.clamp(0, limit)
+    start, end = torch.minimum(segments[..., 0], segments[..., 1]), segments.amax(-1)
+    missing = (min_width - (end - start)).clamp(min=0)
+    start = (start - missing / 2).clamp(min=0)
+    start = torch.minimum(start, limit - min_width + torch.zeros_like(start))
+    return torch.stack([start, torch.maximum(end, start + min_width)], -1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What soft-NMS kept, best first; M = max_keep. Entries where `valid` is False are padding (zeros, index 0)."""
+
+    segments: Tensor  # (..., M, 2)
+    scores: Tensor  # (..., M) decayed scores, not rising
+    indices: Tensor  # (..., M) int64, position among the P
+    valid: Tensor  # (..., M) bool
+
+
+def soft_nms(
+    segments: Tensor,
+    scores: Tensor,
+    *,
+    method: str = "gaussian",
+    sigma: float = 0.35,
+    threshold: float = 0.0,
+    min_score: float = 1e-4,
+    max_keep: int = 100,
+) -> Kept:
+    """Pick the best segment, lower the scores of those that overlap it, repeat; every row on its own.
+
+    segments: (..., P, 2), scores: (..., P); leading dims (videos, classes) broadcast, so (V, 1, P, 2) goes with
+    (V, K, P). A pick lowers each remaining score whose tIoU with it exceeds `threshold`: by exp(-tiou^2 / sigma)
+    ("gaussian"), by 1 - tiou ("linear"), to nothing ("hard"). A row ends when its best score is below
+    `min_score` or `max_keep` are picked. Equal scores: the lower index goes first.
+    """
+    _check_nms(segments, scores, method=method, sigma=sigma, max_keep=max_keep)
+    lead = torch.broadcast_shapes(segments.shape[:-2], scores.shape[:-1])
+    count = scores.shape[-1]
+    segments = wide(segments).expand(*lead, count, 2).reshape(-1, count, 2)
+    scores = wide(scores).expand(*lead, count).reshape(-1, count)
+    keep = min(max_keep, count)
+    rows = max(1, _ELEMENTS_AT_ONCE // max(1, count))
+    picked_scores = scores.new_full((len(scores), max_keep), -torch.inf)
+    picked = torch.zeros(len(scores), max_keep, dtype=torch.int64, device=scores.device)
+    for i in range(0, len(scores) if keep else 0, rows):
+        part = slice(i, i + rows)
+        decayed = torch.where(scores[part] >= min_score, scores[part], -torch.inf)
+        _pick_rows(
+            segments[part],
+            decayed,
+            picked_scores[part, :keep],
+            picked[part, :keep],
+            method,
+            sigma,
+            threshold,
+            min_score,
+        )
+    valid = picked_scores > -torch.inf
+    picked = picked.masked_fill_(~valid, 0)
+    if count:
+        chosen = segments.gather(1, picked[..., None].expand(-1, -1, 2)).masked_fill_(~valid[..., None], 0)
+    else:
+        chosen = segments.new_zeros(len(segments), max_keep, 2)
+    return Kept(
+        chosen.reshape(*lead, max_keep, 2),
+        picked_scores.masked_fill_(~valid, 0).reshape(*lead, max_keep),
+        picked.reshape(*lead, max_keep),
+        valid.reshape(*lead, max_keep),
+    )
+
+
+def _check_nms(segments: Tensor, scores: Tensor, *, method: str, sigma: float, max_keep: int) -> None:
+    if method not in NMS_METHODS:
+        raise ValueError(f"soft_nms: method {method!r}, want one of {', '.join(NMS_METHODS)}")
+    if segments.shape[-1:] != (2,) or segments.shape[-2:-1] != scores.shape[-1:]:
+        raise ValueError(
+            f"soft_nms: segments {tuple(segments.shape)} and scores {tuple(scores.shape)}, want (..., P, 2) and (..., P)"
+        )
+    if sigma <= 0 or max_keep < 1:
+        raise ValueError(f"soft_nms: sigma {sigma} and max_keep {max_keep}, want both positive")
+
+
+def _pick_rows(
+    segments: Tensor,
+    scores: Tensor,
+    picked_scores: Tensor,
+    picked: Tensor,
+    method: str,
+    sigma: float,
+    threshold: float,
+    min_score: float,
+) -> None:
+    """The loop of soft-NMS on a group of rows; fills picked_scores and picked (R, M) in place, eats scores (R, P)."""
+    starts, ends = segments[..., 0].contiguous(), segments[..., 1].contiguous()
+    lengths = (ends - starts).clamp_(min=0)
+    tiny = torch.finfo(scores.dtype).tiny
+    for m in range(picked.shape[1]):
+        best, index = scores.max(-1, keepdim=True)
+        if not bool((best > -torch.inf).any()):
+            return
+        picked_scores[:, m] = best[:, 0]
+        picked[:, m] = index[:, 0]
+        scores.scatter_(1, index, -torch.inf)
+        inter = torch.minimum(ends, ends.gather(1, index)).sub_(
+            torch.maximum(starts, starts.gather(1, index))
+        )
+        inter.clamp_(min=0)
+        tiou = inter.div_((lengths + lengths.gather(1, index)).sub_(inter).clamp_(min=tiny))
+        _decay(scores, tiou, method, sigma, threshold)
+        scores.masked_fill_(scores < min_score, -torch.inf)
+
+
+def _decay(scores: Tensor, tiou: Tensor, method: str, sigma: float, threshold: float) -> None:
+    """Lower scores (R, P) in place by the rule of the method; -inf (already picked or dead) stays."""
+    if method == "hard":
+        scores.masked_fill_(tiou > threshold, -torch.inf)
+        return
+    if threshold > 0:
+        tiou = tiou.masked_fill_(tiou <= threshold, 0)
+    factor = tiou.mul_(tiou).mul_(-1 / sigma).exp_() if method == "gaussian" else tiou.neg_().add_(1)
+    # a factor of 0 would turn -inf into nan; so small a factor kills every score anyway
+    scores.mul_(factor.clamp_(min=torch.finfo(scores.dtype).tiny))
