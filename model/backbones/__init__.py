@@ -1,1 +1,25 @@
-"""Backbones, one file per family: (n, C, L, H, W) -> (n, D, t, h, w)."""
+"""Backbones, one file per family: (n, C, L, H, W) float -> (n, D, t, h, w); `pool` makes (n, D, t) of it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
+
+BACKBONES = {
+    "r2plus1d_tiny": r2plus1d_tiny,
+    "r2plus1d_18": r2plus1d_18,
+    "r2plus1d_34": r2plus1d_34,
+}
+
+
+def build_backbone(name: str) -> R2Plus1D:
+    """A backbone with fresh weights, plain (not rewired); its `num_features` is D.
+
+    Raises ValueError if the name is not one of BACKBONES.
+    """
+    if name not in BACKBONES:
+        near = get_close_matches(name, BACKBONES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"backbone: got {name!r}, want one of {', '.join(BACKBONES)}{hint}")
+    return BACKBONES[name]()

@@ -1,0 +1,153 @@
+"""Run a function again in the backward pass, exactly as it ran in the forward pass.
+
+T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Unlike `torch.utils.checkpoint`, the
+backward is nested: it runs the function on a detached input and calls `.backward` on the result. So parameter
+gradients accumulate in whatever tensors the parameters are at that moment (aliases that
+`torch.func.functional_call` made, shards that ZeRO-3 gathered), and no parameter is an input of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class RngState:
+    """The global random number generators of the CPU and of one device at one moment.
+
+    Takes 5,056 bytes for the CPU and 16 for a GPU.
+    """
+
+    device: torch.device
+    cpu: Tensor
+    cuda: Tensor | None  # None if the device is the CPU
+
+    @staticmethod
+    def capture(device: torch.device) -> RngState:
+        """The state as it is now; `device` is where the tensors of the computation live."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return RngState(device, torch.get_rng_state(), cuda)
+
+    def restore(self) -> None:
+        """Set the global generators to this state."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Inside, random numbers come as after `capture`; afterwards the generators are as before."""
+        before = RngState.capture(self.device)
+        self.restore()
+        try:
+            yield
+        finally:
+            before.restore()
+
+    def is_current(self) -> bool:
+        """Whether no random number was drawn since `capture`."""
+        if not torch.equal(self.cpu, torch.get_rng_state()):
+            return False
+        return self.cuda is None or torch.equal(self.cuda, torch.cuda.get_rng_state(self.device))
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training mode normalise with the batch, but keep their running statistics.
+
+    For running a module a second time on the same input; batch norms in evaluation mode are not touched.
+    """
+    norms = [
+        m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False  # in training mode _BatchNorm then passes no running statistics
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@dataclass(frozen=True)
+class CallState:
+    """What a call depends on besides input and parameters: autocast, the generators if it drew numbers."""
+
+    device_type: str
+    autocast_dtype: torch.dtype | None  # None if autocast was off
+    rng: RngState | None  # None if the call drew no random number
+
+    @contextmanager
+    def again(self, module: nn.Module) -> Iterator[None]:
+        """Inside, `module` computes what it computed in that call, with a graph, and has no side effect."""
+        with torch.enable_grad(), self._autocast(), self._random(), frozen_statistics(module):
+            yield
+
+    def _autocast(self) -> AbstractContextManager:
+        # Without the cache: casted weights carry a graph, which the nested backward of one branch frees.
+        return torch.autocast(
+            self.device_type,
+            dtype=self.autocast_dtype,
+            enabled=self.autocast_dtype is not None,
+            cache_enabled=False,
+        )
+
+    def _random(self) -> AbstractContextManager:
+        return nullcontext() if self.rng is None else self.rng.replay()
+
+
+def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, CallState]:
+    """function(x), and the state that lets the very same call be run again."""
+    rng = RngState.capture(x.device)
+    y = function(x)
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return y, CallState(kind, dtype, None if rng.is_current() else rng)
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether any parameter of the module wants a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def anchor(x: Tensor, module: nn.Module) -> Tensor:
+    """An empty tensor that requires grad if the module learns: it keeps the autograd function in the graph.
+
+    The function has no parameter among its inputs, and x alone may not require grad.
+    """
+    return torch.empty(0, device=x.device, requires_grad=learns(module))
+
+
+class _Recompute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+        ctx.function, ctx.module = function, module
+        y, ctx.call = recorded_call(function, x)
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (x,) = ctx.saved_tensors
+        x = x.detach().requires_grad_(ctx.needs_input_grad[2])
+        with ctx.call.again(ctx.module):
+            y = ctx.function(x)
+        y.backward(gradient)
+        return None, None, x.grad, None
+
+
+def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Tensor:
+    """function(x), keeping x alone for the backward pass, which runs the function again.
+
+    `module` holds the parameters and batch norms that the function uses. Costs one extra forward; gradients
+    are those of plain autograd, random numbers those of the first run.
+    """
+    if not torch.is_grad_enabled() or not (x.requires_grad or learns(module)):
+        return function(x)
+    return _Recompute.apply(function, module, x, anchor(x, module))
