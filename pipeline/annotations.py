@@ -1,11 +1,12 @@
-"""Read annotations (ActivityNet-style JSON or CSV) into videos with actions in seconds; refuse by name and line.
+"""Read annotations (ActivityNet-style JSON or CSV) into videos, times in seconds; refuse by name and line.
 
 JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the copies of THUMOS-14 use too:
-{"database": {name: {"subset": ..., "duration": ..., "annotations": [{"segment": [start, end], "label": ...}]}}}.
-CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row per
-action; a row with empty start, end and label announces a video without actions.
-Times count from the first displayed frame. Public files need some patience: segments may be numeric strings, the
-duration may be missing, segments may have zero length or leave the video (see repair_actions).
+    {"database": {name: {"subset": name, "duration": seconds,
+                         "annotations": [{"segment": [start, end], "label": name}]}}}
+CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
+per action; a row with empty start, end and label announces a video without actions.
+Times count from the first displayed frame. Public files need some patience: segments may be numeric strings,
+the duration may be missing, segments may have zero length or leave the video (see repair_actions).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one per line, and sort them. Raises ValueError on a repeated name and an empty file."""
+    """Read class names, one per line; sorted. Raises ValueError on a repeated name or an empty file."""
     names = [line.strip() for line in _read_text(Path(path)).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path}: no class in it, want one class name per line")
@@ -88,8 +89,8 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     """Make a video's actions fit its real duration; nothing is changed without a Repair that says so.
 
     duration: seconds that can really be decoded; None leaves the ends alone (a video that is not at hand).
-    Dropped: zero length, duplicates (same label, both ends within 1 ms: the rule of OpenTAD and ActionFormer),
-    actions wholly outside [0, duration]. Clipped: actions partly outside.
+    Dropped: zero length, duplicates (same label, both ends within 1 ms: the rule of OpenTAD and
+    ActionFormer), actions wholly outside [0, duration]. Clipped: actions partly outside.
     Returns the kept actions and the repairs, both by start time.
     """
     kept: list[Action] = []

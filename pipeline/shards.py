@@ -1,0 +1,149 @@
+"""Read shards: NNNNN.tar + NNNNN.idx (DALI's index, v1.2) + dataset.json; shard_writer.py writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from .annotations import Video
+from .records import DESCRIPTION, FILE_NAME, FORMAT, VERSION, PackedVideo, Shard, read_index
+from .remote import Source, cache_folder, cache_root, fetch, locate
+from .shard_writer import ShardWriter, pack_samples, unique_keys, write_dataset, write_text
+
+__all__ = [
+    "Dataset",
+    "PackedVideo",
+    "Shard",
+    "ShardWriter",
+    "pack_samples",
+    "read_index",
+    "unique_keys",
+    "write_dataset",
+    "write_text",
+]
+
+
+class Dataset:
+    """A data set that was packed: what is in it, and the encoded bytes of each video.
+
+    classes: sorted names. videos: by key. settings: how it was packed. shards: the tars, in order.
+    """
+
+    def __init__(self, folder: Path, document: dict[str, Any], source: Source):
+        self.folder, self.source = folder, source
+        self.classes: tuple[str, ...] = tuple(document["classes"])
+        self.settings: dict[str, Any] = document["settings"]
+        shards = [Shard(**entry) for entry in document["shards"]]
+        for name in (name for shard in shards for name in (shard.file, shard.index)):
+            if not FILE_NAME.fullmatch(name):
+                raise ValueError(f"file name {name!r} leaves the folder, want plain names such as 00000.tar")
+        names = {shard.file for shard in shards}
+        unknown = sorted(set(source.chosen or ()) - names)
+        if unknown:
+            raise ValueError(f"does not list {unknown[0]}, want one of its own tars")
+        chosen = set(source.chosen or names)
+        self.shards = {shard.file: shard for shard in shards if shard.file in chosen}
+        videos = [PackedVideo.from_json(key, entry) for key, entry in document["videos"].items()]
+        keep_rejected = chosen == names
+        self.videos: dict[str, PackedVideo] = {
+            video.key: video
+            for video in videos
+            if (video.shard in chosen if video.shard is not None else keep_rejected)
+        }
+        self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
+
+    @staticmethod
+    def open(location: str | Path) -> Dataset:
+        """Open a folder, one or more tars in it (path, glob, brace range) or a URL (see remote.py).
+
+        Where only some of the tars are named, the data set has the videos in those, and no rejected ones.
+        Raises ValueError, one line, when there is no data set or it is not one of this version.
+        """
+        source = locate(location)
+        if source.folder is not None:
+            folder = source.folder
+            path = folder / DESCRIPTION
+            if not path.is_file():
+                raise ValueError(f"{folder}: no {DESCRIPTION} in it, want a folder that make-shards finished")
+            text = path.read_bytes()
+        else:
+            assert source.url is not None
+            path = cache_root() / f"{hashlib.sha256(source.url.encode()).hexdigest()[:20]}.json"
+            fetch(source.url, path)
+            text = path.read_bytes()
+            folder = cache_folder(source.url, text)
+        where = source.url or str(path)
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT or document["version"] != VERSION:
+                raise ValueError(
+                    f"got {document['format']} version {document['version']}, want {FORMAT} {VERSION}"
+                )
+            return Dataset(folder, document, source)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where}: not a data set of make-shards: {error!r}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def packed(self, subset: str) -> list[PackedVideo]:
+        """The videos of a subset that have pixels, by key. Raises ValueError when there are none."""
+        found = [video for _, video in sorted(self.videos.items()) if video.subset == subset and video.shard]
+        if not found:
+            counts: dict[str, int] = {}
+            for video in self.videos.values():
+                counts[video.subset] = counts.get(video.subset, 0) + (video.shard is not None)
+            known = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+            raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {known}")
+        return found
+
+    def truth(self, subset: str) -> dict[str, Video]:
+        """All videos of a subset, the rejected ones too: they stay in the denominator of mAP."""
+        return {
+            key: Video(key, subset, video.duration, video.actions)
+            for key, video in sorted(self.videos.items())
+            if video.subset == subset
+        }
+
+    def read(self, key: str) -> bytes:
+        """The encoded bytes of one video. Raises ValueError, naming shard and key, when they are damaged."""
+        video = self.videos.get(key)
+        if video is None or video.shard is None:
+            raise ValueError(
+                f"{self.folder}: {key} has no packed video ({video.reject if video else 'unknown key'})"
+            )
+        where = f"{self._local(video.shard)}: {key}"
+        entry = self._index(video.shard).get(f"{key}.mp4")
+        if entry is None:
+            raise ValueError(f"{where}: not in the index, pack the data set again")
+        offset, size = entry
+        with open(self._local(video.shard), "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise ValueError(
+                f"{where}: the tar is cut, {len(data)} of {size} bytes are there; copy or pack it again"
+            )
+        if hashlib.sha256(data).hexdigest() != video.sha256:
+            raise ValueError(
+                f"{where}: sha256 differs from dataset.json, the tar is damaged; copy or pack it again"
+            )
+        return data
+
+    def _local(self, name: str) -> Path:
+        path = self.folder / name
+        if self.source.url is not None and not path.is_file():
+            fetch(self.source.url_of(name), path)
+        return path
+
+    def _index(self, shard: str) -> dict[str, tuple[int, int]]:
+        if shard not in self._indexes:
+            path = self._local(self.shards[shard].index)
+            try:
+                self._indexes[shard] = read_index(path)
+            except FileNotFoundError:
+                raise ValueError(
+                    f"{path}: missing, want the index beside the tar; pack the data set again"
+                ) from None
+        return self._indexes[shard]
