@@ -20,7 +20,6 @@ its gradient, so a backward in many pieces would reduce it many times. Two ways 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .recompute import RngState, frozen_statistics
+from .recompute import CallState, recorded_call
 
 GradientScale = Literal["none", "inverse"]
 
@@ -45,30 +44,12 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Autocast:
-    """Mixed precision as it is now: autograd does not carry it into a Function's backward."""
-
-    device_type: str
-    enabled: bool
-    dtype: torch.dtype
-
-    @staticmethod
-    def capture(device: torch.device) -> _Autocast:
-        kind = device.type
-        return _Autocast(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-
-    def replay(self) -> AbstractContextManager:
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)
-
-
-@dataclass(frozen=True)
 class _Piece:
     """One kept piece as the forward met it, and the gradient of its features."""
 
     clips: Tensor
     gradient: Tensor  # (n, D, t)
-    rng: RngState
-    autocast: _Autocast
+    call: CallState
 
 
 @dataclass
@@ -111,10 +92,9 @@ class _PieceStep(nn.Module):
         self.encoder = encoder
 
     def forward(self, piece: _Piece) -> None:
-        with piece.rng.replay(), torch.enable_grad():
-            with piece.autocast.replay():
-                features = self.encoder(piece.clips)
-            features.backward(piece.gradient.to(features.dtype))
+        with piece.call.again(self.encoder):
+            features = self.encoder(piece.clips)
+        features.backward(piece.gradient.to(features.dtype))
 
 
 def _trainable(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -186,12 +166,12 @@ class _SampledEncode(torch.autograd.Function):
     def forward(ctx: Any, plan: _Plan, clips: Tensor, anchor: Tensor, *parameters: Tensor) -> Tensor:
         # Grad mode is off inside a Function's forward: no graph is built here.
         ctx.plan, ctx.with_parameters = plan, bool(parameters)
-        ctx.autocast, ctx.rng = _Autocast.capture(clips.device), []
-        features = _Features(plan.num_clips)
+        ctx.calls, features = [], _Features(plan.num_clips)
         kept = [_take(clips, index) for index in plan.kept]
         for index, piece in zip(plan.kept, kept, strict=True):
-            ctx.rng.append(RngState.capture(clips.device))
-            features.put(index, plan.encoder(piece))
+            encoded, call = recorded_call(plan.encoder, piece)
+            features.put(index, encoded)
+            ctx.calls.append(call)
         for index in plan.others:
             features.put(index, plan.encoder(_take(clips, index)))
         ctx.save_for_backward(*kept)
@@ -202,14 +182,13 @@ class _SampledEncode(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor):
         plan = ctx.plan
         pieces = [
-            _Piece(clips, gradient[index.to(gradient.device)] * plan.gradient_factor, rng, ctx.autocast)
-            for clips, index, rng in zip(ctx.saved_tensors, plan.kept, ctx.rng, strict=True)
+            _Piece(clips, gradient[index.to(gradient.device)] * plan.gradient_factor, call)
+            for clips, index, call in zip(ctx.saved_tensors, plan.kept, ctx.calls, strict=True)
         ]
-        with frozen_statistics(plan.encoder):
-            if ctx.with_parameters:
-                return (None, None, None, *_backward_whole(plan.encoder, pieces))
-            _backward_partitioned(plan.encoder, pieces)
-            return None, None, None
+        if ctx.with_parameters:
+            return (None, None, None, *_backward_whole(plan.encoder, pieces))
+        _backward_partitioned(plan.encoder, pieces)
+        return None, None, None
 
 
 def _split(index: Tensor, piece_clips: int) -> tuple[Tensor, ...]:
