@@ -1,0 +1,51 @@
+"""`leantad`: one name for the commands of train/ and tools/; each is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+# name -> (module whose `main` is the command, one line of help); here, so that --help imports none of them.
+COMMANDS = {
+    "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
+    "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
+    "train": ("train.main", "Train a detector end to end from a recipe."),
+    "eval": ("train.eval", "Detect and measure mAP, from a checkpoint, raw outputs or detections."),
+    "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that knows its commands' names and help and imports a command to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[name][0]).main
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def installed_version() -> str:
+    """The version that pip knows, or a word for a checkout that was never installed."""
+    try:
+        return version("leantad")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@click.command(cls=LazyGroup)
+@click.version_option(installed_version(), prog_name="leantad")
+def main() -> None:
+    """Train temporal action detectors end to end, from raw video, in the memory of a small GPU."""
+
+
+if __name__ == "__main__":
+    main()
