@@ -21,9 +21,9 @@ import click
 from train.edge import Command
 from train.metrics import PROTOCOLS, evaluate, format_table, parse_tiou
 from train.results import (
+    check_external,
     check_overlap,
     coverage_lines,
-    check_external,
     read_detections,
     read_external_scores,
     read_truth,

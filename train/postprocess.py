@@ -102,8 +102,8 @@ def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSet
     seconds = np.clip(seconds, 0.0, window.duration)
     scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
     flat = scores.ravel()
-    best = np.argsort(-flat, kind="stable")[: settings.pre_top]
-    best = best[flat[best] >= settings.min_score]
+    enough = np.flatnonzero(flat >= settings.min_score)
+    best = enough[np.argsort(-flat[enough], kind="stable")[: settings.pre_top]]
     proposal, label = np.divmod(best, scores.shape[1])
     return Candidates(seconds[proposal], label, flat[best])
 

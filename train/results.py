@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_detections(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """The "results" {video: [{"segment", "label", "score"}]} and "external_data" of an ActivityNet result file."""
+    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file."""
     document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, dict):
@@ -85,34 +85,46 @@ def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
     return scores
 
 
-def read_truth(path: Path, subset: str | None, *, hint: str | None = None) -> tuple[dict[str, Video], str]:
+def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
+    """ValueError unless there are scores for every video: asked before the model runs, not hours into it."""
+    missing = [key for key in videos if not scores.get(key)]
+    if missing:
+        raise ValueError(
+            f"external scores: none for {len(missing)} of {len(videos)} videos: {_some(missing)}; "
+            "want label scores for every video"
+        )
+
+
+def read_truth(
+    location: str | Path, subset: str | None, *, hint: str | None = None
+) -> tuple[dict[str, Video], str]:
     """The ground truth of one subset: (videos by key, the subset's name).
 
-    path: annotations (.json, .csv), a dataset.json or the folder of one. Without `subset`, the one that
-    `hint` (the detections' own word) names, or the only one there is; ValueError listing them if there are
-    more.
+    location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
+    one that `hint` (the detections' own word) names, or the only one; ValueError listing them if there are more.
     """
-    if path.is_dir() or path.name == "dataset.json":
-        from pipeline.shards import Dataset
+    path = Path(location)
+    if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
+        videos = read_annotations(path)
+        chosen = choose_subset(Counter(video.subset for video in videos.values()), subset, hint, location)
+        return {key: video for key, video in videos.items() if video.subset == chosen}, chosen
+    from pipeline.shards import Dataset
 
-        dataset = Dataset.open(path if path.is_dir() else path.parent)
-        chosen = choose_subset(Counter(video.subset for video in dataset.videos.values()), subset, hint, path)
-        return dataset.truth(chosen), chosen
-    videos = read_annotations(path)
-    chosen = choose_subset(Counter(video.subset for video in videos.values()), subset, hint, path)
-    return {key: video for key, video in videos.items() if video.subset == chosen}, chosen
+    dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
+    chosen = choose_subset(Counter(video.subset for video in dataset.videos.values()), subset, hint, location)
+    return dataset.truth(chosen), chosen
 
 
-def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None, path: Path) -> str:
+def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None, where: str | Path) -> str:
     """Which subset to compare with; ValueError listing them when it is unknown or unsaid."""
     listing = ", ".join(f"{name} ({count} videos)" for name, count in sorted(known.items()))
     chosen = wanted or (hint if hint in known else None)
     if chosen is None and len(known) == 1:
         chosen = next(iter(known))
     if chosen is None:
-        raise ValueError(f"{path}: has the subsets {listing}; choose one with --subset")
+        raise ValueError(f"{where}: has the subsets {listing}; choose one with --subset")
     if chosen not in known:
-        raise ValueError(f"{path}: no video of subset {chosen!r}, want one of: {listing}")
+        raise ValueError(f"{where}: no video of subset {chosen!r}, want one of: {listing}")
     return chosen
 
 
