@@ -1,0 +1,53 @@
+"""What the loader hands to the network: clips and truth of a few windows, shapes checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of videos (the whole video is one window); the same for training, evaluation and prediction.
+
+    clips: (B, N, C, L, H, W) uint8 RGB, on the loader's device; everything else is on the CPU.
+    windows: (B, 2) float64, start and end in seconds of the video.
+    durations: (B,) float64, length of the whole video in seconds.
+    gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
+    gt_labels: per window (A,) int64, index into the data set's classes.
+    padding: per window, True where it only fills up the last step of an evaluation: drop its result.
+    """
+
+    clips: torch.Tensor
+    keys: tuple[str, ...]
+    windows: torch.Tensor
+    durations: torch.Tensor
+    gt_segments: tuple[torch.Tensor, ...]
+    gt_labels: tuple[torch.Tensor, ...]
+    padding: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        size = len(self.keys)
+        _check("clips", self.clips, torch.uint8, (size, None, 3, None, None, None))
+        _check("windows", self.windows, torch.float64, (size, 2))
+        _check("durations", self.durations, torch.float64, (size,))
+        for name in ("gt_segments", "gt_labels", "padding"):
+            if len(getattr(self, name)) != size:
+                raise ValueError(
+                    f"Batch.{name}: got {len(getattr(self, name))} entries, want {size}, one per key"
+                )
+        for segments, labels in zip(self.gt_segments, self.gt_labels, strict=True):
+            _check("gt_segments", segments, torch.float64, (len(labels), 2))
+            _check("gt_labels", labels, torch.int64, (len(labels),))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _check(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+    fits = len(tensor.shape) == len(shape)
+    fits = fits and all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
+    if tensor.dtype != dtype or not fits:
+        want = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"Batch.{name}: got {tensor.dtype} {tuple(tensor.shape)}, want {dtype} ({want})")

@@ -1,0 +1,149 @@
+"""Encoded bytes and frame numbers to uint8 clips on the device: DALI where it can, PyAV where it cannot.
+
+The frames that clips ask for are sorted, each is decoded once, in bounded pieces, resized and cropped at once
+and put into every clip that shows it. Both decoders give RGB at the source's size and share all that follows,
+so training, evaluation and prediction see the same pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline, fn, types
+
+from .augment import View, apply_view
+from .decode_av import Packets, cut, decode_by_av, open_packets
+
+# fn.decoders.video of DALI 2.4; the names are FFmpeg's, "libdav1d" is PyAV's name for AV1.
+CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1", "libdav1d"}
+
+_local = (
+    threading.local()
+)  # a built pipeline per thread and device: building one takes 5 ms, as long as 70 frames
+
+
+def decode_clips(
+    data: bytes,
+    frames: NDArray[np.int64],
+    *,
+    codec: str,
+    num_frames: int,
+    resize: int,
+    crop: int,
+    view: View,
+    device: torch.device | str,
+    piece_frames: int,
+) -> torch.Tensor:
+    """Decode the clips of one video.
+
+    data: the encoded file. frames: (N, L) frame numbers. codec: its FFmpeg name. num_frames: how many frames
+    the video has. resize: short side in pixels. Returns (N, 3, L, crop, crop) uint8 on `device`. At most
+    `piece_frames` frames are held at source size. ValueError if a frame does not exist or cannot be decoded.
+    """
+    wanted, inverse = np.unique(frames, return_inverse=True)
+    inverse = inverse.reshape(frames.shape)
+    clips = torch.empty((*frames.shape, 3, crop, crop), dtype=torch.uint8, device=device)  # (N, L, C, H, W)
+    clips = clips.permute(0, 2, 1, 3, 4).contiguous()  # (N, C, L, H, W)
+    by_frame = clips.permute(0, 2, 1, 3, 4)
+    done = 0
+    for piece in decode_frames(
+        data, wanted, codec=codec, num_frames=num_frames, device=device, piece_frames=piece_frames
+    ):
+        images = apply_view(piece, view, resize=resize, crop=crop)  # (F, C, H, W)
+        clip, place = np.nonzero((inverse >= done) & (inverse < done + len(piece)))
+        source = torch.from_numpy(inverse[clip, place] - done).to(images.device)
+        by_frame[torch.from_numpy(clip), torch.from_numpy(place)] = images[source]
+        done += len(piece)
+    return clips
+
+
+def decode_frames(
+    data: bytes,
+    wanted: NDArray[np.int64],
+    *,
+    codec: str,
+    num_frames: int,
+    device: torch.device | str,
+    piece_frames: int,
+) -> Iterator[torch.Tensor]:
+    """Decode the frames `wanted` (rising, each once), piece by piece.
+
+    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `piece_frames`; a piece is valid until the next one.
+    """
+    device = torch.device(device)
+    # DALI would give a black picture for a frame past the end
+    if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < num_frames:
+        raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {num_frames} frames")
+    with open_packets(data, num_frames) as video:
+        codecs = CPU_CODECS if device.type == "cpu" else GPU_CODECS
+        if codec in codecs and video.places is not None:
+            yield from _decode_by_dali(video, wanted, device, piece_frames)
+            return
+        arrays = decode_by_av(video, wanted)
+        while piece := list(itertools.islice(arrays, piece_frames)):
+            yield torch.from_numpy(np.stack(piece)).to(device)
+
+
+def _decode_by_dali(
+    video: Packets, wanted: NDArray[np.int64], device: torch.device, piece_frames: int
+) -> Iterator[torch.Tensor]:
+    for start in range(0, len(wanted), piece_frames):
+        piece = wanted[start : start + piece_frames]
+        # Cutting a video with B-frames would rest on how NVDEC reorders; those are decoded from their start.
+        data, numbers = (video.data, piece) if video.reordered else cut(video, piece)
+        yield _run_dali(data, numbers, device)
+        if device.type == "cuda":  # DALI may reuse the memory on a stream of its own
+            torch.cuda.current_stream(device).synchronize()
+
+
+def _run_dali(data: bytes, numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Frames `numbers` of `data`: (F, H, W, 3) uint8, in DALI's memory until the next call."""
+    try:
+        pipeline = _pipeline_of(device)
+        pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8)])
+        pipeline.feed_input("numbers", [numbers.astype(np.int32)])
+        if device.type == "cuda":
+            (output,) = pipeline.run(cuda_stream=torch.cuda.current_stream(device))
+        else:
+            (output,) = pipeline.run()
+    except RuntimeError as error:
+        _local.pipelines = {}  # a pipeline that failed must not be used again
+        raise ValueError(f"DALI cannot decode it: {_reason(error)}; pack the video again") from error
+    frames = torch.from_dlpack(output[0])
+    if len(frames) != len(numbers):
+        raise ValueError(f"DALI decoded {len(frames)} of {len(numbers)} frames; pack the video again")
+    return frames
+
+
+def _pipeline_of(device: torch.device) -> Pipeline:
+    pipelines = _local.__dict__.setdefault("pipelines", {})
+    if device not in pipelines:
+        pipelines[device] = _build_pipeline(device)
+    return pipelines[device]
+
+
+def _build_pipeline(device: torch.device) -> Pipeline:
+    on_gpu = device.type == "cuda"
+    device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
+    with pipeline:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        numbers = fn.external_source(name="numbers", dtype=types.INT32, ndim=1)
+        # pad_mode "none": a frame past the end is an error and not a black picture
+        kind = "mixed" if on_gpu else "cpu"
+        pipeline.set_outputs(fn.decoders.video(encoded, frames=numbers, device=kind, pad_mode="none"))
+    pipeline.build()
+    return pipeline
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line of DALI's long message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
+    return next((line for line in told if line), "no reason given")

@@ -1,0 +1,274 @@
+"""Joins data set, order, decoding and augmentation into batches that resume on the very next sample."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .augment import CENTRE, View, draw_view
+from .batch import Batch
+from .decode import decode_clips
+from .order import advance, deal, epoch_order, steps_per_epoch
+from .prefetch import Prefetch
+from .windows import Window, clip_frames, segments_in, windows_of
+
+if TYPE_CHECKING:
+    from .records import PackedVideo
+    from .shards import Dataset
+
+
+class DataSettings(BaseModel):
+    """Where the videos are and how clips are taken from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: str  # folder, tar, glob, brace range or URL that make-shards wrote
+    train_subset: str = "training"
+    val_subset: str = "validation"
+    num_clips: int = Field(
+        128, ge=1
+    )  # clips per window; memory and time grow with it, and so does resolution
+    clip_frames: int = Field(16, ge=1)  # frames per clip
+    stride_frames: int = Field(1, ge=1)  # frames from one frame of a clip to its next
+    resize: int = Field(128, ge=8)  # pixels, short side after decoding
+    crop: int = Field(112, ge=8)  # pixels, square; centred in evaluation
+    window_seconds: float | None = Field(
+        None, gt=0
+    )  # seconds; none: the whole video is one window (ActivityNet)
+    window_overlap: float = Field(0.5, ge=0, lt=1)  # fraction shared by neighbouring windows
+    min_action_overlap: float = Field(
+        0.5, ge=0, le=1
+    )  # fraction of an action inside a window to count as its truth
+    flip: float = Field(
+        0.5, ge=0, le=1
+    )  # probability of mirroring a training sample; 0 if left and right matter
+    random_crop: bool = True  # training crops anywhere instead of in the middle
+    color: float = Field(
+        0.0, ge=0, lt=1
+    )  # largest relative change of brightness, contrast, saturation in training
+    prefetch: int = Field(1, ge=1)  # batches made ready ahead; each costs a batch of clips in memory
+    piece_frames: int = Field(512, ge=1)  # frames held at source size at once: 512 of 340x256 are 134 MB
+    skip_bad: int = Field(
+        0, ge=0
+    )  # unreadable samples that may be replaced, per process; beyond it the run stops
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> DataSettings:
+        if self.crop > self.resize:
+            raise ValueError(f"crop: got {self.crop}, want at most resize ({self.resize}), the short side")
+        return self
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window of one video."""
+
+    video: PackedVideo
+    window: Window
+
+
+class Loader:
+    """Batches of one subset for one rank.
+
+    In training it is endless: each epoch is a fresh permutation, its last step is filled up with the epoch's
+    first samples. In evaluation it is one pass in the subset's order, every sample once over all
+    ranks; samples that fill up the last step are flagged in `Batch.padding`. All ranks do equal steps.
+
+    A thread decodes `settings.prefetch` batches ahead. `state_dict` is the position of the next batch to be
+    handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches. A sample
+    that cannot be read raises ValueError naming shard and key, or, while fewer than `skip_bad` were met, the
+    next readable one of the epoch takes its place (in evaluation flagged as padding), told on stderr.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: DataSettings,
+        *,
+        subset: str,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        device: torch.device | str,
+        training: bool,
+    ):
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"loader: got batch size {batch_size}, rank {rank} of {world_size}; want 1 or more each"
+            )
+        self.dataset, self.settings, self.seed, self.training = dataset, settings, seed, training
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.device = torch.device(device)
+        self.samples = [
+            Sample(video, window)
+            for video in dataset.packed(subset)
+            for window in windows_of(
+                video.duration, window_seconds=settings.window_seconds, overlap=settings.window_overlap
+            )
+        ]
+        self.steps_per_epoch = steps_per_epoch(
+            len(self.samples), batch_size=batch_size, world_size=world_size
+        )
+        self.label_of = {name: number for number, name in enumerate(dataset.classes)}
+        self.bad: set[int] = set()
+        self._epoch, self._step = 0, 0
+        self._ahead: Prefetch | None = None
+        # The thread's kernels run beside the training step's, not between them.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        epoch, step = int(state["epoch"]), int(state["step"])
+        if epoch < 0 or not 0 <= step < self.steps_per_epoch:
+            raise ValueError(
+                f"loader state: got epoch {epoch}, step {step}, want a step below {self.steps_per_epoch}; "
+                "the data set, the batch size or the number of processes changed"
+            )
+        self.close()
+        self._epoch, self._step = epoch, step
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        ahead = self._ahead = Prefetch(
+            self._positions_from(self._epoch, self._step), self._make, self.settings.prefetch
+        )
+        try:
+            for (epoch, step), batch in ahead:
+                self._epoch, self._step = advance(epoch, step, steps=self.steps_per_epoch)
+                if not self.training and self._step == 0:
+                    self._epoch = 0  # the next pass is the same one again
+                if batch.clips.is_cuda:  # made on the thread's stream, used on the caller's
+                    batch.clips.record_stream(torch.cuda.current_stream(batch.clips.device))
+                yield batch
+        finally:
+            ahead.close()
+
+    def close(self) -> None:
+        """Stop and join the decoding thread; iterating again starts a new one at the current position."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _positions_from(self, epoch: int, step: int) -> Iterator[tuple[int, int]]:
+        while True:
+            yield epoch, step
+            epoch, step = advance(epoch, step, steps=self.steps_per_epoch)
+            if not self.training and step == 0:
+                return
+
+    def _make(self, position: tuple[int, int]) -> Batch:
+        if self._stream is None:
+            return self._batch_at(*position)
+        with torch.cuda.stream(self._stream):
+            batch = self._batch_at(*position)
+            self._stream.synchronize()
+        return batch
+
+    def _batch_at(self, epoch: int, step: int) -> Batch:
+        """The batch of a position: a function of the position and of the samples alone."""
+        total = len(self.samples)
+        order = epoch_order(total, seed=self.seed, epoch=epoch) if self.training else np.arange(total)
+        places, wrapped = deal(
+            total, step, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size
+        )
+        samples, clips, padding = [], [], []
+        for place, wraps in zip(places, wrapped, strict=True):
+            sample, pixels, replaced = self._decode_or_replace(order, int(place), epoch)
+            samples.append(sample)
+            clips.append(pixels)
+            padding.append(not self.training and bool(wraps or replaced))
+        return self._collate(samples, clips, padding)
+
+    def _decode_or_replace(
+        self, order: np.ndarray, place: int, epoch: int
+    ) -> tuple[Sample, torch.Tensor, bool]:
+        """The sample at `place` of the epoch, or the next readable one; its clips; whether it is another."""
+        for offset in range(len(order)):
+            number = int(order[(place + offset) % len(order)])
+            if number in self.bad:
+                continue
+            sample = self.samples[number]
+            try:
+                return sample, self._decode(sample, epoch), offset > 0
+            except (ValueError, OSError) as error:
+                self._count_bad(number, sample, error)
+        raise ValueError(f"loader: none of the {len(order)} samples could be read")
+
+    def _count_bad(self, number: int, sample: Sample, error: Exception) -> None:
+        video, reason = sample.video, " ".join(str(error).split())
+        told = f"{video.shard}: video {video.key}: {reason}"
+        if len(self.bad) >= self.settings.skip_bad:
+            raise ValueError(told) from error
+        self.bad.add(number)
+        print(
+            f"loader: skipped {told} ({len(self.bad)} of at most {self.settings.skip_bad})", file=sys.stderr
+        )
+
+    def _decode(self, sample: Sample, epoch: int) -> torch.Tensor:
+        settings, video = self.settings, sample.video
+        frames = clip_frames(
+            sample.window,
+            fps=video.fps,
+            num_frames=video.num_frames,
+            num_clips=settings.num_clips,
+            clip_frames=settings.clip_frames,
+            stride_frames=settings.stride_frames,
+        )
+        return decode_clips(
+            self.dataset.read(video.key),
+            frames,
+            codec=video.codec,
+            num_frames=video.num_frames,
+            resize=settings.resize,
+            crop=settings.crop,
+            view=self._view(sample, epoch),
+            device=self.device,
+            piece_frames=settings.piece_frames,
+        )
+
+    def _view(self, sample: Sample, epoch: int) -> View:
+        if not self.training:
+            return CENTRE
+        settings = self.settings
+        return draw_view(
+            self.seed,
+            epoch,
+            sample.video.key,
+            sample.window,
+            flip=settings.flip,
+            random_crop=settings.random_crop,
+            color=settings.color,
+        )
+
+    def _collate(self, samples: list[Sample], clips: list[torch.Tensor], padding: list[bool]) -> Batch:
+        truths = [self._truth(sample) for sample in samples]
+        return Batch(
+            clips=clips[0][None] if len(clips) == 1 else torch.stack(clips),
+            keys=tuple(sample.video.key for sample in samples),
+            windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
+            durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),
+            gt_segments=tuple(segments for segments, _ in truths),
+            gt_labels=tuple(labels for _, labels in truths),
+            padding=tuple(padding),
+        )
+
+    def _truth(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        """Segments (A, 2) and labels (A,) of a window; if it is the whole video every action counts."""
+        actions = sample.video.actions
+        whole = sample.window == (0.0, sample.video.duration)
+        segments, kept = segments_in(
+            [(action.start, action.end) for action in actions],
+            sample.window,
+            min_overlap=0.0 if whole else self.settings.min_action_overlap,
+        )
+        labels = [self.label_of[actions[number].label] for number in kept]
+        return torch.from_numpy(segments), torch.tensor(labels, dtype=torch.int64)

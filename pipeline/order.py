@@ -1,0 +1,51 @@
+"""Which sample, in which order, on which rank: a pure function of (seed, epoch, rank, world size).
+
+One epoch is one list of sample numbers. Each step takes the next `world_size * batch_size` of them and every
+rank its own `batch_size` in a row: all ranks run the same number of steps, and the samples of a step depend on
+the global batch size alone. The last step is filled up with the epoch's own first samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stable_seed(*parts: object) -> int:
+    """A 128-bit seed from the parts' text: the same in every process, on every machine and Python version."""
+    text = "\x1f".join(part.hex() if isinstance(part, float) else str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of the samples that epoch `epoch` walks through. Returns (num_samples,).
+
+    Sorts raw generator output: unlike `Generator.permutation`, NumPy promises never to change it.
+    """
+    raw = np.random.PCG64(stable_seed("order", seed, epoch)).random_raw(num_samples)
+    return np.argsort(raw, kind="stable").astype(np.int64)
+
+
+def steps_per_epoch(num_samples: int, *, batch_size: int, world_size: int) -> int:
+    """Steps that every rank runs in one epoch: enough for each sample to be seen, the last one filled up."""
+    return -(-num_samples // (batch_size * world_size))
+
+
+def deal(
+    num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Places in the epoch's list that `rank` takes at `step`.
+
+    Returns the places (batch_size,) and a mask (batch_size,) of those that wrapped around: they only fill up
+    the last step, every other place of the epoch is dealt exactly once over all ranks and steps.
+    """
+    first = (step * world_size + rank) * batch_size
+    places = first + np.arange(batch_size, dtype=np.int64)
+    return places % num_samples, places >= num_samples
+
+
+def advance(epoch: int, step: int, *, steps: int) -> tuple[int, int]:
+    """The position after (epoch, step), where an epoch has `steps` steps."""
+    return (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
