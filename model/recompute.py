@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -116,12 +117,12 @@ def learns(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def anchor(x: Tensor, module: nn.Module) -> Tensor:
-    """An empty tensor that requires grad if the module learns: it keeps the autograd function in the graph.
+def anchor(x: Tensor, learning: bool) -> Tensor:
+    """An empty tensor that requires grad if `learning`: it keeps an autograd function in the graph.
 
-    The function has no parameter among its inputs, and x alone may not require grad.
+    For functions that have no parameter among their inputs, where x alone may not require grad.
     """
-    return torch.empty(0, device=x.device, requires_grad=learns(module))
+    return torch.empty(0, device=x.device, requires_grad=learning)
 
 
 class _Recompute(torch.autograd.Function):
@@ -133,6 +134,7 @@ class _Recompute(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
         x = x.detach().requires_grad_(ctx.needs_input_grad[2])
@@ -150,4 +152,4 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or learns(module)):
         return function(x)
-    return _Recompute.apply(function, module, x, anchor(x, module))
+    return _Recompute.apply(function, module, x, anchor(x, learns(module)))

@@ -107,7 +107,7 @@ class R2Plus1D(nn.Module):
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w).
+        """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
 
         t is L, and h, w are H/2, W/2, divided by the strides of the stages and rounded up.
         """
@@ -116,7 +116,7 @@ class R2Plus1D(nn.Module):
         y = self.stem(x)
         for name in self.stage_names:
             y = getattr(self, name)(y)
-        return y
+        return y.to(x.dtype)
 
     def pool(self, y: Tensor) -> Tensor:
         """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""

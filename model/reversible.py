@@ -1,0 +1,244 @@
+"""A stage of residual branches F_0 .. F_{n-1}, its activations recomputed from its output and never stored.
+
+One recurrence with one coefficient beta, 0 <= beta <= 1, takes the stage input x_{-1} = x_0 to the output y:
+
+    z_i = (1 - beta) x_i + beta x_{i-1} + psi(F_i(x_i)),   x_{i+1} = phi(z_i)
+    y = (x_n + beta x_{n-1}) / (1 + beta)
+
+Pre-activation networks (Swin, ViT): phi and psi are the identity. Post-activation networks (ResNet, R(2+1)D),
+where a ReLU follows the addition: phi is a leaky ReLU of negative slope beta, psi one of slope 1 - beta. So
+beta = 0 is the original network, exactly, and beta = 1 is Re2TAL (C. Zhao et al., CVPR 2023): each skip
+connection jumps one more branch. In between lies the path of Dr2Net (C. Zhao et al., CVPR 2024). The inverse:
+
+    x_{i-1} = (z_i - (1 - beta) x_i - psi(F_i(x_i))) / beta,   z_i = phi^-1(x_{i+1})
+
+The backward pass walks it with two states in hand and runs one branch at a time. We depart from both papers
+in this: one coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y
+are kept instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`,
+where the inverse would lose too many digits, the same function keeps the input of every branch
+(checkpointing).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .recompute import CallState, anchor, learns, recorded_call
+
+# Largest relative error accepted in a reconstructed state, by the dtype that the branches compute in.
+# float32: gradients then agree with plain autograd to about 1e-5. Lower precision: one rounding of the
+# branch itself.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One residual branch: a function that keeps the shape, and the module whose parameters it uses."""
+
+    function: Callable[[Tensor], Tensor]
+    module: nn.Module
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the first floating-point parameter; None if there is none."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """F(x), computed in the dtype of the parameters."""
+        return self.function(x if self.dtype is None else x.to(self.dtype))
+
+
+def _leaky(z: Tensor, slope: float) -> Tensor:
+    """z where positive, slope * z elsewhere; exactly ReLU at 0 and the identity at 1."""
+    if slope == 1:
+        return z
+    return F.relu(z) if slope == 0 else F.leaky_relu(z, slope)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """The arithmetic of one step, forward and back, on states: (n, D, ...), float32 or float64."""
+
+    beta: float
+    post_activation: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta: got {self.beta}, want 0 <= beta <= 1 (0: original network, 1: Re2TAL)")
+
+    def branch(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """psi(F(x)), in the dtype of x."""
+        y = function(x)
+        return (_leaky(y, 1 - self.beta) if self.post_activation else y).to(x.dtype)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """phi(z)."""
+        return _leaky(z, self.beta) if self.post_activation else z
+
+    def activate_backward(self, after: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient for z from that for after = phi(z), which has the sign of z."""
+        if not self.post_activation or self.beta == 1:
+            return gradient
+        return torch.where(after > 0, gradient, self.beta * gradient)
+
+    def advance(self, before: Tensor, now: Tensor, branch: Tensor) -> Tensor:
+        """x_{i+1} from x_{i-1}, x_i and psi(F_i(x_i))."""
+        if self.beta == 0:
+            mixed = now
+        else:
+            mixed = before if self.beta == 1 else (1 - self.beta) * now + self.beta * before
+        return self.activate(mixed + branch)
+
+    def retreat(self, now: Tensor, after: Tensor, branch: Tensor) -> Tensor:
+        """x_{i-1} from x_i, x_{i+1} and psi(F_i(x_i)); beta > 0."""
+        if self.beta == 1:
+            return after - branch
+        z = torch.where(after > 0, after, after / self.beta) if self.post_activation else after
+        return (z - (1 - self.beta) * now - branch) / self.beta
+
+    def join(self, before: Tensor, last: Tensor) -> Tensor:
+        """The stage output from x_{n-1} and x_n."""
+        return last if self.beta == 0 else (last + self.beta * before) / (1 + self.beta)
+
+    def split(self, output: Tensor, last: Tensor) -> Tensor:
+        """x_{n-1} from the stage output and x_n; beta > 0."""
+        return ((1 + self.beta) * output - last) / self.beta
+
+
+def smallest_beta(num_branches: int, dtype: torch.dtype, *, post_activation: bool = False) -> float:
+    """The smallest beta whose inverse stays within TOLERANCE; `dtype` is that of the branches.
+
+    The inverse multiplies an error by 1 / beta per branch, and once more where phi^-1 divides by beta. The
+    error starts as e_0, one rounding of a float32 state. A branch in low precision makes sqrt(e_0 * ulp) of
+    it: a share e_0 / ulp of its values rounds the other way, by one ulp each. So we ask 2 e_0 * beta^-p <=
+    tolerance, where p counts the divisions and the 2 stands for the roundings on the way.
+    """
+    ulp = torch.finfo(dtype).eps
+    rounding = torch.finfo(torch.promote_types(dtype, torch.float32)).eps / 2
+    error = 2 * (rounding if ulp < 1e-6 else math.sqrt(rounding * ulp))
+    divisions = 2 * num_branches - 1 if post_activation else num_branches
+    return (error / TOLERANCE[dtype]) ** (1 / max(divisions, 1))
+
+
+def working_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
+    """The least precise dtype in which the branches will compute: autocast's, or that of their parameters."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    found = [branch.dtype for branch in branches if branch.dtype is not None]
+    return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=x.dtype)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    rule: Recurrence
+    branches: Sequence[Branch]
+    invert: bool
+    on_error: Callable[[Tensor], None] | None
+
+    def first_to_learn(self) -> int:
+        return next(i for i, branch in enumerate(self.branches) if learns(branch.module))
+
+    def run(self, x: Tensor) -> Tensor:
+        before = now = x
+        for branch in self.branches:
+            before, now = now, self.rule.advance(before, now, self.rule.branch(branch, now))
+        return self.rule.join(before, now)
+
+
+class _Reversible(torch.autograd.Function):
+    """Keeps (x_n, y) if `stage.invert`, else x_0 .. x_n. Parameters are no inputs: see model/recompute.py."""
+
+    @staticmethod
+    def forward(ctx, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
+        states, calls = [x, x], []  # x_{-1}, x_0
+        for branch in stage.branches:
+            y, call = recorded_call(partial(stage.rule.branch, branch), states[-1])
+            calls.append(call)
+            states.append(stage.rule.advance(states[-2], states[-1], y))
+            if stage.invert:
+                del states[0]
+        output = stage.rule.join(states[-2], states[-1])
+        ctx.stage, ctx.calls = stage, calls
+        ctx.save_for_backward(*((states[-1], output) if stage.invert else states[1:]))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        first = 0 if ctx.needs_input_grad[1] else ctx.stage.first_to_learn()
+        return None, _walk_back(ctx.stage, ctx.calls, ctx.saved_tensors, gradient, first), None
+
+
+def _branch_backward(
+    rule: Recurrence, branch: Branch, call: CallState, x: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Run the branch again at x, with a graph, and go back through it: psi(F(x)), and the gradient for x."""
+    x = x.detach().requires_grad_()
+    with call.again(branch.module):
+        y = rule.branch(branch, x)
+    if y.requires_grad:
+        y.backward(gradient)
+    return y.detach(), x.grad
+
+
+def _walk_back(
+    stage: _Stage, calls: list[CallState], saved: Sequence[Tensor], gradient: Tensor, first: int
+) -> Tensor:
+    """From the last branch back to branch `first`; returns the gradient for the stage input."""
+    rule, beta = stage.rule, stage.rule.beta
+    after = saved[0] if stage.invert else saved[-1]
+    now = rule.split(saved[1], after) if stage.invert else saved[-2]
+    d_after, d_now = gradient / (1 + beta), gradient * (beta / (1 + beta))
+    for i in reversed(range(first, len(stage.branches))):
+        d_z = rule.activate_backward(after, d_after)
+        y, d_branch = _branch_backward(rule, stage.branches[i], calls[i], now, d_z)
+        d_after, d_now = d_now + (1 - beta) * d_z, beta * d_z
+        if d_branch is not None:
+            d_after = d_after + d_branch
+        before = rule.retreat(now, after, y) if stage.invert else saved[max(i - 1, 0)]
+        after, now = now, before
+    if stage.invert and first == 0 and stage.on_error is not None:
+        # Both are the stage input now, but `now` went through one more division.
+        stage.on_error(torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after))
+    return d_after + d_now
+
+
+def run_stage(
+    branches: Sequence[Branch],
+    x: Tensor,
+    *,
+    beta: float,
+    post_activation: bool = False,
+    invert: bool | None = None,
+    on_error: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
+
+    invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
+    inverts if beta >= smallest_beta. `on_error` gets, after each inverted backward, the relative error with
+    which the stage input was reconstructed: a scalar on the device of x (to read it is to wait for the
+    device). Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
+    """
+    rule = Recurrence(beta, post_activation)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if not branches:
+        return x
+    if invert is None:
+        dtype = working_dtype(branches, x)
+        invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
+    if invert and beta == 0:
+        raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
+    stage = _Stage(rule, branches, invert, on_error)
+    learning = any(learns(branch.module) for branch in branches)
+    if not torch.is_grad_enabled() or not (x.requires_grad or learning):
+        return stage.run(x)
+    return _Reversible.apply(stage, x, anchor(x, learning))

@@ -1,0 +1,210 @@
+"""A residual network with weights -> the same parameters in a reversible network.
+
+Each stage becomes one recurrence (model/reversible.py) over the branches of its blocks. A block that
+changes the shape is a transition: an ordinary residual, phi(shortcut(x) + psi(F(x))), recomputed in the
+backward pass, as is the stem. No parameter is touched: same names, same tensors, same state_dict; beta is
+an attribute, not a buffer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .recompute import recompute
+from .reversible import Branch, Recurrence, run_stage
+
+
+@dataclass(frozen=True)
+class Rewired:
+    """What became of one module."""
+
+    name: str  # as in the state_dict
+    kind: str  # "reversible", "transition", "recomputed" (all of it, as the stem) or "plain"
+    num_branches: int
+    reason: str
+
+
+class Recomputed(nn.Sequential):
+    """A sequence that keeps its input alone and runs again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Sequential."""
+        return recompute(super().forward, self, x)
+
+
+class RewiredStage(nn.Sequential):
+    """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
+
+    `stored` names the transitions that keep their activations. `invert` is that of `run_stage`.
+    `reconstruction_error` holds, after a backward pass that inverted, the relative error of the last
+    reconstructed run (a scalar tensor), else None.
+    """
+
+    def __init__(
+        self, blocks: OrderedDict[str, nn.Module], *, beta: float, stored: frozenset[str] = frozenset()
+    ) -> None:
+        super().__init__(blocks)
+        self.beta = beta
+        self.stored = stored
+        self.invert: bool | None = None
+        self.reconstruction_error: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, D, ...). Returns the stage output in float32 (float64 if x is)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        for names in _runs(self):
+            blocks = [self.get_submodule(name) for name in names]
+            if _changes_shape(blocks[0]):
+                x = self._transition(blocks[0], x, names[0] in self.stored)
+            else:
+                x = self._recurrence(blocks, x)
+        return x
+
+    def _recurrence(self, blocks: list[nn.Module], x: Tensor) -> Tensor:
+        return run_stage(
+            branches_of(blocks),
+            x,
+            beta=self.beta,
+            post_activation=blocks[0].post_activation,
+            invert=self.invert,
+            on_error=self._note_error,
+        )
+
+    def _transition(self, block: nn.Module, x: Tensor, stored: bool) -> Tensor:
+        function = partial(_residual, Recurrence(self.beta, block.post_activation), block)
+        return function(x) if stored else recompute(function, block, x)
+
+    def _note_error(self, error: Tensor) -> None:
+        self.reconstruction_error = error
+
+
+def branches_of(blocks: list[nn.Module]) -> list[Branch]:
+    """The branches of all blocks, in order, each with the block that owns its parameters."""
+    return [Branch(function, block) for block in blocks for function in block.branches]
+
+
+def _changes_shape(block: nn.Module) -> bool:
+    return block.downsample is not None
+
+
+def _runs(blocks: nn.Sequential) -> list[list[str]]:
+    """Names: each transition alone, and the longest runs of blocks between them."""
+    runs: list[list[str]] = []
+    alone = True
+    for name, block in blocks.named_children():
+        if alone or _changes_shape(block):
+            runs.append([])
+        runs[-1].append(name)
+        alone = _changes_shape(block)
+    return runs
+
+
+def _residual(rule: Recurrence, block: nn.Module, x: Tensor) -> Tensor:
+    """The transition: phi(shortcut(x) + psi(F(x))) in the dtype of x."""
+    (branch,) = branches_of([block])
+    shortcut = Branch(block.downsample, block)
+    return rule.activate(rule.branch(branch, x) + shortcut(x).to(x.dtype))
+
+
+def _check_stage(name: str, stage: nn.Module) -> None:
+    if isinstance(stage, RewiredStage):
+        raise ValueError(f"rewire: {name} is rewired already; set_beta changes its coefficient")
+    if not isinstance(stage, nn.Sequential):
+        raise ValueError(f"rewire: {name} is a {type(stage).__name__}, want an nn.Sequential of blocks")
+    for child, block in stage.named_children():
+        where = f"rewire: {name}.{child} is a {type(block).__name__}"
+        missing = [a for a in ("branches", "downsample", "post_activation") if not hasattr(block, a)]
+        if missing:
+            raise ValueError(
+                f"{where} without {', '.join(missing)}: not known to be residual; give it these attributes "
+                "(see BasicBlock in model/backbones/r2plus1d.py) or leave the network plain"
+            )
+        if _changes_shape(block) and len(block.branches) != 1:
+            raise ValueError(f"{where} that changes the shape with {len(block.branches)} branches, want 1")
+    if len({block.post_activation for block in stage}) > 1:
+        raise ValueError(f"rewire: {name} mixes blocks that activate after the addition with others")
+
+
+def _check_network(network: nn.Module) -> None:
+    where = f"rewire: {type(network).__name__}"
+    if not hasattr(network, "stage_names"):
+        raise ValueError(f"{where} does not say which of its modules are residual stages, want `stage_names`")
+    for name, child in network.named_children():
+        if name in network.stage_names:
+            _check_stage(name, child)
+        elif not isinstance(child, nn.Sequential):
+            raise ValueError(f"{where}.{name} is a {type(child).__name__}: neither a stage nor a sequence")
+
+
+def _rows(name: str, stage: RewiredStage) -> Iterator[Rewired]:
+    for child, block in stage.named_children():
+        number = len(block.branches)
+        if not _changes_shape(block):
+            yield Rewired(f"{name}.{child}", "reversible", number, "keeps its shape")
+        elif child in stage.stored:
+            yield Rewired(f"{name}.{child}", "transition", number, "changes the shape; activations stored")
+        else:
+            yield Rewired(f"{name}.{child}", "transition", number, "changes the shape; recomputed")
+
+
+def rewire(network: nn.Module, *, beta: float = 1.0, stored: Collection[str] = ()) -> list[Rewired]:
+    """Make a prepared network reversible, in place; says what became of every block.
+
+    network: has `stage_names`, its nn.Sequential stages of residual blocks (BasicBlock in
+        model/backbones/r2plus1d.py shows what a block offers), and other nn.Sequential children, like a stem.
+    stored: names of transitions ("layer4.0") or other children ("stem") that keep their activations instead
+    of
+        running again: faster, and free of charge where the peak lies elsewhere in the backward pass.
+    Raises ValueError, with the network as it was, if it holds a module not known to be residual.
+    """
+    _check_network(network)
+    Recurrence(beta)
+    replaced: dict[str, nn.Sequential] = {}
+    table: list[Rewired] = []
+    for name, child in network.named_children():
+        children = OrderedDict(child.named_children())
+        if name in network.stage_names:
+            kept = {other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}.")}
+            replaced[name] = RewiredStage(children, beta=beta, stored=frozenset(kept))
+            table.extend(_rows(name, replaced[name]))
+        elif name in stored:
+            table.append(Rewired(name, "plain", 0, "not a residual stage; activations stored"))
+        else:
+            replaced[name] = Recomputed(children)
+            table.append(Rewired(name, "recomputed", 0, "not a residual stage; recomputed"))
+    _check_stored(stored, table)
+    for name, module in replaced.items():
+        setattr(network, name, module.train(getattr(network, name).training))
+    return table
+
+
+def _check_stored(stored: Collection[str], table: list[Rewired]) -> None:
+    known = [row.name for row in table if row.kind != "reversible"]
+    for name in stored:
+        if name not in known:
+            raise ValueError(f"rewire: stored: got {name!r}, want some of {', '.join(known)}")
+
+
+def set_beta(network: nn.Module, beta: float) -> None:
+    """Set the coefficient of every rewired stage in `network`, from the next forward pass on.
+
+    Raises ValueError if beta is outside [0, 1] or the network has no rewired stage.
+    """
+    Recurrence(beta)
+    stages = [module for module in network.modules() if isinstance(module, RewiredStage)]
+    if not stages:
+        raise ValueError(f"set_beta: {type(network).__name__} has no rewired stage; call rewire first")
+    for stage in stages:
+        stage.beta = beta
+
+
+def describe(table: list[Rewired]) -> str:
+    """The table that `rewire` returned as aligned lines of text."""
+    width = max(len(row.name) for row in table)
+    return "\n".join(f"{r.name:<{width}}  {r.kind:<10}  {r.num_branches}  {r.reason}" for r in table)
