@@ -1,0 +1,293 @@
+"""Settings and ds_config.json make a DeepSpeed engine; the only file that imports deepspeed.
+
+`deepspeed` is imported when first needed: it takes seconds, and much of the project needs none of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing here unpickles
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from model.recompute import RngState
+from train.optimizer import (
+    OptimizerSettings,
+    deepspeed_dict,
+    has_compiler,
+    lr_factor,
+    parameter_groups,
+    read_ds_config,
+)
+
+__all__ = [
+    "OptimizerSettings",
+    "agree",
+    "barrier",
+    "build_engine",
+    "full_state_dict",
+    "learning_rates",
+    "load_state",
+    "log_scalars",
+    "rank",
+    "read_ds_config",
+    "save_state",
+    "start_process_group",
+    "stop_process_group",
+    "world_size",
+]
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
+STATE_FILE = "state.json"
+
+
+def _deepspeed():
+    """Import DeepSpeed, on the accelerator torch has, with what it compiles with in reach."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    beside_python = Path(sys.executable).parent
+    if shutil.which("ninja") is None and (beside_python / "ninja").exists():
+        os.environ["PATH"] = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
+    if os.environ.get("DS_ACCELERATOR") == "cpu" and not has_compiler():
+        raise ValueError(
+            "C++ compiler: g++ or ninja is missing, and DeepSpeed builds its CPU communication with them; "
+            "install both (Debian, Ubuntu: apt-get install g++ ninja-build)"
+        )
+    # DeepSpeed calls collectives that torch has renamed; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    import deepspeed
+
+    return deepspeed
+
+
+# -------------------------------------------------------------------------------------------- processes
+
+
+def rank() -> int:
+    """Number of this process, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agree(flag: bool) -> bool:
+    """Whether the flag is set on any rank; all ranks call it and get the same answer."""
+    if world_size() == 1:
+        return bool(flag)
+    flags = torch.tensor(float(bool(flag)), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags.item())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _complete_launch_variables() -> None:
+    """Set the launcher's variables for a single process; without them DeepSpeed looks for MPI and dies."""
+    missing = [name for name in LAUNCH_VARIABLES if name not in os.environ]
+    if not missing:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"launch: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} are not set; start "
+            "with `deepspeed train/main.py ...` or `torchrun --nproc_per_node N train/main.py ...`"
+        )
+    single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update(single | {"MASTER_PORT": str(_free_port())})
+
+
+def start_process_group(device: torch.device | str) -> torch.device:
+    """Join the launcher's processes, or be the only one; gloo on the CPU, NCCL on GPUs.
+
+    Returns this process's device: `cuda:LOCAL_RANK` for "cuda", else the device itself.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    deepspeed = _deepspeed()
+    _complete_launch_variables()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
+
+
+def stop_process_group() -> None:
+    """Leave together: a process that just exits can take the others down with it."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+# ----------------------------------------------------------------------------------------------- engine
+
+
+def build_engine(
+    network: nn.Module,
+    settings: OptimizerSettings,
+    *,
+    ds_config: dict[str, Any],
+    total_steps: int,
+    device: torch.device | None = None,
+):
+    """A DeepSpeed engine around `network`, whose `encoder` and `detector` are the two learning-rate groups.
+
+    Use: `loss = engine(...)`, `engine.backward(loss)` once per micro step, `engine.step()`. total_steps:
+    optimizer steps of the whole run, the length of the schedule. All processes call it, after
+    `start_process_group`; a single one may leave that to this function (device: as there).
+    """
+    deepspeed = _deepspeed()
+    if not dist.is_initialized():
+        start_process_group(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = deepspeed_dict(settings, ds_config)
+    factor = lr_factor(settings, total_steps)
+    engine, *_ = deepspeed.initialize(
+        model=network,
+        model_parameters=parameter_groups(network, settings),
+        config=config,
+        lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
+        dist_init_required=False,
+    )
+    engine.checkpoint_engine.load = _load_safely
+    return engine
+
+
+def learning_rates(engine) -> dict[str, float]:
+    """The rate of the next step by group name."""
+    return {group["name"]: group["lr"] for group in engine.optimizer.param_groups}
+
+
+def log_scalars(engine, step: int, values: dict[str, float]) -> None:
+    """Write numbers to the monitors that ds_config.json switches on (TensorBoard); rank 0 writes."""
+    if engine.monitor.enabled:
+        engine.monitor.write_events([(name, float(value), step) for name, value in values.items()])
+
+
+# ------------------------------------------------------------------------------------------------ state
+
+
+def _safe_classes() -> list[Any]:
+    """What DeepSpeed's checkpoints hold besides tensors and plain containers."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
+
+
+def _load_safely(path, map_location=None):
+    """Stands in for DeepSpeed's own load, which would run any code that a file carries."""
+    try:
+        with torch.serialization.safe_globals(_safe_classes()):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and settings or is damaged ({reason}); resume from "
+            "another checkpoint"
+        ) from None
+
+
+def _layout(engine) -> dict[str, Any]:
+    """What a saved state depends on: it is cut into pieces by rank and stage."""
+    return {
+        "processes": world_size(),
+        "zero_stage": engine.zero_optimization_stage(),
+        "bf16": engine.bfloat16_enabled(),
+    }
+
+
+def _rng_file(folder: Path) -> Path:
+    return folder / f"rng_{rank():05d}.safetensors"
+
+
+def save_state(engine, folder: str | Path, client_state: dict[str, Any]) -> None:
+    """Write all that a run needs to go on: parameters, optimizer, schedule, step counters, random generators.
+
+    client_state: plain values of the caller's own (JSON). Every rank calls it with the same folder, which it
+    fills; write into a temporary folder and rename it, so that half a state is never taken for a whole one.
+    """
+    folder = Path(folder)
+    engine.save_checkpoint(str(folder), tag=STATE_TAG)
+    rng = RngState.capture(torch.device(engine.device))
+    save_file({"cpu": rng.cpu} | ({"cuda": rng.cuda} if rng.cuda is not None else {}), _rng_file(folder))
+    if rank() == 0:
+        state = {"layout": _layout(engine), "client_state": client_state}
+        (folder / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    barrier()
+
+
+def load_state(engine, folder: str | Path) -> dict[str, Any]:
+    """Bring a fresh engine to where `save_state` left off; returns the client_state.
+
+    Bitwise: the steps that follow are those of the run that did not stop (with DeepSpeed's Adam for CPUs they
+    differ by some 3e-7). Nothing in the files is executed. Every rank calls it. ValueError if the folder
+    holds no state, or one saved by another number of processes, ZeRO stage or precision.
+    """
+    folder = Path(folder)
+    try:
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        saved, client_state = state["layout"], state["client_state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder}: no training state in it; want a folder with {STATE_FILE}") from None
+    layout = _layout(engine)
+    if saved != layout:
+        raise ValueError(
+            f"{folder}: saved with {saved}, now {layout}; resume with what it was saved with, or start a new "
+            "run from its weights"
+        )
+    path, _ = engine.load_checkpoint(str(folder), tag=STATE_TAG)
+    if path is None:
+        raise ValueError(
+            f"{folder}: DeepSpeed finds no state under {STATE_TAG}/; resume from another checkpoint"
+        )
+    rng = load_file(_rng_file(folder))
+    RngState(torch.device(engine.device), rng["cpu"], rng.get("cuda")).restore()
+    return client_state
+
+
+def _full_value(value: Tensor) -> Tensor:
+    """One whole tensor on the CPU: float32 from the optimizer's master copy if there is one."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    whole = safe_get_full_fp32_param(value) if value.requires_grad else None
+    if whole is None:
+        with GatheredParameters([value], enabled=hasattr(value, "ds_id")):
+            whole = value.detach().cpu().clone()
+    return whole.to("cpu", torch.float32 if whole.is_floating_point() else whole.dtype).contiguous()
+
+
+def full_state_dict(engine) -> dict[str, Tensor]:
+    """The network's whole state_dict on the CPU, floating point in float32, for any ZeRO stage and precision.
+
+    Every rank calls it, and every rank gets it.
+    """
+    return {name: _full_value(value) for name, value in engine.module.state_dict(keep_vars=True).items()}

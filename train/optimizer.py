@@ -1,0 +1,180 @@
+"""What decides the numbers of a step: AdamW's settings and schedule, and how they join ds_config.json.
+
+Who says what: batch size, learning rates, optimizer and clipping are settings; ZeRO, offload, precision and
+monitors are ds_config.json. Every key that decides a number is written, for DeepSpeed's silent defaults are
+not neutral: it clips gradients at norm 1 unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+DS_CONFIG = Path(__file__).resolve().parents[1] / "ds_config.json"
+OURS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "optimizer",
+    "scheduler",
+    "gradient_clipping",
+)
+MECHANICS = (
+    "zero_optimization",
+    "bf16",
+    "zero_force_ds_cpu_optimizer",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "communication_data_type",
+    "data_types",
+    "tensorboard",
+    "csv_monitor",
+    "wandb",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "dump_state",
+    "comms_logger",
+    "flops_profiler",
+)
+
+
+class OptimizerSettings(BaseModel):
+    """AdamW on two groups of parameters, with warmup and a schedule over the whole run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # highest learning rate of the encoder; pretrained, so far below the detector's
+    encoder_lr: float = Field(default=5e-7, ge=0)
+    # highest learning rate of the detector
+    detector_lr: float = Field(default=5e-4, ge=0)
+    # decoupled weight decay, both groups
+    weight_decay: float = Field(default=1e-4, ge=0)
+    # decay of the running means of the gradient and of its square
+    betas: tuple[float, float] = (0.9, 0.999)
+    # added to the root of the mean square; larger is steadier where gradients are tiny
+    eps: float = Field(default=1e-8, gt=0)
+    # optimizer steps over which the rates rise from lr / warmup_steps to lr; 0 starts at lr
+    warmup_steps: int = Field(default=0, ge=0)
+    # after the warmup: fall to 0 along half a cosine, or stay
+    schedule: Literal["cosine", "constant"] = "cosine"
+    # largest norm of the gradient over all parameters; 0 does not clip
+    gradient_clip: float = Field(default=1.0, ge=0)
+    # micro steps whose gradients are averaged into one optimizer step
+    accumulation_steps: int = Field(default=1, ge=1)
+    # videos per rank and micro step; the global batch is batch_size x accumulation_steps x ranks
+    batch_size: int = Field(default=1, ge=1)
+    # with optimizer offload: DeepSpeed's Adam for CPUs (fast; a resumed run differs by 3e-7), else torch's
+    cpu_adam: bool = True
+
+
+def has_compiler() -> bool:
+    """Whether DeepSpeed can build its C++ operations here."""
+    return shutil.which(os.environ.get("CXX", "c++")) is not None and shutil.which("ninja") is not None
+
+
+def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:
+    """The DeepSpeed settings of a file, checked: unknown keys are errors (DeepSpeed would ignore them).
+
+    path: None is the ds_config.json beside the packages.
+    """
+    path = DS_CONFIG if path is None else path
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; copy ds_config.json from the repository") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); compare it with ds_config.json") from None
+    try:
+        check_ds_config(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
+
+
+def check_ds_config(config: Any) -> None:
+    """Raise ValueError unless `config` holds DeepSpeed mechanics that LeanTAD supports, and nothing else."""
+    if not isinstance(config, dict):
+        raise ValueError(f"got {type(config).__name__}, want one JSON object")
+    for key in config:
+        if key in OURS:
+            raise ValueError(f"{key}: set by LeanTAD's settings (optimizer.*); remove it here")
+        if key in ("fp16", "torch_autocast"):
+            raise ValueError(f"{key}: not supported; use bf16, or neither for float32")
+        if key not in MECHANICS:
+            close = difflib.get_close_matches(key, MECHANICS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(MECHANICS)}"
+            raise ValueError(f"{key}: unknown DeepSpeed setting; {hint}")
+    if config.get("bf16", {}).get("enabled") and zero_stage(config) == 0:
+        # Measured with DeepSpeed 0.19.8: updates are off by 26 to 30 %.
+        raise ValueError(
+            "bf16 with zero_optimization.stage 0 trains wrongly in DeepSpeed; use stage 1 or higher"
+        )
+
+
+def zero_stage(config: dict[str, Any]) -> int:
+    """0: no partitioning; 1: optimizer state; 2: and gradients; 3: and parameters."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _offloads(config: dict[str, Any]) -> bool:
+    target = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return target.get("device", "none") != "none"
+
+
+def deepspeed_dict(settings: OptimizerSettings, ds_config: dict[str, Any]) -> dict[str, Any]:
+    """The whole DeepSpeed configuration: `ds_config` and everything that `settings` decide."""
+    check_ds_config(ds_config)
+    use_cpu_adam = _offloads(ds_config) and settings.cpu_adam and has_compiler()
+    adam = {
+        "lr": settings.detector_lr,  # each group brings its own
+        "betas": list(settings.betas),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+    # torch's AdamW needs nothing compiled; without it DeepSpeed builds a fused one, on GPUs with nvcc.
+    chosen = {"adam_w_mode": True} if use_cpu_adam else {"torch_adam": True}
+    return {
+        **ds_config,
+        "train_micro_batch_size_per_gpu": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation_steps,
+        "gradient_clipping": settings.gradient_clip,
+        "optimizer": {"type": "AdamW", "params": adam | chosen},
+    }
+
+
+def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The trainable parameters of `network.encoder` and `network.detector`, each with its learning rate."""
+    rates = {"encoder": settings.encoder_lr, "detector": settings.detector_lr}
+    others = [n for n, p in network.named_parameters() if p.requires_grad and n.split(".")[0] not in rates]
+    assert not others, f"trainable parameters outside encoder and detector: {others[:3]}"
+    groups = []
+    for name, lr in rates.items():
+        parameters = [p for p in getattr(network, name).parameters() if p.requires_grad]
+        if parameters:
+            groups.append({"params": parameters, "lr": lr, "name": name})
+    return groups
+
+
+def lr_factor(settings: OptimizerSettings, total_steps: int) -> Callable[[int], float]:
+    """Share of the highest learning rate at each optimizer step (the first is 0).
+
+    The warmup's first step is 1 / warmup_steps, not 0: a step at rate 0 is a batch thrown away.
+    """
+    warmup, falls = settings.warmup_steps, settings.schedule == "cosine"
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return 0.5 * (1.0 + math.cos(math.pi * progress)) if falls else 1.0
+
+    return factor
