@@ -38,7 +38,9 @@ def parse_tiou(text: str) -> tuple[tuple[float, ...], str]:
         if ":" in spec:
             start, step, end = (float(part) for part in spec.split(":"))
             count = int((end - start) / step + 1e-6) + 1
-            values = [round(start + step * i, 10) for i in range(min(count, MAX_THRESHOLDS))]
+            if not 1 <= count <= MAX_THRESHOLDS:
+                raise ValueError
+            values = [round(start + step * i, 10) for i in range(count)]
         else:
             values = [float(part) for part in spec.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -103,6 +103,9 @@ def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSet
     scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
     flat = scores.ravel()
     enough = np.flatnonzero(flat >= settings.min_score)
+    if len(enough) > settings.pre_top:  # a full sort of P * K scores would take most of the time
+        least = np.partition(flat[enough], -settings.pre_top)[-settings.pre_top]
+        enough = enough[flat[enough] >= least]
     best = enough[np.argsort(-flat[enough], kind="stable")[: settings.pre_top]]
     proposal, label = np.divmod(best, scores.shape[1])
     return Candidates(seconds[proposal], label, flat[best])

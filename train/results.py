@@ -101,7 +101,8 @@ def read_truth(
     """The ground truth of one subset: (videos by key, the subset's name).
 
     location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
-    one that `hint` (the detections' own word) names, or the only one; ValueError listing them if there are more.
+    one that `hint` (the detections' own word) names, or the only one; ValueError listing them if there are
+    more.
     """
     path = Path(location)
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
