@@ -1,0 +1,199 @@
+"""Checkpoints on disk: whole or absent, readable without DeepSpeed, refused by another model.
+
+    checkpoints/step_000120/model.safetensors    every tensor of the network, float32
+                            settings.yaml        the run's resolved settings
+                            classes.json         class names, in the order of the scores
+                            progress.json        where the run stood
+                            resume/              what only going on needs (train.engine.save_state)
+    checkpoints/last, checkpoints/best           links to such folders
+
+The first three files are all that evaluation and prediction read. A folder is filled under a temporary name,
+flushed to disk and renamed; then the links move, each in one step. Killed at any moment, a run finds `last`
+and `best` pointing at whole checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from train.engine import barrier, rank
+
+WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
+RESUME = "resume"
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make `link` a link to the neighbour `target`, in one step."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+    _flush(link.parent)
+
+
+def _free_name(checkpoints: Path, step: int) -> str:
+    """step_000120, or step_000120-2 if one of that step is there, which stays until the links have moved."""
+    name = f"step_{step:06d}"
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(name for name in names if not (checkpoints / name).exists())
+
+
+def _prune(checkpoints: Path) -> None:
+    """Remove checkpoints that no link points at, and what killed runs left half-written."""
+    keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
+    for folder in [*checkpoints.glob("step_*"), *checkpoints.glob(".step_*.tmp")]:
+        if folder.name not in keep:
+            shutil.rmtree(folder)
+
+
+def fill_weights(
+    folder: Path, *, state: dict[str, Tensor], settings: dict[str, Any], classes: Sequence[str]
+) -> None:
+    """Write the three files of a weights folder into an existing (temporary) folder."""
+    save_file(state, folder / WEIGHTS)
+    (folder / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / CLASSES).write_text(json.dumps(list(classes)), encoding="utf-8")
+
+
+def write_checkpoint(
+    run: Path,
+    step: int,
+    *,
+    state: dict[str, Tensor],
+    settings: dict[str, Any],
+    classes: Sequence[str],
+    progress: dict[str, Any],
+    save_resume: Callable[[Path], None] | None = None,
+    is_best: bool = False,
+) -> Path:
+    """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
+
+    state: the whole network, see `train.engine.full_state_dict`. settings, progress: plain values.
+    save_resume: called on every rank with the folder to put its part of the training state into.
+    All ranks call it; rank 0 writes the rest. Returns the checkpoint's folder.
+    """
+    checkpoints = Path(run) / "checkpoints"
+    name = _free_name(checkpoints, step)
+    temporary = checkpoints / f".{name}.tmp"
+    barrier()  # every rank has seen the name before rank 0 makes a folder of it
+    if rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / RESUME).mkdir(parents=True)
+        fill_weights(temporary, state=state, settings=settings, classes=classes)
+        (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
+    barrier()
+    if save_resume is not None:
+        save_resume(temporary / RESUME)
+    barrier()
+    if rank() == 0:
+        _flush_tree(temporary)
+        os.rename(temporary, checkpoints / name)
+        if is_best:
+            _point(checkpoints / "best", name)
+        _point(checkpoints / "last", name)
+        _prune(checkpoints)
+    barrier()
+    return checkpoints / name
+
+
+# ----------------------------------------------------------------------------------------------- reading
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; want a folder that a run wrote under checkpoints/") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{path}: got a {type(value).__name__}, want a {kind.__name__}; use another checkpoint"
+        )
+    return value
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Where the run stood, as `write_checkpoint` was given it."""
+    return _read_json(Path(folder) / PROGRESS, dict)
+
+
+def read_classes(folder: Path) -> list[str]:
+    """The class names of a weights folder, in the order of the scores."""
+    return _read_json(Path(folder) / CLASSES, list)
+
+
+def check_classes(folder: Path, classes: Sequence[str]) -> None:
+    """ValueError unless the weights in `folder` were trained for these classes in this order."""
+    saved = read_classes(folder)
+    if saved == list(classes):
+        return
+    pairs = enumerate(zip(saved, classes, strict=False))
+    differ = next((i for i, (old, new) in pairs if old != new), min(len(saved), len(classes)))
+    old, new = (repr(names[differ]) if differ < len(names) else "none" for names in (saved, list(classes)))
+    raise ValueError(
+        f"{Path(folder) / CLASSES}: {len(saved)} classes, the data has {len(classes)}; number {differ} is "
+        f"{old} here and {new} there; use data with the classes the weights were trained for"
+    )
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a weights folder, on the CPU. Raises ValueError if the file is missing or cut."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; want a folder that a run wrote under checkpoints/")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else str(tuple(tensor.shape))
+
+
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Copy the weights of a folder into a network; every tensor must match by name and shape.
+
+    Raises ValueError, before anything is copied, naming the first tensor that does not match.
+    """
+    saved, wanted = read_weights(folder), network.state_dict()
+    missing = [name for name in wanted if name not in saved]
+    unexpected = [name for name in saved if name not in wanted]
+    reshaped = [n for n in wanted if n in saved and saved[n].shape != wanted[n].shape]
+    if missing or unexpected or reshaped:
+        name = [*reshaped, *missing, *unexpected][0]
+        raise ValueError(
+            f"{Path(folder) / WEIGHTS}: another network's weights: {name} is {_shape(saved.get(name))}, the "
+            f"network has {_shape(wanted.get(name))} ({len(reshaped)} of another shape, {len(missing)} missing, "
+            f"{len(unexpected)} unexpected); build the network from the {SETTINGS} beside it"
+        )
+    network.load_state_dict(saved)
