@@ -193,7 +193,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
         name = [*reshaped, *missing, *unexpected][0]
         raise ValueError(
             f"{Path(folder) / WEIGHTS}: another network's weights: {name} is {_shape(saved.get(name))}, the "
-            f"network has {_shape(wanted.get(name))} ({len(reshaped)} of another shape, {len(missing)} missing, "
-            f"{len(unexpected)} unexpected); build the network from the {SETTINGS} beside it"
+            f"network has {_shape(wanted.get(name))} ({len(reshaped)} of another shape, {len(missing)} "
+            f"missing, {len(unexpected)} unexpected); build the network from the {SETTINGS} beside it"
         )
     network.load_state_dict(saved)
