@@ -41,8 +41,7 @@ def area_under_interpolated_curve(precision: list[float], recall: list[float]) -
 
 
 def slow_class_ap(true: pd.DataFrame, detected: pd.DataFrame, tiou: tuple[float, ...]) -> list[float]:
-    # Of equal scores the last row first, as evaluate says.
-    detected = detected.iloc[::-1].sort_values("score", ascending=False, kind="stable")
+    detected = detected.sort_values("score", ascending=False, kind="stable")  # equal scores: file order
     taken = {threshold: set() for threshold in tiou}
     hits = {threshold: [] for threshold in tiou}
     for _, row in detected.iterrows():
