@@ -1,0 +1,258 @@
+"""What a video file really holds, found by decoding all of it; a damaged file is refused by reason.
+
+Times count from the first displayed frame, whatever time stamp the file gives it (annotation tools show
+that one as 0 s). Frame count, rate and duration come from the time stamps of decoded frames, never from the
+header.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import os
+import struct
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.sidedata.sidedata import Type
+
+# Decoders hand out frames in the order of display, but some AVI files swap the stamps of B-frames: the n-th
+# frame shown takes the n-th smallest stamp. H.264 and HEVC reorder 16 frames at most.
+REORDERED_FRAMES = 16
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+class Unreadable(ValueError):
+    """A video that cannot be used; `reason` is the message without the file's name."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a decoded video holds.
+
+    duration: exact seconds, the last frame's time on screen included. fps: frames per second of the time
+    stamps. width, height: pixels as stored. rotation: degrees counter-clockwise that turn the stored
+    picture upright.
+    aspect: width of a pixel over its height. steady: every frame lies within half a frame of k / fps.
+    transfer: "PQ" or "HLG" for high dynamic range, else None.
+    """
+
+    duration: Fraction
+    fps: Fraction
+    num_frames: int
+    width: int
+    height: int
+    rotation: int
+    aspect: Fraction
+    codec: str
+    pixels: str
+    steady: bool
+    transfer: str | None
+
+
+def probe(source: str | Path | bytes) -> Facts:
+    """Decode a file (or its bytes) whole and say what it holds. Raises Unreadable when it is damaged."""
+    reader = FrameReader(source)
+    for _ in reader:
+        pass
+    return reader.facts
+
+
+class FrameReader:
+    """Iterate once over (seconds from the first displayed frame, frame); then `facts` says what was seen.
+
+    Memory is constant: 16 decoded frames. Raises Unreadable, with what was decoded before, when the file
+    cannot be opened, holds no video, breaks off, or fails to decode.
+    """
+
+    def __init__(self, source: str | Path | bytes):
+        self.source = source
+        self.name = "video" if isinstance(source, bytes) else str(source)
+        self.rotation, self.aspect = 0, Fraction(1)  # as in Facts; known from the first frame on
+        self._count, self._seconds = 0, 0.0  # decoded so far
+        self._facts: Facts | None = None
+
+    @property
+    def facts(self) -> Facts:
+        assert self._facts is not None, "read the video to its end first"
+        return self._facts
+
+    def __iter__(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        with self.opened() as (container, stream):
+            clock = _Clock(rate_of(stream))
+            for stamp, frame in _in_order(self._decoded(container, stream)):
+                if not clock.count:
+                    first, opening = stamp, frame
+                    self._check_orientation(frame)
+                    self.rotation = frame.rotation % 360
+                    self.aspect = Fraction(stream.sample_aspect_ratio or 1)
+                time = stamp - first
+                if time < clock.last:
+                    raise self._refuse("time stamps jump back; remux the file, for example to mkv")
+                clock.add(time, Fraction(frame.duration or 0) * (frame.time_base or 0))
+                yield time, frame
+            if not clock.count:
+                raise self._refuse("no frame in it")
+            self._facts = _facts_of(clock, stream, opening, self)
+
+    def _refuse(self, reason: str) -> Unreadable:
+        done = f"decoded {self._count} frames ({self._seconds:.2f} s), then: " if self._count else ""
+        return Unreadable(self.name, done + reason)
+
+    def _check_orientation(self, frame: av.VideoFrame) -> None:
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        if matrix is not None:
+            a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+            if a * d - b * c < 0:
+                raise self._refuse("its picture is to be shown mirrored, which is not supported")
+        if frame.rotation % 90:
+            raise self._refuse(f"its picture is turned by {frame.rotation} degrees, want a right angle")
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        """The open container, without decoding, and its first video stream that is no cover picture."""
+        is_bytes = isinstance(self.source, bytes)
+        if not (len(self.source) if is_bytes else os.stat(self.source).st_size):
+            raise self._refuse("the file is empty (0 bytes)")
+        file = io.BytesIO(self.source) if is_bytes else str(self.source)
+        try:
+            container = av.open(file, options={"err_detect": "explode"}, metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise self._refuse(f"not a readable video: {error.strerror}") from None
+        with container:
+            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+            if not streams:
+                raise self._refuse("no video stream in it")
+            yield container, streams[0]
+
+    def _decoded(self, container, stream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        """(time stamp in seconds, frame) in the order of display, with every check that the file is whole."""
+        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.thread_count = 1  # the same frames on every machine; workers are processes
+        packets, reached = 0, Fraction(0)
+        try:
+            with _container_errors(container) as complaints:
+                for packet in container.demux():
+                    if packet.pts is not None and packet.time_base is not None:
+                        reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                    if packet.stream.index != stream.index:
+                        continue
+                    packets += packet.dts is not None or packet.size > 0
+                    if packet.is_corrupt:
+                        raise self._refuse("the file breaks off inside a frame")
+                    yield from self._frames_of(packet)
+        except av.FFmpegError as error:
+            raise self._refuse(f"{error.strerror} ({stream.codec_context.name})") from None
+        promised = max(len(stream.index_entries), stream.frames if container.format.name == "avi" else 0)
+        if packets < promised:
+            raise self._refuse(f"the file holds {packets} of the {promised} frames its index lists")
+        if complaints:
+            raise self._refuse(f"the container is damaged: {complaints[0]}")
+        self._check_length(container, reached)
+
+    def _frames_of(self, packet) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        for frame in packet.decode():
+            if frame.pts is None:
+                raise self._refuse("a frame has no time stamp; remux the file, for example to mkv")
+            if frame.is_corrupt:
+                raise self._refuse("a frame is marked as damaged")
+            self._count += 1
+            self._seconds = max(self._seconds, float((frame.pts + (frame.duration or 0)) * frame.time_base))
+            yield frame.pts * frame.time_base, frame
+
+    def _check_length(self, container, reached: Fraction) -> None:
+        """Matroska has no list of frames: compare the end of all streams with the duration it states."""
+        stated = Fraction(container.duration or 0, av.time_base) if "matroska" in container.format.name else 0
+        start = Fraction(container.start_time or 0, av.time_base)
+        if stated - (reached - start) > max(1, stated / 50):
+            found, want = float(reached - start), float(stated)
+            raise self._refuse(f"the file ends after {found:.2f} s, its header says {want:.2f} s")
+
+
+@contextmanager
+def _container_errors(container) -> Iterator[list[str]]:
+    """Collect what the Matroska reader complains of: it ends quietly where the file is cut or damaged."""
+    level, skip, complaints = av.logging.get_level(), av.logging.get_skip_repeated(), []
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(True) as logs:
+            yield complaints
+        complaints += [text.strip() for _, name, text in logs if "matroska" in name]
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip)
+
+
+def _is_cover(stream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _in_order(frames: Iterator[tuple[Fraction, av.VideoFrame]]) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    stamps: list[Fraction] = []
+    waiting: deque[av.VideoFrame] = deque()
+    for stamp, frame in frames:
+        heapq.heappush(stamps, stamp)
+        waiting.append(frame)
+        if len(waiting) > REORDERED_FRAMES:
+            yield heapq.heappop(stamps), waiting.popleft()
+    while waiting:
+        yield heapq.heappop(stamps), waiting.popleft()
+
+
+def rate_of(stream) -> Fraction | None:
+    """The rate the header states, frames per second; None when it states none."""
+    rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate) if rate else None
+
+
+class _Clock:
+    """Adds up the time stamps of frames: end, rate, and how far frames are from an even rate."""
+
+    def __init__(self, stated: Fraction | None):
+        self.stated, self.count = stated, 0
+        self.last = self.end = Fraction(0)
+        self.low = self.high = Fraction(0)  # of time - number / stated rate
+
+    def add(self, time: Fraction, shown: Fraction) -> None:
+        step = shown or (time - self.last) or (1 / self.stated if self.stated else Fraction(1, 25))
+        self.last, self.end = time, time + step
+        if self.stated:
+            drift = time - self.count / self.stated
+            self.low, self.high = min(self.low, drift), max(self.high, drift)
+        self.count += 1
+
+    def rate(self) -> Fraction:
+        """Frames per second; the stated rate where the stamps agree with it to 0.5 %."""
+        measured = (self.count - 1) / self.last if self.last else 1 / self.end
+        if self.stated and abs(measured / self.stated - 1) < Fraction(1, 200):
+            return self.stated
+        return measured.limit_denominator(1001) or measured
+
+    def steady(self) -> bool:
+        return self.stated == self.rate() and (self.high - self.low) * self.stated <= Fraction(1, 2)
+
+
+def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> Facts:
+    return Facts(
+        duration=clock.end,
+        fps=clock.rate(),
+        num_frames=clock.count,
+        width=opening.width,
+        height=opening.height,
+        rotation=reader.rotation,
+        aspect=reader.aspect,
+        codec=stream.codec_context.codec.canonical_name,
+        pixels=opening.format.name,
+        steady=clock.steady(),
+        transfer=HDR_TRANSFERS.get(int(opening.color_trc)),
+    )
