@@ -70,7 +70,7 @@ def evaluate_checkpoint(
     from pipeline.loader import Loader
     from pipeline.shards import Dataset
     from train.build import build_network, resolve_device
-    from train.checkpoint import load_weights
+    from train.checkpoint import load_weights, read_classes
     from train.inference import detect, infer
     from train.raw import RawWriter
     from train.settings import load_settings
@@ -80,7 +80,7 @@ def evaluate_checkpoint(
     given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
     settings = load_settings(folder / "settings.yaml", ["encoder.weights=null", *overrides, *given])
-    classes = tuple(json.loads((folder / "classes.json").read_text()))
+    classes = read_classes(folder)
     dataset = Dataset.open(settings.data.shards)
     if external_scores is not None:
         check_external(external_scores, [video.key for video in dataset.packed(settings.data.val_subset)])

@@ -224,8 +224,8 @@ def average_precision(hit: np.ndarray, num_true: int) -> np.ndarray:
 def class_average_precision(detected: Rows, true: Rows, thresholds: np.ndarray) -> np.ndarray:
     """AP of one class, (thresholds,). Of equal scores the earlier detection comes first.
 
-    The official sort leaves the order of equal scores to numpy's version; this one gives the published AutoLoc
-    figure to the last digit (the other way round: 2e-8 off).
+    The official code leaves their order to numpy's version; this one gives the published AutoLoc figure to
+    the last digit (the other way round: 2e-8 off).
     """
     order = np.argsort(-detected.scores, kind="stable")
     return average_precision(match(detected.take(order), true, thresholds), len(true.scores))

@@ -1,0 +1,300 @@
+"""The eval command: sources, ground truths, what it says aloud, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from train.eval import main
+from train.postprocess import RawWindow, detections_of, write_detections
+from train.raw import write_raw
+from train.results import read_external_scores, read_truth
+
+ROOT = Path(__file__).resolve().parents[1]
+TRUTH = {
+    "database": {
+        "a": {"subset": "validation", "annotations": [{"segment": [0, 10], "label": "jump"}]},
+        "b": {"subset": "validation", "annotations": [{"segment": [5, 9], "label": "run"}]},
+        "t": {"subset": "training", "annotations": [{"segment": [5, 9], "label": "run"}]},
+    }
+}
+RESULTS = {"a": [{"segment": [0, 10], "label": "jump", "score": 0.9}], "b": []}
+
+
+@pytest.fixture
+def truth(tmp_path) -> Path:
+    return written(tmp_path / "truth.json", TRUTH)
+
+
+def written(path: Path, value) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def run(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def refused(*arguments) -> str:
+    """The one line on stderr of a call that must end with code 2."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    return result.stderr
+
+
+def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real, tmp_path):
+    folder = shared_real / "results" / "autoloc"
+    code, output = run(
+        *("--detections", folder / "TH14_result.json", "--ground-truth", folder / "TH14_gt.json"),
+        *("--tiou", "0.1:0.1:0.9", "--json", tmp_path / "m.json"),
+    )
+    assert code == 0
+    row = "46.67 41.71 35.77 29.02 21.21 13.40 5.80 1.56 0.21 21.70"
+    assert output.splitlines()[-1].split() == ["mAP", "%", *row.split()]
+    assert "3 detected videos are not in the ground truth" in output
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert list(metrics) == [
+        *("protocol", "tiou", "mAP", "average_mAP", "per_class", "num_videos", "num_truth", "num_detections")
+    ]
+    assert (metrics["num_videos"], metrics["num_truth"], metrics["num_detections"]) == (210, 3234, 20763)
+    assert metrics["average_mAP"] == pytest.approx(0.21703455258465643, abs=1e-6)
+    assert len(metrics["per_class"]) == 20 and metrics["protocol"] == "0.1:0.1:0.9"
+
+
+def test_finished_detections_are_measured_without_torch_or_dali(truth, tmp_path):
+    results = written(tmp_path / "d.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
+    code = (
+        "import sys; from train.eval import main\n"
+        f"main(['--detections', {str(results)!r}, '--ground-truth', {str(truth)!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'nvidia', 'deepspeed', 'webdataset', 'pandas', 'av'}\n"
+        "heavy &= {module.split('.')[0] for module in sys.modules}\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "average" in done.stdout
+
+
+def test_the_file_runs_as_a_script(truth, tmp_path):
+    results = written(tmp_path / "d.json", {"results": RESULTS})
+    arguments = ["--detections", results, "--ground-truth", truth, "--subset", "validation", "--tiou", "0.5"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train" / "eval.py", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "50.00" in done.stdout
+
+
+def test_a_csv_is_a_ground_truth_too(tmp_path):
+    csv = tmp_path / "truth.csv"
+    csv.write_text("video,start,end,label\na,0,10,jump\nb,5,9,run\n")
+    results = written(tmp_path / "d.json", {"results": RESULTS})
+    code, output = run("--detections", results, "--ground-truth", csv, "--tiou", "0.5")
+    assert code == 0 and "50.00" in output
+
+
+def test_what_does_not_fit_is_said_aloud(truth, tmp_path):
+    strange = {
+        "a": [*RESULTS["a"], {"segment": [9, 3], "label": "jump", "score": 0.1}],
+        "z": [{"segment": [0, 1], "label": "fly", "score": 0.5}],
+    }
+    results = written(tmp_path / "d.json", {"results": strange})
+    code, output = run("--detections", results, "--ground-truth", truth, "--subset", "validation")
+    assert code == 0
+    assert "2 videos with 2 true actions of 2 classes; 3 detections in 2 videos" in output
+    assert "1 videos have no entry in the detections and count as empty: 'b'" in output
+    assert "1 detected videos are not in the ground truth: 'z'; their 1 detections are false" in output
+    assert "1 detected classes have no true action: 'fly'" in output
+    assert "1 detections end before they last any time" in output
+
+
+def test_repeated_and_empty_true_actions_are_said_aloud(tmp_path):
+    actions = [{"segment": [0, 10], "label": "jump"}] * 2 + [{"segment": [3, 3], "label": "jump"}]
+    truth = written(tmp_path / "truth.json", {"database": {"a": {"annotations": actions}}})
+    results = written(tmp_path / "d.json", {"results": RESULTS})
+    arguments = ("--detections", results, "--ground-truth", truth, "--tiou", "0.5")
+    code, output = run(*arguments)
+    assert "1 true actions have no length" in output and "1 true actions repeat another one" in output
+    assert "33.33" in output
+    code, output = run(*arguments, "--drop-duplicates")
+    assert "1 true actions after --drop-duplicates" in output and "100.00" in output
+
+
+def test_the_subset_is_the_one_asked_for_or_the_detections_own_but_never_a_guess(truth, tmp_path):
+    plain = written(tmp_path / "d.json", {"results": RESULTS})
+    own = written(tmp_path / "o.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
+    message = refused("--detections", plain, "--ground-truth", truth)
+    assert "has the subsets training (1 videos), validation (2 videos); choose one with --subset" in message
+    assert "2 videos with 2 true" in run("--detections", own, "--ground-truth", truth)[1]
+    assert "no video of subset 'test'" in refused(
+        "--detections", own, "--ground-truth", truth, "--subset", "test"
+    )
+
+
+def test_detections_of_other_videos_are_refused(truth, tmp_path):
+    results = written(tmp_path / "d.json", {"results": {"v_a": RESULTS["a"]}})
+    message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
+    assert "none of the 1 videos ('v_a', ...) is in the ground truth" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"results": {"a": [', "line 1, column 20: not JSON"),
+        ("[]", 'no "results" object'),
+        ('{"results": {"a": 3}}', "results of 'a': got 3, want a list"),
+        ('{"results": {"a": [], "a": []}}', "'a' stands twice in one object"),
+        ('{"results": {"a": [{"segment": [0, 1], "label": "x", "score": NaN}]}}', "entry 0: got"),
+        ("\xff", "is not UTF-8 text"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_broken_detections_are_one_line_and_code_2(truth, tmp_path, text, says):
+    path = tmp_path / "d.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert says in refused("--detections", path, "--ground-truth", truth, "--subset", "validation")
+
+
+def test_a_missing_file_is_one_line_and_code_2(truth, tmp_path):
+    assert "nowhere.json: No such file" in refused(
+        "--detections", tmp_path / "nowhere.json", "--ground-truth", truth
+    )
+    assert "no model.safetensors" in refused("--checkpoint", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "got no source, want one of --checkpoint, --from-raw, --detections"),
+        (("--detections", "d", "--checkpoint", "c"), "got --checkpoint and --detections"),
+        (("--detections", "d"), "want --ground-truth too"),
+        (("--detections", "d", "--ground-truth", "g", "--raw", "r"), "--raw: has no meaning"),
+        (("--detections", "d", "--ground-truth", "g", "--set", "post.sigma=1"), "--set: has no meaning"),
+        (("--from-raw", "r", "--raw", "r"), "--raw: keeps what the model says"),
+        (("--detections", "d", "--ground-truth", "g", "--tiou", "half"), "tiou: got 'half'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments, says):
+    assert says in refused(*arguments)
+
+
+# --- raw outputs --------------------------------------------------------------------------------------------
+
+
+def random_windows() -> list[RawWindow]:
+    """Video a in two windows, b in one; 20 proposals, two classes, ten steps."""
+    rng = np.random.default_rng(0)
+    return [
+        RawWindow(
+            key=key,
+            window=span,
+            duration=15.0,
+            num_steps=10,
+            segments=np.sort(rng.uniform(0, 10, (20, 2)), axis=1).astype(np.float32),
+            quality=rng.random(20, dtype=np.float32),
+            class_scores=rng.random((20, 2), dtype=np.float32),
+            boundary=rng.random((2, 10), dtype=np.float32),
+        )
+        for key, span in (("a", (0.0, 10.0)), ("a", (5.0, 15.0)), ("b", (0.0, 10.0)))
+    ]
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    meta = {"subset": "validation", "post": {"sigma": 0.2}, "videos": ["a", "b", "rejected"]}
+    write_raw(tmp_path / "raw.h5", random_windows(), classes=["jump", "run"], meta=meta)
+    return tmp_path / "raw.h5"
+
+
+def test_raw_outputs_are_processed_anew_as_they_were_in_the_run(raw, truth, tmp_path):
+    from train.postprocess import PostSettings
+
+    code, output = run("--from-raw", raw, "--ground-truth", truth, "--out", tmp_path / "d.json")
+    assert code == 0, output
+    windows = random_windows()
+    document = json.loads((tmp_path / "d.json").read_text())
+    assert document["results"] == {
+        "a": detections_of(windows[:2], ["jump", "run"], PostSettings(sigma=0.2)),
+        "b": detections_of(windows[2:], ["jump", "run"], PostSettings(sigma=0.2)),
+        "rejected": [],
+    }
+    assert document["external_data"]["subset"] == "validation"
+    assert "2 videos with 2 true actions" in output
+
+
+def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
+    code, output = run("--from-raw", raw, "--set", "post.top_k=3", "--out", tmp_path / "d.json")
+    assert code == 0 and "no mAP" in output
+    results = json.loads((tmp_path / "d.json").read_text())["results"]
+    assert [len(entries) for entries in results.values()] == [3, 3, 0]
+    assert "with --from-raw, want post.NAME=value" in refused("--from-raw", raw, "--set", "seed=1")
+    assert "sigma" in refused("--from-raw", raw, "--set", "post.sigma=-1")
+    assert "sigm" in refused("--from-raw", raw, "--set", "post.sigm=1")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"a": {"swim": 0.5, "ski": 0.25, "cook": 0.1}},
+        {"results": {"a": [{"label": "ski", "score": 0.25}, {"label": "swim", "score": 0.5}]}},
+        {"class": ["cook", "ski", "swim"], "results": {"a": [0.1, 0.25, 0.5]}},
+    ],
+)
+def test_external_scores_are_read_in_three_layouts(raw, tmp_path, layout):
+    path = written(tmp_path / "scores.json", layout)
+    assert read_external_scores(path)["a"]["swim"] == 0.5
+    message = refused("--from-raw", raw, "--external-scores", path, "--out", tmp_path / "d.json")
+    assert "external scores: none for video 'b'" in message
+
+
+def test_external_scores_replace_the_class_scores(raw, tmp_path):
+    scores = written(tmp_path / "s.json", {key: {"swim": 0.5, "ski": 0.25, "cook": 0.1} for key in "ab"})
+    code, output = run("--from-raw", raw, "--external-scores", scores, "--out", tmp_path / "d.json")
+    assert code == 0, output
+    entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
+    assert {entry["label"] for entry in entries} == {"swim", "ski"}
+    assert entries[0]["score"] == pytest.approx(0.5 * float(random_windows()[2].quality.max()))
+
+
+@pytest.mark.parametrize("entry", [{}, [], {"ski": float("nan")}, {"ski": -1}, [0.1, 0.2], "ski", 3])
+def test_external_scores_that_make_no_sense_are_named(tmp_path, entry):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"a": entry}))
+    with pytest.raises(ValueError, match=r"scores\.json: a: got .*, want"):
+        read_external_scores(path)
+
+
+def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
+    def entry(subset: str, reject: str | None, actions: list) -> dict:
+        facts = {"source": "x.mp4", "fps": 10.0, "num_frames": 100, "width": 8, "height": 8, "codec": "vp9"}
+        return {
+            **facts,
+            **{"subset": subset, "duration": 10.0, "sha256": "0" * 64, "actions": actions},
+            **{"shard": None if reject else "00000.tar", "reject": reject},
+        }
+
+    action = {"segment": [0, 10], "label": "jump"}
+    videos = {
+        "a": entry("validation", None, [action]),
+        "bad": entry("validation", "cut short", [action]),
+        "t": entry("training", None, [action]),
+    }
+    shard = {"file": "00000.tar", "index": "00000.idx", "sha256": "0" * 64, "bytes": 1, "samples": 2}
+    document = {"format": "leantad-dataset", "version": 1, "classes": ["jump"], "subsets": {}, "settings": {}}
+    path = written(
+        tmp_path / "dataset.json", {**document, "shards": [shard], "videos": videos, "repairs": []}
+    )
+    for location in (path, tmp_path):
+        truth, subset = read_truth(location, None, hint="validation")
+        assert subset == "validation" and set(truth) == {"a", "bad"}
+    write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, meta={"subset": "validation"})
+    code, output = run("--detections", tmp_path / "d.json", "--ground-truth", path, "--tiou", "0.5")
+    assert code == 0 and "50.00" in output
