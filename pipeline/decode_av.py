@@ -59,6 +59,10 @@ def open_packets(data: bytes, num_frames: int) -> Iterator[Packets]:
         pts = [packet.pts for packet in packets]
         regular = None not in pts and len(set(pts)) == len(pts) == num_frames
         regular = regular and not any(packet.is_discard for packet in packets)
+        if (
+            container.format.name == "avi" and regular
+        ):  # AVI stores no time stamps; B-frames' are guessed, wrongly
+            regular = pts == sorted(pts)
         places = np.argsort(np.array(pts, dtype=np.int64), kind="stable") if regular else None
         keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
         yield Packets(data, stream, packets, places, keys)
@@ -162,7 +166,7 @@ def _decode_from_start(video: Packets, wanted: NDArray[np.int64]) -> Iterator[av
 def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8]:
     """Frame to (H, W, 3) uint8; like DALI on CPU and GPU it ignores the matrix that the file names."""
     rgb = converter.reformat(
-        frame,
+        _without_chroma_location(frame),
         format="rgb24",
         interpolation=RGB_FLAGS,
         src_colorspace=Colorspace.ITU601,
@@ -170,3 +174,18 @@ def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> NDArray[np.uin
         threads=1,
     )
     return rgb.to_ndarray()
+
+
+def _without_chroma_location(frame: av.VideoFrame) -> av.VideoFrame:
+    """A copy that no longer says where chroma samples lie: libswscale would shift H.264's by half a pixel.
+
+    DALI takes them to lie in the middle of four pixels, whatever the file says; PyAV cannot set that field.
+    """
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.color_range = frame.color_range
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
+        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        width = min(source.line_size, target.line_size)
+        into[:, :width] = rows[: len(into), :width]
+    return copy

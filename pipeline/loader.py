@@ -77,13 +77,13 @@ class Loader:
     """Batches of one subset for one rank.
 
     In training it is endless: each epoch is a fresh permutation, its last step is filled up with the epoch's
-    first samples. In evaluation it is one pass in the subset's order, every sample once over all
-    ranks; samples that fill up the last step are flagged in `Batch.padding`. All ranks do equal steps.
+    first samples. In evaluation it is one pass in the subset's order, every sample once over all ranks;
+    samples that fill up the last step are flagged in `Batch.padding`. All ranks do equal steps.
 
     A thread decodes `settings.prefetch` batches ahead. `state_dict` is the position of the next batch to be
-    handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches. A sample
-    that cannot be read raises ValueError naming shard and key, or, while fewer than `skip_bad` were met, the
-    next readable one of the epoch takes its place (in evaluation flagged as padding), told on stderr.
+    handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches.
+    A sample that cannot be read raises ValueError naming shard and key; while fewer than `skip_bad` were met,
+    the epoch's next readable one takes its place instead (in evaluation flagged as padding), told on stderr.
     """
 
     def __init__(

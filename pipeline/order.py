@@ -1,7 +1,7 @@
 """Which sample, in which order, on which rank: a pure function of (seed, epoch, rank, world size).
 
 One epoch is one list of sample numbers. Each step takes the next `world_size * batch_size` of them and every
-rank its own `batch_size` in a row: all ranks run the same number of steps, and the samples of a step depend on
+rank its own `batch_size` in a row: all ranks run the same number of steps, and what a step holds depends on
 the global batch size alone. The last step is filled up with the epoch's own first samples.
 """
 

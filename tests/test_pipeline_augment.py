@@ -1,0 +1,95 @@
+"""Views: replayable, one for all frames of a video, and the pixels they promise."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.augment import CENTRE, Colour, View, apply_view, draw_view, resized_size
+
+WINDOW = (0.0, 12.5)
+
+
+def draw(seed=0, epoch=0, key="a", window=WINDOW, flip=0.5, random_crop=True, color=0.4):
+    return draw_view(seed, epoch, key, window, flip=flip, random_crop=random_crop, color=color)
+
+
+def noise(*shape):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_view_is_replayable_and_depends_on_each_part_of_the_sample():
+    assert draw() == draw()
+    views = [draw(), draw(seed=1), draw(epoch=1), draw(key="b"), draw(window=(0.0, 12.6))]
+    assert len(set(views)) == len(views)
+
+
+def test_views_spread_over_the_range_they_promise():
+    views = [draw(key=str(i), flip=0.25) for i in range(2000)]
+    crops = np.array([(view.crop_x, view.crop_y) for view in views])
+    assert crops.min() >= 0 and crops.max() < 1
+    # means of 2000 draws: 0.5 +- 0.0065 and 0.25 +- 0.01 (one standard deviation); 5 of them are allowed
+    assert np.allclose(crops.mean(0), 0.5, atol=0.033)
+    assert abs(np.mean([view.flip for view in views]) - 0.25) < 0.05
+    factors = np.array(
+        [(view.colour.brightness, view.colour.contrast, view.colour.saturation) for view in views]
+    )
+    assert factors.min() >= 0.6 and factors.max() <= 1.4 and np.ptp(factors) > 0.7
+
+
+def test_augmentation_that_is_switched_off_is_the_centre():
+    assert draw(flip=0.0, random_crop=False, color=0.0) == CENTRE
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "want"), [(240, 320, (128, 171)), (320, 240, (171, 128)), (64, 64, (128, 128))]
+)
+def test_the_short_side_becomes_resize(height, width, want):
+    assert resized_size(height, width, 128) == want
+
+
+def test_without_a_resize_the_pixels_are_the_source():
+    frames = noise(3, 12, 16, 3)
+    assert torch.equal(
+        apply_view(frames, CENTRE, resize=12, crop=8), frames[:, 2:10, 4:12].permute(0, 3, 1, 2)
+    )
+    corner = apply_view(frames, View(crop_x=1.0, crop_y=0.0, flip=True), resize=12, crop=8)
+    assert torch.equal(corner, frames[:, 0:8, 8:16].flip(2).permute(0, 3, 1, 2))
+
+
+def test_reducing_averages_all_pixels_instead_of_skipping_some():
+    stripes = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    small = apply_view(stripes, CENTRE, resize=16, crop=16).float()
+    # antialiased: grey, but for the outermost columns whose kernel is cut; without it only stripes remain
+    assert (small[..., 1:-1] - 127.5).abs().max() <= 1
+
+
+def test_a_view_is_the_same_for_every_frame():
+    frame = noise(1, 20, 24, 3)
+    view = draw()
+    images = apply_view(frame.expand(70, -1, -1, -1), view, resize=16, crop=12)  # more than one piece of 64
+    assert torch.equal(images, apply_view(frame, view, resize=16, crop=12).expand(70, -1, -1, -1))
+
+
+def test_colour_follows_its_definition():
+    frames = noise(2, 8, 8, 3)
+    colour = Colour(brightness=1.2, contrast=0.7, saturation=0.5)
+    got = apply_view(frames, View(colour=colour), resize=8, crop=8)
+    x = frames.permute(0, 3, 1, 2).double() * 1.2
+    x = (x - 127.5) * 0.7 + 127.5
+    grey = (x * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]).sum(1, keepdim=True)
+    x = grey + (x - grey) * 0.5
+    # float32 against float64: a value on the edge of .5 may round the other way
+    assert (got.double() - x.round().clamp(0, 255)).abs().max() <= 1
+    same = apply_view(frames, View(colour=Colour(1.0, 1.0, 1.0)), resize=8, crop=8)
+    assert torch.equal(same, frames.permute(0, 3, 1, 2))
+
+
+@pytest.mark.gpu
+def test_the_gpu_resizes_to_the_same_pixels():
+    frames = noise(70, 90, 120, 3)
+    view = View(0.2, 0.7, True, Colour(1.1, 0.9, 1.2))
+    here = apply_view(frames, view, resize=48, crop=40).int()
+    there = apply_view(frames.cuda(), view, resize=48, crop=40).cpu().int()
+    # the CPU's resize kernel computes in 8-bit fixed point, within 1 of float32; colour factors can make it 2
+    assert (here - there).abs().max() <= 2

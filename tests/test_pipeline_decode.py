@@ -1,0 +1,281 @@
+"""Decoding: the right frame under every number, equal pixels from both decoders, errors instead of black."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.reformatter import ColorRange, Colorspace
+from painted_video import encode, number_of, painted_video
+
+from pipeline.augment import CENTRE, Colour, View
+from pipeline.decode import decode_clips, decode_frames
+from pipeline.decode_av import cut, open_packets
+
+PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
+WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
+
+
+def frames_of(data, wanted, *, codec, num_frames, piece_frames=3, device="cpu"):
+    """Decoded frames as one array (F, H, W, 3)."""
+    pieces = decode_frames(
+        data, np.asarray(wanted), codec=codec, num_frames=num_frames, device=device, piece_frames=piece_frames
+    )
+    return np.concatenate([piece.cpu().numpy().copy() for piece in pieces])
+
+
+def difference(first, second):
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+@pytest.fixture(scope="module")
+def vp9() -> bytes:
+    return painted_video(120)
+
+
+@pytest.mark.parametrize("first_pts", [0, 37])
+@pytest.mark.parametrize(
+    ("encoder", "codec", "container"),
+    [
+        ("libvpx-vp9", "vp9", "mp4"),
+        ("libvpx-vp9", "vp9", "webm"),
+        ("libvpx", "vp8", "webm"),
+        ("mjpeg", "mjpeg", "matroska"),
+        ("libx264", "h264", "mp4"),
+        ("libx264", "h264", "matroska"),
+        ("libx265", "hevc", "mp4"),
+        ("mpeg4", "mpeg4", "avi"),
+        ("mpeg4", "mpeg4", "mp4"),
+    ],
+)
+def test_every_number_gives_its_own_frame(encoder, codec, container, first_pts):
+    pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
+    how = {"codec": encoder, "container": container, "first_pts": first_pts, "pix_fmt": pix_fmt}
+    data = painted_video(120, **how)
+    frames = frames_of(data, WANTED, codec=codec, num_frames=120)
+    assert [number_of(frame) for frame in frames] == WANTED.tolist()
+    assert difference(frames, frames_of(data, WANTED, codec=PYAV, num_frames=120)) == 0
+
+
+@pytest.mark.parametrize(
+    ("encoder", "parameters"),
+    [
+        ("libx264", {"x264-params": "scenecut=0:open-gop=1:bframes=3:ref=4"}),
+        ("libx265", {"x265-params": "scenecut=0:open-gop=1:bframes=4:log-level=none"}),
+    ],
+)
+def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encoder, parameters):
+    data = painted_video(120, codec=encoder, options=parameters)
+    with open_packets(data, 120) as video:
+        assert video.reordered
+    frames = frames_of(data, range(120), codec=PYAV, num_frames=120)
+    assert [number_of(frame) for frame in frames] == list(range(120))
+    for number in range(1, 120, 7):
+        alone = frames_of(data, [number], codec=PYAV, num_frames=120)
+        assert difference(alone[0], frames[number]) == 0
+
+
+@pytest.mark.parametrize("codec", ["vp9", PYAV])
+def test_pieces_do_not_change_the_pixels(vp9, codec):
+    whole = frames_of(vp9, range(120), codec=codec, num_frames=120, piece_frames=512)
+    assert len(whole) == 120
+    for piece_frames in (1, 7):
+        wanted = range(3, 120, 5)
+        pieces = frames_of(vp9, wanted, codec=codec, num_frames=120, piece_frames=piece_frames)
+        assert difference(pieces, whole[list(wanted)]) == 0
+
+
+def test_a_cut_holds_only_the_packets_up_to_the_frame(vp9):
+    with open_packets(vp9, 120) as video:
+        data, numbers = cut(video, np.array([70, 71, 100]))  # key frames at 64 and 96
+        assert numbers.tolist() == [6, 7, 12]
+        with av.open(io.BytesIO(data)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 8 + 5
+        assert cut(video, np.array([0, 15]))[0] is vp9
+
+
+def random_video(color_range, colorspace, pix_fmt):
+    """Lossless noise tagged as asked. (Outside [32, 224] libswscale overflows for 4:2:2 and 4:4:4.)"""
+    random, frames = np.random.default_rng(0), []
+    for _ in range(4):
+        frame = av.VideoFrame(64, 48, pix_fmt)
+        for plane in frame.planes:
+            plane.update(random.integers(32, 225, plane.buffer_size, dtype=np.uint8).tobytes())
+        frame.color_range, frame.colorspace = color_range, colorspace
+        frames.append(frame)
+    return encode(frames, options={"lossless": "1"})
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
+def test_both_decoders_give_equal_colours(color_range, colorspace, pix_fmt):
+    """Bit for bit: both call libswscale with the same flags, BT.601 whatever the file says, and its range."""
+    data = random_video(color_range, colorspace, pix_fmt)
+    through = [frames_of(data, range(4), codec=codec, num_frames=4) for codec in ("vp9", PYAV)]
+    assert difference(*through) == 0
+    want = bt601(data, full_range=color_range == ColorRange.JPEG)
+    assert difference(through[0][:1], want) <= 1  # libswscale computes in fixed point
+
+
+def bt601(data, *, full_range):
+    """The first frame by the formula: chroma bilinear between pixel centres, BT.601. Returns (1, H, W, 3)."""
+    with av.open(io.BytesIO(data)) as container:
+        frame = next(container.decode(video=0))
+    y, u, v = (
+        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].astype(float)
+        for plane in frame.planes
+    )
+    u, v = (stretch(stretch(plane, y.shape[0]).T, y.shape[1]).T - 128 for plane in (u, v))
+    if not full_range:
+        y, u, v = (y - 16) * 255 / 219, u * 255 / 224, v * 255 / 224
+    rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1)
+    return np.clip(np.floor(rgb + 0.5), 0, 255)[None]
+
+
+def stretch(rows, size):
+    """Bilinear interpolation of rows (n, m) to (size, m), both sampled at the centres of equal cells."""
+    at = np.clip((np.arange(size) + 0.5) * len(rows) / size - 0.5, 0, len(rows) - 1)
+    low = np.floor(at).astype(int)
+    high, part = np.minimum(low + 1, len(rows) - 1), (at - low)[:, None]
+    return rows[low] * (1 - part) + rows[high] * part
+
+
+REAL = [
+    ("torchcodec_testsrc2_vp9.webm", "vp9", 30),
+    ("torchcodec_testsrc2_vp8.webm", "vp8", 30),
+    ("torchcodec_testsrc2_odd_height_and_width_vp9.mp4", "vp9", 25),
+    ("torchcodec_testsrc2_odd_width_vp9.mp4", "vp9", 25),
+    ("mmaction2_demo.mp4", "h264", 280),
+    ("mmaction2_test.mp4", "h264", 300),
+    ("decord_unordered.mov", "h264", 4),
+    ("decord_video_180.mov", "h264", 3),
+    ("decord_flipping_a_pancake.mkv", "h264", 310),
+    ("torchcodec_nasa_13013.mp4", "h264", 325),
+    ("torchcodec_bt601_limited_range.mp4", "h264", 60),
+    ("torchcodec_bt709_full_range.mp4", "h264", 30),
+    ("torchcodec_h264_10bits.mp4", "h264", 30),
+    ("torchcodec_h265_10bits.mp4", "hevc", 30),
+    ("torchcodec_h265_video.mp4", "hevc", 10),
+    ("torchcodec_nasa_13013_hdr.mp4", "hevc", 325),
+    ("torchcodec_av1_video.mkv", "av1", 125),
+    ("mmaction2_test.avi", "mpeg4", 164),
+    ("torchcodec_testsrc2_mpeg4.avi", "mpeg4", 30),
+    ("torchcodec_testsrc2_mpeg4.mp4", "mpeg4", 1),
+    ("torchcodec_testsrc2_odd_height_and_width_mpeg2.mp4", "mpeg2video", 10),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "num_frames"), REAL)
+def test_real_files_give_the_same_frames_by_jumping_as_from_the_start(shared_real, name, codec, num_frames):
+    data = (shared_real / "videos" / name).read_bytes()
+    wanted = sorted({0, num_frames // 3, num_frames // 2 + 1, num_frames - 1} & set(range(num_frames)))
+    got = frames_of(data, wanted, codec=codec, num_frames=num_frames)
+    want = from_start(data, wanted)
+    assert got.shape == want.shape
+    assert difference(got, want) == 0  # the same decoder, or (VP8, VP9) the same arithmetic in DALI
+
+
+def from_start(data, wanted):
+    """What plain PyAV decodes, counted from the first frame; a slow and obvious reference."""
+    from av.video.reformatter import VideoReformatter
+
+    from pipeline.decode_av import _to_rgb
+
+    with av.open(io.BytesIO(data)) as container:
+        return np.stack(
+            [
+                _to_rgb(frame, VideoReformatter())
+                for number, frame in enumerate(container.decode(video=0))
+                if number in wanted
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "full_range"),
+    [
+        ("torchcodec_testsrc2.mp4", "h264", False),  # says that chroma lies to the left: ignored, as by DALI
+        ("torchcodec_bt709_full_range.mp4", "h264", True),  # says BT.709: ignored, as by DALI
+        ("mmaction2_test.avi", "mpeg4", False),
+        ("torchcodec_testsrc2_vp9.webm", "vp9", False),
+    ],
+)
+def test_real_files_follow_the_colour_formula(shared_real, name, codec, full_range):
+    data = (shared_real / "videos" / name).read_bytes()
+    num_frames = next(entry[2] for entry in [*REAL, ("torchcodec_testsrc2.mp4", "", 60)] if entry[0] == name)
+    got = frames_of(data, [0], codec=codec, num_frames=num_frames)
+    assert difference(got, bt601(data, full_range=full_range)) <= 1  # libswscale computes in fixed point
+
+
+def clips_of(data, frames, **how):
+    how = {
+        "codec": "vp9",
+        "num_frames": 120,
+        "resize": 32,
+        "crop": 32,
+        "view": CENTRE,
+        "piece_frames": 16,
+        **how,
+    }
+    return decode_clips(data, np.asarray(frames), **{"device": "cpu", **how})
+
+
+@pytest.mark.parametrize("codec", ["vp9", PYAV])
+def test_clips_hold_the_frames_asked_for_in_any_order_and_twice(vp9, codec):
+    frames = [[0, 0, 5, 10], [90, 60, 61, 119], [5, 6, 7, 8]]
+    clips = clips_of(vp9, frames, codec=codec)
+    assert clips.shape == (3, 3, 4, 32, 32) and clips.dtype == torch.uint8 and clips.is_contiguous()
+    pictures = clips.permute(0, 2, 3, 4, 1).numpy()
+    assert [[number_of(picture) for picture in clip] for clip in pictures] == frames
+
+
+def test_clips_are_replayable_and_do_not_depend_on_the_pieces(vp9):
+    view = View(0.2, 0.9, True, Colour(1.1, 0.8, 1.3))
+    frames = np.arange(120).reshape(8, 15)
+    how = {"resize": 40, "crop": 24, "view": view}
+    clips = clips_of(vp9, frames, piece_frames=512, **how)
+    assert torch.equal(clips, clips_of(vp9, frames, piece_frames=7, **how))
+    assert torch.equal(clips, clips_of(vp9, frames, piece_frames=7, codec=PYAV, **how))
+
+
+@pytest.mark.parametrize("codec", ["vp9", PYAV])
+def test_a_frame_past_the_end_is_an_error_and_not_black(vp9, codec):
+    with pytest.raises(ValueError, match="119 to 120 asked of a video of 120 frames"):
+        frames_of(vp9, [119, 120], codec=codec, num_frames=120)
+    with pytest.raises(ValueError, match="frame 120 is missing"):  # the data set promises more than there is
+        frames_of(vp9, [119, 120, 121], codec=codec, num_frames=130)
+
+
+@pytest.mark.parametrize("codec", ["vp9", PYAV])
+def test_broken_bytes_are_an_error_and_the_next_video_decodes(vp9, codec):
+    broken = bytearray(vp9)
+    for at in range(2000, len(vp9) - 4000, 97):
+        broken[at] ^= 0x5A
+    for data in (bytes(broken), vp9[: len(vp9) // 2], b"no video at all" * 100):
+        with pytest.raises(ValueError) as error:
+            frames_of(data, range(120), codec=codec, num_frames=120, piece_frames=50)
+        assert "\n" not in str(error.value)
+        frames = frames_of(vp9, WANTED, codec=codec, num_frames=120)
+        assert [number_of(frame) for frame in frames] == WANTED.tolist()
+
+
+def test_a_corrupted_real_file_is_an_error(shared_real):
+    data = (shared_real / "videos" / "decord_corrupted.mp4").read_bytes()
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        frames_of(data, [0, 48], codec="h264", num_frames=50)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("encoder", "codec"), [("libvpx-vp9", "vp9"), ("libx264", "h264"), ("libx265", "hevc")]
+)
+def test_the_gpu_decodes_the_same_frames_and_pixels(encoder, codec):
+    data = painted_video(120, size=(144, 176), codec=encoder)
+    here = frames_of(data, WANTED, codec=codec, num_frames=120)
+    there = frames_of(data, WANTED, codec=codec, num_frames=120, device="cuda")
+    assert [number_of(frame) for frame in there] == WANTED.tolist()
+    # both: BT.601, chroma bilinear between pixel centres; the GPU rounds chroma to 8 bit before the matrix,
+    # which multiplies that half step by up to 2.02, and libswscale's fixed point adds 1
+    assert difference(here, there) <= 3

@@ -1,0 +1,207 @@
+"""The loader: every sample once, sample-exact resume, loud about what it cannot read."""
+
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from painted_video import number_of, painted_video
+from pydantic import ValidationError
+
+from pipeline.annotations import Action
+from pipeline.loader import DataSettings, Loader
+from pipeline.records import PackedVideo
+from pipeline.shards import Dataset, pack_samples, write_dataset
+
+NUM_FRAMES, FPS = 50, 25.0
+SETTINGS = DataSettings(shards="unused", num_clips=4, clip_frames=3, resize=32, crop=24, color=0.2)
+STILL = SETTINGS.model_copy(
+    update={"resize": 64, "crop": 64, "color": 0.0}
+)  # every block of the number visible
+
+
+def packed_video(key: str, subset: str, actions=()) -> PackedVideo:
+    shape = {"num_frames": NUM_FRAMES, "width": 64, "height": 64, "codec": "vp9"}
+    about = {"shard": None, "reject": None, "source": f"{key}.mp4"}
+    return PackedVideo(key, subset, NUM_FRAMES / FPS, FPS, actions=actions, **shape, **about)
+
+
+def pack(folder, data_of: dict[str, bytes], actions=()) -> Dataset:
+    samples = [(packed_video(key, "training", actions), data) for key, data in data_of.items()]
+    videos, shards = pack_samples(folder, samples, shard_size=3)
+    write_dataset(folder, classes=["jump", "run"], videos=videos, shards=shards, settings={})
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def video() -> bytes:
+    return painted_video(NUM_FRAMES)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, video) -> Dataset:
+    return pack(tmp_path_factory.mktemp("shards"), {f"v{number}": video for number in range(7)})
+
+
+def loader_of(dataset, settings=SETTINGS, **how) -> Loader:
+    how = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **how}
+    return Loader(dataset, settings, subset="training", device="cpu", **how)
+
+
+def take(loader, count):
+    with closing(iter(loader)) as batches:
+        return [batch for _, batch in zip(range(count), batches, strict=False)]
+
+
+def same(first, second) -> bool:
+    return first.keys == second.keys and torch.equal(first.clips, second.clips)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)])
+def test_every_sample_once_per_epoch_and_equal_steps(dataset, training, world_size, batch_size):
+    how = {"world_size": world_size, "batch_size": batch_size, "training": training}
+    loaders = [loader_of(dataset, rank=rank, **how) for rank in range(world_size)]
+    steps = {loader.steps_per_epoch for loader in loaders}
+    assert len(steps) == 1
+    (steps,) = steps
+    per_rank = [take(loader, steps) for loader in loaders]
+    assert [len(batches) for batches in per_rank] == [steps] * world_size
+    in_order = [batches[step] for step in range(steps) for batches in per_rank]
+    keys = [key for batch in in_order for key in batch.keys]
+    assert set(keys[:7]) == set(dataset.videos)  # then the last step is filled up
+    assert keys[7:] == [keys[i % 7] for i in range(len(keys) - 7)]
+    flags = [flag for batch in in_order for flag in batch.padding]
+    assert flags == [not training and i >= 7 for i in range(len(keys))]
+
+
+def test_evaluation_is_one_pass_in_order_again_and_again(dataset):
+    loader = loader_of(dataset, training=False, batch_size=2)
+    for _ in range(2):
+        batches = list(loader)
+        assert [key for batch in batches for key in batch.keys] == [f"v{i}" for i in range(7)] + ["v0"]
+        assert loader.state_dict() == {"epoch": 0, "step": 0}
+    assert all(same(first, second) for first, second in zip(batches, list(loader), strict=True))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 7, 9])
+def test_resume_goes_on_with_the_very_next_sample(dataset, stop):
+    whole = take(loader_of(dataset), 16)  # more than two epochs of 7
+    before = loader_of(dataset)
+    take(before, stop)
+    state = before.state_dict()
+    assert state == {"epoch": stop // 7, "step": stop % 7}  # what was decoded ahead does not count
+    after = loader_of(dataset)
+    after.load_state_dict(state)
+    resumed = take(after, 16 - stop)
+    assert all(same(first, second) for first, second in zip(whole[stop:], resumed, strict=True))
+
+
+def test_iterating_again_goes_on_where_the_last_iteration_stopped(dataset):
+    whole, loader = take(loader_of(dataset), 6), loader_of(dataset)
+    parts = take(loader, 2) + take(loader, 4)
+    assert all(same(first, second) for first, second in zip(whole, parts, strict=True))
+
+
+def test_epochs_differ_in_order_and_in_pixels(dataset):
+    batches = take(loader_of(dataset), 14)
+    first, second = ({batch.keys[0]: batch.clips for batch in half} for half in (batches[:7], batches[7:]))
+    assert list(first) != list(second)
+    assert not any(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_batch_holds_the_frames_that_its_windows_name(dataset):
+    (batch,) = take(loader_of(dataset, STILL, training=False, batch_size=7), 1)
+    assert batch.clips.shape == (7, 4, 3, 3, 64, 64) and len(batch) == 7
+    assert batch.windows.tolist() == [[0.0, 2.0]] * 7 and batch.durations.tolist() == [2.0] * 7
+    numbers = [number_of(frame) for clip in batch.clips[3].permute(0, 2, 3, 4, 1).numpy() for frame in clip]
+    # clips centred at 0.25, 0.75, ... s: frame positions 6.25, 18.75, 31.25, 43.75 of 25 per second
+    assert numbers == [5, 6, 7, 17, 18, 19, 30, 31, 32, 42, 43, 44]
+
+
+def test_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
+    actions = (Action(0.1, 0.5, "run"), Action(0.8, 1.8, "jump"), Action(0.9, 1.05, "run"))
+    dataset = pack(tmp_path, {"v": video}, actions)
+    settings = SETTINGS.model_copy(update={"window_seconds": 1.0, "window_overlap": 0.0})
+    first, second = list(loader_of(dataset, settings, training=False))
+    assert first.windows.tolist() == [[0.0, 1.0]] and second.windows.tolist() == [[1.0, 2.0]]
+    assert np.allclose(first.gt_segments[0], [[0.1, 0.5], [0.9, 1.0]])
+    assert first.gt_labels[0].tolist() == [1, 1]  # classes are sorted: jump, run
+    assert np.allclose(second.gt_segments[0], [[1.0, 1.8]]) and second.gt_labels[0].tolist() == [0]
+    (whole,) = list(loader_of(dataset, training=False))
+    assert whole.gt_labels[0].tolist() == [1, 0, 1]
+
+
+@pytest.fixture
+def broken(tmp_path, video) -> Dataset:
+    """Seven videos, of which v1 and v4 are intact in the shard but cannot be decoded."""
+    data_of = {f"v{number}": video for number in range(7)}
+    for key in ("v1", "v4"):
+        data_of[key] = video[:200] + bytes(len(video) - 200)
+    return pack(tmp_path, data_of)
+
+
+def test_a_video_that_cannot_be_read_stops_the_run_by_name(broken):
+    with pytest.raises(ValueError, match=r"00000\.tar.*v1") as error:
+        list(loader_of(broken, training=False))
+    assert "\n" not in str(error.value)
+    loader = loader_of(broken, SETTINGS.model_copy(update={"skip_bad": 1}), training=False)
+    with pytest.raises(ValueError, match=r"00001\.tar.*v4"):
+        list(loader)
+
+
+def test_damaged_bytes_in_a_shard_stop_the_run_by_name(tmp_path, video):
+    dataset = pack(tmp_path, {"v0": video, "v1": video})
+    tar = tmp_path / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[data.rindex(video) + len(video) // 2] ^= 1  # in v1, the last one
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=r"00000\.tar.*v1"):
+        list(loader_of(dataset, training=False))
+
+
+def test_skipped_samples_are_counted_told_and_replaced_by_the_next(broken, capsys):
+    settings = SETTINGS.model_copy(update={"skip_bad": 2})
+    batches = list(loader_of(broken, settings, training=False))
+    assert [batch.keys[0] for batch in batches] == ["v0", "v2", "v2", "v3", "v5", "v5", "v6"]
+    assert [batch.padding[0] for batch in batches] == [False, True, False, False, True, False, False]
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith("loader: skipped")]
+    assert len(told) == 2 and "v1" in told[0] and "1 of at most 2" in told[0] and "v4" in told[1]
+
+
+def test_resume_is_exact_with_skipped_samples_too(broken):
+    settings = SETTINGS.model_copy(update={"skip_bad": 2})
+    whole = take(loader_of(broken, settings), 12)
+    after = loader_of(broken, settings)
+    after.load_state_dict({"epoch": 0, "step": 5})
+    resumed = take(after, 7)
+    assert all(same(first, second) for first, second in zip(whole[5:], resumed, strict=True))
+    assert not {"v1", "v4"} & {batch.keys[0] for batch in whole}
+
+
+def test_closing_joins_the_thread_and_bounds_what_is_decoded_ahead(dataset):
+    loader = loader_of(dataset, SETTINGS.model_copy(update={"prefetch": 2}))
+    made = []
+    make = loader._batch_at
+    loader._batch_at = lambda *position: made.append(position) or make(*position)
+    batches = iter(loader)
+    next(batches)
+    names = [thread.name for thread in threading.enumerate()]
+    assert "leantad-loader" in names
+    loader.close()
+    assert "leantad-loader" not in [thread.name for thread in threading.enumerate()]
+    assert len(made) <= 3  # one was taken, two lie ready
+
+
+def test_a_state_of_another_set_up_is_refused(dataset):
+    with pytest.raises(ValueError, match="loader state"):
+        loader_of(dataset).load_state_dict({"epoch": 0, "step": 7})
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValidationError, match="crop: got 64, want at most resize"):
+        DataSettings(shards="x", resize=32, crop=64)
+    with pytest.raises(ValidationError):
+        DataSettings(shards="x", clip_frame=16)
