@@ -37,6 +37,7 @@ class PackedVideo:
     reject: str | None
     source: str
     sha256: str | None = None
+    file: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry in dataset.json, and the `<key>.json` in the tar."""

@@ -124,7 +124,7 @@ def _padded(size: int) -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then give it its final one."""
-    partial = path.with_name(path.name + ".tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()

@@ -65,8 +65,8 @@ class Form:
 def transcode(source: str | Path | bytes, form: Form) -> tuple[bytes, Facts, Facts]:
     """Re-encode a video; returns (mp4 bytes, facts of the source, facts of the result as decoded again).
 
-    The result lasts as long as the source to half a frame; its picture is upright, with square pixels and even
-    sides. Raises Unreadable when the source is damaged.
+    The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
+    Raises Unreadable when the source is damaged.
     """
     fps = _target_rate(source, form)
     reader = FrameReader(source)
@@ -88,8 +88,8 @@ def encode_video(
 ) -> bytes:
     """Encode RGB pictures, each (H, W, 3) uint8, into an mp4 of constant rate; returns its bytes.
 
-    codec: "vp9" or "h264". gop: frames from one key frame to the next. Raises ValueError when there is no picture,
-    a side is odd, or the size changes.
+    codec: "vp9" or "h264". gop: frames from one key frame to the next. Raises ValueError when there is no
+    picture, a side is odd, or the size changes.
     """
     to_yuv = VideoReformatter()
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:

@@ -1,0 +1,62 @@
+"""Read a packed data set back through the training decoder: every byte, every frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from .records import PackedVideo
+from .shards import Dataset
+
+PIECE_FRAMES = 256  # frames in memory at a time
+
+
+def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = iter) -> int:
+    """Decode all packed videos; returns the number of frames.
+
+    Raises ValueError naming the shard and the key when a tar is not the one that was written, or a video does
+    not decode to the frames and size that dataset.json states.
+    """
+    dataset = Dataset.open(location)
+    for shard in dataset.shards.values():
+        if file_sha256(dataset.folder / shard.file) != shard.sha256:
+            raise ValueError(
+                f"{dataset.folder / shard.file}: sha256 differs from dataset.json; pack it again"
+            )
+    packed = [video for video in dataset.videos.values() if video.shard is not None]
+    return sum(_verify_video(dataset, video) for video in progress(packed))
+
+
+def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
+    from .decode import decode_frames  # DALI and torch: only who verifies waits for them
+
+    data, seen = dataset.read(video.key), 0
+    try:
+        for piece in decode_frames(
+            data,
+            np.arange(video.num_frames),
+            codec=video.codec,
+            num_frames=video.num_frames,
+            device="cpu",
+            piece_frames=PIECE_FRAMES,
+        ):
+            if tuple(piece.shape[1:3]) != (video.height, video.width):
+                raise ValueError(f"decodes to {tuple(piece.shape[1:3])}, want {video.height}x{video.width}")
+            seen += len(piece)
+        if seen != video.num_frames:
+            raise ValueError(f"decodes to {seen} frames, want {video.num_frames}")
+    except ValueError as error:
+        raise ValueError(f"{dataset.folder / str(video.shard)}: {video.key}: {error}") from None
+    return seen
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Run the jobs of a plan in processes of their own, so that a decoder that crashes takes one video with it.
+
+Each worker does one video and writes the outcome into the journal; nothing else passes between processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+
+from .journal import Journal
+from .pack_video import Job, Outcome, reject
+
+TRIES = 2  # a worker that was killed (no memory left, or the whole run was stopped) gets a second try
+
+Task = Callable[[Job], tuple[Outcome, bytes]]
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: ForkProcess
+    words: Connection  # what went wrong, as text
+
+
+def run_jobs(jobs: Sequence[Job], journal: Journal, task: Task, *, workers: int) -> Iterator[Outcome]:
+    """Do the jobs that the journal does not have yet; yields every job's outcome, in the order of `jobs`.
+
+    Raises ValueError with the job's name when a worker fails in a way that is not the video's fault.
+    """
+    waiting = deque(job for job in jobs if journal.outcome(job.key) is None)
+    tries: dict[str, int] = {}
+    running: list[_Worker] = []
+    try:
+        for job in jobs:
+            while (outcome := journal.outcome(job.key)) is None:
+                while waiting and len(running) < workers:
+                    running.append(_start(waiting.popleft(), journal, task))
+                ended = wait([worker.process.sentinel for worker in running])
+                for worker in [worker for worker in running if worker.process.sentinel in ended]:
+                    running.remove(worker)
+                    _collect(worker, journal, tries, waiting)
+            yield outcome
+    finally:
+        for worker in running:
+            worker.process.kill()
+            worker.process.join()
+
+
+def _start(job: Job, journal: Journal, task: Task) -> _Worker:
+    context = multiprocessing.get_context("fork")  # cheap, and nothing has to be pickled
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, journal, task, sender), daemon=True)
+    process.start()
+    sender.close()
+    return _Worker(job, process, receiver)
+
+
+def _work(job: Job, journal: Journal, task: Task, words: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        journal.commit(*task(job))
+    except Exception as error:
+        words.send_bytes(f"{type(error).__name__}: {error}".encode())
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed leaves no one to write for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _collect(worker: _Worker, journal: Journal, tries: dict[str, int], waiting: deque[Job]) -> None:
+    worker.process.join()
+    job, code = worker.job, worker.process.exitcode or 0
+    if journal.outcome(job.key) is not None:
+        return
+    if code >= 0:
+        text = worker.words.recv_bytes().decode() if worker.words.poll() else f"exit code {code}"
+        raise ValueError(f"{job.source}: its worker failed: {text}")
+    tries[job.key] = tries.get(job.key, 0) + 1
+    if tries[job.key] < TRIES:
+        waiting.appendleft(job)
+    else:
+        name = signal.Signals(-code).name
+        journal.commit(reject(job, f"the process that decoded it was killed twice ({name})"), b"")

@@ -1,0 +1,210 @@
+"""Checks videos against their annotations and packs them into WebDataset shards that training reads."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import av
+import click
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.journal import Journal
+from pipeline.pack_video import Job, Outcome, VideoFolder, check_video
+from pipeline.packing import Plan, finished, pack, remove_ours
+from pipeline.shards import Dataset, unique_keys
+from pipeline.transcode import ENCODERS, Form, exact_rate
+from pipeline.verify import verify as verify_shards
+from pipeline.workers import run_jobs
+from train.edge import Command
+
+FORM_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
+SHOWN = 20  # rejects and repairs listed on the screen; the files have all of them
+
+
+def classes_of(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
+    """The class names: all labels, or those of the file, which must then cover all labels."""
+    labels = {action.label: key for key, video in videos.items() for action in video.actions}
+    if path is None:
+        return tuple(sorted(labels))
+    classes = read_classes(path)
+    unknown = sorted(set(labels) - set(classes))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], classes, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "add it there, or correct the annotations"
+        raise ValueError(f"{labels[unknown[0]]}: class {unknown[0]!r} is not in {path}; {hint}")
+    return classes
+
+
+def plan_of(
+    videos: Path,
+    annotations: Path,
+    *,
+    subsets: tuple[str, ...],
+    classes: Path | None,
+    form: Form | None,
+    shard_size: int,
+) -> Plan:
+    """Read what is to be packed; nothing is decoded yet."""
+    annotated = read_annotations(annotations)
+    names = classes_of(annotated, classes)  # of all subsets, so that parts packed apart agree
+    keys = unique_keys(annotated)
+    for subset in subsets:
+        read_annotations(annotations, subset=subset)  # refuses a subset that is not there
+    folder = VideoFolder(videos)
+    jobs = []
+    for name, video in annotated.items():
+        if not subsets or video.subset in subsets:
+            file, missing = folder.find(name)
+            jobs.append(
+                Job(keys[name], name, replace(video, key=keys[name]), folder.folder, file, missing, form)
+            )
+    jobs.sort(key=lambda job: (job.video.subset, job.key))
+    return Plan(tuple(jobs), names, shard_size, settings_of(form, shard_size, subsets))
+
+
+def settings_of(form: Form | None, shard_size: int, subsets: tuple[str, ...]) -> dict:
+    """What dataset.json says about how it was made."""
+    try:
+        leantad = version("leantad")
+    except PackageNotFoundError:
+        leantad = "checkout"
+    versions = {"leantad": leantad, "av": av.__version__}
+    how = {"copy": True} if form is None else {"copy": False, **vars(form), "fps": float(form.fps)}
+    return {**how, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
+
+
+def check(plan: Plan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[Outcome]:
+    """Decode every video and fit its actions; nothing stays on disk."""
+    with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
+        task = partial(_checked)
+        outcomes = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), task, workers=workers)))
+    if all(outcome.video.reject for outcome in outcomes):
+        video = outcomes[0].video
+        raise ValueError(f"none of {len(outcomes)} videos is usable; {video.source}: {video.reject}")
+    return outcomes
+
+
+def _checked(job: Job) -> tuple[Outcome, bytes]:
+    return check_video(job), b""
+
+
+def report(outcomes: list[Outcome], *, verb: str) -> None:
+    """Print counts, rejects and repairs."""
+    good = [outcome.video for outcome in outcomes if outcome.video.reject is None]
+    bad = [outcome.video for outcome in outcomes if outcome.video.reject is not None]
+    repairs = [repair for outcome in outcomes for repair in outcome.repairs]
+    kinds = Counter(repair.kind for repair in repairs)
+    minutes = sum(video.duration or 0.0 for video in good) / 60
+    frames = sum(video.num_frames for video in good)
+    actions = sum(len(video.actions) for video in good)
+    click.echo(
+        f"{verb} {len(good)} of {len(outcomes)} videos: {minutes:.1f} min, {frames} frames, {actions} actions"
+    )
+    _list("rejected", [f"{video.source}: {video.reject}" for video in bad], len(bad))
+    text = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    lines = [f"{repair.video}: {repair.kind}: {repair.detail}" for repair in repairs]
+    _list("repairs and remarks" + (f" ({text})" if text else ""), lines, len(repairs))
+
+
+def _list(title: str, lines: list[str], count: int) -> None:
+    click.echo(f"{title}: {count}")
+    for line in lines[:SHOWN]:
+        click.echo(f"  {line}")
+    if count > SHOWN:
+        click.echo(f"  ... and {count - SHOWN} more")
+
+
+def progress_bar(title: str, total: int, quiet: bool) -> Callable[[Iterable], Iterable]:
+    """A bar on a terminal, nothing elsewhere."""
+    tqdm.monitor_interval = 0  # its thread would be in the way of forking
+    return partial(tqdm, desc=title, total=total, unit="video", disable=True if quiet else None)
+
+
+def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
+    """The training form that the options ask for; None for --copy."""
+    if copy:
+        given = [
+            name for name in FORM_OPTIONS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise ValueError(
+                f"--copy: keeps the bytes, so --{given[0].replace('_', '-')} has no effect; drop one"
+            )
+        return None
+    if values["short_side"] % 2:
+        raise ValueError(f"--short-side: got {values['short_side']}, want an even number of pixels")
+    return Form(**{**values, "fps": exact_rate(values["fps"]) if values["fps"] else Fraction(0)})
+
+
+@click.command(
+    cls=Command,
+    epilog="Example: leantad make-shards videos/ annotations.json --out shards/ --verify",
+)
+@click.argument("videos", type=click.Path(path_type=Path))
+@click.argument("annotations", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; needed unless --check.")
+@click.option("--subset", "subsets", multiple=True, help="Pack this subset only (repeatable).")
+@click.option("--classes", type=click.Path(path_type=Path), help="File of the class names, one per line.")
+@click.option("--codec", type=click.Choice(list(ENCODERS)), default="vp9", show_default=True)
+@click.option("--fps", type=click.FloatRange(0), default=15.0, show_default=True, help="Frames/s; 0 keeps.")
+@click.option("--short-side", type=click.IntRange(0), default=128, show_default=True, help="Pixels; 0 keeps.")
+@click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames per key frame.")
+@click.option("--upscale", is_flag=True, help="Let --fps and --short-side exceed the source's.")
+@click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
+@click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Processes [default: one per core].")
+@click.option("--overwrite", is_flag=True, help="Remove the data set or unfinished run in --out first.")
+@click.option("--verify", is_flag=True, help="Read all back through the training decoder.")
+@click.option("--check", "check_only", is_flag=True, help="Only report; write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
+def main(ctx, videos, annotations, out, subsets, classes, shard_size, workers, **options) -> None:
+    """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
+
+    CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds from the first
+    displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json. A
+    run that was stopped continues when the same command is given again.
+    """
+    overwrite, verify, check_only, quiet = (
+        options.pop(name) for name in ("overwrite", "verify", "check_only", "quiet")
+    )
+    workers = workers or len(os.sched_getaffinity(0))
+    form = form_of(ctx, **options)
+    plan = plan_of(videos, annotations, subsets=subsets, classes=classes, form=form, shard_size=shard_size)
+    total = len(plan.jobs)
+    if check_only:
+        report(check(plan, workers=workers, progress=progress_bar("checking", total, quiet)), verb="usable:")
+        return
+    if out is None:
+        raise ValueError("--out: missing, want the folder to write (or --check)")
+    if overwrite:
+        remove_ours(out)
+    if finished(plan, out):
+        click.echo(f"{out}: already packed")
+    else:
+        report(
+            pack(plan, out, workers=workers, progress=progress_bar("packing", total, quiet)), verb="packed"
+        )
+    if verify:
+        count = len(Dataset.open(out).videos)
+        frames = verify_shards(out, progress=progress_bar("verifying", count, quiet))
+        click.echo(f"verified: {frames} frames read back")
+
+
+if __name__ == "__main__":
+    main()
