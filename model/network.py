@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.backbones import BACKBONES, build_backbone
 from model.detector.detector import Detector, DetectorSettings, Prediction
@@ -46,6 +47,9 @@ class EncoderSettings(BaseModel):
     clip_sampling: Literal["random", "uniform", "block"] = "random"
     # none: ETAD's, a gradient too small by clip_ratio; inverse: times 1 / clip_ratio, unbiased for random sampling
     gradient_scale: Literal["none", "inverse"] = "none"
+    # feature steps per clip, the mean over each part of its time; 1 for many short clips (ETAD), None: as many as
+    # the backbone gives, for few long ones (Re2TAL)
+    steps_per_clip: int | None = Field(1, ge=1)
     # clips that go through the encoder at once: time against memory
     piece_clips: int = Field(4, ge=1)
 
@@ -67,6 +71,7 @@ class ClipEncoder(nn.Module):
         super().__init__()
         self.backbone = build_backbone(settings.backbone)
         self.num_features = self.backbone.num_features
+        self.steps_per_clip = settings.steps_per_clip
         self.batch_norm_in_eval = not settings.train_batch_norm
         # Plain attributes, not buffers: they stay float32 when the engine casts the module to bf16.
         self.mean = torch.tensor(MEAN).view(1, 3, 1, 1, 1) * 255
@@ -89,7 +94,10 @@ class ClipEncoder(nn.Module):
         """clips: (n, C, L, H, W), uint8 or float in 0..255. Returns (n, D, t) features."""
         dtype = next(self.backbone.parameters()).dtype
         pixels = (clips.float() - self.mean.to(clips.device)) / self.std.to(clips.device)
-        return self.backbone.pool(self.backbone(pixels.to(dtype)))  # (n, D, t)
+        features = self.backbone.pool(self.backbone(pixels.to(dtype)))  # (n, D, t)
+        if self.steps_per_clip is None:
+            return features
+        return F.adaptive_avg_pool1d(features, self.steps_per_clip)  # (n, D, steps_per_clip)
 
 
 class Network(nn.Module):

@@ -128,11 +128,11 @@ def actor_path(script: Script, rng: np.random.Generator, *, speed: float, spin: 
 
 def render(script: Script, rng: np.random.Generator, *, size: int):
     """Yield the frames of the video, (size, size, 3) uint8, one at a time."""
-    actor, ground = smooth_texture(rng, size / 5), smooth_texture(rng, size / 4)
+    actor, ground = smooth_texture(rng, size / 3.5), smooth_texture(rng, size / 4)
     fliers = smooth_texture(rng, size / 6)
-    path = actor_path(script, rng, speed=size / 24, spin=0.16)
+    path = actor_path(script, rng, speed=size / 18, spin=0.2)
     drift = rng.uniform(-1, 1, size=2) * size / 96
-    centre, radius = size / 2 + rng.uniform(-1, 1, size=2) * size / 16, size * rng.uniform(0.30, 0.38)
+    centre, radius = size / 2 + rng.uniform(-1, 1, size=2) * size / 16, size * rng.uniform(0.36, 0.44)
     y, x = np.mgrid[:size, :size].astype(np.float64)
     distance = np.hypot(x - centre[0], y - centre[1])
     inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]  # soft edge

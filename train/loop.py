@@ -23,13 +23,15 @@ from train.engine import (
     barrier,
     build_engine,
     full_state_dict,
+    learning_rates,
     load_state,
     log_scalars,
     rank,
-    read_ds_config,
     save_state,
+    start_process_group,
     world_size,
 )
+from train.optimizer import DS_CONFIG, read_ds_config
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
 from train.validate import finish, validate
@@ -79,7 +81,7 @@ def train_step(
             raise TrainingStopped(not_finite(loss, parts, batch))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- at the boundary only
-        total += float(loss) / len(batches)
+        total += float(loss.detach()) / len(batches)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
     return total, sums
@@ -117,7 +119,7 @@ class Run:
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool):
         self.settings, self.folder = settings, folder
-        self.device = resolve_device(settings.run.device)
+        self.device = start_process_group(resolve_device(settings.run.device))
         self.dataset = Dataset.open(settings.data.shards)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
@@ -127,9 +129,8 @@ class Run:
         self.engine = build_engine(
             build_network(settings, len(self.dataset.classes)),
             settings.optimizer,
-            ds_config=read_ds_config(settings.run.ds_config),
+            ds_config=read_ds_config(settings.run.ds_config or DS_CONFIG),
             total_steps=self.total_steps,
-            device=self.device,
         )
         self.progress = Progress()
         if resume:
@@ -164,7 +165,7 @@ class Run:
 
     def step(self, batches: list[Batch]) -> tuple[float, dict[str, float]]:
         """train_step with the seed of this step and rank."""
-        seed = stable_seed(self.settings.seed, "step", self.progress.step, rank())
+        seed = stable_seed(self.settings.seed, "step", self.progress.step, rank()) % 2**63
         result = train_step(self.engine, batches, num_steps=self.settings.detector.num_steps, seed=seed)
         self.progress.step += 1
         return result
@@ -193,7 +194,6 @@ def report_step(
     step = run.progress.step
     if step % run.settings.run.log_every and step != run.total_steps:
         return
-    rates = {group["name"]: group["lr"] for group in run.engine.optimizer.param_groups}
     norm = run.engine.get_global_grad_norm()
     log.write(
         "train",
@@ -201,7 +201,7 @@ def report_step(
         epoch=round(step / run.steps_per_epoch, 3),
         loss=loss,
         parts=parts,
-        lr=rates,
+        lr=learning_rates(run.engine),
         grad_norm=None if norm is None else float(norm),
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.engine import barrier, rank, world_size
 from train.inference import detect, infer
-from train.metrics import evaluate, parse_tiou
+from train.metrics import evaluate
 from train.postprocess import write_detections
 from train.report import write_report
 
@@ -44,8 +44,7 @@ def validate(run: Run) -> dict[str, Any]:
     detections = gather(run.folder, mine)
     truth = dataset.truth(subset)
     results = {key: detections.get(key, []) for key in truth}  # a rejected video stays, with nothing found
-    tiou, protocol = parse_tiou(settings.run.protocol)
-    metrics = evaluate(truth, results, tiou=tiou, protocol=protocol)
+    metrics = evaluate(truth, results, protocol=settings.run.protocol)
     if rank() == 0:
         write_detections(
             run.folder / "detections.json", results, meta={"subset": subset, "step": run.progress.step}

@@ -1,0 +1,80 @@
+"""The house rules of the source tree: import direction, one file per heavy library, names, recipes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "pipeline": {"pipeline"},
+    "model": {"model"},
+    "train": {"pipeline", "model", "train"},
+    "tools": {"pipeline", "model", "train", "tools"},
+}
+SOURCES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute module names that a file imports, relative ones resolved."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names.add(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[0] for name in imported(path)} & set(ALLOWED)
+    assert ours <= ALLOWED[room], f"{path}: {room} may import {ALLOWED[room]}, imports {ours}"
+
+
+@pytest.mark.parametrize(
+    "library, home", [("nvidia", "pipeline/decode.py"), ("deepspeed", "train/engine.py")]
+)
+def test_a_heavy_library_is_imported_by_one_file_alone(library, home):
+    users = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert users == {home}
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_the_generic_package_names_resolve_inside_this_checkout(room):
+    assert Path(importlib.import_module(room).__file__).parent == ROOT / room
+
+
+def test_no_file_of_train_shadows_the_standard_library():
+    names = {path.stem for path in (ROOT / "train").glob("*.py")}
+    assert not names & set(sys.stdlib_module_names)
+
+
+def test_every_package_folder_is_listed_in_setup():
+    listed = set(
+        re.search(r"packages=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
+        .replace('"', "")
+        .split(", ")
+    )
+    folders = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES}
+    assert folders == listed
+
+
+def test_nothing_is_unpickled():
+    for path in SOURCES:
+        text = path.read_text()
+        assert not re.search(r"pickle\.(load|Unpickler)|from pickle import (load|Unpickler\b)", text), path
+        for call in re.findall(r"torch\.load\(.*?\)", text, re.S):
+            assert "weights_only=True" in call, f"{path}: {call}"

@@ -1,0 +1,92 @@
+"""The built-in data: deterministic, exact truth, classes that only motion tells apart."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import numpy as np
+from click.testing import CliRunner
+
+from tools.make_synthetic import main, make_video
+from tools.synthetic_scene import CLASSES, Action, Script, render, write_script
+
+OPTIONS = {"seed": 3, "size": 32, "fps": 12, "shortest": 2.0, "longest": 4.0}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
+    script, data = make_video("training", 0, **OPTIONS)
+    again, same = make_video("training", 0, **OPTIONS)
+    assert (script, data) == (again, same)
+    assert make_video("training", 0, **{**OPTIONS, "seed": 4})[1] != data
+    assert make_video("validation", 0, **OPTIONS)[1] != data
+
+
+def test_scripts_hold_what_is_promised():
+    scripts = [write_script(np.random.default_rng(i), fps=12, shortest=4, longest=40) for i in range(300)]
+    counts = {len(script.actions) for script in scripts}
+    durations = [script.duration for script in scripts]
+    assert counts == set(range(7))
+    assert max(durations) / min(durations) > 9  # a decade, but for the draw's own ends
+    assert {action.label for script in scripts for action in script.actions} == set(CLASSES)
+    for script in scripts:
+        ends = [0.0] + [time for action in script.actions for time in (action.start, action.end)]
+        assert ends == sorted(ends) and ends[-1] <= script.duration
+
+
+def features_of(frames: np.ndarray) -> np.ndarray:
+    """What a linear classifier can see of single frames: pixels, their squares, local contrasts."""
+    grey = frames.mean(-1).reshape(len(frames), -1) / 255 - 0.5
+    return np.concatenate([grey, grey**2, np.ones((len(frames), 1))], axis=1)
+
+
+def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
+    frames, motion, labels = [], [], []
+    for number in range(240):
+        rng = np.random.default_rng([11, number])
+        label = number % len(CLASSES)
+        script = Script(8, 12, (Action(0.0, 8 / 12, CLASSES[label]),))
+        video = np.stack(list(render(script, rng, size=24))).astype(np.float32)
+        frames.append(video[4])
+        # normal flow: products of temporal and spatial differences, the simplest motion there is
+        grey = video.mean(-1)
+        change = grey[5] - grey[3]
+        motion.append([(change * np.gradient(grey[4], axis=axis)).mean() for axis in (0, 1)])
+        labels.append(label)
+    labels, chance = np.array(labels), 1 / len(CLASSES)
+    truth = np.eye(len(CLASSES))[labels]
+    train, test = slice(0, 160), slice(160, 240)
+
+    def accuracy(x: np.ndarray) -> float:
+        ridge = x[train].T @ x[train] + 1.0 * np.eye(x.shape[1])
+        weights = np.linalg.solve(ridge, x[train].T @ truth[train])
+        return float(((x[test] @ weights).argmax(1) == labels[test]).mean())
+
+    # 80 test frames: three standard errors of a guess at 1/6 are 0.125
+    assert accuracy(features_of(np.stack(frames))) < chance + 0.125
+    flow = np.array(motion)
+    slides = labels < 4  # the two flow sums tell the four directions apart
+    by_flow = np.where(
+        np.abs(flow[:, 1]) > np.abs(flow[:, 0]),
+        np.where(flow[:, 1] > 0, 0, 1),
+        np.where(flow[:, 0] > 0, 2, 3),
+    )
+    assert (by_flow == labels)[slides].mean() > 0.9
+
+
+def test_the_tool_writes_whole_videos_and_matching_annotations(tmp_path):
+    out = tmp_path / "made"
+    sizes = ["--size", "32", "--shortest", "2", "--longest", "3", "--quiet"]
+    result = CliRunner().invoke(main, ["--out", str(out), "--train", "2", "--val", "1", *sizes])
+    assert result.exit_code == 0, result.output
+    database = json.loads((out / "annotations.json").read_text())["database"]
+    assert {video["subset"] for video in database.values()} == {"training", "validation"}
+    for key, video in database.items():
+        with av.open(str(out / "videos" / f"{key}.mp4")) as container:
+            frames = sum(1 for _ in container.decode(video=0))
+        assert frames == round(video["duration"] * 12)
+
+
+def test_asking_for_no_video_is_refused(tmp_path):
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--train", "0", "--val", "0"])
+    assert result.exit_code == 2 and "at least one video" in result.stderr
