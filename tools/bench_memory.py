@@ -1,0 +1,242 @@
+"""Measures the training memory of a backbone: plain, checkpointed and reversible, and with sampled clips.
+
+What is counted, above the parameters, their gradients and the clips themselves:
+- saved: the most bytes that autograd holds for the backward when a forward of the encoder ends, each storage
+  once. It sees what an autograd.Function passes to save_for_backward, too. (A recomputed call that draws
+  random numbers also keeps 5 KB of generator state, not counted; the R(2+1)D networks draw none.)
+- peak: on a GPU torch.cuda.max_memory_allocated; on a CPU the most bytes in tensors alive at one time. A
+tensor
+  that lives only inside one kernel is not seen on a CPU.
+- seconds: forward and backward, once, after a first run, without the trackers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import torch
+from torch import Tensor, nn
+
+from model.backbones import BACKBONES, build_backbone
+from model.encode import sampled_encode
+from model.rewire import rewire
+from model.sampling import sample_clips
+from tools.memory_trackers import LiveBytes, SavedBytes
+from train.edge import Command
+
+MIB = 2**20
+MODES = ("plain", "checkpoint", "reversible")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the benchmark; `ratios` empty: all clips in one ordinary graph, without sampled encoding."""
+
+    backbone: str
+    clip: tuple[int, int, int, int]  # C, L, H, W
+    dtype: str
+    clips: int
+    ratios: tuple[float, ...]
+    piece_clips: int
+    beta: float
+    device: str
+
+
+class Encoder(nn.Module):
+    """A backbone and its pooling: (n, C, L, H, W) uint8 -> (n, D, t)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Pixels to -1..1 in the dtype of the parameters, then features."""
+        dtype = next(self.parameters()).dtype
+        return self.backbone.pool(self.backbone(clips.to(dtype) / 127.5 - 1))
+
+
+def build_encoder(settings: Settings, mode: str) -> Encoder:
+    """The encoder in one of MODES, in training mode, with gradients allocated."""
+    torch.manual_seed(0)
+    backbone = build_backbone(settings.backbone)
+    if mode != "plain":
+        rewire(backbone, beta=0.0 if mode == "checkpoint" else settings.beta)
+    encoder = Encoder(backbone.to(settings.device, DTYPES[settings.dtype]))
+    for parameter in encoder.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return encoder.train()
+
+
+def train_step(encoder: Encoder, clips: Tensor, ratio: float | None, piece_clips: int) -> None:
+    """Forward and backward of one video; clips: (1, N, C, L, H, W) uint8."""
+    if ratio is None:
+        features = encoder(clips[0])
+    else:
+        generator = torch.Generator().manual_seed(0)
+        kept = sample_clips(1, clips.shape[1], ratio, strategy="uniform", generator=generator)
+        features = sampled_encode(encoder, clips, kept, piece_clips=piece_clips)
+    features.float().square().mean().backward()
+
+
+def _storages(encoder: Encoder, clips: Tensor) -> set[int]:
+    tensors = [clips, *encoder.parameters(), *encoder.buffers(), *(p.grad for p in encoder.parameters())]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def _peak_and_seconds(settings: Settings, encoder: Encoder, clips: Tensor, ratio: float | None):
+    """On a GPU from one step; on a CPU the caller has the peak, and this one is 0."""
+    cuda = clips.device.type == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else 0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    train_step(encoder, clips, ratio, settings.piece_clips)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return (torch.cuda.max_memory_allocated() - before if cuda else 0), seconds
+
+
+def measure(settings: Settings, mode: str, ratio: float | None) -> dict:
+    """One row: mode, ratio, saved_mib, peak_mib, seconds."""
+    encoder = build_encoder(settings, mode)
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, settings.clips, *settings.clip)
+    clips = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(settings.device)
+    known = _storages(encoder, clips)
+    saved, live = SavedBytes(known), LiveBytes(known)
+    after_forward: list[int] = []
+    hook = encoder.register_forward_hook(lambda *_: after_forward.append(saved.now))
+    with saved, live if clips.device.type == "cpu" else nullcontext():
+        train_step(encoder, clips, ratio, settings.piece_clips)
+    hook.remove()
+    peak, seconds = _peak_and_seconds(settings, encoder, clips, ratio)
+    return {
+        "mode": mode,
+        "ratio": ratio,
+        "saved_mib": round(max(after_forward) / MIB, 2),
+        "peak_mib": round(max(peak, live.peak) / MIB, 2),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _commit() -> str:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def where() -> dict:
+    """What the figures depend on besides the settings."""
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return {"device": device, "torch": torch.__version__, "commit": _commit()}
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as aligned text."""
+    lines = [f"{'mode':<12}{'ratio':>6}{'saved MiB':>12}{'peak MiB':>12}{'seconds':>10}"]
+    for row in rows:
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:g}"
+        figures = f"{row['saved_mib']:>12.1f}{row['peak_mib']:>12.1f}{row['seconds']:>10.2f}"
+        lines.append(f"{row['mode']:<12}{ratio:>6}{figures}")
+    return "\n".join(lines)
+
+
+def parse_clip(text: str) -> tuple[int, int, int, int]:
+    """ "3x16x112x112" -> (3, 16, 112, 112); raises ValueError otherwise."""
+    parts = text.lower().split("x")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"--clip: got {text!r}, want CxLxHxW (channels, frames, height, width) as 3x16x112x112"
+        )
+    if parts[0] != "3":
+        raise ValueError(f"--clip: got {parts[0]} channels in {text!r}, want 3: the backbones take RGB")
+    channels, frames, height, width = (int(part) for part in parts)
+    return channels, frames, height, width
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is cuda where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: got cuda, but torch sees no GPU; want cpu or auto")
+    return name
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Write under a temporary name, then rename: the file is whole or absent."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@click.command(cls=Command, help=__doc__)
+@click.option("--backbone", default="r2plus1d_34", show_default=True, help=f"One of {', '.join(BACKBONES)}.")
+@click.option("--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option("--clips", type=click.IntRange(1), default=1, show_default=True, help="Clips of the video.")
+@click.option(
+    "--ratio",
+    "ratios",
+    type=float,
+    multiple=True,
+    help="Share of the clips that get a gradient, through sampled encoding; repeatable. "
+    "Without it all clips go through one ordinary graph.",
+)
+@click.option("--piece", type=click.IntRange(1), default=4, show_default=True, help="Clips encoded at once.")
+@click.option(
+    "--beta", type=float, default=1.0, show_default=True, help="Coefficient of the reversible rows."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows to this file."
+)
+def command(
+    backbone: str,
+    clip: str,
+    dtype: str,
+    clips: int,
+    ratios: tuple[float, ...],
+    piece: int,
+    beta: float,
+    device: str,
+    json_path: Path | None,
+) -> None:
+    settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))
+    facts = where()
+    click.echo(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
+    rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]
+    click.echo(table(rows))
+    if json_path is not None:
+        write_json(json_path, {**facts, "settings": asdict(settings), "rows": rows})
+
+
+main = command
+
+if __name__ == "__main__":
+    main()
