@@ -12,6 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ def unique_keys(names: Iterable[str]) -> dict[str, str]:
     sha256.
     """
     names = list(names)
-    wanted: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        wanted.setdefault(_plain(name), []).append(name)
+        groups.setdefault(_plain(name), []).append(name)
     keys = {}
-    for plain, group in wanted.items():
+    for plain, group in groups.items():
         for name in group:
-            alone = name == plain or (len(group) == 1)
-            keys[name] = plain if alone else f"{plain[:64]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+            alone = plain and (name == plain or len(group) == 1)
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            keys[name] = plain if alone else f"{plain[:64] or 'video'}-{digest}"
     if len(set(keys.values())) < len(set(names)):
         raise ValueError("video names: two of them give the same key, rename one")
     return keys
@@ -95,6 +97,8 @@ class ShardWriter:
                 self.tar.name, self.idx.name, self.file.sha256.hexdigest(), self.file.size, len(self.lines)
             )
         else:
+            with suppress(OSError):  # a full disk, for one: the error that brought us here matters
+                self.writer.close()
             self.file.close()
             self.partial.unlink(missing_ok=True)
 
@@ -125,7 +129,7 @@ def _padded(size: int) -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then give it its final one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

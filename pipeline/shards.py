@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .annotations import Video
-from .records import DESCRIPTION, FILE_NAME, FORMAT, VERSION, PackedVideo, Shard, read_index
+from .records import DESCRIPTION, FILE_NAME, FORMAT, KEY, VERSION, PackedVideo, Shard, read_index
 from .remote import Source, cache_folder, cache_root, fetch, locate
 from .shard_writer import ShardWriter, pack_samples, unique_keys, write_dataset, write_text
 
@@ -36,22 +36,14 @@ class Dataset:
         self.classes: tuple[str, ...] = tuple(document["classes"])
         self.settings: dict[str, Any] = document["settings"]
         shards = [Shard(**entry) for entry in document["shards"]]
-        for name in (name for shard in shards for name in (shard.file, shard.index)):
-            if not FILE_NAME.fullmatch(name):
-                raise ValueError(f"file name {name!r} leaves the folder, want plain names such as 00000.tar")
-        names = {shard.file for shard in shards}
-        unknown = sorted(set(source.chosen or ()) - names)
-        if unknown:
-            raise ValueError(f"does not list {unknown[0]}, want one of its own tars")
-        chosen = set(source.chosen or names)
-        self.shards = {shard.file: shard for shard in shards if shard.file in chosen}
         videos = [PackedVideo.from_json(key, entry) for key, entry in document["videos"].items()]
-        keep_rejected = chosen == names
-        self.videos: dict[str, PackedVideo] = {
-            video.key: video
-            for video in videos
-            if (video.shard in chosen if video.shard is not None else keep_rejected)
-        }
+        names = {shard.file for shard in shards}
+        _check_names(shards, videos, names, source)
+        chosen: set[str | None] = set(source.chosen or names)
+        self.shards = {shard.file: shard for shard in shards if shard.file in chosen}
+        if chosen == names:
+            chosen.add(None)  # the shard of rejected videos
+        self.videos: dict[str, PackedVideo] = {video.key: video for video in videos if video.shard in chosen}
         self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
 
     @staticmethod
@@ -147,3 +139,18 @@ class Dataset:
                     f"{path}: missing, want the index beside the tar; pack the data set again"
                 ) from None
         return self._indexes[shard]
+
+
+def _check_names(shards: list[Shard], videos: list[PackedVideo], names: set[str], source: Source) -> None:
+    """A file name that leaves the folder, or a tar that the data set does not have, is an error."""
+    for name in [name for shard in shards for name in (shard.file, shard.index)]:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"file name {name!r} leaves the folder, want plain names such as 00000.tar")
+    for video in videos:
+        if not KEY.fullmatch(video.key):
+            raise ValueError(f"key {video.key!r}: want letters, digits, _ and - only")
+        if video.shard is not None and video.shard not in names:
+            raise ValueError(f"{video.key} lies in {video.shard}, which is not one of its shards")
+    unknown = sorted(set(source.chosen or ()) - names)
+    if unknown:
+        raise ValueError(f"does not list {unknown[0]}, want one of its own tars")
