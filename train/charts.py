@@ -1,0 +1,203 @@
+"""The report's charts: loss over steps, mAP over epochs and thresholds, precision over recall."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from train.svg import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Axis,
+    image,
+    number,
+    rule,
+    tag,
+    time_axis,
+    value_axis,
+    words,
+)
+
+WIDTH, HEIGHT = 560, 290
+LEFT, RIGHT, TOP, BOTTOM = 52, 118, 14, 44  # the right margin holds the lines' names
+LABEL_GAP = 15  # between the names at the lines' ends, pixels
+
+
+@dataclass(frozen=True)
+class Line:
+    """One named line: points (x, y) by rising x. Dashes tell lines apart where colours cannot."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str = BLUE
+    dash: str = ""
+    width: float = 2.0
+    dots: bool = False
+    faint: bool = False  # drawn behind the others, without a name
+
+
+def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Running mean over the last `window` points, fewer at the beginning."""
+    means = []
+    for i, (x, _) in enumerate(points):
+        recent = [value for _, value in points[max(0, i + 1 - window) : i + 1]]
+        means.append((x, sum(recent) / len(recent)))
+    return means
+
+
+def spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
+    """Places near the wanted ones, LABEL_GAP apart, within [low, high] as far as they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [0.0] * len(wanted)
+    edge = low - LABEL_GAP
+    for i in order:
+        placed[i] = edge = max(wanted[i], edge + LABEL_GAP)
+    edge = high + LABEL_GAP
+    for i in reversed(order):
+        placed[i] = edge = min(placed[i], edge - LABEL_GAP)
+    return placed
+
+
+def grid(x: Axis, y: Axis, x_label: str, unit: str) -> list[str]:
+    """Horizontal lines, the marks of both axes and the x axis's name."""
+    parts = []
+    for tick in y.ticks:
+        parts.append(rule(x.start, y(tick), x.end, y(tick), "grid"))
+        parts.append(words(x.start - 8, y(tick) + 4, number(tick) + unit, "tick", anchor="end"))
+    for tick in x.ticks:
+        parts.append(words(x(tick), y.start + 18, number(tick), "tick", anchor="middle"))
+    parts.append(rule(x.start, y.start, x.end, y.start, "axis"))
+    parts.append(words((x.start + x.end) / 2, HEIGHT - 5, x_label, "tick", anchor="middle"))
+    return parts
+
+
+def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> str:
+    """The line with its dots; one dot where there is one point only."""
+    style = {"stroke": line.colour, "stroke_width": line.width, "stroke_dasharray": line.dash}
+    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
+    parts = [tag("polyline", points=path, fill="none", opacity=0.28 if line.faint else None, **style)]
+    if line.dots or len(line.points) == 1:
+        for a, b in line.points:
+            title = f"{line.name}: {number(b)}{unit} at {number(a)}"
+            radius = line.width + 1.5
+            parts.append(tag("circle", title=title, cx=x(a), cy=y(b), r=radius, fill=line.colour))
+    return "".join(parts)
+
+
+def name_lines(lines: Sequence[Line], y: Axis) -> list[str]:
+    """Each line's name beside its last point, pushed apart where they would overlap."""
+    left = WIDTH - RIGHT + 8.0
+    parts = []
+    places = spread([y(line.points[-1][1]) for line in lines], TOP + 4, HEIGHT - BOTTOM)
+    for line, place in zip(lines, places, strict=True):
+        style = {"stroke": line.colour, "stroke_width": line.width, "stroke_dasharray": line.dash}
+        parts.append(tag("line", x1=left, x2=left + 16, y1=place, y2=place, **style))
+        parts.append(words(left + 21, place + 4, line.name, "name"))
+    return parts
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    title: str,
+    unit: str = "",
+    log: bool = False,
+    x_range: tuple[float, float] | None = None,
+) -> str:
+    """All lines over one x axis, each named at its end. Points that are not finite are left out.
+
+    log: a logarithmic y axis, if all values are above 0. x_range: ends of the x axis; without it, the data's.
+    title: what a screen reader says.
+    """
+    lines = [replace(line, points=[p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return '<p class="note">Nothing was logged.</p>'
+    xs = [a for line in lines for a, _ in line.points]
+    ys = [b for line in lines for _, b in line.points]
+    low, high = x_range or (min(xs), max(xs))
+    x = time_axis(low, high, LEFT, WIDTH - RIGHT, whole=True)
+    y = value_axis(ys, HEIGHT - BOTTOM, TOP, log=log and min(ys) > 0)
+    parts = grid(x, y, x_label, unit)
+    parts += [draw_line(line, x, y, unit) for line in sorted(lines, key=lambda line: not line.faint)]
+    parts += name_lines([line for line in lines if not line.faint], y)
+    return image(parts, title, width=WIDTH, height=HEIGHT)
+
+
+def column_chart(values: Sequence[tuple[str, float]], *, x_label: str, title: str, unit: str = "") -> str:
+    """A column per (name, value), its value above it; both texts are left out where there is no room."""
+    y = value_axis([value for _, value in values], HEIGHT - BOTTOM, TOP + 14)
+    x = Axis(0, len(values), (), LEFT, WIDTH - 10)
+    parts = grid(x, y, x_label, unit)
+    slot = (x.end - x.start) / len(values)
+    width = min(46.0, 0.68 * slot)
+    for i, (name, value) in enumerate(values):
+        middle, top = x(i + 0.5), y(value)
+        box = {"x": middle - width / 2, "y": top, "width": width, "height": y.start - top, "rx": 2}
+        parts.append(tag("rect", title=f"{name}: {value:.2f}{unit}", class_="column", **box))
+        if slot >= 28:
+            parts.append(words(middle, top - 5, f"{value:.1f}", "value", anchor="middle"))
+            parts.append(words(middle, y.start + 18, name, "tick", anchor="middle"))
+    return image(parts, title, width=WIDTH, height=HEIGHT)
+
+
+def loss_chart(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Total loss, bold, over its parts."""
+    names = sorted({name for event in steps for name in event.get("parts", {})})
+    total = [(event["step"], _float(event.get("loss"))) for event in steps]
+    window = max(1, len(total) // 25)
+    lines = []
+    styles = [(VERMILION, "7 3"), (GREEN, "2 3"), (PURPLE, "9 3 2 3"), (ORANGE, "4 2"), (SKY, "1 3")]
+    for i, name in enumerate(names):
+        points = [(event["step"], _float(event.get("parts", {}).get(name))) for event in steps]
+        colour, dash = styles[i % len(styles)]
+        lines.append(Line(name, smoothed(points, window), colour, dash, 1.6))
+    if window > 1:
+        lines.append(Line("each step", total, BLUE, width=1.2, faint=True))
+    lines.append(Line("total", smoothed(total, window), BLUE, width=2.8))
+    return line_chart(
+        lines, x_label="optimizer step", title="Loss over optimizer steps", log=spans_decades(lines)
+    )
+
+
+def spans_decades(lines: list[Line]) -> bool:
+    """Whether a linear axis would hide the smaller lines."""
+    values = [y for line in lines for _, y in line.points if y > 0]
+    return bool(values) and max(values) > 50 * min(values)
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def map_chart(evals: Sequence[Mapping[str, Any]]) -> str:
+    """Average mAP and that of a few thresholds over epochs, in percent."""
+    tiou = evals[-1]["metrics"]["tiou"] if evals else []
+    shown = sorted({0, len(tiou) // 2, len(tiou) - 1}) if len(tiou) > 1 else []
+    styles = [(SKY, "7 3"), (GREEN, "2 3"), (PURPLE, "9 3 2 3")]
+    lines = [
+        Line(f"tIoU {tiou[i]:g}", _percents(evals, i), colour, dash, 1.6, dots=len(evals) < 30)
+        for i, (colour, dash) in zip(shown, styles, strict=False)
+    ]
+    average = [(e["epoch"], 100 * e["metrics"]["average_mAP"]) for e in evals]
+    lines.append(Line("average", average, BLUE, width=2.8, dots=len(evals) < 60))
+    return line_chart(lines, x_label="epoch", title="mAP over epochs, percent", unit=" %")
+
+
+def _percents(evals: Sequence[Mapping[str, Any]], index: int) -> list[tuple[float, float]]:
+    same = [e for e in evals if len(e["metrics"]["mAP"]) > index]
+    return [(e["epoch"], 100 * e["metrics"]["mAP"][index]) for e in same]
+
+
+def precision_chart(points: Sequence[tuple[float, float]], best: tuple[float, float], *, tiou: float) -> str:
+    """Precision over recall of all classes together, both in percent, with the point of the best F1."""
+    lines = [Line("all classes", points, BLUE, width=2.4), Line("best F1", [best], VERMILION, width=3.5)]
+    title = f"Precision over recall at tIoU {tiou:g}"
+    return line_chart(lines, x_label="recall, percent", title=title, unit=" %", x_range=(0, 100))

@@ -1,0 +1,286 @@
+"""The run's report: one HTML file that needs nothing else, made from what the run folder holds.
+
+Reads log.jsonl, metrics.json, detections.json and settings.yaml, whichever are there; a run with one
+evaluation, or one that was stopped before any, gets its report too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from train.charts import column_chart, loss_chart, map_chart, precision_chart
+from train.page import PAGE, card, duration_text, memory_text, percent, plural, tile
+from train.results import read_detections
+from train.timelines import (
+    TIOU,
+    Judged,
+    WorkingPoint,
+    choose_videos,
+    judge,
+    precision_recall,
+    timeline,
+    video_scores,
+    working_point,
+)
+
+DEFAULT_VIDEOS = 8
+MANY_CLASSES = 60  # of more classes, the best and the worst are shown and the rest folded away
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder says: logged events by rising step, final metrics, detections, settings."""
+
+    name: str
+    events: list[dict[str, Any]]
+    metrics: dict[str, Any] | None
+    detections: dict[str, list[dict[str, Any]]] | None
+    settings: dict[str, Any]
+    settings_text: str
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind."""
+        return [event for event in self.events if event.get("event") == kind]
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl; one that a kill cut in half is left out."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Everything the report is made of. Without metrics.json, the last evaluation in the log counts."""
+    events = read_events(folder / "log.jsonl")
+    metrics_path, detections_path = folder / "metrics.json", folder / "detections.json"
+    metrics = json.loads(metrics_path.read_text(encoding="utf-8")) if metrics_path.is_file() else None
+    if metrics is None:
+        metrics = next((e["metrics"] for e in reversed(events) if e.get("event") == "eval"), None)
+    settings_path = folder / "settings.yaml"
+    text = settings_path.read_text(encoding="utf-8") if settings_path.is_file() else ""
+    return RunFiles(
+        name=folder.resolve().name,
+        events=events,
+        metrics=metrics,
+        detections=read_detections(detections_path)[0] if detections_path.is_file() else None,
+        settings=yaml.safe_load(text) or {},
+        settings_text=text,
+    )
+
+
+def key_figures(run: RunFiles, point: WorkingPoint | None) -> str:
+    """The tiles at the top."""
+    tiles = []
+    metrics = run.metrics
+    if metrics:
+        low, high = metrics["tiou"][0], metrics["tiou"][-1]
+        tiles.append(tile(percent(metrics["average_mAP"]), "average mAP", f"tIoU {low:g} to {high:g}"))
+        tiles.append(tile(percent(metrics["mAP"][0]), f"mAP at tIoU {low:g}"))
+    if point is not None and point.recall > 0:
+        note = f"precision {point.precision:.0%}, recall {point.recall:.0%}"
+        tiles.append(tile(f"{point.f1:.2f}", f"best F1 at tIoU {TIOU:g}", note))
+    seconds = (metrics or {}).get("seconds", {})
+    if seconds.get("train"):
+        tiles.append(
+            tile(
+                duration_text(seconds["train"]),
+                "training",
+                f"evaluation {duration_text(seconds.get('eval', 0))}",
+            )
+        )
+    steps = run.of("train")
+    if steps:
+        tiles.append(tile(f"{steps[-1]['step']:,}", "optimizer steps", speed_note(steps)))
+    memory = [event["memory_mib"] for event in steps if event.get("memory_mib")]
+    if memory:
+        tiles.append(tile(memory_text(max(memory)), "peak memory", device_note(run)))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def speed_note(steps: list[dict[str, Any]]) -> str:
+    """Median seconds of a step, and how much of it was waiting for data."""
+    step = [event["step_seconds"] for event in steps if "step_seconds" in event]
+    data = [event["data_seconds"] for event in steps if "data_seconds" in event]
+    if not step or not data:
+        return ""
+    return f"{median(step):.2g} s each, {median(data):.2g} s waiting for data"
+
+
+def device_note(run: RunFiles) -> str:
+    starts = run.of("start")
+    if not starts:
+        return ""
+    ranks = starts[-1].get("world_size", 1)
+    return f"{ranks} process{'' if ranks == 1 else 'es'} on {starts[-1].get('device', '?')}"
+
+
+def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
+    """Per-class AP, the best first; of very many, the middle is folded away."""
+    counts = Counter(action.label for video in truth.values() for action in video.actions)
+    table = {name: (sum(ap) / len(ap), ap[0]) for name, ap in metrics["per_class"].items()}
+    rows = [
+        f'<div class="class" title="{escape(name)}: average {100 * mean:.1f} %, {100 * loose:.1f} % at tIoU '
+        f'{metrics["tiou"][0]:g}, {counts[name]} true actions"><span class="label">{escape(name)}</span>'
+        f'<span class="track"><i class="loose" style="width:{100 * loose:.1f}%"></i>'
+        f'<i class="mean" style="width:{100 * mean:.1f}%"></i></span>'
+        f'<b>{100 * mean:.1f}</b><span class="count">{counts[name]:,}</span></div>'
+        for name, (mean, loose) in sorted(table.items(), key=lambda item: -item[1][0])
+    ]
+    if len(rows) <= MANY_CLASSES:
+        return f'<div class="classes">{"".join(rows)}</div>'
+    ends = MANY_CLASSES // 3
+    middle = f"<details><summary>{len(rows) - 2 * ends} classes between them</summary>"
+    return (
+        f'<div class="classes">{"".join(rows[:ends])}</div>'
+        f'{middle}<div class="classes">{"".join(rows[ends:-ends])}</div></details>'
+        f'<div class="classes">{"".join(rows[-ends:])}</div>'
+    )
+
+
+def video_cards(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], count: int) -> str:
+    """The timelines, from the best video to the worst."""
+    scores = video_scores(judged, point)
+    cards = []
+    for number in choose_videos(scores, count):
+        key = judged.keys[number]
+        video = truth[key]
+        length = getattr(video, "duration", None)
+        about = plural(len(video.actions), "true action") + (f", {duration_text(length)}" if length else "")
+        cards.append(
+            f'<figure class="video"><figcaption><b>{escape(key)}</b><span>{about}</span>'
+            f'<span class="score">F1 {scores[number]:.2f}</span></figcaption>'
+            f"{timeline(judged, number, length, point)}</figure>"
+        )
+    return "".join(cards)
+
+
+KEY = (
+    '<p class="key"><span><i class="k-truth"></i>true action</span>'
+    '<span><i class="k-hit"></i>detection, right</span>'
+    '<span><i class="k-wrong"></i>detection, wrong or a repeat</span>'
+    '<span><i class="k-weak"></i>below the cut</span>'
+    '<span><i class="k-cut"></i>cut with the best F1</span></p>'
+)
+
+
+def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], count: int) -> str:
+    """The section with a key and the videos; says how they were chosen."""
+    total = sum(bool(video.actions) for video in truth.values())
+    if not count or not total:
+        return ""
+    chosen = f"{min(count, total)} of {plural(total, 'video')}, from the best to the worst in even steps."
+    where = "No detection is right at this tIoU, so there is no cut."
+    if point.recall:
+        where = f"The dashed line is the score {point.score:.3g}, where F1 over all videos is best."
+    note = (
+        f"{chosen} Time runs to the right; a detection stands as high as its score. Right means matched with "
+        f"a true action of its class at tIoU {TIOU:g} or more, each action once. {where}"
+    )
+    cards = video_cards(judged, point, truth, count)
+    return f'<h2>Detections against truth</h2><p class="note">{note}</p>{KEY}{cards}'
+
+
+def accuracy(
+    run: RunFiles, truth: Mapping[str, Any], judged: Judged | None, point: WorkingPoint | None
+) -> str:
+    """mAP by threshold, precision over recall, AP by class."""
+    metrics = run.metrics
+    if not metrics:
+        return ""
+    columns = [(f"{t:g}", 100 * value) for t, value in zip(metrics["tiou"], metrics["mAP"], strict=True)]
+    counts = (
+        plural(metrics["num_videos"], "video"),
+        plural(metrics["num_truth"], "true action"),
+        plural(len(metrics["per_class"]), "class", "classes"),
+        plural(metrics["num_detections"], "detection"),
+    )
+    chart = column_chart(columns, x_label="tIoU threshold", title="mAP by tIoU, percent", unit=" %")
+    cards = card("mAP by tIoU", chart)
+    if judged is not None and point is not None and point.recall:
+        best = (100 * point.recall, 100 * point.precision)
+        chart = precision_chart(precision_recall(judged), best, tiou=TIOU)
+        cards += card(f"Precision over recall at tIoU {TIOU:g}", chart)
+    note = (
+        f"Dark: average over all tIoU; pale: at tIoU {metrics['tiou'][0]:g}. Then the average in percent and "
+        "the number of true actions."
+    )
+    by_class = card("AP by class", class_rows(metrics, truth), note, wide=True)
+    said = f"{', '.join(counts)}. Protocol: {escape(str(metrics['protocol']))}."
+    return f'<h2>Accuracy</h2><p class="note">{said}</p><div class="grid2">{cards}</div>{by_class}'
+
+
+def learning(run: RunFiles) -> str:
+    """The curves. Without a logged evaluation, the final metrics stand at the last epoch."""
+    evals = run.of("eval")
+    if not evals and run.metrics:
+        last = max((event.get("epoch", 0) for event in run.of("train")), default=0)
+        evals = [{"epoch": last, "metrics": run.metrics}]
+    cards = card("Loss", loss_chart(run.of("train"))) + card("mAP on the validation videos", map_chart(evals))
+    return f'<h2>Learning</h2><div class="grid2">{cards}</div>'
+
+
+def date_of(run: RunFiles, folder: Path) -> str:
+    """When the run last wrote to its log, in UTC."""
+    times = [event["time"] for event in run.events if isinstance(event.get("time"), (int, float))]
+    moment = max(times) if times else folder.stat().st_mtime
+    return datetime.fromtimestamp(moment, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def subtitle(run: RunFiles, folder: Path) -> str:
+    """Date, backbone, epochs."""
+    facts = [date_of(run, folder)]
+    backbone = (run.settings.get("encoder") or {}).get("backbone")
+    epochs = (run.settings.get("run") or {}).get("epochs")
+    facts += [str(backbone)] if backbone else []
+    facts += [plural(int(epochs), "epoch")] if epochs else []
+    stops = run.of("stop")
+    if stops and not stops[-1].get("complete", True):
+        facts.append("stopped before the end")
+    return " &middot; ".join(escape(fact) for fact in facts)
+
+
+def build_page(run: RunFiles, folder: Path, truth: Mapping[str, Any]) -> str:
+    """The whole document."""
+    judged = judge(truth, run.detections) if run.detections is not None else None
+    point = working_point(judged) if judged is not None else None
+    count = (run.settings.get("run") or {}).get("report_videos", DEFAULT_VIDEOS)
+    shown = timelines(judged, point, truth, int(count)) if judged is not None and point is not None else ""
+    settings = ""
+    if run.settings_text:
+        text = escape(run.settings_text)
+        settings = f"<h2>Settings</h2><details><summary>settings.yaml</summary><pre>{text}</pre></details>"
+    body = key_figures(run, point) + learning(run) + accuracy(run, truth, judged, point) + shown + settings
+    return PAGE.format(name=escape(run.name), subtitle=subtitle(run, folder), body=body)
+
+
+def write_report(run_folder: str | Path, *, truth: Mapping[str, Any]) -> Path:
+    """Write run_folder/report.html and return its path.
+
+    truth: {video: object with .actions and .duration}, as for `evaluate`. ValueError if a file of the run is
+    damaged.
+    """
+    folder = Path(run_folder)
+    page = build_page(read_run(folder), folder, truth)
+    path = folder / "report.html"
+    temporary = path.with_name("report.html.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
