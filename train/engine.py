@@ -207,11 +207,9 @@ def _load_safely(path, map_location=None):
     try:
         with torch.serialization.safe_globals(_safe_classes()):
             return torch.load(path, map_location=map_location, weights_only=True)
-    except UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+    except UnpicklingError:  # torch's own message tells people to load it unsafely
         raise ValueError(
-            f"{path}: refused, it holds more than tensors and settings or is damaged ({reason}); resume from "
-            "another checkpoint"
+            f"{path}: refused, it is damaged or holds objects that could run code; use another checkpoint"
         ) from None
 
 

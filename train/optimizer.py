@@ -115,9 +115,11 @@ def check_ds_config(config: Any) -> None:
             raise ValueError(f"{key}: unknown DeepSpeed setting; {hint}")
     if config.get("bf16", {}).get("enabled") and zero_stage(config) == 0:
         # Measured with DeepSpeed 0.19.8: updates are off by 26 to 30 %.
-        raise ValueError(
-            "bf16 with zero_optimization.stage 0 trains wrongly in DeepSpeed; use stage 1 or higher"
-        )
+        raise ValueError("bf16: wrong updates with zero_optimization.stage 0 in DeepSpeed; use stage 1 to 3")
+    if _offloads(config, "offload_optimizer") and zero_stage(config) == 0:
+        raise ValueError("zero_optimization.offload_optimizer: has no effect with stage 0; use stage 1 to 3")
+    if _offloads(config, "offload_param") and zero_stage(config) != 3:
+        raise ValueError("zero_optimization.offload_param: has no effect below stage 3; use stage 3")
 
 
 def zero_stage(config: dict[str, Any]) -> int:
@@ -125,15 +127,15 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _offloads(config: dict[str, Any]) -> bool:
-    target = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+def _offloads(config: dict[str, Any], what: str) -> bool:
+    target = config.get("zero_optimization", {}).get(what) or {}
     return target.get("device", "none") != "none"
 
 
 def deepspeed_dict(settings: OptimizerSettings, ds_config: dict[str, Any]) -> dict[str, Any]:
     """The whole DeepSpeed configuration: `ds_config` and everything that `settings` decide."""
     check_ds_config(ds_config)
-    use_cpu_adam = _offloads(ds_config) and settings.cpu_adam and has_compiler()
+    use_cpu_adam = _offloads(ds_config, "offload_optimizer") and settings.cpu_adam and has_compiler()
     adam = {
         "lr": settings.detector_lr,  # each group brings its own
         "betas": list(settings.betas),

@@ -1,0 +1,369 @@
+"""Every ZeRO mode against plain autograd, and resume; in its own processes, for DeepSpeed keeps global state.
+
+    python tests/engine_worker.py RESULT.json                                      one process
+    python -m torch.distributed.run --nproc_per_node 2 tests/engine_worker.py RESULT.json
+
+Writes {"steps": {mode: {part: largest difference}}, "resume": {...}, ...}; test_train_engine.py reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model.encode import sampled_encode
+from model.rewire import rewire
+from model.sampling import sample_clips
+from train.engine import (
+    OptimizerSettings,
+    agree,
+    barrier,
+    build_engine,
+    full_state_dict,
+    learning_rates,
+    load_state,
+    log_scalars,
+    rank,
+    read_ds_config,
+    save_state,
+    start_process_group,
+    stop_process_group,
+    world_size,
+)
+
+STEPS, TOTAL_STEPS = 3, 10
+SETTINGS = OptimizerSettings(
+    encoder_lr=1e-3,
+    detector_lr=1e-2,
+    weight_decay=0.05,
+    eps=1e-6,
+    warmup_steps=2,
+    gradient_clip=0.5,
+)
+
+
+@dataclass(frozen=True)
+class Mode:
+    stage: int
+    offload: bool = False
+    accumulation: int = 1
+    frozen: str = ""  # name prefix of the parameters that are not trained
+    bf16: bool = False
+
+
+MODES = {
+    "zero 0": Mode(0),
+    "zero 1": Mode(1),
+    "zero 2": Mode(2),
+    "zero 3": Mode(3),
+    "zero 1, offload": Mode(1, offload=True),
+    "zero 2, offload": Mode(2, offload=True),
+    "zero 3, offload": Mode(3, offload=True),
+    "zero 0, 2 micro steps": Mode(0, accumulation=2),
+    "zero 2, 2 micro steps": Mode(2, accumulation=2),
+    "zero 3, 2 micro steps": Mode(3, accumulation=2),
+    "zero 2, frozen stem": Mode(2, frozen="encoder.backbone.stem"),
+    "zero 3, frozen stem": Mode(3, frozen="encoder.backbone.stem"),
+    "zero 3, frozen encoder": Mode(3, frozen="encoder"),
+    "zero 1, bf16": Mode(1, bf16=True),
+    "zero 3, bf16": Mode(3, bf16=True),
+}
+RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
+
+
+class Block(nn.Module):
+    """A residual block of two branches; smooth, because a ReLU flips where rounding changes a sign."""
+
+    downsample = None
+    post_activation = False
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (
+            nn.Sequential(nn.GroupNorm(2, 8), nn.Conv3d(8, 8, 3, padding=1), nn.Tanh(), nn.Conv3d(8, 8, 1))
+            for _ in range(2)
+        )
+
+    @property
+    def branches(self) -> tuple[nn.Module, nn.Module]:
+        return self.first, self.second
+
+
+class Backbone(nn.Module):
+    stage_names = ("layer1",)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.Tanh())
+        self.layer1 = nn.Sequential(Block(), Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(self.stem(x)).to(x.dtype)
+
+
+class Encoder(nn.Module):
+    """A rewired stem and stage; with dropout it draws from the global generator."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.backbone = Backbone()
+        self.dropout = nn.Dropout(dropout)
+        rewire(self.backbone, beta=1.0)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        pixels = clips.to(self.backbone.stem[0].weight.dtype) / 64 - 2
+        return self.dropout(self.backbone(pixels)).mean((3, 4))
+
+    def plain(self, clips: Tensor) -> Tensor:
+        """The same function without any autograd.Function: Re2TAL's recurrence, written out."""
+        before = now = self.backbone.stem[1](self.backbone.stem[0](clips.float() / 64 - 2))
+        for block in self.backbone.layer1:
+            for branch in block.branches:
+                before, now = now, before + branch(now)
+        return ((now + before) / 2).mean((3, 4))
+
+
+class Network(nn.Module):
+    """Encoder and a small head with a loss that mixes all clips of a video."""
+
+    def __init__(self, seed: int = 7, *, dropout: float = 0.0, frozen: str = ""):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.encoder = Encoder(dropout)
+        self.detector = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Tanh(), nn.Conv1d(16, 2, 3))
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not (frozen and name.startswith(frozen)))
+
+    def forward(self, clips: Tensor, kept: Tensor) -> Tensor:
+        return self.loss(sampled_encode(self.encoder, clips, kept, piece_clips=4))
+
+    def loss(self, features: Tensor) -> Tensor:
+        scores = self.detector(features).float()
+        return (scores[:, 0] * scores[:, 1].roll(1, 0)).mean() + scores.square().mean()
+
+    def plain(self, clips: Tensor, kept: Tensor) -> Tensor:
+        """Plain autograd on the sampled clips: the others are encoded without a graph."""
+        videos = []
+        for video, numbers in zip(clips, kept.tolist(), strict=True):
+            steps = []
+            for number in range(len(video)):
+                with nullcontext() if number in numbers else torch.no_grad():
+                    steps.append(self.encoder.plain(video[number : number + 1]))
+            videos.append(torch.cat(steps, 2))
+        return self.loss(torch.cat(videos))
+
+
+def batch(step: int, of_rank: int) -> tuple[Tensor, Tensor]:
+    """Clips (2, 5, 3, 4, 8, 8) and the 3 kept ones of each video; the same whoever asks."""
+    generator = torch.Generator().manual_seed(100 * step + of_rank)
+    clips = torch.randint(0, 256, (2, 5, 3, 4, 8, 8), dtype=torch.uint8, generator=generator)
+    return clips, sample_clips(2, 5, 0.6, strategy="random", generator=generator)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    state: dict[str, Tensor]
+    norms: list[float | None]  # of the gradient, before it is clipped
+
+
+def adamw(network: nn.Module) -> torch.optim.Optimizer:
+    groups = [
+        {"params": list(network.encoder.parameters()), "lr": SETTINGS.encoder_lr},
+        {"params": list(network.detector.parameters()), "lr": SETTINGS.detector_lr},
+    ]
+    return torch.optim.AdamW(groups, betas=SETTINGS.betas, eps=SETTINGS.eps, weight_decay=0.05)
+
+
+def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation: int) -> Outcome:
+    """STEPS steps of plain torch: mean loss over the micro steps, clip, AdamW, the schedule by hand."""
+    optimizer, norms = adamw(network), []
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(STEPS):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * [0.5, 1.0, 1.0][step]  # warmup over 2 steps, then the cosine's first
+        optimizer.zero_grad()
+        for micro in range(accumulation):
+            (loss_of(step * accumulation + micro) / accumulation).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), SETTINGS.gradient_clip)))
+        optimizer.step()
+    return Outcome({name: value.detach().clone() for name, value in network.state_dict().items()}, norms)
+
+
+@cache
+def reference(accumulation: int, frozen: str) -> Outcome:
+    """Plain autograd over the data of all ranks."""
+    network = Network(frozen=frozen)
+
+    def loss_of(number: int) -> Tensor:
+        return sum(network.plain(*batch(number, r)) for r in range(world_size())) / world_size()
+
+    return torch_steps(network, loss_of, accumulation)
+
+
+def by_torch() -> Outcome:
+    """SampledEncode without DeepSpeed; wrapped in DDP where there is more than one process."""
+    network = Network()
+    wrapped = nn.parallel.DistributedDataParallel(network) if world_size() > 1 else network
+    return torch_steps(network, lambda number: wrapped(*batch(number, rank())), 1)
+
+
+def engine_of(network: Network, mode: Mode):
+    config = copy.deepcopy(read_ds_config())
+    config["zero_optimization"]["stage"] = mode.stage
+    if mode.offload:
+        config["zero_optimization"]["offload_optimizer"]["device"] = "cpu"
+        config["zero_optimization"]["offload_param"]["device"] = "cpu" if mode.stage == 3 else "none"
+    config["bf16"]["enabled"] = mode.bf16
+    settings = SETTINGS.model_copy(update={"accumulation_steps": mode.accumulation, "batch_size": 2})
+    return build_engine(network, settings, ds_config=config, total_steps=TOTAL_STEPS)
+
+
+def run_steps(engine, first: int, last: int) -> list[float | None]:
+    """Micro steps, with an evaluation after each; returns the gradient norms."""
+    norms = []
+    for number in range(first, last):
+        engine.train()
+        loss = engine(*batch(number, rank()))
+        engine.backward(loss)
+        is_last = engine.is_gradient_accumulation_boundary()
+        engine.step()
+        if is_last:
+            norm = engine.get_global_grad_norm()
+            norms.append(None if norm is None else float(norm))
+        engine.eval()
+        with torch.no_grad():
+            engine(*batch(number, rank()))
+    return norms
+
+
+def difference(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
+    """Largest absolute difference, per part of the network."""
+    assert got.keys() == want.keys()
+    parts = {"encoder": 0.0, "detector": 0.0}
+    for name, value in want.items():
+        part = name.split(".")[0]
+        parts[part] = max(parts[part], float((got[name] - value).abs().max()))
+    return parts
+
+
+def compare(got: Outcome, want: Outcome) -> dict[str, float | None]:
+    """Differences of the parameters after the last step, and of the first gradient norm (relative)."""
+    norm = None if got.norms[0] is None else abs(got.norms[0] / want.norms[0] - 1)
+    return difference(got.state, want.state) | {"norm": norm}
+
+
+def compare_steps() -> dict[str, dict[str, float | None]]:
+    want = reference(1, "")
+    results = {"plain torch" if world_size() == 1 else "torch DDP": compare(by_torch(), want)}
+    results["moved"] = difference(want.state, Network().state_dict())  # what there is to get wrong
+    for name, mode in MODES.items():
+        start = time.perf_counter()
+        engine = engine_of(Network(frozen=mode.frozen), mode)
+        norms = run_steps(engine, 0, STEPS * mode.accumulation)
+        got = Outcome(full_state_dict(engine), norms)
+        results[name] = compare(got, reference(mode.accumulation, mode.frozen))
+        results[name]["seconds"] = round(time.perf_counter() - start, 2)
+        engine.destroy()
+    return results
+
+
+def resume(folder: Path, mode: Mode) -> dict[str, object]:
+    """Two steps, save, two steps; another engine, with other weights, loads and takes the last two."""
+    one = engine_of(Network(dropout=0.3), mode)
+    torch.manual_seed(rank())
+    run_steps(one, 0, 2)
+    save_state(one, folder, {"epoch": 3, "best": 0.25})
+    run_steps(one, 2, 4)
+    want, rates, steps = full_state_dict(one), learning_rates(one), one.global_steps
+    one.destroy()
+    two = engine_of(Network(seed=8, dropout=0.3), mode)
+    client_state = load_state(two, folder)
+    run_steps(two, 2, 4)
+    result = {
+        "difference": difference(full_state_dict(two), want),
+        "client_state": client_state == {"epoch": 3, "best": 0.25},
+        "rates": learning_rates(two) == rates,
+        "steps": [two.global_steps, steps],
+    }
+    two.destroy()
+    return result
+
+
+def tensorboard(folder: Path) -> bool:
+    """Whether a number reaches DeepSpeed's TensorBoard monitor."""
+    config = read_ds_config()
+    config["tensorboard"] |= {"enabled": True, "output_path": str(folder)}
+    engine = build_engine(Network(), SETTINGS, ds_config=config, total_steps=TOTAL_STEPS)
+    log_scalars(engine, 5, {"average_mAP": 0.5})
+    engine.destroy()
+    barrier()
+    return any(b"average_mAP" in file.read_bytes() for file in folder.rglob("events*"))
+
+
+class Bomb:
+    """Unpickling it writes a file: what an attacker's checkpoint could do."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def refused(engine, folder: Path) -> str:
+    try:
+        load_state(engine, folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def refusals(folder: Path) -> dict[str, object]:
+    """What load_state says to another layout, to a folder without a state, to a file that carries code."""
+    other = engine_of(Network(), Mode(2))
+    result: dict[str, object] = {"stage": refused(other, folder), "nothing": refused(other, folder / "no")}
+    other.destroy()
+    engine = engine_of(Network(), Mode(1))
+    mark = folder / "executed"
+    if rank() == 0:
+        for file in folder.glob("engine/*model_states.pt"):
+            torch.save({"module": Bomb(mark)}, file)
+    barrier()
+    result |= {"bomb": refused(engine, folder), "executed": mark.exists()}
+    engine.destroy()
+    return result
+
+
+def main(result_file: Path) -> None:
+    torch.set_num_threads(1)
+    start_process_group("cpu")
+    results: dict[str, object] = {"steps": compare_steps(), "resume": {}}
+    shared = [TemporaryDirectory() if rank() == 0 else None]
+    folders = [Path(shared[0].name) if shared[0] else None]
+    dist.broadcast_object_list(folders)
+    for name in RESUMED:
+        results["resume"][name] = resume(folders[0] / name, MODES[name])
+    results["refusals"] = refusals(folders[0] / "zero 1")
+    results["tensorboard"] = tensorboard(folders[0] / "tensorboard")
+    results["agree"] = [agree(False), agree(rank() == world_size() - 1)]
+    if rank() == 0:
+        result_file.write_text(json.dumps(results, indent=1))
+    stop_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,192 @@
+"""train/engine.py and train/optimizer.py: the step in every ZeRO mode, resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine_worker import MODES, RESUMED, Network
+
+from train import engine as engine_module
+from train.engine import OptimizerSettings, read_ds_config
+from train.optimizer import check_ds_config, deepspeed_dict, lr_factor, parameter_groups
+
+WORKER = Path(__file__).with_name("engine_worker.py")
+EXACT = [name for name, mode in MODES.items() if not mode.bf16]
+
+
+def launch(processes: int, result: Path) -> dict:
+    """One launch runs every configuration in turn: importing DeepSpeed takes longer than they do."""
+    env = {
+        k: v for k, v in os.environ.items() if k not in (*engine_module.LAUNCH_VARIABLES, "DS_ACCELERATOR")
+    }
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(many if processes > 1 else []), str(WORKER), str(result)]
+    done = subprocess.run(command, env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(result.read_text())
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 process", "2 processes"])
+def results(request, tmp_path_factory) -> dict:
+    return launch(request.param, tmp_path_factory.mktemp("engine") / "result.json")
+
+
+@pytest.mark.slow
+def test_every_mode_takes_the_steps_of_plain_autograd(results):
+    steps = results["steps"]
+    moved = steps.pop("moved")
+    assert moved["encoder"] > 1e-3 and moved["detector"] > 1e-2, "the reference did not learn"
+    torch_mode = "plain torch" if "plain torch" in steps else "torch DDP"
+    # float32 keeps 6e-8; three Adam steps turn that into up to 5e-7 (20 seeds, plain torch)
+    far = {
+        name: steps[name]
+        for name in (torch_mode, *EXACT)
+        if max(steps[name]["encoder"], steps[name]["detector"]) > 1e-6
+    }
+    assert not far
+
+
+@pytest.mark.slow
+def test_gradient_norms_are_those_of_plain_autograd(results):
+    norms = {name: found["norm"] for name, found in results["steps"].items() if "norm" in found}
+    assert [name for name, norm in norms.items() if norm is None] == ["zero 0", "zero 0, 2 micro steps"]
+    # float32 sums in another order; bfloat16 keeps 8 bits of every activation
+    far = {name: n for name, n in norms.items() if n is not None and n > (3e-2 if "bf16" in name else 1e-6)}
+    assert not far
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", RESUMED)
+def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
+    resumed = results["resume"][mode]
+    # DeepSpeed's Adam for CPUs keeps powers of beta as a running product and computes them anew after loading
+    allowed = 1e-6 if MODES[mode].offload else 0.0
+    assert max(resumed["difference"].values()) <= allowed
+    assert resumed["client_state"] and resumed["rates"]
+    assert resumed["steps"] == [4, 4]
+
+
+@pytest.mark.slow
+def test_a_state_that_carries_code_is_refused_and_not_run(results):
+    assert not results["refusals"]["executed"]
+    assert "holds objects that could run code" in results["refusals"]["bomb"]
+
+
+@pytest.mark.slow
+def test_a_state_of_another_layout_or_none_is_refused_in_a_line(results):
+    assert "'zero_stage': 1" in results["refusals"]["stage"]
+    assert "start a new run from its weights" in results["refusals"]["stage"]
+    assert "no training state" in results["refusals"]["nothing"]
+
+
+@pytest.mark.slow
+def test_numbers_reach_tensorboard(results):
+    assert results["tensorboard"]
+
+
+@pytest.mark.slow
+def test_ranks_agree_if_one_says_so(results):
+    assert results["agree"] == [False, True]
+
+
+def test_warmup_never_wastes_a_step_and_the_cosine_ends_at_zero():
+    factor = lr_factor(OptimizerSettings(warmup_steps=4, schedule="cosine"), 14)
+    assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factor(9) == pytest.approx(0.5)  # half of the cosine's ten steps
+    assert factor(14) == pytest.approx(0.0) and factor(20) == pytest.approx(0.0)
+
+
+def test_the_constant_schedule_stays():
+    factor = lr_factor(OptimizerSettings(schedule="constant"), 3)
+    assert [factor(step) for step in range(5)] == [1.0] * 5
+
+
+def test_a_run_shorter_than_its_warmup_has_a_schedule():
+    factor = lr_factor(OptimizerSettings(warmup_steps=10), 4)
+    assert all(0 < factor(step) <= 1 and math.isfinite(factor(step)) for step in range(5))
+
+
+def test_settings_reach_deepspeed_and_nothing_is_left_to_its_defaults():
+    settings = OptimizerSettings(gradient_clip=0, batch_size=3, accumulation_steps=2, betas=(0.8, 0.99))
+    config = deepspeed_dict(settings, read_ds_config())
+    assert config["gradient_clipping"] == 0
+    assert config["train_micro_batch_size_per_gpu"] == 3
+    assert config["gradient_accumulation_steps"] == 2
+    assert config["optimizer"]["params"]["betas"] == [0.8, 0.99]
+    assert config["optimizer"]["params"]["torch_adam"]
+
+
+@pytest.mark.parametrize(("compiler", "wanted", "cpu_adam"), [(1, 1, True), (1, 0, False), (0, 1, False)])
+def test_offload_takes_deepspeeds_adam_if_it_compiles_and_is_wanted(monkeypatch, compiler, wanted, cpu_adam):
+    monkeypatch.setattr("train.optimizer.has_compiler", lambda: bool(compiler))
+    config = read_ds_config()
+    config["zero_optimization"]["offload_optimizer"]["device"] = "cpu"
+    params = deepspeed_dict(OptimizerSettings(cpu_adam=bool(wanted)), config)["optimizer"]["params"]
+    assert ("torch_adam" not in params) == cpu_adam
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_batch_size": 4}, "train_batch_size: set by LeanTAD's settings"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping: set by LeanTAD's settings"),
+        ({"zero_optimisation": {}}, "did you mean 'zero_optimization'"),
+        ({"fp16": {"enabled": True}}, "use bf16"),
+        ({"zero_optimization": {"stage": 0}, "bf16": {"enabled": True}}, "use stage 1 to 3"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "has no effect with stage 0"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "use stage 3"),
+    ],
+)
+def test_a_deepspeed_configuration_that_would_mislead_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_ds_config(read_ds_config() | change)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"zero": 1}'])
+def test_an_unreadable_deepspeed_file_is_named(tmp_path, text):
+    path = tmp_path / "ds.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=str(path)) as caught:
+        read_ds_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_each_part_of_the_network_has_its_learning_rate():
+    settings = OptimizerSettings(encoder_lr=1e-6, detector_lr=1e-3)
+    groups = parameter_groups(Network(), settings)
+    assert [(group["name"], group["lr"]) for group in groups] == [("encoder", 1e-6), ("detector", 1e-3)]
+    assert [group["name"] for group in parameter_groups(Network(frozen="encoder"), settings)] == ["detector"]
+
+
+def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda command: None)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    with pytest.raises(ValueError, match=r"apt-get install g\+\+ ninja-build"):
+        engine_module._deepspeed()
+
+
+def test_half_a_launch_is_refused_and_a_single_process_needs_none(monkeypatch):
+    for name in engine_module.LAUNCH_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node"):
+        engine_module._complete_launch_variables()
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    engine_module._complete_launch_variables()
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("0", "1")
+    assert 0 < int(os.environ["MASTER_PORT"]) < 65536
+
+
+def test_the_settings_can_be_read_without_importing_deepspeed():
+    code = "import sys, train.engine; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=WORKER.parents[1]).returncode == 0
