@@ -298,3 +298,51 @@ def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
     write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, meta={"subset": "validation"})
     code, output = run("--detections", tmp_path / "d.json", "--ground-truth", path, "--tiou", "0.5")
     assert code == 0 and "50.00" in output
+
+
+@pytest.mark.slow
+def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
+    """Untrained weights, two videos in overlapping windows; the encoder's first weights file is long gone."""
+    from tiny_run import SMALL, make_shards_of
+
+    from train.build import build_network
+    from train.checkpoint import fill_weights
+    from train.settings import load_settings
+
+    shards = make_shards_of(tmp_path)
+    changes = {**SMALL, "data.shards": shards, "data.window_seconds": 1.5, "encoder.weights": "null"}
+    settings = load_settings(Path("demo"), [f"{name}={value}" for name, value in changes.items()])
+    classes = json.loads((shards / "dataset.json").read_text())["classes"]
+    checkpoint = tmp_path / "weights"
+    checkpoint.mkdir()
+    plain = settings.model_dump(mode="json")
+    plain["encoder"]["weights"] = str(tmp_path / "gone.safetensors")
+    state = build_network(settings, len(classes)).state_dict()
+    fill_weights(checkpoint, state=state, settings=plain, classes=classes)
+
+    def outputs(name: str) -> tuple:
+        return (
+            "--out",
+            tmp_path / f"{name}.d.json",
+            "--json",
+            tmp_path / f"{name}.json",
+            "--tiou",
+            "0.1,0.3",
+        )
+
+    raw = tmp_path / "raw.h5"
+    code, output = run("--checkpoint", checkpoint, "--shards", shards, "--raw", raw, *outputs("model"))
+    assert code == 0, output
+    assert run("--from-raw", raw, "--shards", shards, *outputs("raw"))[0] == 0
+    detections = tmp_path / "model.d.json"
+    truth = shards / "dataset.json"
+    assert run("--detections", detections, "--ground-truth", truth, *outputs("file"))[0] == 0
+    once, again, third = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model", "raw", "file")
+    )
+    assert once == again == third
+    assert once["num_videos"] == 2 and once["num_detections"] > 0
+    results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
+    assert results[0] == results[1]
+    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere")
+    assert "nowhere" in message and "validation" in message
