@@ -1,0 +1,159 @@
+"""Whole runs on six small videos: what they write, that they resume exactly, how they stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from tiny_run import make_shards_of, run, start
+
+from train.eval import main as evaluate
+from train.metrics import PROTOCOLS
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards_of(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory) -> Path:
+    """A run that was never disturbed: 2 epochs of 2 steps, checkpoints after each step."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    result = run(shards, out, run__checkpoint_every=1)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def events(out: Path, kind: str) -> list[dict]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoints" / "last" / "model.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def wait_for_step(process, out: Path, step: int) -> None:
+    """Until the checkpoint of `step` is there; fails if the run ends before."""
+    deadline = time.monotonic() + 90
+    while not any(folder.name >= f"step_{step:06d}" for folder in (out / "checkpoints").glob("step_*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"no step {step} after 90 s"
+        time.sleep(0.02)
+
+
+def test_a_run_folder_holds_what_scripts_rely_on(finished):
+    for name in ("settings.yaml", "log.jsonl", "metrics.json", "detections.json", "report.html"):
+        assert (finished / name).stat().st_size > 0, name
+    for name in ("last", "best"):
+        assert (finished / "checkpoints" / name / "model.safetensors").is_file()
+    metrics = json.loads((finished / "metrics.json").read_text())
+    keys = "protocol tiou mAP average_mAP per_class num_videos num_truth num_detections seconds"
+    assert set(metrics) == set(keys.split())
+    assert set(metrics["seconds"]) == {"train", "eval"}
+    assert metrics["num_videos"] == 2
+    assert len(events(finished, "train")) == 4 and len(events(finished, "eval")) == 1
+    assert all(0 < event["loss"] < 1000 for event in events(finished, "train"))
+
+
+def test_the_eval_command_finds_what_the_run_found(finished, tmp_path):
+    report = tmp_path / "eval.json"
+    arguments = ["--checkpoint", str(finished), "--json", str(report), "--out", str(tmp_path / "found.json")]
+    result = CliRunner().invoke(evaluate, arguments)
+    assert result.exit_code == 0, result.output
+    again, once = json.loads(report.read_text()), json.loads((finished / "metrics.json").read_text())
+    assert {
+        name: again[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")
+    } == {name: once[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")}
+    assert again["tiou"] == once["tiou"] and once["protocol"] in PROTOCOLS
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_not_killed(shards, finished, tmp_path):
+    out = tmp_path / "killed"
+    process = start(shards, out, run__checkpoint_every=1)
+    wait_for_step(process, out, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = run(shards, out, "--resume", run__checkpoint_every=1)
+    assert resumed.exit_code == 0, resumed.output
+    assert_same_weights(out, finished)
+    losses = [event["loss"] for event in events(out, "train")]
+    assert losses == [event["loss"] for event in events(finished, "train")]  # each step logged once
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(shards, out, run__checkpoint_every=1)
+    wait_for_step(process, out, 1)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 130, errors
+    assert "stopped and saved" in output
+    assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
+    assert_same_weights(out, finished)
+
+
+def test_resuming_a_complete_run_changes_nothing(shards, finished):
+    before = (finished / "log.jsonl").read_text()
+    assert run(shards, finished, "--resume", run__checkpoint_every=1).exit_code == 0
+    trained = [line for line in before.splitlines() if '"train"' in line]
+    assert [
+        line for line in (finished / "log.jsonl").read_text().splitlines() if '"train"' in line
+    ] == trained
+
+
+def test_a_folder_with_a_run_is_not_overwritten(shards, finished):
+    result = run(shards, finished)
+    assert result.exit_code == 2 and "--resume" in result.stderr
+
+
+def test_resuming_under_other_settings_is_refused_by_name(shards, finished):
+    result = run(shards, finished, "--resume", run__checkpoint_every=1, detector__hidden=32)
+    assert result.exit_code == 2 and "detector.hidden" in result.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):
+    from model.detector.detector import Detector
+
+    honest = Detector.loss
+
+    def broken(self, *args, **kwargs):
+        loss, parts = honest(self, *args, **kwargs)
+        return loss * float("nan"), {**parts, "boundary": parts["boundary"] * float("nan")}
+
+    monkeypatch.setattr(Detector, "loss", broken)
+    result = run(shards, tmp_path / "nan")
+    assert result.exit_code == 1
+    assert "boundary" in result.stderr and "train_000" in result.stderr
+    assert not (tmp_path / "nan" / "metrics.json").exists()
+
+
+def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
+    result = run(
+        shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1
+    )
+    assert result.exit_code == 0, result.output
+    assert [event["step"] for event in events(tmp_path / "run", "train")] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [{"encoder__frozen": True}, {"encoder__reversible": False}])
+def test_a_frozen_and_a_plain_encoder_train_too(shards, tmp_path, change):
+    result = run(shards, tmp_path / "run", run__epochs=1, **change)
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,68 @@
+"""A data set of six small synthetic videos and settings that train on it in seconds; shared by tests of whole runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from tools.make_shards import main as make_shards
+from tools.make_synthetic import main as make_synthetic
+from train.engine import LAUNCH_VARIABLES
+from train.main import main as train
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "data.num_clips": 8,
+    "data.clip_frames": 4,
+    "data.resize": 18,
+    "data.crop": 16,
+    "encoder.piece_clips": 4,
+    "detector.num_steps": 16,
+    "detector.hidden": 16,
+    "detector.fc": 32,
+    "detector.head": 16,
+    "detector.roi_bins": 4,
+    "optimizer.batch_size": 2,
+    "optimizer.warmup_steps": 2,
+    "run.epochs": 2,
+    "run.eval_every": 2,
+    "run.log_every": 1,
+    "run.device": "cpu",
+}
+
+
+def make_shards_of(folder: Path) -> Path:
+    """Four training and two validation videos of 2 to 4 s, packed; returns the folder of shards."""
+    options = ["--size", "24", "--shortest", "2", "--longest", "4", "--train", "4", "--val", "2", "--quiet"]
+    made = CliRunner().invoke(make_synthetic, ["--out", str(folder / "raw"), *options])
+    assert made.exit_code == 0, made.output
+    packing = [str(folder / "raw" / "videos"), str(folder / "raw" / "annotations.json"), "--copy", "--quiet"]
+    packed = CliRunner().invoke(make_shards, [*packing, "--out", str(folder / "shards")])
+    assert packed.exit_code == 0, packed.output
+    return folder / "shards"
+
+
+def arguments(shards: Path, out: Path, **changes: object) -> list[str]:
+    """Command-line arguments of train/main.py for a small run; changes: settings with __ for the dot."""
+    values = {"data.shards": shards, **SMALL}
+    values.update({name.replace("__", "."): value for name, value in changes.items()})
+    sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    return ["--recipe", "demo", "--out", str(out), "--quiet", *sets]
+
+
+def run(shards: Path, out: Path, *flags: str, **changes: object):
+    """Train in this process; returns click's result."""
+    return CliRunner().invoke(train, [*arguments(shards, out, **changes), *flags])
+
+
+def start(shards: Path, out: Path, *flags: str, **changes: object) -> subprocess.Popen:
+    """Train in a process of its own."""
+    command = [sys.executable, str(ROOT / "train" / "main.py"), *arguments(shards, out, **changes), *flags]
+    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
