@@ -60,6 +60,7 @@ def decode_clips(
         source = torch.from_numpy(inverse[clip, place] - done).to(images.device)
         by_frame[torch.from_numpy(clip), torch.from_numpy(place)] = images[source]
         done += len(piece)
+        del piece, images  # or two pieces would be held while the next is decoded
     return clips
 
 
@@ -86,8 +87,21 @@ def decode_frames(
             yield from _decode_by_dali(video, wanted, device, piece_frames)
             return
         arrays = decode_by_av(video, wanted)
-        while piece := list(itertools.islice(arrays, piece_frames)):
-            yield torch.from_numpy(np.stack(piece)).to(device)
+        for start in range(0, len(wanted), piece_frames):
+            yield _stack(arrays, min(piece_frames, len(wanted) - start)).to(device)
+
+
+def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
+    """The next `count` frames as one tensor; np.stack of a list would hold them twice."""
+    first = next(arrays)
+    piece = np.empty((count, *first.shape), dtype=np.uint8)
+    for number, frame in enumerate(itertools.chain([first], itertools.islice(arrays, count - 1))):
+        if frame.shape != first.shape:
+            raise ValueError(
+                f"the picture size changes from {first.shape[:2]} to {frame.shape[:2]}; pack it again"
+            )
+        piece[number] = frame
+    return torch.from_numpy(piece)
 
 
 def _decode_by_dali(

@@ -20,15 +20,15 @@ def windows_of(duration: float, *, window_seconds: float | None, overlap: float)
         raise ValueError(f"duration: got {duration}, want more than 0 seconds; check the video's entry")
     if not 0 <= overlap < 1:
         raise ValueError(f"window_overlap: got {overlap}, want a fraction in [0, 1)")
-    if window_seconds is None or duration <= window_seconds:
+    if window_seconds is None:
         return [(0.0, float(duration))]
     if window_seconds <= 0:
-        raise ValueError(
-            f"window_seconds: got {window_seconds}, want more than 0, or none for the whole video"
-        )
+        raise ValueError(f"window_seconds: got {window_seconds}, want more than 0, or none for whole videos")
     stride = window_seconds * (1 - overlap)
     # How many strides fit before the last window; 1e-9 of one is rounding, not a further window.
     count = math.ceil((duration - window_seconds) / stride - 1e-9)
+    if count <= 0:
+        return [(0.0, float(duration))]
     starts = [i * stride for i in range(count)] + [duration - window_seconds]
     return [(start, min(start + window_seconds, duration)) for start in starts]
 
