@@ -1,0 +1,98 @@
+"""model/sampling.py: which clips and proposals are drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.sampling import num_kept, sample_clips, sample_proposals
+
+STRATEGIES = ("random", "uniform", "block")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    num_videos=st.integers(1, 3),
+    num_clips=st.integers(1, 40),
+    ratio=st.floats(1e-6, 1.0),
+    strategy=st.sampled_from(STRATEGIES),
+    seed=st.integers(0, 2**31),
+)
+def test_every_video_keeps_the_same_number_of_clips_each_once(num_videos, num_clips, ratio, strategy, seed):
+    kept = sample_clips(num_videos, num_clips, ratio, strategy=strategy, generator=seeded(seed))
+    assert kept.shape == (num_videos, num_kept(num_clips, ratio))
+    assert kept.dtype == torch.int64
+    assert kept.min() >= 0 and kept.max() < num_clips
+    assert (kept.diff(dim=1) > 0).all()  # rising, so without repeats
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "ratio", "count"), [(10, 0.3, 3), (10, 0.31, 4), (128, 0.3, 39), (5, 1e-9, 1), (1, 1.0, 1)]
+)
+def test_the_ratio_is_rounded_up_but_not_by_binary_noise(num_clips, ratio, count):
+    assert num_kept(num_clips, ratio) == count
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ratio_one_keeps_every_clip(strategy):
+    kept = sample_clips(2, 7, 1.0, strategy=strategy, generator=seeded())
+    assert kept.tolist() == [list(range(7))] * 2
+
+
+@pytest.mark.parametrize("strategy", ["random", "uniform"])
+def test_each_clip_is_kept_equally_often(strategy):
+    kept = sample_clips(20_000, 10, 0.4, strategy=strategy, generator=seeded())
+    shares = torch.bincount(kept.flatten(), minlength=10) / 20_000
+    # standard deviation of a share: sqrt(0.4 * 0.6 / 20000) = 0.0035; five of them
+    assert (shares - 0.4).abs().max() < 0.0175
+
+
+def test_a_block_is_one_run_and_starts_anywhere():
+    kept = sample_clips(500, 10, 0.4, strategy="block", generator=seeded())
+    assert (kept.diff(dim=1) == 1).all()
+    assert set(kept[:, 0].tolist()) == set(range(7))
+
+
+def test_uniform_clips_are_evenly_spaced():
+    gaps = sample_clips(500, 20, 0.3, strategy="uniform", generator=seeded()).diff(dim=1)  # 6 of 20
+    assert set(gaps.flatten().tolist()) == {3, 4}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_draw_follows_the_seed_and_differs_between_videos(strategy):
+    one, again, other = (
+        sample_clips(50, 30, 0.2, strategy=strategy, generator=seeded(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert len(one.unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.1, float("nan")])
+def test_an_impossible_ratio_is_refused(ratio):
+    with pytest.raises(ValueError, match="clip sampling ratio"):
+        sample_clips(1, 4, ratio, strategy="random", generator=seeded())
+
+
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="'random', 'uniform' or 'block'"):
+        sample_clips(1, 4, 0.5, strategy="grid", generator=seeded())
+
+
+def test_proposals_keep_their_order_and_come_once():
+    candidates = torch.stack([torch.arange(50.0), torch.arange(50.0) + 3], 1)
+    drawn = sample_proposals(candidates, 20, generator=seeded())
+    assert drawn.shape == (20, 2)
+    assert (drawn[:, 0].diff() > 0).all()
+    assert torch.equal(sample_proposals(candidates, 50, generator=seeded()), candidates)
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_more_proposals_than_there_are_is_refused(count):
+    with pytest.raises(ValueError, match="want 1 to 5"):
+        sample_proposals(torch.zeros(5, 2), count, generator=seeded())
