@@ -22,6 +22,10 @@ class SavedBytes(saved_tensors_hooks):
         self.ignore, self.holders, self.now = ignore, Counter(), 0
         super().__init__(self._pack, lambda held: held.tensor)
 
+    def __enter__(self) -> SavedBytes:
+        super().__enter__()
+        return self
+
     def _pack(self, tensor: Tensor) -> _Held:
         return _Held(self, tensor)
 

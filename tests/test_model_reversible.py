@@ -1,0 +1,360 @@
+"""The recurrence: its inverse, its gradients against plain autograd, its memory, its threshold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.reversible import TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
+from tools.memory_trackers import SavedBytes
+
+BETAS = (0.4, 0.7, 1.0)
+
+
+class DropPath(nn.Module):
+    """Drops the whole branch of a sample with probability 0.3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = torch.rand(len(x), *[1] * (x.ndim - 1)) < 0.7
+        return x * keep / 0.7 if self.training else x
+
+
+def pre_norm_mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, 2 * width),
+        nn.GELU(),
+        nn.Dropout(0.2),
+        nn.Linear(2 * width, width),
+        DropPath(),
+    )
+
+
+def conv_norm(width: int) -> nn.Sequential:
+    # Softplus: between the kinks of a ReLU a rounding error of 1e-7 would flip single gradients.
+    return nn.Sequential(
+        nn.Conv1d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm1d(width),
+        nn.Softplus(),
+        nn.Dropout(0.2),
+        nn.Conv1d(width, width, 1),
+    )
+
+
+def stage(num_branches: int, kind=pre_norm_mlp, width: int = 6, dtype=torch.float64) -> list[Branch]:
+    torch.manual_seed(num_branches)
+    modules = [kind(width).to(dtype) for _ in range(num_branches)]
+    return [Branch(module, module) for module in modules]
+
+
+def reference(branches: list[Branch], x: Tensor, beta: float, post_activation: bool) -> Tensor:
+    """The formulas of the docstring, under plain autograd."""
+
+    def leaky(z: Tensor, slope: float) -> Tensor:
+        return torch.where(z > 0, z, slope * z)
+
+    before = now = x
+    for branch in branches:
+        residual = branch(now)
+        if post_activation:
+            residual = leaky(residual, 1 - beta)
+        after = (1 - beta) * now + beta * before + residual
+        before, now = now, leaky(after, beta) if post_activation else after
+    return (now + beta * before) / (1 + beta)
+
+
+def gradients(branches: list[Branch], function, x: Tensor) -> list[Tensor]:
+    """Output, gradient of the input and of all parameters, from one seed."""
+    torch.manual_seed(7)
+    x = x.clone().requires_grad_()
+    y = function(x)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    found = [y.detach(), x.grad]
+    for branch in branches:
+        for parameter in branch.module.parameters():
+            found.append(parameter.grad)
+            parameter.grad = None
+    return found
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b).clamp_min(1e-30)).item()
+
+
+def saved_bytes(branches: list[Branch], x: Tensor, **options) -> int:
+    ignore = {p.untyped_storage().data_ptr() for branch in branches for p in branch.module.parameters()}
+    with SavedBytes(ignore) as saved:
+        y = run_stage(branches, x, **options)
+    held = saved.now
+    assert y.requires_grad
+    return held
+
+
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("beta", BETAS)
+def test_inverse_recovers_the_state_before(beta, post_activation):
+    rule = Recurrence(beta, post_activation)
+    before, now, branch = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    after = rule.advance(before, now, branch)
+    # One rounding (1e-16), divided by beta twice.
+    assert torch.allclose(rule.retreat(now, after, branch), before, atol=1e-14, rtol=0)
+    assert torch.allclose(rule.split(rule.join(now, after), after), now, atol=1e-14, rtol=0)
+
+
+def test_beta_zero_is_the_original_network_bit_for_bit():
+    branches, x = stage(5, conv_norm, dtype=torch.float32), torch.randn(3, 6, 8)
+    for activate in (None, torch.relu):
+        torch.manual_seed(3)
+        y = run_stage(branches, x, beta=0.0, post_activation=activate is not None)
+        torch.manual_seed(3)
+        expected = x
+        for branch in branches:
+            expected = expected + branch(expected)
+            expected = expected if activate is None else activate(expected)
+        assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("kind", [pre_norm_mlp, conv_norm])
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("beta", [0.0, *BETAS])
+@pytest.mark.parametrize("num_branches", [1, 2, 5])
+def test_gradients_equal_plain_autograd_with_dropout_on(num_branches, beta, post_activation, kind):
+    branches, x = stage(num_branches, kind), torch.randn(4, 6, 6, dtype=torch.float64)
+    expected = gradients(branches, lambda x: reference(branches, x, beta, post_activation), x)
+    options = {"beta": beta, "post_activation": post_activation}
+    for invert in (False, beta > 0):
+        found = gradients(branches, lambda x, i=invert: run_stage(branches, x, **options, invert=i), x)
+        # float64 rounding, 1e-16, times 0.4^-9 = 4e3 at worst, and the condition of the branches.
+        assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [pre_norm_mlp, conv_norm])
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("beta", [0.7, 1.0])
+def test_float32_gradients_equal_plain_autograd_to_1e_5(beta, post_activation, kind):
+    branches, x = stage(4, kind, width=16, dtype=torch.float32), torch.randn(4, 16, 16)
+    expected = gradients(branches, lambda x: reference(branches, x, beta, post_activation), x)
+    found = gradients(
+        branches, lambda x: run_stage(branches, x, beta=beta, post_activation=post_activation, invert=True), x
+    )
+    together = [torch.cat([t.flatten() for t in tensors[1:]]) for tensors in (found, expected)]
+    assert distance(*together) < 1e-5  # the figure we promise
+
+
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("num_branches", [0, 1, 2])
+def test_gradcheck_with_dropout_and_drop_path_on(num_branches, beta, post_activation):
+    branches = stage(num_branches, width=3)
+
+    def function(x: Tensor) -> Tensor:
+        torch.manual_seed(0)  # the same masks for every difference quotient
+        return run_stage(branches, x, beta=beta, post_activation=post_activation, invert=True)
+
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, (x,))
+
+
+def test_no_branches_is_the_identity():
+    x = torch.randn(2, 3)
+    assert torch.equal(run_stage([], x, beta=1.0), x)
+
+
+def test_one_sample_gives_what_it_gives_in_a_batch():
+    branches = stage(4, dtype=torch.float32)
+    for branch in branches:
+        branch.module.eval()
+    x = torch.randn(3, 6)
+    # 1e-6: matrix products of other sizes sum in another order.
+    assert torch.allclose(
+        run_stage(branches, x[:1], beta=1.0), run_stage(branches, x, beta=1.0)[:1], atol=1e-6
+    )
+
+
+def test_masks_are_fresh_on_every_call():
+    branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64)
+    assert not torch.equal(run_stage(branches, x, beta=1.0), run_stage(branches, x, beta=1.0))
+
+
+def test_backward_leaves_the_global_generator_alone():
+    branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(5)
+    y = run_stage(branches, x, beta=1.0)
+    after_forward = torch.get_rng_state()
+    y.sum().backward()
+    assert torch.equal(torch.get_rng_state(), after_forward)
+    torch.manual_seed(5)
+    reference(branches, x, 1.0, False)
+    assert torch.equal(torch.get_rng_state(), after_forward)  # the forward drew what the plain one draws
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_batch_norm_statistics_are_updated_once(invert):
+    branches, others = stage(3, conv_norm), stage(3, conv_norm)
+    x = torch.randn(4, 6, 8, dtype=torch.float64)
+    gradients(branches, lambda x: run_stage(branches, x, beta=0.7, invert=invert), x)
+    gradients(others, lambda x: reference(others, x, 0.7, False), x)
+    for branch, other in zip(branches, others, strict=True):
+        for (name, buffer), expected in zip(
+            branch.module.named_buffers(), other.module.buffers(), strict=True
+        ):
+            assert torch.allclose(buffer, expected, rtol=1e-12), name  # the mixing rounds once more
+
+
+def test_saved_bytes_do_not_grow_with_depth():
+    x = torch.randn(8, 6, requires_grad=True)
+    two, twenty = (saved_bytes(stage(n, dtype=torch.float32), x, beta=1.0, invert=True) for n in (2, 20))
+    assert two == twenty == 2 * x.nbytes
+
+
+def test_checkpointing_keeps_one_state_per_branch():
+    x = torch.randn(8, 6, requires_grad=True)
+    for n in (2, 20):
+        held = saved_bytes(stage(n, dtype=torch.float32), x, beta=1.0, invert=False)
+        assert held == (n + 1) * x.nbytes
+
+
+@pytest.mark.parametrize("post_activation", [False, True])
+def test_stage_is_checkpointed_below_the_threshold_and_inverted_above(post_activation):
+    branches, x = stage(12, dtype=torch.float32), torch.randn(8, 6, requires_grad=True)
+    limit = smallest_beta(12, torch.float32, post_activation=post_activation)
+    options = {"post_activation": post_activation}
+    assert saved_bytes(branches, x, beta=limit + 1e-3, **options) == 2 * x.nbytes
+    assert saved_bytes(branches, x, beta=limit - 1e-3, **options) == 13 * x.nbytes
+
+
+def reconstruction_error(num_branches: int, beta: float, dtype: torch.dtype, post_activation: bool) -> float:
+    branches = stage(num_branches, width=64, dtype=dtype)
+    for branch in branches:
+        branch.module.eval()
+    errors: list[Tensor] = []
+    options = {"beta": beta, "post_activation": post_activation, "invert": True}
+    x = torch.randn(16, 64, dtype=torch.promote_types(dtype, torch.float32), requires_grad=True)
+    y = run_stage(branches, x, **options, on_error=errors.append)
+    y.sum().backward()
+    return errors[0].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("num_branches", [6, 12, 24])
+def test_reconstruction_at_the_threshold_stays_within_the_tolerance(num_branches, post_activation, dtype):
+    limit = smallest_beta(num_branches, dtype, post_activation=post_activation)
+    assert reconstruction_error(num_branches, limit, dtype, post_activation) < TOLERANCE[dtype]
+
+
+def test_reconstruction_well_below_the_threshold_would_be_useless():
+    # 12 branches at beta 0.3: 0.3^-12 = 2e6 roundings of 6e-8 each; that is why such a stage is not inverted.
+    assert reconstruction_error(12, 0.3, torch.float32, False) > 100 * TOLERANCE[torch.float32]
+
+
+def test_threshold_rises_with_depth_and_with_a_leaky_relu_to_invert():
+    limits = [smallest_beta(n, torch.float32) for n in (1, 2, 6, 24, 48)]
+    assert limits == sorted(limits) and 0 < limits[0] < limits[-1] < 1
+    assert smallest_beta(6, torch.float32, post_activation=True) > smallest_beta(6, torch.float32)
+    assert smallest_beta(6, torch.float64) < smallest_beta(6, torch.float32)
+
+
+def test_low_precision_branches_leave_the_states_in_float32():
+    branches, x = stage(4, dtype=torch.bfloat16), torch.randn(4, 6, requires_grad=True)
+    for branch in branches:
+        branch.module.eval()
+    y = run_stage(branches, x.bfloat16(), beta=1.0, invert=True)
+    assert y.dtype == torch.float32
+    y.sum().backward()
+    found = x.grad.clone()
+    x.grad = None
+    run_stage(branches, x.bfloat16(), beta=1.0, invert=False).sum().backward()
+    assert distance(found, x.grad) < 2**-7  # two roundings of bfloat16
+    assert {p.grad.dtype for branch in branches for p in branch.module.parameters()} == {torch.bfloat16}
+
+
+def test_autocast_branches_are_recomputed_under_autocast():
+    branches, x = stage(3, dtype=torch.float32), torch.randn(4, 6)
+    for branch in branches:
+        branch.module.eval()
+
+    def under_autocast(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return run_stage(branches, x, beta=1.0, invert=True)
+
+    def checkpointed(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return run_stage(branches, x, beta=1.0, invert=False)
+
+    found, expected = gradients(branches, under_autocast, x), gradients(branches, checkpointed, x)
+    assert found[0].dtype == torch.float32 and torch.equal(found[0], expected[0])
+    # One rounding of bfloat16 may fall the other way; recomputed in float32 nearly every value would differ.
+    assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) < 2**-8
+
+
+def test_frozen_branches_pass_gradients_through():
+    branches, x = stage(4), torch.randn(4, 6, dtype=torch.float64)
+    expected = gradients(branches, lambda x: reference(branches, x, 0.7, False), x)
+    for frozen in (branches[0], branches[2]):
+        frozen.module.requires_grad_(False)
+    found = gradients(branches, lambda x: run_stage(branches, x, beta=0.7, invert=True), x)
+    for a, b in zip(found, expected, strict=True):
+        assert a is None or distance(a, b) < 1e-12
+    assert sum(a is None for a in found) == 2 * len(list(branches[0].module.parameters()))
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_input_that_wants_no_gradient_still_lets_the_branches_learn(first):
+    branches, x = stage(4), torch.randn(4, 6, dtype=torch.float64)
+    expected = gradients(branches, lambda x: reference(branches, x, 0.7, False), x)
+    for branch in branches[:first]:
+        branch.module.requires_grad_(False)
+    found = gradients(branches, lambda x: run_stage(branches, x.detach(), beta=0.7, invert=True), x)
+    assert found[1] is None
+    learned = [(a, b) for a, b in zip(found[2:], expected[2:], strict=True) if a is not None]
+    assert len(learned) == (4 - first) * len(list(branches[0].module.parameters()))
+    assert max(distance(a, b) for a, b in learned) < 1e-12
+
+
+def test_nothing_that_learns_means_no_graph():
+    branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        assert not run_stage(branches, x.requires_grad_(), beta=1.0).requires_grad
+    for branch in branches:
+        branch.module.requires_grad_(False)
+    assert not run_stage(branches, x.detach(), beta=1.0).requires_grad
+
+
+def test_gradients_reach_the_aliases_of_functional_call():
+    branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64)
+    expected = gradients(branches, lambda x: run_stage(branches, x, beta=1.0, invert=True), x)[2:]
+
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.modules_ = nn.ModuleList(branch.module for branch in branches)
+
+        def forward(self, x):
+            gradients([], lambda x: run_stage(branches, x, beta=1.0, invert=True), x)
+
+    step = Step()
+    aliases = {name: p.detach().requires_grad_() for name, p in step.named_parameters()}
+    torch.func.functional_call(step, aliases, (x,))
+    for alias, gradient in zip(aliases.values(), expected, strict=True):
+        assert torch.equal(alias.grad, gradient)
+    assert all(p.grad is None for p in step.parameters())
+
+
+def test_reported_error_is_that_of_the_reconstruction():
+    assert 0 < reconstruction_error(6, 0.5, torch.float32, False) < 1e-4
+    assert reconstruction_error(6, 0.5, torch.float64, False) < 1e-13
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
+def test_beta_outside_its_range_is_refused(beta):
+    with pytest.raises(ValueError, match="beta: got .*want 0 <= beta <= 1"):
+        run_stage(stage(1), torch.randn(2, 6), beta=beta)
+
+
+def test_inverting_the_original_network_is_refused():
+    with pytest.raises(ValueError, match="beta: got 0 with invert=True"):
+        run_stage(stage(1), torch.randn(2, 6), beta=0.0, invert=True)
