@@ -122,10 +122,8 @@ def _run_dali(data: bytes, numbers: NDArray[np.int64], device: torch.device) -> 
         pipeline = _pipeline_of(device)
         pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8)])
         pipeline.feed_input("numbers", [numbers.astype(np.int32)])
-        if device.type == "cuda":
-            (output,) = pipeline.run(cuda_stream=torch.cuda.current_stream(device))
-        else:
-            (output,) = pipeline.run()
+        # on a GPU the output is bound to torch's stream, so what follows need not wait for the host
+        (output,) = pipeline.run(torch.cuda.current_stream(device) if device.type == "cuda" else None)
     except RuntimeError as error:
         _local.pipelines = {}  # a pipeline that failed must not be used again
         raise ValueError(f"DALI cannot decode it: {_reason(error)}; pack the video again") from error

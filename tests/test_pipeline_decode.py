@@ -10,8 +10,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from painted_video import encode, number_of, painted_video
 
 from pipeline.augment import CENTRE, Colour, View
-from pipeline.decode import decode_clips, decode_frames
-from pipeline.decode_av import cut, open_packets
+from pipeline.decode import _run_dali, decode_clips, decode_frames
+from pipeline.decode_av import cut, open_packets, runs_of
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
@@ -34,19 +34,20 @@ def vp9() -> bytes:
     return painted_video(120)
 
 
-@pytest.mark.parametrize("first_pts", [0, 37])
 @pytest.mark.parametrize(
-    ("encoder", "codec", "container"),
+    ("encoder", "codec", "container", "first_pts"),
     [
-        ("libvpx-vp9", "vp9", "mp4"),
-        ("libvpx-vp9", "vp9", "webm"),
-        ("libvpx", "vp8", "webm"),
-        ("mjpeg", "mjpeg", "matroska"),
-        ("libx264", "h264", "mp4"),
-        ("libx264", "h264", "matroska"),
-        ("libx265", "hevc", "mp4"),
-        ("mpeg4", "mpeg4", "avi"),
-        ("mpeg4", "mpeg4", "mp4"),
+        ("libvpx-vp9", "vp9", "mp4", 0),
+        ("libvpx-vp9", "vp9", "mp4", 37),
+        ("libvpx-vp9", "vp9", "webm", 37),
+        ("libvpx", "vp8", "webm", 0),
+        ("mjpeg", "mjpeg", "matroska", 37),
+        ("libx264", "h264", "mp4", 0),
+        ("libx264", "h264", "mp4", 37),
+        ("libx264", "h264", "matroska", 37),
+        ("libx265", "hevc", "mp4", 37),
+        ("mpeg4", "mpeg4", "avi", 0),
+        ("mpeg4", "mpeg4", "mp4", 37),
     ],
 )
 def test_every_number_gives_its_own_frame(encoder, codec, container, first_pts):
@@ -69,6 +70,9 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
     data = painted_video(120, codec=encoder, options=parameters)
     with open_packets(data, 120) as video:
         assert video.reordered
+        for number in range(120):  # the first packet shows a frame no later than the one that needs it
+            ((first, _),) = runs_of(video, np.array([number]))
+            assert video.packets[first].pts <= video.pts(number)
     frames = frames_of(data, range(120), codec=PYAV, num_frames=120)
     assert [number_of(frame) for frame in frames] == list(range(120))
     for number in range(1, 120, 7):
@@ -246,6 +250,11 @@ def test_a_frame_past_the_end_is_an_error_and_not_black(vp9, codec):
         frames_of(vp9, [119, 120], codec=codec, num_frames=120)
     with pytest.raises(ValueError, match="frame 120 is missing"):  # the data set promises more than there is
         frames_of(vp9, [119, 120, 121], codec=codec, num_frames=130)
+
+
+def test_dali_itself_refuses_a_frame_past_the_end(vp9):
+    with pytest.raises(ValueError, match="out-of-bounds frame index 120"):
+        _run_dali(vp9, np.array([119, 120]), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
