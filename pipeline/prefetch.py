@@ -44,7 +44,7 @@ class Prefetch(Generic[P, R]):
             yield item
 
     def close(self) -> None:
-        """Stop after the result in the making, and join the thread; whoever waits for a result gets no more."""
+        """Stop after the result in the making and join the thread; whoever waits for one gets no more."""
         self._stop.set()
         self._free.release()
         self._thread.join()
