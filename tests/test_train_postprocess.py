@@ -166,3 +166,11 @@ def test_map_from_the_file_equals_map_from_memory(tmp_path):
 def test_a_file_without_videos_is_still_json(tmp_path):
     write_detections(tmp_path / "d.json", {}, meta={})
     assert json.loads((tmp_path / "d.json").read_text())["results"] == {}
+
+
+def test_segments_are_exact_to_a_tenth_of_a_millisecond():
+    raw = random_window(5, num_classes=1)
+    detections = detections_of([raw], ["a"], PostSettings(top_k=1000, min_score=0))
+    best = int((raw.quality * raw.class_scores[:, 0]).argmax())
+    np.testing.assert_allclose(detections[0]["segment"], raw.segments[best], rtol=0, atol=0.51e-4)
+    assert any(value != round(value, 2) for entry in detections for value in entry["segment"])
