@@ -176,8 +176,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else str(tuple(tensor.shape))
+def _mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
+    """The first tensor that differs by name or shape, and how many do; None if none."""
+    reshaped = [n for n in wanted if n in saved and saved[n].shape != wanted[n].shape]
+    missing = [n for n in wanted if n not in saved]
+    unexpected = [n for n in saved if n not in wanted]
+    if reshaped:
+        name = reshaped[0]
+        first = f"{name} is {tuple(saved[name].shape)}, the network wants {tuple(wanted[name].shape)}"
+    elif missing:
+        first = f"{missing[0]} {tuple(wanted[missing[0]].shape)} is missing"
+    elif unexpected:
+        first = f"{unexpected[0]} {tuple(saved[unexpected[0]].shape)} has no place in the network"
+    else:
+        return None
+    numbers = f"{len(reshaped)} of another shape, {len(missing)} missing, {len(unexpected)} unexpected"
+    return f"{first} ({numbers})"
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:
@@ -185,15 +199,11 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
     Raises ValueError, before anything is copied, naming the first tensor that does not match.
     """
-    saved, wanted = read_weights(folder), network.state_dict()
-    missing = [name for name in wanted if name not in saved]
-    unexpected = [name for name in saved if name not in wanted]
-    reshaped = [n for n in wanted if n in saved and saved[n].shape != wanted[n].shape]
-    if missing or unexpected or reshaped:
-        name = [*reshaped, *missing, *unexpected][0]
+    saved = read_weights(folder)
+    mismatch = _mismatch(saved, network.state_dict())
+    if mismatch is not None:
         raise ValueError(
-            f"{Path(folder) / WEIGHTS}: another network's weights: {name} is {_shape(saved.get(name))}, the "
-            f"network has {_shape(wanted.get(name))} ({len(reshaped)} of another shape, {len(missing)} "
-            f"missing, {len(unexpected)} unexpected); build the network from the {SETTINGS} beside it"
+            f"{Path(folder) / WEIGHTS}: another network's weights: {mismatch}; build the network from the "
+            f"{SETTINGS} beside it, or choose another checkpoint"
         )
     network.load_state_dict(saved)

@@ -1,0 +1,196 @@
+"""train/checkpoint.py: whole or absent, pruned, and refused by another network."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from train import checkpoint
+from train.checkpoint import (
+    check_classes,
+    load_weights,
+    read_classes,
+    read_progress,
+    read_weights,
+    write_checkpoint,
+)
+
+SETTINGS = {"seed": 3, "optimizer": {"encoder_lr": 5e-7, "betas": [0.9, 0.999]}}
+CLASSES = ["diving", "long jump", "shot put"]
+
+
+class Killed(Exception):
+    """Stands for a process that dies at this point."""
+
+
+def network(width: int = 4, *, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+
+
+def save_some(folder: Path) -> None:
+    (folder / "part").write_text("state")
+
+
+def write(run: Path, step: int, *, seed: int = 0, is_best: bool = False, save=save_some) -> Path:
+    return write_checkpoint(
+        run,
+        step,
+        state=network(seed=seed).state_dict(),
+        settings=SETTINGS,
+        classes=CLASSES,
+        progress={"step": step, "best": 0.5},
+        save_resume=save,
+        is_best=is_best,
+    )
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_checkpoint_reads_back_as_written(tmp_path):
+    write(tmp_path, 12, seed=5, is_best=True)
+    assert names(tmp_path) == ["best", "last", "step_000012"]
+    for link in ("last", "best"):
+        folder = tmp_path / "checkpoints" / link
+        assert folder.is_symlink() and not os.path.isabs(os.readlink(folder))
+        assert same(read_weights(folder), network(seed=5).state_dict())
+        assert yaml.safe_load((folder / "settings.yaml").read_text()) == SETTINGS
+        assert read_classes(folder) == CLASSES
+        assert read_progress(folder) == {"step": 12, "best": 0.5}
+        assert (folder / "resume" / "part").read_text() == "state"
+
+
+def test_loading_makes_another_network_the_same(tmp_path):
+    write(tmp_path, 1, seed=5)
+    other = network(seed=6)
+    load_weights(other, tmp_path / "checkpoints" / "last")
+    assert same(other.state_dict(), network(seed=5).state_dict())
+
+
+def test_only_the_last_and_the_best_are_kept(tmp_path):
+    for step, is_best in ((1, True), (2, False), (3, True), (4, False), (5, False)):
+        write(tmp_path, step, is_best=is_best)
+    assert names(tmp_path) == ["best", "last", "step_000003", "step_000005"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step_000003"
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000005"
+
+
+def test_a_step_written_again_takes_the_place_of_the_first(tmp_path):
+    write(tmp_path, 7, seed=1)
+    write(tmp_path, 7, seed=2, is_best=True)
+    assert names(tmp_path) == ["best", "last", "step_000007-2"]
+    assert same(read_weights(tmp_path / "checkpoints" / "last"), network(seed=2).state_dict())
+    write(tmp_path, 7, seed=3)
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000007"
+
+
+@pytest.mark.parametrize(
+    "point", ["save_file", "_flush_tree", "rename", "replace", "_point", "_prune", "save_resume"]
+)
+def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypatch, point):
+    write(tmp_path, 1, seed=1, is_best=True)
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if point in ("rename", "replace"):
+            patch.setattr(checkpoint.os, point, die)
+        elif point != "save_resume":
+            patch.setattr(checkpoint, point, die)
+        write(tmp_path, 2, seed=2, is_best=True, save=die if point == "save_resume" else save_some)
+    for folder in (tmp_path / "checkpoints").glob("step_*"):
+        assert read_weights(folder) and read_progress(folder) and (folder / "resume" / "part").exists()
+    last = tmp_path / "checkpoints" / "last"
+    seed = 2 if point == "_prune" else 1
+    assert same(read_weights(last), network(seed=seed).state_dict())
+    assert read_progress(last)["step"] == seed
+    assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=seed).state_dict())
+    write(tmp_path, 3, seed=3)  # goes on, and clears up
+    kept = {os.readlink(tmp_path / "checkpoints" / link) for link in ("last", "best")}
+    assert set(names(tmp_path)) == {"last", "best"} | kept
+
+
+def test_killed_between_the_links_best_is_whole_and_the_next_write_works(tmp_path, monkeypatch):
+    write(tmp_path, 1, seed=1, is_best=True)
+    point = checkpoint._point
+
+    def only_best(link: Path, target: str) -> None:
+        if link.name == "last":
+            raise Killed
+        point(link, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "_point", only_best)
+        write(tmp_path, 2, seed=2, is_best=True)
+    assert read_progress(tmp_path / "checkpoints" / "best")["step"] == 2
+    assert read_progress(tmp_path / "checkpoints" / "last")["step"] == 1
+    write(tmp_path, 2, seed=4)  # the run comes to step 2 again
+    assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=2).state_dict())
+    assert same(read_weights(tmp_path / "checkpoints" / "last"), network(seed=4).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (network(5), r"0\.weight is \(4, 3\), the network wants \(5, 3\) \(7 of another shape, 0 missing"),
+        (nn.Sequential(nn.Linear(3, 4)), r" \(.*\) has no place in the network \(.* 7 unexpected"),
+        (nn.Sequential(*network(), nn.Linear(2, 2)), r"3\.weight \(2, 2\) is missing \(.* 2 missing"),
+    ],
+    ids=["shape", "unexpected", "missing"],
+)
+def test_weights_of_another_network_are_refused_in_one_line_and_nothing_is_copied(tmp_path, other, message):
+    write(tmp_path, 1)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        load_weights(other, tmp_path / "checkpoints" / "last")
+    assert "\n" not in str(caught.value) and "settings.yaml" in str(caught.value)
+    assert same(other.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["diving", "high jump", "shot put"], "number 1 is 'long jump' here and 'high jump' there"),
+        (["diving", "long jump"], "3 classes, the data has 2; number 2 is 'shot put' here and none there"),
+    ],
+)
+def test_other_classes_are_refused(tmp_path, classes, message):
+    write(tmp_path, 1)
+    last = tmp_path / "checkpoints" / "last"
+    check_classes(last, CLASSES)
+    with pytest.raises(ValueError, match=message):
+        check_classes(last, classes)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    folder = write(tmp_path, 1)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-10])
+    (folder / "classes.json").write_text("{")
+    (folder / "progress.json").write_text("[]")
+    for read, word in ((read_weights, "damaged"), (read_classes, "damaged"), (read_progress, "got a list")):
+        with pytest.raises(ValueError, match=word) as caught:
+            read(folder)
+        assert str(folder) in str(caught.value)
+        with pytest.raises(ValueError, match="no such file"):
+            read(tmp_path / "elsewhere")
+
+
+def test_the_files_are_plain(tmp_path):
+    folder = write(tmp_path, 1)
+    assert json.loads((folder / "classes.json").read_text()) == CLASSES
+    assert (folder / "settings.yaml").read_text().startswith("seed: 3\n")
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".tmp")]
