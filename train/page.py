@@ -80,7 +80,7 @@ h3 {{ margin: 0 0 10px; font-size: 15px; }}
 .axis {{ stroke: #9aa5b1; stroke-width: 1; }}
 .column {{ fill: var(--blue); }}
 .classes {{ columns: 320px auto; column-gap: 36px; }}
-.class {{ display: grid; grid-template-columns: minmax(80px, 46%) 1fr 40px 40px; gap: 10px;
+.class {{ display: grid; grid-template-columns: minmax(0, var(--label)) 1fr 40px 40px; gap: 10px;
   align-items: center; height: 25px; break-inside: avoid; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }}
 .class .label {{ overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}

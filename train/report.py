@@ -144,15 +144,16 @@ def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
         f'<b>{100 * mean:.1f}</b><span class="count">{counts[name]:,}</span></div>'
         for name, (mean, loose) in sorted(table.items(), key=lambda item: -item[1][0])
     ]
+    longest = max((len(name) for name in table), default=0)
+    opening = f'<div class="classes" style="--label:{min(longest, 18) + 1}ch">'
     if len(rows) <= MANY_CLASSES:
-        return f'<div class="classes">{"".join(rows)}</div>'
+        return f"{opening}{''.join(rows)}</div>"
     ends = MANY_CLASSES // 3
-    middle = f"<details><summary>{len(rows) - 2 * ends} classes between them</summary>"
-    return (
-        f'<div class="classes">{"".join(rows[:ends])}</div>'
-        f'{middle}<div class="classes">{"".join(rows[ends:-ends])}</div></details>'
-        f'<div class="classes">{"".join(rows[-ends:])}</div>'
+    best, middle, worst = (
+        f"{opening}{''.join(part)}</div>" for part in (rows[:ends], rows[ends:-ends], rows[-ends:])
     )
+    between = f"{len(rows) - 2 * ends} classes between them"
+    return f"{best}<details><summary>{between}</summary>{middle}</details>{worst}"
 
 
 def video_cards(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], count: int) -> str:
