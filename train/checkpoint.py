@@ -69,9 +69,11 @@ def _free_name(checkpoints: Path, step: int) -> str:
 def _prune(checkpoints: Path) -> None:
     """Remove checkpoints that no link points at, and what killed runs left half-written."""
     keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
-    for folder in [*checkpoints.glob("step_*"), *checkpoints.glob(".step_*.tmp")]:
-        if folder.name not in keep:
-            shutil.rmtree(folder)
+    for path in [*checkpoints.glob("step_*"), *checkpoints.glob(".*.tmp")]:
+        if path.is_symlink():
+            path.unlink()
+        elif path.name not in keep:
+            shutil.rmtree(path)
 
 
 def fill_weights(
