@@ -11,6 +11,7 @@ import heapq
 import io
 import os
 import struct
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,12 +153,12 @@ class FrameReader:
                     yield from self._frames_of(packet)
         except av.FFmpegError as error:
             raise self._refuse(f"{error.strerror} ({stream.codec_context.name})") from None
-        promised = max(len(stream.index_entries), stream.frames if container.format.name == "avi" else 0)
+        promised = len(stream.index_entries)
         if packets < promised:
             raise self._refuse(f"the file holds {packets} of the {promised} frames its index lists")
         if complaints:
             raise self._refuse(f"the container is damaged: {complaints[0]}")
-        self._check_length(container, reached)
+        self._check_length(container, stream, reached)
 
     def _frames_of(self, packet) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         for frame in packet.decode():
@@ -169,13 +170,16 @@ class FrameReader:
             self._seconds = max(self._seconds, float((frame.pts + (frame.duration or 0)) * frame.time_base))
             yield frame.pts * frame.time_base, frame
 
-    def _check_length(self, container, reached: Fraction) -> None:
-        """Matroska has no list of frames: compare the end of all streams with the duration it states."""
-        stated = Fraction(container.duration or 0, av.time_base) if "matroska" in container.format.name else 0
-        start = Fraction(container.start_time or 0, av.time_base)
-        if stated - (reached - start) > max(1, stated / 50):
-            found, want = float(reached - start), float(stated)
-            raise self._refuse(f"the file ends after {found:.2f} s, its header says {want:.2f} s")
+    def _check_length(self, container, stream, reached: Fraction) -> None:
+        """Matroska has no list of frames, AVI has its at the end: compare with the length stated first."""
+        stated = Fraction(0)
+        if "matroska" in container.format.name:
+            stated = Fraction(container.duration or 0, av.time_base)
+        elif container.format.name == "avi":
+            stated = stream.frames * stream.time_base
+        if stated - reached > max(1, stated / 50):
+            found, want = float(reached), float(stated)
+            raise self._refuse(f"the file ends at {found:.2f} s, its header says {want:.2f} s")
 
 
 @contextmanager
@@ -216,30 +220,30 @@ def rate_of(stream) -> Fraction | None:
 
 
 class _Clock:
-    """Adds up the time stamps of frames: end, rate, and how far frames are from an even rate."""
+    """The times at which frames are shown: end, rate, and whether they are evenly spaced."""
 
     def __init__(self, stated: Fraction | None):
         self.stated, self.count = stated, 0
         self.last = self.end = Fraction(0)
-        self.low = self.high = Fraction(0)  # of time - number / stated rate
+        self.times = array("d")
 
     def add(self, time: Fraction, shown: Fraction) -> None:
         step = shown or (time - self.last) or (1 / self.stated if self.stated else Fraction(1, 25))
         self.last, self.end = time, time + step
-        if self.stated:
-            drift = time - self.count / self.stated
-            self.low, self.high = min(self.low, drift), max(self.high, drift)
+        self.times.append(float(time))
         self.count += 1
 
     def rate(self) -> Fraction:
         """Frames per second; the stated rate where the stamps agree with it to 0.5 %."""
         measured = (self.count - 1) / self.last if self.last else 1 / self.end
-        if self.stated and abs(measured / self.stated - 1) < Fraction(1, 200):
+        if self.stated and abs(measured / self.stated - 1) < Fraction(1, 200) and self.steady(self.stated):
             return self.stated
         return measured.limit_denominator(1001) or measured
 
-    def steady(self) -> bool:
-        return self.stated == self.rate() and (self.high - self.low) * self.stated <= Fraction(1, 2)
+    def steady(self, fps: Fraction) -> bool:
+        """Whether every frame k lies within half a frame of k / fps."""
+        rate = float(fps)
+        return all(abs(time * rate - number) <= 0.5 for number, time in enumerate(self.times))
 
 
 def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> Facts:
@@ -253,6 +257,6 @@ def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader
         aspect=reader.aspect,
         codec=stream.codec_context.codec.canonical_name,
         pixels=opening.format.name,
-        steady=clock.steady(),
+        steady=clock.steady(clock.rate()),
         transfer=HDR_TRANSFERS.get(int(opening.color_trc)),
     )

@@ -1,0 +1,62 @@
+"""Workers: outcomes in order, a crash costs one video, a failure that is not a video's stops the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.annotations import Video
+from pipeline.journal import Journal
+from pipeline.pack_video import Job, Outcome, reject
+from pipeline.workers import run_jobs
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(name, name, Video(name, "s", None, ()), Path(), None, None, None) for name in names]
+
+
+def slow_first(job: Job) -> tuple[Outcome, bytes]:
+    time.sleep(0.3 if job.key == "a" else 0)
+    return reject(job, f"by {job.key}"), job.key.encode()
+
+
+def crash_on_b(job: Job) -> tuple[Outcome, bytes]:
+    if job.key == "b":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return slow_first(job)
+
+
+def full_disk(job: Job) -> tuple[Outcome, bytes]:
+    raise OSError(28, "No space left on device")
+
+
+def reasons(journal: Journal, task, *names: str) -> list[str | None]:
+    return [outcome.video.reject for outcome in run_jobs(jobs(*names), journal, task, workers=2)]
+
+
+def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
+    journal = Journal(tmp_path)
+    assert reasons(journal, slow_first, "a", "b", "c", "d") == ["by a", "by b", "by c", "by d"]
+    assert journal.data_of("c").read_bytes() == b"c"
+
+
+def test_what_the_journal_has_is_not_done_again(tmp_path):
+    journal = Journal(tmp_path)
+    assert reasons(journal, slow_first, "a", "b") == ["by a", "by b"]
+    assert reasons(journal, full_disk, "a", "b") == ["by a", "by b"]
+
+
+def test_a_crashing_decoder_costs_one_video(tmp_path):
+    found = reasons(Journal(tmp_path), crash_on_b, "a", "b", "c")
+    assert found == ["by a", "the process that decoded it was killed twice (SIGSEGV)", "by c"]
+
+
+def test_a_full_disk_stops_the_run_and_blames_no_video(tmp_path):
+    journal = Journal(tmp_path)
+    with pytest.raises(ValueError, match=r"a: its worker failed: .*No space left"):
+        reasons(journal, full_disk, "a", "b")
+    assert journal.outcome("a") is None and journal.outcome("b") is None

@@ -1,0 +1,356 @@
+"""make-shards: all packed or rejected by name, killed runs continue, bad input is one line, exit code 2."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import pytest
+from click.testing import CliRunner
+from packing_cases import numbers_in, write_video
+
+from pipeline import packing
+from pipeline.journal import Journal
+from pipeline.probe import probe
+from pipeline.shards import Dataset
+from tools.make_shards import main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object) -> Done:
+    """The command in this process: its workers are processes of their own anyway."""
+    arguments = [str(argument) for argument in (*arguments, "--workers", 2)]
+    result = CliRunner().invoke(main, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    """The command in a process that can be killed."""
+    command = [*COMMAND, *(str(argument) for argument in arguments), "--workers", "2"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def entry(*actions: tuple[float, float, str], subset: str = "training") -> dict:
+    annotations = [{"segment": [start, end], "label": label} for start, end, label in actions]
+    return {"subset": subset, "annotations": annotations}
+
+
+def annotate(path: Path, database: dict) -> Path:
+    path.write_text(json.dumps({"database": database}))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """Three good videos of 1 s, under names with traps."""
+    folder = tmp_path / "videos"
+    (folder / "part.1").mkdir(parents=True)
+    write_video(folder / "v_one.mp4", range(0, 1000, 40))
+    write_video(folder / "part.1" / "two.mkv", range(0, 1000, 40))
+    write_video(folder / "a name.with dots.mp4", range(0, 1000, 40))
+    return folder
+
+
+@pytest.fixture
+def annotations(tmp_path) -> Path:
+    database = {
+        "one": entry((0, 0.5, "run"), (0.2, 0.2, "run")),
+        "two": entry((0.1, 3, "jump"), (0.1, 3, "jump"), subset="validation"),
+        "a name.with dots.mp4": entry(subset="validation"),
+    }
+    return annotate(tmp_path / "annotations.json", database)
+
+
+def test_videos_become_a_data_set(videos, annotations, tmp_path):
+    done = run(videos, annotations, "--out", tmp_path / "out", "--shard-size", 2, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "packed 3 of 3 videos" in done.stdout and "verified: 45 frames" in done.stdout
+    assert "repairs and remarks (clipped 1, duplicate 1, zero-length 1): 3" in done.stdout
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.classes == ("jump", "run") and sorted(dataset.shards) == ["00000.tar", "00001.tar"]
+    assert [video.source for video in dataset.packed("validation")] == ["a name.with dots.mp4", "two"]
+    assert dataset.videos["two"].file == "part.1/two.mkv" and dataset.videos["one"].file == "v_one.mp4"
+    (action,) = dataset.videos["two"].actions
+    assert action.start == 0.1 and 0.96 < action.end <= 1.0
+    assert numbers_in(dataset.read("one")) == [k * 25 // 15 for k in range(15)]
+    names = set(contents(tmp_path / "out"))
+    tars = {"00000.tar", "00001.tar", "00000.idx", "00001.idx"}
+    assert names == {*tars, "dataset.json", "rejects.csv"}
+
+
+def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
+    (videos / "empty.mp4").write_bytes(b"")
+    (videos / "text.mp4").write_text("no video")
+    good = (videos / "v_one.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
+    write_video(videos / "twice.mkv", range(0, 400, 40))
+    write_video(videos / "twice.mp4", range(0, 400, 40))
+    names = ["one", "empty", "text", "cut", "twice", "absent", "../videos/v_one", "/etc/passwd"]
+    database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
+    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "packed 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
+    with open(tmp_path / "out" / "rejects.csv", newline="") as file:
+        reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
+    wanted = {
+        "empty": "the file is empty (0 bytes)",
+        "text": "not a readable video",
+        "cut": "the file breaks off inside a frame",
+        "twice": "2 files have this name: twice.mkv, twice.mp4",
+        "absent": "no file of this name in the folder",
+        "../videos/v_one": "no file of this name in the folder",
+        "/etc/passwd": "no file of this name in the folder",
+        "two": "no action overlaps it: it ends at 1.00 s, they begin at 50 s",
+    }
+    assert set(reasons) == set(wanted)
+    assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
+    truth = Dataset.open(tmp_path / "out").truth("training")
+    assert len(truth) == 9 and all(video.actions for video in truth.values())
+
+
+def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):
+    (videos / "part.1" / "two.mkv").write_bytes(b"")
+    before = contents(tmp_path)
+    done = run(videos, annotations, "--check", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "usable: 2 of 3 videos" in done.stdout and "two: the file is empty" in done.stdout
+    assert contents(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_a_csv_a_subset_and_a_class_file(videos, tmp_path):
+    (tmp_path / "a.csv").write_text("video,start,end,label,subset\none,0,1,run,train\ntwo,0,1,run,val\n")
+    (tmp_path / "classes.txt").write_text("run\nswim\n")
+    options = ["--subset", "val", "--classes", tmp_path / "classes.txt", "--codec", "h264", "--fps", "5"]
+    done = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    dataset = Dataset.open(tmp_path / "out")
+    assert list(dataset.videos) == ["two"] and dataset.classes == ("run", "swim")
+    assert dataset.videos["two"].codec == "h264" and dataset.videos["two"].fps == 5.0
+
+
+def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_path):
+    write_video(videos / "turned.mp4", range(0, 1000, 40), rotation=90)
+    write_video(videos / "uneven.mp4", [0, 40, 80, 800, 840])
+    database = {name: entry((0, 0.5, "run")) for name in ("one", "turned", "uneven")}
+    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out", "--copy")
+    assert done.returncode == 0, done.stderr
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.read("one") == (videos / "v_one.mp4").read_bytes()
+    assert "turned by 90 degrees" in str(dataset.videos["turned"].reject)
+    assert "uneven times" in str(dataset.videos["uneven"].reject)
+
+
+BAD = {
+    "not JSON": (lambda d: (d / "a.json").write_text("{"), [], "not JSON"),
+    "no video": (lambda d: annotate(d / "a.json", {}), [], "no video in it"),
+    "start after end": (lambda d: annotate(d / "a.json", {"one": entry((2, 1, "a"))}), [], "is after end"),
+    "no annotations": (lambda d: (d / "a.json").unlink(), [], "No such file"),
+    "unknown subset": (lambda d: None, ["--subset", "test"], "want one of: training, validation"),
+    "unknown class": (
+        lambda d: (d / "c").write_text("rum\njump"),
+        ["--classes", "{d}/c"],
+        "did you mean 'rum'?",
+    ),
+    "odd side": (lambda d: None, ["--short-side", "127"], "want an even number"),
+    "copy and fps": (lambda d: None, ["--copy", "--fps", "5"], "--fps has no effect"),
+    "out is a file": (lambda d: (d / "out").write_text(""), [], "out"),
+    "foreign tars": (lambda d: ((d / "out").mkdir(), (d / "out" / "00000.tar").touch()), [], "--overwrite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(videos, annotations, tmp_path, case):
+    annotations.rename(tmp_path / "a.json")
+    prepare, options, words = BAD[case]
+    prepare(tmp_path)
+    before = contents(tmp_path)
+    options = [option.format(d=tmp_path) for option in options]
+    done = run(videos, tmp_path / "a.json", "--out", tmp_path / "out", *options)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ") and words in lines[0]
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("broken", [b"", b"no video", None])
+def test_where_nothing_can_be_packed_there_is_no_data_set(videos, tmp_path, broken):
+    if broken is not None:
+        (videos / "v_one.mp4").write_bytes(broken)
+    path = annotate(tmp_path / "a.json", {"one" if broken is not None else "absent": entry((0, 1, "a"))})
+    done = run(videos, path, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "none of 1 videos could be packed" in done.stderr
+    assert list(contents(tmp_path / "out")) == ["rejects.csv"]
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_empty_folder_of_videos_is_refused(tmp_path, annotations):
+    (tmp_path / "none").mkdir()
+    for folder in ("none", "nowhere"):
+        done = run(tmp_path / folder, annotations, "--out", tmp_path / "out")
+        assert done.returncode == 2 and "want a folder of videos" in done.stderr
+
+
+def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, annotations, tmp_path):
+    out = tmp_path / "out"
+    assert run(videos, annotations, "--out", out).returncode == 0
+    before = contents(out)
+    done = run(videos, annotations, "--out", out)
+    assert done.returncode == 0 and "already packed" in done.stdout and contents(out) == before
+    done = run(videos, annotations, "--out", out, "--fps", "5")
+    assert done.returncode == 2 and "was begun with fps 15.0, not 5.0" in done.stderr
+    (out / "00000.tar").write_bytes(before["00000.tar"][: len(before["00000.tar"]) // 2])
+    done = run(videos, annotations, "--out", out, "--verify")
+    assert done.returncode == 2 and "00000.tar: has" in done.stderr
+    assert run(videos, annotations, "--out", out, "--overwrite").returncode == 0
+    assert contents(out) == before
+
+
+def test_verify_finds_a_changed_byte(videos, annotations, tmp_path):
+    assert run(videos, annotations, "--out", tmp_path / "out").returncode == 0
+    tar = tmp_path / "out" / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    done = run(videos, annotations, "--out", tmp_path / "out", "--verify")
+    assert done.returncode == 2 and "sha256 differs" in done.stderr and "Traceback" not in done.stderr
+
+
+def children_of(process: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Eight videos of 4 s, their annotations, and what an undisturbed run makes of them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "videos").mkdir()
+    for number in range(8):
+        path = folder / "videos" / f"k{number}.mp4"
+        write_video(path, range(0, 4000, 40), size=(176, 128))
+    (folder / "videos" / "k5.mp4").write_bytes(b"")
+    path = annotate(folder / "a.json", {f"k{number}": entry((1, 2, "run")) for number in range(8)})
+    options = [folder / "videos", path, "--shard-size", 3]
+    done = run(*options, "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    return options, contents(folder / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["videos/*.mp4", "shards/00000.json"])
+def test_a_killed_run_continues_and_gives_the_same_bytes(undisturbed, tmp_path, after):
+    options, wanted = undisturbed
+    out = tmp_path / "out"
+    process = start(*options, "--out", out)
+    while not list((out / ".work").glob(after)):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    workers = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "dataset.json").exists()
+    for tar in out.glob("*.tar"):  # what is there under its name is whole
+        assert tar.read_bytes() == wanted[tar.name]
+    kept = {path: path.stat().st_mtime_ns for path in (out / ".work").glob("videos/*.json")}
+    deadline = time.monotonic() + 10
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives the run that started it"
+        time.sleep(0.01)
+    done = run(*options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == wanted
+    assert kept, "the run was killed before anything was committed"
+
+
+@pytest.mark.parametrize("step", ["commit_shard", "write_rejects", "write_dataset"])
+def test_a_run_that_dies_between_two_steps_continues(undisturbed, tmp_path, monkeypatch, step):
+    options, wanted = undisturbed
+
+    def die(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        owner = Journal if step == "commit_shard" else packing
+        patch.setattr(owner, step, die)
+        run(*options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert run(*options, "--out", tmp_path / "out").returncode == 0
+    assert contents(tmp_path / "out") == wanted
+
+
+def test_a_run_with_other_settings_does_not_continue_a_killed_one(undisturbed, tmp_path):
+    options, _ = undisturbed
+    process = start(*options, "--out", tmp_path / "out")
+    while not (tmp_path / "out" / ".work" / "plan.json").exists():
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    done = run(*options, "--out", tmp_path / "out", "--gop", "8")
+    assert done.returncode == 2 and "was begun with gop 32, not 8" in done.stderr
+
+
+def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
+    options, wanted = undisturbed
+    first = start(*options, "--out", tmp_path / "out")
+    while not (tmp_path / "out" / ".work" / "videos").exists():
+        time.sleep(0.002)
+    os.kill(first.pid, signal.SIGSTOP)
+    done = run(*options, "--out", tmp_path / "out")
+    os.kill(first.pid, signal.SIGCONT)
+    assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
+    assert first.wait(60) == 0 and contents(tmp_path / "out") == wanted
+
+
+@pytest.mark.slow
+def test_every_real_file_is_packed_or_rejected(shared_real, tmp_path):
+    files = sorted(path.name for path in (shared_real / "videos").iterdir())
+    assert len(files) == 29
+    path = annotate(tmp_path / "a.json", {name: entry((0, 0.05, "a"), (0, 99, "b")) for name in files})
+    done = run(shared_real / "videos", path, "--out", tmp_path / "out", "--shard-size", 8, "--verify")
+    assert done.returncode == 0, done.stderr
+    dataset = Dataset.open(tmp_path / "out")
+    rejected = {video.source: video.reject for video in dataset.videos.values() if video.reject}
+    reason = "decoded 28 frames (2.80 s), then: Invalid data found when processing input (h264)"
+    assert rejected == {"decord_corrupted.mp4": reason}
+    for video in dataset.packed("training"):
+        data, source = dataset.read(video.key), probe(shared_real / "videos" / video.source)
+        with av.open(io.BytesIO(data)) as container:
+            frames = list(container.decode(video=0))
+        assert video.num_frames == len(frames), video.source
+        assert video.duration == float((frames[-1].pts + frames[-1].duration) * frames[-1].time_base)
+        assert (video.width, video.height) == (frames[0].width, frames[0].height)
+        assert abs(video.duration - float(source.duration)) <= 0.5 / video.fps + 1e-9  # float of a fraction
+        assert all(0 <= action.start < action.end <= video.duration for action in video.actions)
