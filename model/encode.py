@@ -179,7 +179,7 @@ class _SampledEncode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         plan = ctx.plan
         pieces = [
             _Piece(clips, gradient[index.to(gradient.device)] * plan.gradient_factor, call)

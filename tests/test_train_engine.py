@@ -30,6 +30,7 @@ def launch(processes: int, result: Path) -> dict:
     command = [sys.executable, *(many if processes > 1 else []), str(WORKER), str(result)]
     done = subprocess.run(command, env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert not done.stdout, "DeepSpeed is chatty"
     return json.loads(result.read_text())
 
 

@@ -11,6 +11,8 @@ import shutil
 import socket
 import sys
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing here unpickles
 from typing import Any
@@ -53,7 +55,7 @@ STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is giv
 STATE_FILE = "state.json"
 
 
-def _deepspeed():
+def _deepspeed() -> Any:
     """Import DeepSpeed, on the accelerator torch has, with what it compiles with in reach."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -135,7 +137,8 @@ def start_process_group(device: torch.device | str) -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        with redirect_stdout(StringIO()):  # it says in each run that its operation was built
+            deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
 
 
@@ -156,7 +159,7 @@ def build_engine(
     ds_config: dict[str, Any],
     total_steps: int,
     device: torch.device | None = None,
-):
+) -> Any:
     """A DeepSpeed engine around `network`, whose `encoder` and `detector` are the two learning-rate groups.
 
     Use: `loss = engine(...)`, `engine.backward(loss)` once per micro step, `engine.step()`. total_steps:
@@ -179,12 +182,12 @@ def build_engine(
     return engine
 
 
-def learning_rates(engine) -> dict[str, float]:
+def learning_rates(engine: Any) -> dict[str, float]:
     """The rate of the next step by group name."""
     return {group["name"]: group["lr"] for group in engine.optimizer.param_groups}
 
 
-def log_scalars(engine, step: int, values: dict[str, float]) -> None:
+def log_scalars(engine: Any, step: int, values: dict[str, float]) -> None:
     """Write numbers to the monitors that ds_config.json switches on (TensorBoard); rank 0 writes."""
     if engine.monitor.enabled:
         engine.monitor.write_events([(name, float(value), step) for name, value in values.items()])
@@ -202,7 +205,7 @@ def _safe_classes() -> list[Any]:
     return [LossScaler, ZeroStageEnum, fragment_address]
 
 
-def _load_safely(path, map_location=None):
+def _load_safely(path: str, map_location: Any = None) -> Any:
     """Stands in for DeepSpeed's own load, which would run any code that a file carries."""
     try:
         with torch.serialization.safe_globals(_safe_classes()):
@@ -213,7 +216,7 @@ def _load_safely(path, map_location=None):
         ) from None
 
 
-def _layout(engine) -> dict[str, Any]:
+def _layout(engine: Any) -> dict[str, Any]:
     """What a saved state depends on: it is cut into pieces by rank and stage."""
     return {
         "processes": world_size(),
@@ -226,7 +229,7 @@ def _rng_file(folder: Path) -> Path:
     return folder / f"rng_{rank():05d}.safetensors"
 
 
-def save_state(engine, folder: str | Path, client_state: dict[str, Any]) -> None:
+def save_state(engine: Any, folder: str | Path, client_state: dict[str, Any]) -> None:
     """Write all that a run needs to go on: parameters, optimizer, schedule, step counters, random generators.
 
     client_state: plain values of the caller's own (JSON). Every rank calls it with the same folder, which it
@@ -242,7 +245,7 @@ def save_state(engine, folder: str | Path, client_state: dict[str, Any]) -> None
     barrier()
 
 
-def load_state(engine, folder: str | Path) -> dict[str, Any]:
+def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
     """Bring a fresh engine to where `save_state` left off; returns the client_state.
 
     Bitwise: the steps that follow are those of the run that did not stop (with DeepSpeed's Adam for CPUs they
@@ -283,7 +286,7 @@ def _full_value(value: Tensor) -> Tensor:
     return whole.to("cpu", torch.float32 if whole.is_floating_point() else whole.dtype).contiguous()
 
 
-def full_state_dict(engine) -> dict[str, Tensor]:
+def full_state_dict(engine: Any) -> dict[str, Tensor]:
     """The network's whole state_dict on the CPU, floating point in float32, for any ZeRO stage and precision.
 
     Every rank calls it, and every rank gets it.

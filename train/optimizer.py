@@ -78,7 +78,10 @@ class OptimizerSettings(BaseModel):
 
 def has_compiler() -> bool:
     """Whether DeepSpeed can build its C++ operations here."""
-    return shutil.which(os.environ.get("CXX", "c++")) is not None and shutil.which("ninja") is not None
+    return (
+        shutil.which(os.environ.get("CXX", "c++").split()[0]) is not None
+        and shutil.which("ninja") is not None
+    )
 
 
 def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:
