@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .augment import CENTRE, View, draw_view
 from .batch import Batch
 from .decode import decode_clips
-from .order import advance, deal, epoch_order, steps_per_epoch
+from .order import advance, deal, epoch_order, steps_per_epoch, whole_videos
 from .prefetch import Prefetch
 from .windows import Window, clip_frames, segments_in, windows_of
 
@@ -77,8 +77,9 @@ class Loader:
     """Batches of one subset for one rank.
 
     In training it is endless: each epoch is a fresh permutation, its last step is filled up with the epoch's
-    first samples. In evaluation it is one pass in the subset's order, every sample once over all ranks;
-    samples that fill up the last step are flagged in `Batch.padding`. All ranks do equal steps.
+    first samples. In evaluation it is one pass in the subset's order, every sample once over all ranks and
+    the windows of a video on one rank; samples that fill up are flagged in `Batch.padding`. All ranks do
+    equal steps.
 
     A thread decodes `settings.prefetch` batches ahead. `state_dict` is the position of the next batch to be
     handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches.
@@ -113,8 +114,11 @@ class Loader:
                 video.duration, window_seconds=settings.window_seconds, overlap=settings.window_overlap
             )
         ]
-        self.steps_per_epoch = steps_per_epoch(
-            len(self.samples), batch_size=batch_size, world_size=world_size
+        self._shares = [] if training else self._evaluation_shares()
+        self.steps_per_epoch = (
+            steps_per_epoch(len(self.samples), batch_size=batch_size, world_size=world_size)
+            if training
+            else steps_per_epoch(max(map(len, self._shares)), batch_size=batch_size, world_size=1)
         )
         self.label_of = {name: number for number, name in enumerate(dataset.classes)}
         self.bad: set[int] = set()
@@ -173,13 +177,26 @@ class Loader:
             self._stream.synchronize()
         return batch
 
+    def _evaluation_shares(self) -> list[np.ndarray]:
+        """The sample numbers that each rank evaluates: all windows of a video on one rank."""
+        keys = [sample.video.key for sample in self.samples]
+        return [whole_videos(keys, rank=r, world_size=self.world_size) for r in range(self.world_size)]
+
+    def _places(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The list of sample numbers to take from, the places to take, and which of them only fill up."""
+        if self.training:
+            order = epoch_order(len(self.samples), seed=self.seed, epoch=epoch)
+            rank, world_size = self.rank, self.world_size
+        else:
+            order, rank, world_size = self._shares[self.rank], 0, 1
+        if not len(order):  # fewer videos than ranks: this one only keeps step with the others
+            order = np.arange(len(self.samples))
+            return order, np.zeros(self.batch_size, np.int64), np.ones(self.batch_size, bool)
+        return order, *deal(len(order), step, batch_size=self.batch_size, rank=rank, world_size=world_size)
+
     def _batch_at(self, epoch: int, step: int) -> Batch:
         """The batch of a position: a function of the position and of the samples alone."""
-        total = len(self.samples)
-        order = epoch_order(total, seed=self.seed, epoch=epoch) if self.training else np.arange(total)
-        places, wrapped = deal(
-            total, step, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size
-        )
+        order, places, wrapped = self._places(epoch, step)
         samples, clips, padding = [], [], []
         for place, wraps in zip(places, wrapped, strict=True):
             sample, pixels, replaced = self._decode_or_replace(order, int(place), epoch)

@@ -8,6 +8,7 @@ the global batch size alone. The last step is filled up with the epoch's own fir
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,16 @@ def deal(
     first = (step * world_size + rank) * batch_size
     places = first + np.arange(batch_size, dtype=np.int64)
     return places % num_samples, places >= num_samples
+
+
+def whole_videos(keys: Sequence[str], *, rank: int, world_size: int) -> NDArray[np.int64]:
+    """Sample numbers of every `world_size`-th video, beginning with the `rank`-th: what a rank evaluates.
+
+    keys: the video of each sample, the windows of a video in a row; they stay on one rank, which merges them.
+    """
+    starts = [number for number, key in enumerate(keys) if number == 0 or key != keys[number - 1]]
+    video_of = np.searchsorted(starts, np.arange(len(keys)), side="right") - 1
+    return np.flatnonzero(video_of % world_size == rank)
 
 
 def advance(epoch: int, step: int, *, steps: int) -> tuple[int, int]:

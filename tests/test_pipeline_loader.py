@@ -60,10 +60,9 @@ def same(first, second) -> bool:
     return first.keys == second.keys and torch.equal(first.clips, second.clips)
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)])
-def test_every_sample_once_per_epoch_and_equal_steps(dataset, training, world_size, batch_size):
-    how = {"world_size": world_size, "batch_size": batch_size, "training": training}
+def test_every_sample_once_per_epoch_and_equal_steps(dataset, world_size, batch_size):
+    how = {"world_size": world_size, "batch_size": batch_size}
     loaders = [loader_of(dataset, rank=rank, **how) for rank in range(world_size)]
     steps = {loader.steps_per_epoch for loader in loaders}
     assert len(steps) == 1
@@ -74,8 +73,28 @@ def test_every_sample_once_per_epoch_and_equal_steps(dataset, training, world_si
     keys = [key for batch in in_order for key in batch.keys]
     assert set(keys[:7]) == set(dataset.videos)  # then the last step is filled up
     assert keys[7:] == [keys[i % 7] for i in range(len(keys) - 7)]
-    flags = [flag for batch in in_order for flag in batch.padding]
-    assert flags == [not training and i >= 7 for i in range(len(keys))]
+    assert not any(flag for batch in in_order for flag in batch.padding)
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (9, 3)])
+def test_evaluation_sees_every_window_once_and_keeps_those_of_a_video_together(
+    dataset, world_size, batch_size
+):
+    settings = SETTINGS.model_copy(update={"window_seconds": 1.0})
+    how = {"world_size": world_size, "batch_size": batch_size, "training": False}
+    per_rank = [list(loader_of(dataset, settings, rank=rank, **how)) for rank in range(world_size)]
+    assert len({len(batches) for batches in per_rank}) == 1
+    seen = [
+        (rank, key, tuple(window.tolist()))
+        for rank, batches in enumerate(per_rank)
+        for batch in batches
+        for key, window, padded in zip(batch.keys, batch.windows, batch.padding, strict=True)
+        if not padded
+    ]
+    windows = [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0)]
+    expected = sorted((key, window) for key in dataset.videos for window in windows)
+    assert sorted((key, window) for _, key, window in seen) == expected
+    assert len({(rank, key) for rank, key, _ in seen}) == len(dataset.videos)
 
 
 def test_evaluation_is_one_pass_in_order_again_and_again(dataset):
