@@ -121,10 +121,8 @@ def resample(reader: Iterable[tuple[Fraction, av.VideoFrame]], fps: Fraction) ->
         while due and number + Fraction(1, 2) <= until * fps:
             yield due.popleft()
             number += 1
-        last = shown
-    total = max(1, floor(until * fps + Fraction(1, 2)))
-    for _ in range(number, total):
-        yield due.popleft() if due else last
+    if number == 0:  # shorter than half a frame
+        yield due[0] if due else shown
 
 
 def _with_end(reader) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def slow_first(job: Job) -> tuple[Outcome, bytes]:
 
 def crash_on_b(job: Job) -> tuple[Outcome, bytes]:
     if job.key == "b":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        os.kill(os.getpid(), signal.SIGKILL)
     return slow_first(job)
 
 
@@ -52,11 +54,40 @@ def test_what_the_journal_has_is_not_done_again(tmp_path):
 
 def test_a_crashing_decoder_costs_one_video(tmp_path):
     found = reasons(Journal(tmp_path), crash_on_b, "a", "b", "c")
-    assert found == ["by a", "the process that decoded it was killed twice (SIGSEGV)", "by c"]
+    assert found == ["by a", "the process that decoded it was killed twice (SIGKILL)", "by c"]
 
 
 def test_a_full_disk_stops_the_run_and_blames_no_video(tmp_path):
     journal = Journal(tmp_path)
-    with pytest.raises(ValueError, match=r"a: its worker failed: .*No space left"):
+    with pytest.raises(ValueError, match=r"[ab]: its worker failed: .*No space left"):
         reasons(journal, full_disk, "a", "b")
     assert journal.outcome("a") is None and journal.outcome("b") is None
+
+
+ENDLESS = """
+import sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from pipeline.journal import Journal
+from pipeline.workers import run_jobs
+from test_pipeline_workers import jobs
+for _ in run_jobs(jobs("a", "b"), Journal(Path({folder!r})), lambda job: time.sleep(300), workers=2):
+    pass
+"""
+
+
+def test_workers_end_with_the_run_that_is_killed(tmp_path):
+    tests = Path(__file__).parent
+    code = ENDLESS.format(root=str(tests.parent), tests=str(tests), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)  # let the second one get as far as its watch
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives the run that started it"
+        time.sleep(0.01)
