@@ -30,11 +30,17 @@ from torch import Tensor, nn
 
 from model.backbones import BACKBONES, build_backbone
 from model.encode import sampled_encode
+from model.reversible import Recurrence
 from model.rewire import rewire
-from model.sampling import sample_clips
+from model.sampling import num_kept, sample_clips
 from tools.memory_trackers import LiveBytes, SavedBytes
 from train.edge import Command
 
+HELP = """Measure the training memory of a backbone: plain, checkpointed and reversible.
+
+Above the parameters, their gradients and the clips: what autograd keeps for the backward (saved), the most
+alive at one time (peak), and the seconds of a forward and backward.
+"""
 MIB = 2**20
 MODES = ("plain", "checkpoint", "reversible")
 DTYPES = {
@@ -195,7 +201,18 @@ def write_json(path: Path, data: dict) -> None:
     os.replace(temporary, path)
 
 
-@click.command(cls=Command, help=__doc__)
+def _check(settings: Settings, json_path: Path | None) -> None:
+    """Everything that can be wrong is told before anything is measured."""
+    with torch.device("meta"):
+        build_backbone(settings.backbone)
+    Recurrence(settings.beta)
+    for ratio in settings.ratios:
+        num_kept(settings.clips, ratio)
+    if json_path is not None and not json_path.parent.is_dir():
+        raise ValueError(f"--json: folder {json_path.parent} does not exist; make it first")
+
+
+@click.command(cls=Command, help=HELP)
 @click.option("--backbone", default="r2plus1d_34", show_default=True, help=f"One of {', '.join(BACKBONES)}.")
 @click.option("--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
@@ -228,6 +245,7 @@ def command(
     json_path: Path | None,
 ) -> None:
     settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))
+    _check(settings, json_path)
     facts = where()
     click.echo(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
     rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]

@@ -1,0 +1,105 @@
+"""The memory benchmark: its counters against known sizes, its rows, its errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tools.bench_memory import MODES, main
+from tools.memory_trackers import LiveBytes, SavedBytes
+
+SMALL = ["--backbone", "r2plus1d_tiny", "--clip", "3x8x16x16", "--device", "cpu"]
+
+
+def bench(*options: str):
+    return CliRunner().invoke(main, list(options))
+
+
+def test_saved_bytes_counts_each_storage_once_and_until_it_is_freed():
+    x = torch.randn(100, requires_grad=True)
+    with SavedBytes(set()) as saved:
+        y = (x * x).exp()  # x twice, and the output of exp
+    assert saved.now == 2 * x.nbytes
+    y.sum().backward()
+    del y
+    assert saved.now == 0
+
+
+def test_saved_bytes_leaves_out_what_it_is_told_to():
+    x = torch.randn(100, requires_grad=True)
+    with SavedBytes({x.untyped_storage().data_ptr()}) as saved:
+        y = x * x
+    assert saved.now == 0 and y.requires_grad
+
+
+def test_live_bytes_peaks_where_most_tensors_are_alive():
+    x = torch.randn(1000)
+    with LiveBytes(set()) as live:
+        for _ in range(3):
+            y = (x + 1) * 2 + x  # at most two of its results are alive at once, with the last y three
+        view = y[10:]
+        y.add_(1)
+    assert live.peak == 3 * x.nbytes
+    assert live.now == x.nbytes
+    del y
+    assert live.now == x.nbytes  # the view keeps it
+    del view
+    assert live.now == 0
+
+
+def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
+    path = tmp_path / "rows.json"
+    result = bench(*SMALL, "--dtype", "float32", "--json", str(path))
+    assert result.exit_code == 0, result.output
+    report = json.loads(path.read_text())
+    rows = {row["mode"]: row for row in report["rows"]}
+    assert tuple(rows) == MODES
+    assert all(row["peak_mib"] >= row["saved_mib"] > 0 and row["seconds"] > 0 for row in rows.values())
+    assert rows["reversible"]["saved_mib"] <= rows["checkpoint"]["saved_mib"] < rows["plain"]["saved_mib"]
+    assert report["settings"]["clip"] == [3, 8, 16, 16]
+    assert all(mode in result.output for mode in MODES)
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
+
+
+def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
+    path = tmp_path / "rows.json"
+    options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--json", str(path)]
+    result = bench(*SMALL, *options)
+    assert result.exit_code == 0, result.output
+    rows = {(row["mode"], row["ratio"]): row for row in json.loads(path.read_text())["rows"]}
+    assert len(rows) == 6
+    for mode in MODES:
+        few, all_of_them = rows[mode, 0.25], rows[mode, 1.0]
+        # One piece of two clips is alive at a time; the kept clips themselves are uint8, 6 KB each.
+        assert few["saved_mib"] == pytest.approx(all_of_them["saved_mib"], abs=0.03)
+
+
+def test_lower_precision_saves_fewer_bytes(tmp_path):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        path = tmp_path / f"{dtype}.json"
+        assert bench(*SMALL, "--dtype", dtype, "--json", str(path)).exit_code == 0
+        found.append(json.loads(path.read_text())["rows"][0]["saved_mib"])
+    assert found[1] < found[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clip", "3x16x112"], "--clip: got '3x16x112', want CxLxHxW"),
+        (["--clip", "1x8x16x16"], "--clip: got 1 channels"),
+        (["--clip", "3x8x0x16"], "--clip: got '3x8x0x16'"),
+        (["--backbone", "r2plus1d_33"], "did you mean 'r2plus1d_34'?"),
+        (["--ratio", "1.5"], "clip sampling ratio: got 1.5"),
+        (["--beta", "1.5"], "beta: got 1.5"),
+        (["--json", "no/such/folder/rows.json"], "no/such/folder"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_is_measured(options, message):
+    result = bench(*SMALL, *options)
+    assert result.exit_code == 2
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
