@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.reversible import TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
-from tools.memory_trackers import SavedBytes
+from tools.memory_trackers import LiveBytes, SavedBytes
 
 BETAS = (0.4, 0.7, 1.0)
 
@@ -18,7 +18,7 @@ class DropPath(nn.Module):
     """Drops the whole branch of a sample with probability 0.3."""
 
     def forward(self, x: Tensor) -> Tensor:
-        keep = torch.rand(len(x), *[1] * (x.ndim - 1)) < 0.7
+        keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < 0.7
         return x * keep / 0.7 if self.training else x
 
 
@@ -71,7 +71,7 @@ def gradients(branches: list[Branch], function, x: Tensor) -> list[Tensor]:
     torch.manual_seed(7)
     x = x.clone().requires_grad_()
     y = function(x)
-    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y)).sum().backward()
     found = [y.detach(), x.grad]
     for branch in branches:
         for parameter in branch.module.parameters():
@@ -208,6 +208,40 @@ def test_saved_bytes_do_not_grow_with_depth():
     x = torch.randn(8, 6, requires_grad=True)
     two, twenty = (saved_bytes(stage(n, dtype=torch.float32), x, beta=1.0, invert=True) for n in (2, 20))
     assert two == twenty == 2 * x.nbytes
+
+
+def test_live_bytes_do_not_grow_with_depth():
+    peaks = []
+    for n in (3, 20):
+        branches, x = stage(n, dtype=torch.float32), torch.randn(64, 6, requires_grad=True)
+        parameters = [p for branch in branches for p in branch.module.eval().parameters()]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        known = {t.untyped_storage().data_ptr() for p in parameters for t in (p, p.grad)}
+        with LiveBytes(known) as live:
+            run_stage(branches, x, beta=1.0).sum().backward()
+        peaks.append(live.peak)
+    assert peaks[1] == peaks[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("beta", [0.7, 1.0])
+def test_on_a_gpu_gradients_equal_plain_autograd_and_memory_does_not_grow_with_depth(beta):
+    peaks = []
+    for n in (4, 16):
+        branches = stage(n, dtype=torch.float64)
+        for branch in branches:
+            branch.module.cuda()
+        x = torch.randn(512, 6, dtype=torch.float64, device="cuda")
+        expected = gradients(branches, lambda x, b=branches: reference(b, x, beta, False), x)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = gradients(branches, lambda x, b=branches: run_stage(b, x, beta=beta, invert=True), x)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        # float64 rounding, 1e-16, times 0.7^-16 = 300, and the condition of the branches.
+        assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) < 1e-9
+    weights = sum(p.nbytes for branch in stage(12) for p in branch.module.parameters())
+    assert peaks[1] < 1.1 * peaks[0] + 4 * weights  # gradients of 12 more branches, in blocks of 512 bytes
 
 
 def test_checkpointing_keeps_one_state_per_branch():

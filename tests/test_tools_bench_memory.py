@@ -52,13 +52,13 @@ def test_live_bytes_peaks_where_most_tensors_are_alive():
 
 def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
     path = tmp_path / "rows.json"
-    result = bench(*SMALL, "--dtype", "float32", "--json", str(path))
+    result = bench(*SMALL, "--clips", "4", "--dtype", "float32", "--json", str(path))
     assert result.exit_code == 0, result.output
     report = json.loads(path.read_text())
     rows = {row["mode"]: row for row in report["rows"]}
     assert tuple(rows) == MODES
     assert all(row["peak_mib"] >= row["saved_mib"] > 0 and row["seconds"] > 0 for row in rows.values())
-    assert rows["reversible"]["saved_mib"] <= rows["checkpoint"]["saved_mib"] < rows["plain"]["saved_mib"]
+    assert rows["reversible"]["saved_mib"] < rows["checkpoint"]["saved_mib"] < rows["plain"]["saved_mib"]
     assert report["settings"]["clip"] == [3, 8, 16, 16]
     assert all(mode in result.output for mode in MODES)
     assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
