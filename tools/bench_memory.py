@@ -152,14 +152,11 @@ def _commit() -> str:
         return "unknown"
 
 
-def where() -> dict:
+def where(device: str) -> dict:
     """What the figures depend on besides the settings."""
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return {"device": device, "torch": torch.__version__, "commit": _commit()}
+    cuda = device == "cuda"
+    hardware = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    return {"hardware": hardware, "torch": torch.__version__, "commit": _commit()}
 
 
 def table(rows: list[dict]) -> str:
@@ -246,7 +243,7 @@ def command(
 ) -> None:
     settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))
     _check(settings, json_path)
-    facts = where()
+    facts = where(settings.device)
     click.echo(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
     rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]
     click.echo(table(rows))

@@ -36,8 +36,8 @@ class TimeConvolution(nn.Conv3d):
         """(n, inputs, L, H, W) -> (n, outputs, l, H, W)."""
         low_precision = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         if x.device.type == "cpu" and low_precision and x.shape[2] == 2:
-            # oneDNN's bfloat16 weight gradient is garbage if the convolution pads 2 frames (torch 2.13); other
-            # numbers of frames are right, and padding by hand costs a copy.
+            # oneDNN's bfloat16 weight gradient is garbage if the convolution pads 2 frames (torch 2.13).
+            # Other numbers of frames are right, and to pad by hand costs a copy.
             return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), self.weight, stride=self.stride)
         return super().forward(x)
 
