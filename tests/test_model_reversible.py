@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from model.reversible import TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
+from model.reversible import NOISE_GAIN, TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
 from tools.memory_trackers import LiveBytes, SavedBytes
 
 BETAS = (0.4, 0.7, 1.0)
@@ -272,12 +273,30 @@ def reconstruction_error(num_branches: int, beta: float, dtype: torch.dtype, pos
     return errors[0].item()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("post_activation", [False, True])
 @pytest.mark.parametrize("num_branches", [6, 12, 24])
 def test_reconstruction_at_the_threshold_stays_within_the_tolerance(num_branches, post_activation, dtype):
     limit = smallest_beta(num_branches, dtype, post_activation=post_activation)
     assert reconstruction_error(num_branches, limit, dtype, post_activation) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("num_branches", [3, 12, 24])
+def test_low_precision_reconstruction_stays_within_the_noise_of_the_branches(
+    num_branches, post_activation, dtype
+):
+    beta = smallest_beta(num_branches, dtype, post_activation=post_activation)
+    branches, x = stage(num_branches, width=64, dtype=dtype), torch.randn(16, 64)
+    for branch in branches:
+        branch.module.eval()
+    exact = [Branch(m, m) for m in (copy.deepcopy(branch.module).float() for branch in branches)]
+    options = {"beta": beta, "post_activation": post_activation}
+    with torch.no_grad():
+        noise = distance(run_stage(branches, x, **options), run_stage(exact, x, **options))
+    error = reconstruction_error(num_branches, beta, dtype, post_activation)
+    assert error < NOISE_GAIN * noise
 
 
 def test_reconstruction_well_below_the_threshold_would_be_useless():
