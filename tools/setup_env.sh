@@ -30,5 +30,5 @@ if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -c cons
   fail "installing packages failed (see above); with no network, bring wheels and run: make setup PIP_ARGS='--no-index --find-links FOLDER'"
 fi
 echo "compiling DeepSpeed's CPU parts (once per machine)"
-.venv/bin/python -c 'from train.engine import compile_ops; compile_ops()' || fail "DeepSpeed's C++ parts did not compile (see above); install the headers (Debian: apt-get install g++ python3-dev)"
+.venv/bin/python -c 'import os; os.environ.setdefault("DS_ACCELERATOR", "cpu"); from train.engine import compile_ops; compile_ops()' || fail "DeepSpeed's C++ parts did not compile (see above); install the headers (Debian: apt-get install g++ python3-dev)"
 touch .venv/ready

@@ -37,6 +37,7 @@ __all__ = [
     "OptimizerSettings",
     "agree",
     "barrier",
+    "compile_ops",
     "build_engine",
     "full_state_dict",
     "learning_rates",
@@ -72,6 +73,18 @@ def _deepspeed() -> Any:
     import deepspeed
 
     return deepspeed
+
+
+def compile_ops() -> None:
+    """Build DeepSpeed's C++ parts for the CPU: communication, and Adam for offloaded optimizer state.
+
+    It happens at first use as well, in silence and for a minute or two; `make setup` does it beforehand.
+    """
+    _deepspeed()
+    from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, ShareMemCommBuilder
+
+    for builder in (ShareMemCommBuilder, CPUAdamBuilder):
+        builder().load(verbose=False)
 
 
 # -------------------------------------------------------------------------------------------- processes

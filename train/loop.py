@@ -17,7 +17,7 @@ from pipeline.order import stable_seed
 from pipeline.shards import Dataset
 from pipeline.windows import seconds_to_steps
 from train.build import build_network, resolve_device
-from train.checkpoint import read_progress, write_checkpoint
+from train.checkpoint import check_classes, read_progress, write_checkpoint
 from train.engine import (
     agree,
     barrier,
@@ -129,12 +129,19 @@ class Run:
         self.engine = build_engine(
             build_network(settings, len(self.dataset.classes)),
             settings.optimizer,
-            ds_config=read_ds_config(settings.run.ds_config or DS_CONFIG),
+            ds_config=self._ds_config(),
             total_steps=self.total_steps,
         )
         self.progress = Progress()
         if resume:
             self._resume()
+
+    def _ds_config(self) -> dict[str, Any]:
+        """DeepSpeed's configuration; TensorBoard, if it is on, writes into the run folder."""
+        config = read_ds_config(self.settings.run.ds_config or DS_CONFIG)
+        if config.get("tensorboard", {}).get("enabled") and not config["tensorboard"].get("output_path"):
+            config["tensorboard"]["output_path"] = str(self.folder)
+        return config
 
     def _loader(self, subset: str, *, training: bool) -> Loader:
         return Loader(
@@ -151,6 +158,7 @@ class Run:
 
     def _resume(self) -> None:
         last = self.folder / "checkpoints" / "last"
+        check_classes(last, self.dataset.classes)
         self.progress = Progress(**read_progress(last))
         load_state(self.engine, last / "resume")
         self.train_loader.load_state_dict(self.progress.loader)
