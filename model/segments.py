@@ -6,7 +6,10 @@ Every function works in any unit (steps, seconds) and computes in float32 or wid
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,8 +28,9 @@ def wide(x: Tensor) -> Tensor:
 def pairwise_tiou(first: Tensor, second: Tensor) -> Tensor:
     """Temporal intersection over union of every pair.
 
-    first: (..., P, 2), second: (..., A, 2) start and end, leading dims broadcast. Returns (..., P, A) in [0, 1],
-    float32 or wider. A segment of no length (or one that ends before it starts) has tIoU 0 with everything.
+    first: (..., P, 2), second: (..., A, 2) start and end, leading dims broadcast. Returns (..., P, A) in
+    [0, 1], float32 or wider. A segment of no length (or one that ends before it starts) has tIoU 0 with
+    everything.
     """
     first, second = wide(first), wide(second)
     start1, end1 = first[..., :, None, 0], first[..., :, None, 1]
@@ -49,9 +53,11 @@ def from_centre_width(centre_width: Tensor) -> Tensor:
 
 
 def clamp_segments(segments: Tensor, *, limit: float, min_width: float) -> Tensor:
-    """Move segments into [0, limit], at least `min_width` long (grown around their centre, then shifted inside).
+    """Move segments into [0, limit], at least `min_width` long (grown around their centre, then shifted
+    inside).
 
-    segments: (..., 2) start and end, in any order of the two. Returns (..., 2); min_width must not exceed limit.
+    segments: (..., 2) start and end, in any order of the two. Returns (..., 2); min_width must not exceed
+    limit.
     """
     segments = segments.clamp(0, limit)
     start, end = torch.minimum(segments[..., 0], segments[..., 1]), segments.amax(-1)
@@ -63,7 +69,8 @@ def clamp_segments(segments: Tensor, *, limit: float, min_width: float) -> Tenso
 
 @dataclass(frozen=True)
 class Kept:
-    """What soft-NMS kept, best first; M = max_keep. Entries where `valid` is False are padding (zeros, index 0)."""
+    """What soft-NMS kept, best first; M = max_keep. Entries where `valid` is False are padding (zeros,
+    index 0)."""
 
     segments: Tensor  # (..., M, 2)
     scores: Tensor  # (..., M) decayed scores, not rising
@@ -83,33 +90,28 @@ def soft_nms(
 ) -> Kept:
     """Pick the best segment, lower the scores of those that overlap it, repeat; every row on its own.
 
-    segments: (..., P, 2), scores: (..., P); leading dims (videos, classes) broadcast, so (V, 1, P, 2) goes with
-    (V, K, P). A pick lowers each remaining score whose tIoU with it exceeds `threshold`: by exp(-tiou^2 / sigma)
-    ("gaussian"), by 1 - tiou ("linear"), to nothing ("hard"). A row ends when its best score is below
-    `min_score` or `max_keep` are picked. Equal scores: the lower index goes first.
+    segments: (..., P, 2), scores: (..., P); leading dims (videos, classes) broadcast, so (V, 1, P, 2) goes
+    with (V, K, P). A pick lowers each remaining score whose tIoU with it exceeds `threshold`: by
+    exp(-tiou^2 / sigma) ("gaussian"), by 1 - tiou ("linear"), to nothing ("hard"). A row ends when its best
+    score is below `min_score` or `max_keep` are picked. Equal scores: the lower index goes first.
     """
     _check_nms(segments, scores, method=method, sigma=sigma, max_keep=max_keep)
-    lead = torch.broadcast_shapes(segments.shape[:-2], scores.shape[:-1])
+    lead = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        segments.shape[:-2], scores.shape[:-1]
+    )
     count = scores.shape[-1]
-    segments = wide(segments).expand(*lead, count, 2).reshape(-1, count, 2)
-    scores = wide(scores).expand(*lead, count).reshape(-1, count)
+    total = math.prod(lead)
+    segments = wide(segments).expand(*lead, count, 2).reshape(total, count, 2)
+    scores = wide(scores).expand(*lead, count).reshape(total, count)
     keep = min(max_keep, count)
     rows = max(1, _ELEMENTS_AT_ONCE // max(1, count))
     picked_scores = scores.new_full((len(scores), max_keep), -torch.inf)
     picked = torch.zeros(len(scores), max_keep, dtype=torch.int64, device=scores.device)
+    decay = partial(_decay, method=method, sigma=sigma, threshold=threshold, min_score=min_score)
     for i in range(0, len(scores) if keep else 0, rows):
         part = slice(i, i + rows)
-        decayed = torch.where(scores[part] >= min_score, scores[part], -torch.inf)
-        _pick_rows(
-            segments[part],
-            decayed,
-            picked_scores[part, :keep],
-            picked[part, :keep],
-            method,
-            sigma,
-            threshold,
-            min_score,
-        )
+        alive = torch.where(scores[part] >= min_score, scores[part], -torch.inf)
+        _pick_rows(segments[part], alive, picked_scores[part, :keep], picked[part, :keep], decay)
     valid = picked_scores > -torch.inf
     picked = picked.masked_fill_(~valid, 0)
     if count:
@@ -129,7 +131,8 @@ def _check_nms(segments: Tensor, scores: Tensor, *, method: str, sigma: float, m
         raise ValueError(f"soft_nms: method {method!r}, want one of {', '.join(NMS_METHODS)}")
     if segments.shape[-1:] != (2,) or segments.shape[-2:-1] != scores.shape[-1:]:
         raise ValueError(
-            f"soft_nms: segments {tuple(segments.shape)} and scores {tuple(scores.shape)}, want (..., P, 2) and (..., P)"
+            f"soft_nms: segments {tuple(segments.shape)} and scores {tuple(scores.shape)}, "
+            "want (..., P, 2) and (..., P)"
         )
     if sigma <= 0 or max_keep < 1:
         raise ValueError(f"soft_nms: sigma {sigma} and max_keep {max_keep}, want both positive")
@@ -140,12 +143,9 @@ def _pick_rows(
     scores: Tensor,
     picked_scores: Tensor,
     picked: Tensor,
-    method: str,
-    sigma: float,
-    threshold: float,
-    min_score: float,
+    decay: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """The loop of soft-NMS on a group of rows; fills picked_scores and picked (R, M) in place, eats scores (R, P)."""
+    """The loop of soft-NMS on a group of rows: fills picked_scores and picked (R, M), eats scores (R, P)."""
     starts, ends = segments[..., 0].contiguous(), segments[..., 1].contiguous()
     lengths = (ends - starts).clamp_(min=0)
     tiny = torch.finfo(scores.dtype).tiny
@@ -156,17 +156,16 @@ def _pick_rows(
         picked_scores[:, m] = best[:, 0]
         picked[:, m] = index[:, 0]
         scores.scatter_(1, index, -torch.inf)
-        inter = torch.minimum(ends, ends.gather(1, index)).sub_(
-            torch.maximum(starts, starts.gather(1, index))
-        )
-        inter.clamp_(min=0)
-        tiou = inter.div_((lengths + lengths.gather(1, index)).sub_(inter).clamp_(min=tiny))
-        _decay(scores, tiou, method, sigma, threshold)
-        scores.masked_fill_(scores < min_score, -torch.inf)
+        inter = torch.minimum(ends, ends.gather(1, index))
+        inter.sub_(torch.maximum(starts, starts.gather(1, index))).clamp_(min=0)
+        union = (lengths + lengths.gather(1, index)).sub_(inter).clamp_(min=tiny)
+        decay(scores, inter.div_(union))
 
 
-def _decay(scores: Tensor, tiou: Tensor, method: str, sigma: float, threshold: float) -> None:
-    """Lower scores (R, P) in place by the rule of the method; -inf (already picked or dead) stays."""
+def _decay(
+    scores: Tensor, tiou: Tensor, *, method: str, sigma: float, threshold: float, min_score: float
+) -> None:
+    """Lower scores (R, P) in place by the rule of the method; -inf (picked or too low) stays -inf."""
     if method == "hard":
         scores.masked_fill_(tiou > threshold, -torch.inf)
         return
@@ -175,3 +174,4 @@ def _decay(scores: Tensor, tiou: Tensor, method: str, sigma: float, threshold: f
     factor = tiou.mul_(tiou).mul_(-1 / sigma).exp_() if method == "gaussian" else tiou.neg_().add_(1)
     # a factor of 0 would turn -inf into nan; so small a factor kills every score anyway
     scores.mul_(factor.clamp_(min=torch.finfo(scores.dtype).tiny))
+    scores.masked_fill_(scores < min_score, -torch.inf)

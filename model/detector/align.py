@@ -1,8 +1,9 @@
 """1-D RoI align: average the features of each segment into a fixed number of bins, exactly.
 
 After RoI align (He et al., "Mask R-CNN", ICCV 2017). We depart in two ways. A bin is the exact mean of the
-interpolated signal over the bin, not of a few sample points, so that a long segment is not aliased. And it is a
-product with a weight matrix, whose backward is a product too: no atomic additions, so the same bits on every run.
+interpolated signal over the bin, not of a few sample points, so that a long segment is not aliased. And it
+is a product with a weight matrix, whose backward is a product too: no atomic additions, so the same bits on
+every run.
 """
 
 from __future__ import annotations
@@ -37,20 +38,31 @@ def align_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
     segments: (..., 2) float32 start and end in steps. Returns (..., num_bins, num_steps), rows summing to the
     share of the bin that lies inside [0, num_steps].
 
-    The signal is linear between the step centres s + 0.5, constant from the outermost centres to 0 and to T, and 0
-    beyond. So the weight of step s is the integral of the hat function around s + 0.5; the hats at -0.5 and T + 0.5
-    carry the values of the first and last step.
+    The signal is linear between the step centres s + 0.5, constant from the outermost centres to 0 and to
+    T, and 0 beyond. So the weight of step s is the integral of the hat function around s + 0.5; the hats at
+    -0.5 and T + 0.5 carry the values of the first and last step.
     """
     edges = bin_edges(segments, num_bins)
     widths = edges[..., 1:] - edges[..., :-1]
-    centres = torch.arange(-1, num_steps + 1, dtype=edges.dtype, device=edges.device) + 0.5
-    u = (edges.clamp(0, num_steps)[..., None] - centres).clamp_(-1, 1)
-    integral = u - u * u.abs() * 0.5  # of 1 - |u|, up to a constant
-    weights = (integral[..., 1:, :] - integral[..., :-1, :]) / widths[..., None]  # (..., num_bins, T + 2)
-    inner = weights[..., 1:-1].clone()
-    inner[..., 0] += weights[..., 0]
-    inner[..., -1] += weights[..., -1]
-    return inner
+    inside = edges.clamp(0, num_steps)
+    centres = torch.arange(num_steps, dtype=edges.dtype, device=edges.device) + 0.5
+    integral = _hat_integral(inside[..., None] - centres)  # (..., num_bins + 1, T)
+    integral[..., 0] += _hat_integral(inside + 0.5)
+    integral[..., -1] += _hat_integral(inside - num_steps - 0.5)
+    return (integral[..., 1:, :] - integral[..., :-1, :]).div_(widths[..., None])
+
+
+def _hat_integral(u: Tensor) -> Tensor:
+    """The integral of the hat 1 - |u| from 0 to u, for u clamped to [-1, 1]; works in place on a fresh
+    tensor."""
+    u = u.clamp_(-1, 1)
+    return u.abs().mul_(-0.5).add_(1).mul_(u)
+
+
+def pool_bins(features: Tensor, weights: Tensor) -> Tensor:
+    """Features (B, C, T) by weights (B, P, num_bins, T) -> (B, P, C, num_bins); bins come first in memory."""
+    flat = weights.to(features.dtype).flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
+    return flat.unflatten(1, weights.shape[1:3]).transpose(2, 3)
 
 
 def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:
@@ -60,12 +72,10 @@ def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:
     features are 0 there), may have no length (the value at that point). Returns (B, P, C, num_bins), in the
     features' dtype; the weights are computed in float32.
     """
-    batch, channels, steps = features.shape
+    batch, _, steps = features.shape
     if segments.shape[0] != batch or segments.shape[-1] != 2:
         raise ValueError(
-            f"roi_align: segments {tuple(segments.shape)} for features {tuple(features.shape)}, want ({batch}, P, 2)"
+            f"roi_align: segments {tuple(segments.shape)} for features {tuple(features.shape)}, "
+            f"want ({batch}, P, 2)"
         )
-    with torch.no_grad():
-        weights = align_weights(segments.detach().float(), steps, num_bins).to(features.dtype)
-    flat = weights.flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
-    return flat.view(batch, -1, num_bins, channels).transpose(2, 3)
+    return pool_bins(features, align_weights(segments.detach().float(), steps, num_bins))

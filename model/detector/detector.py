@@ -1,8 +1,9 @@
 """The detector: features of one video in, segments with scores out; its losses in training.
 
-ETAD: An Efficient Temporal Action Detection framework (Liu et al., CVPRW 2023): a neck with two LSTMs, a boundary
-head, and three stages that refine and score proposals drawn from the dense map. We depart: two class heads, so no
-external classifier is needed; balancing by weights, not by drawing; exact RoI bins; sampling that may follow the truth.
+Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023): a neck with two LSTMs, a
+boundary head, and three stages that refine and score proposals drawn from the dense map. We depart: two
+class heads, so no external classifier is needed; balancing by weights, not by drawing; exact RoI bins;
+sampling that may follow the truth.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from .proposals import (
     sample_balanced,
     sample_random,
 )
+from .truth import Truth, pack_truth
 
 
 class LossWeights(BaseModel):
-    """The weight of each part of the loss; those of the stages count once per stage. ETAD's, and ours for classes."""
+    """The weight of each part of the loss; those of the stages count once per stage. ETAD's, and ours for
+    classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +45,7 @@ class LossWeights(BaseModel):
     end_offset: float = Field(10.0, ge=0)  # start and end offsets
     centre_offset: float = Field(10.0, ge=0)  # centre and width offsets
     ends: float = Field(0.5, ge=0)  # are a proposal's start and end near true ones
-    proposal_class: float = Field(1.0, ge=0)  # class of a proposal
+    proposal_class: float = Field(4.0, ge=0)  # tIoU of a proposal with the actions of each class
 
 
 class DetectorSettings(BaseModel):
@@ -64,11 +67,13 @@ class DetectorSettings(BaseModel):
     proposal_sampling: Literal["random", "balanced"] = (
         "random"  # balanced: some of them drawn around the truth
     )
-    balanced_share: float = Field(0.5, ge=0, le=1)  # balanced: the share drawn around the truth
+    balanced_share: float = Field(0.5, ge=0, lt=1)  # balanced: the share drawn around the truth
     balanced_tiou: float = Field(0.5, gt=0, lt=1)  # balanced: tIoU from which a proposal is around an action
     regression_tiou: tuple[float, ...] = (0.7, 0.8, 0.9)  # one per stage: from which tIoU offsets are taught
     confident_tiou: float = Field(0.9, gt=0, lt=1)  # tIoU above which the tIoU class is positive
-    class_tiou: float = Field(0.5, gt=0, lt=1)  # tIoU above which a proposal has the action's class
+    class_tiou: float = Field(
+        0.5, gt=0, lt=1
+    )  # tIoU above which a proposal's class score is taught that tIoU
     end_tolerance: float = Field(
         0.1, gt=0
     )  # an anchor's end is near a true one within this share of its length
@@ -77,9 +82,9 @@ class DetectorSettings(BaseModel):
     )  # below this the smooth L1 of offsets is quadratic; in anchor lengths
     boundary_radius: float = Field(1.0, gt=0)  # steps around a true start or end that count as start or end
     class_prior: float = Field(0.05, gt=0, lt=1)  # the class scores a fresh detector gives
-    step_score_weight: float = Field(
-        0.5, ge=0, le=1
-    )  # 0: class scores of proposals; 1: of their steps; geometric mean
+    quality_power: float = Field(
+        0.25, ge=0
+    )  # quality = (tIoU class x tIoU)^this; ETAD: 1. Small: classes decide
     predict_proposals: int = Field(1024, ge=1)  # proposals of each video walked at once in prediction: memory
     weights: LossWeights = LossWeights()
 
@@ -107,19 +112,13 @@ class Prediction:
 
     segments: Tensor  # (B, P, 2) start and end in steps, 0 <= start < end <= T
     quality: Tensor  # (B, P) in [0, 1]: how well the segment fits some action
-    class_scores: Tensor  # (B, P, K) in [0, 1]; several classes may hold at once
+    class_scores: Tensor  # (B, P, K) in [0, 1]: tIoU with an action of that class; several may be high
     boundary: Tensor  # (B, 2, T) in [0, 1]: start, end at each step
 
 
-@dataclass(frozen=True)
-class _Truth:
-    segments: Tensor  # (B, A, 2) float32 steps, inside [0, T]
-    labels: Tensor  # (B, A) int64
-    mask: Tensor  # (B, A) bool, False where a video has fewer than A actions
-
-
 class Detector(nn.Module):
-    """Neck, step heads and the cascade; see `loss` and `predict`. Weights may be bfloat16, results are float32."""
+    """Neck, step heads and the cascade; see `loss` and `predict`. Weights may be bfloat16, results are
+    float32."""
 
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
@@ -156,17 +155,19 @@ class Detector(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The training loss of B videos and its weighted parts.
 
-        features: (B, D, T'), interpolated to T; gt_segments: per video (A, 2) start and end in the T steps, clipped
-        to [0, T]; gt_labels: per video (A,) in [0, K). A may be 0. generator: a CPU generator, draws the proposals.
-        Returns a float32 scalar, and detached scalars that sum to it. ValueError: shapes, labels or segments wrong.
+        features: (B, D, T'), interpolated to T; gt_segments: per video (A, 2) start and end in the T steps,
+        clipped to [0, T]; gt_labels: per video (A,) in [0, K). A may be 0. generator: a CPU generator,
+        draws the proposals. Returns a float32 scalar, and detached scalars that sum to it. ValueError:
+        shapes, labels or segments wrong.
         """
-        truth = _pack_truth(gt_segments, gt_labels, self.settings.num_steps, self.num_classes, len(features))
+        truth = pack_truth(gt_segments, gt_labels, self.settings.num_steps, self.num_classes, len(features))
         anchors = self._sample(truth, generator).to(features.device)
-        truth = _Truth(*(x.to(features.device) for x in (truth.segments, truth.labels, truth.mask)))
+        truth = truth.to(features.device)
         x = self._neck(features)
-        parts = self._step_losses(x, truth)
+        step_logits = self.step_class(x)
+        parts = self._step_losses(x, step_logits, truth)
         for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
-            output = stage(x, anchors)
+            output = stage(x, step_logits.sigmoid(), anchors)
             for name, value in self._stage_losses(output, anchors, truth, threshold).items():
                 parts[name] = parts.get(name, 0) + value
             anchors = self._refine(output, anchors)
@@ -191,7 +192,7 @@ class Detector(nn.Module):
         """Check, cast to the weights' dtype, interpolate to T, run the neck: (B, D, T') -> (B, hidden, T)."""
         if features.dim() != 3 or features.shape[1] != self.num_features or 0 in features.shape:
             raise ValueError(
-                f"detector: features {tuple(features.shape)}, want (B, {self.num_features}, T), none of them 0"
+                f"detector: features {tuple(features.shape)}, want (B, {self.num_features}, T), none empty"
             )
         features = features.to(next(self.neck.parameters()).dtype)
         if features.shape[2] != self.settings.num_steps:
@@ -200,7 +201,7 @@ class Detector(nn.Module):
             )
         return self.neck(features)
 
-    def _sample(self, truth: _Truth, generator: torch.Generator) -> Tensor:
+    def _sample(self, truth: Truth, generator: torch.Generator) -> Tensor:
         """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
         settings = self.settings
         candidates = candidate_proposals(settings.num_steps)
@@ -216,7 +217,7 @@ class Detector(nn.Module):
             generator=generator,
         )
 
-    def _step_losses(self, x: Tensor, truth: _Truth) -> dict[str, Tensor]:
+    def _step_losses(self, x: Tensor, step_logits: Tensor, truth: Truth) -> dict[str, Tensor]:
         settings = self.settings
         boundary = losses.boundary_targets(
             truth.segments, truth.mask, settings.num_steps, radius=settings.boundary_radius
@@ -226,11 +227,11 @@ class Detector(nn.Module):
         )
         return {
             "boundary": losses.balanced_bce(self.boundary(x), boundary),
-            "step_class": losses.focal_loss(self.step_class(x), classes),
+            "step_class": losses.focal_loss(step_logits, classes),
         }
 
     def _stage_losses(
-        self, output: StageOutput, anchors: Tensor, truth: _Truth, threshold: float
+        self, output: StageOutput, anchors: Tensor, truth: Truth, threshold: float
     ) -> dict[str, Tensor]:
         settings = self.settings
         tiou = pairwise_tiou(anchors, truth.segments) * truth.mask[:, None]  # (B, P, A)
@@ -272,79 +273,11 @@ class Detector(nn.Module):
         """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) of some anchors (B, p, 2)."""
         refined, tiou, classes = [], [], []
         for stage in self.stages:
-            output = stage(x, anchors)
+            output = stage(x, step_scores, anchors)
             anchors = self._refine(output, anchors)
             refined.append(anchors)
             tiou.append(output.tiou.sigmoid())
             classes.append(output.classes.sigmoid())
         segments = torch.stack(refined).mean(0)
-        quality = torch.stack(tiou).mean(0).prod(-1).sqrt()
-        class_scores = torch.stack(classes).mean(0)
-        weight = self.settings.step_score_weight
-        if weight > 0:
-            inside = _mean_inside(step_scores, segments)
-            class_scores = class_scores ** (1 - weight) * inside**weight
-        return segments, quality, class_scores
-
-
-def _mean_inside(step_scores: Tensor, segments: Tensor) -> Tensor:
-    """Mean of the step scores (B, K, T) inside each segment (B, P, 2): (B, P, K)."""
-    total = F.pad(step_scores.cumsum(2), (1, 0))  # (B, K, T + 1): the integral up to each whole step
-    positions = segments.clamp(0, step_scores.shape[2]).flatten(1)  # (B, 2P)
-    left = positions.floor().long().clamp(max=step_scores.shape[2] - 1)
-    index = left[:, None].expand(-1, step_scores.shape[1], -1)
-    integral = total.gather(2, index) + step_scores.gather(2, index) * (positions - left)[:, None]
-    start, end = integral.unflatten(2, (-1, 2)).unbind(-1)
-    width = (segments[..., 1] - segments[..., 0]).clamp(min=1e-3)
-    return ((end - start) / width[:, None]).clamp(0, 1).transpose(1, 2)
-
-
-def _pack_truth(
-    gt_segments: Sequence[Tensor], gt_labels: Sequence[Tensor], num_steps: int, num_classes: int, batch: int
-) -> _Truth:
-    """Check the truth of each video and pad it to one number of actions (at least 1), on the CPU."""
-    if len(gt_segments) != batch or len(gt_labels) != batch:
-        raise ValueError(
-            f"detector: {len(gt_segments)} lists of segments and {len(gt_labels)} of labels for {batch} videos"
-        )
-    most = max(1, max(len(labels) for labels in gt_labels))
-    segments = torch.zeros(batch, most, 2)
-    labels = torch.zeros(batch, most, dtype=torch.int64)
-    mask = torch.zeros(batch, most, dtype=torch.bool)
-    for i, (some_segments, some_labels) in enumerate(zip(gt_segments, gt_labels, strict=True)):
-        count = len(some_labels)
-        segments[i, :count] = _checked_segments(some_segments, count, num_steps, where=f"video {i}")
-        labels[i, :count] = _checked_labels(some_labels, num_classes, where=f"video {i}")
-        mask[i, :count] = True
-    return _Truth(segments, labels, mask)
-
-
-def _checked_segments(segments: Tensor, count: int, num_steps: int, *, where: str) -> Tensor:
-    segments = torch.as_tensor(segments).detach().float().cpu()
-    if count == 0 and segments.numel() == 0:
-        return segments.reshape(0, 2)
-    if segments.shape != (count, 2):
-        raise ValueError(
-            f"{where}: gt_segments {tuple(segments.shape)} for {count} labels, want ({count}, 2)"
-        )
-    clipped = segments.clamp(0, num_steps)
-    wrong = ~segments.isfinite().all(1) | (clipped[:, 1] <= clipped[:, 0])
-    if wrong.any():
-        start, end = segments[wrong][0].tolist()
-        raise ValueError(
-            f"{where}: gt segment ({start:g}, {end:g}), want start < end, partly within 0 to {num_steps} steps"
-        )
-    return clipped
-
-
-def _checked_labels(labels: Tensor, num_classes: int, *, where: str) -> Tensor:
-    labels = torch.as_tensor(labels).detach().cpu()
-    if labels.dim() != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"{where}: gt_labels {labels.dtype} {tuple(labels.shape)}, want integers of shape (A,)"
-        )
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
-        raise ValueError(
-            f"{where}: gt label {int(labels.min())} to {int(labels.max())}, want 0 to {num_classes - 1}"
-        )
-    return labels.long()
+        quality = torch.stack(tiou).mean(0).prod(-1) ** self.settings.quality_power
+        return segments, quality, torch.stack(classes).mean(0)

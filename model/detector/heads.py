@@ -1,6 +1,6 @@
 """The heads: boundaries and classes of every step, and one stage of the proposal cascade.
 
-After ETAD (Liu et al., CVPRW 2023), whose detector knows no classes; the two class heads are ours.
+After ETAD (Liu et al., CVPRW 2023), whose detector knows no classes; the class heads are ours.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .align import expand_segments, roi_align
+from .align import align_weights, expand_segments, pool_bins
 from .neck import channel_norm, temporal_conv
+
+PROFILE_HIDDEN = 32  # width of the class-shared profile head
 
 
 def prior_bias(layer: nn.Module, prior: float) -> None:
@@ -56,8 +58,11 @@ def proposal_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class ProposalStage(nn.Module):
     """One stage of the cascade: align the features to the lengthened anchors, score and move them.
 
-    hidden: channels of the features; fc: width of the layer all heads share; head: width of each head. The offset
-    of the start is read from the half of the bins around the start, that of the end from the other half.
+    hidden: channels of the features; fc: width of the layer all heads share; head: width of each head. The
+    offset of the start is read from the half of the bins around the start, that of the end from the other
+    half. The class score has two sources: the shared layer, and a profile head that sees one class at a time,
+    how that class's step scores run through the bins. All classes share it, so it learns from every action
+    what a well-fitted segment looks like, and overlapping actions of two classes do not blur each other.
     """
 
     def __init__(
@@ -80,21 +85,25 @@ class ProposalStage(nn.Module):
         self.start = proposal_head(hidden * (roi_bins // 2), head, 1)
         self.end = proposal_head(hidden * (roi_bins // 2), head, 1)
         self.classes = proposal_head(fc, head, num_classes)
+        self.profile = proposal_head(roi_bins, PROFILE_HIDDEN, 1)
         prior_bias(self.tiou[-1], 0.1)
         prior_bias(self.classes[-1], class_prior)
 
-    def forward(self, features: Tensor, anchors: Tensor) -> StageOutput:
-        """features: (B, hidden, T); anchors: (B, P, 2) in steps, not differentiated."""
+    def forward(self, features: Tensor, step_scores: Tensor, anchors: Tensor) -> StageOutput:
+        """features (B, hidden, T), step_scores (B, K, T) in [0, 1], anchors (B, P, 2) steps, no gradient."""
         x = features + self.conv(features)
-        rois = roi_align(x, expand_segments(anchors, self.expand), self.roi_bins)  # (B, P, hidden, roi_bins)
-        half = self.roi_bins // 2
-        shared = self.shared(rois.flatten(2))
+        wide = expand_segments(anchors, self.expand)
+        weights = align_weights(wide, features.shape[2], self.roi_bins)  # of roi_align, used twice
+        profile = pool_bins(step_scores.to(x.dtype), weights)  # (B, P, K, roi_bins)
+        flat = pool_bins(x, weights).transpose(2, 3).flatten(2)  # bins first, as in memory: no copy
+        shared = self.shared(flat)
         ends, centre_offsets = self.box(shared).float().chunk(2, -1)
-        end_offsets = [self.start(rois[..., :half].flatten(2)), self.end(rois[..., -half:].flatten(2))]
+        half = flat.shape[2] // 2
+        end_offsets = [self.start(flat[..., :half]), self.end(flat[..., half:])]
         return StageOutput(
             tiou=self.tiou(shared).float(),
             ends=ends,
             end_offsets=torch.cat(end_offsets, -1).float(),
             centre_offsets=centre_offsets,
-            classes=self.classes(shared).float(),
+            classes=(self.classes(shared) + self.profile(profile).squeeze(-1)).float(),
         )

@@ -1,8 +1,9 @@
 """The losses and their targets, each a pure function of float32 tensors.
 
-ETAD (Liu et al., CVPRW 2023) and BMN (Lin et al., ICCV 2019) balance by drawing as many negatives as positives. We
-weight instead: the expectation of that draw, with less noise and without a generator. Focal loss: Lin et al.,
-ICCV 2017. A loss without positives is 0 with zero gradients, never nan and never cut off from the graph.
+ETAD (Liu et al., CVPRW 2023) and BMN (Lin et al., ICCV 2019) balance by drawing as many negatives as
+positives. We weight instead: the expectation of that draw, with less noise and without a generator. Focal
+loss: Lin et al., ICCV 2017; with tIoU as a soft target: Li et al., "Generalized Focal Loss", NeurIPS 2020.
+Every loss is finite and in the graph when nothing is positive.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def boundary_targets(gt_segments: Tensor, gt_mask: Tensor, num_steps: int, *, ra
 def step_class_targets(
     gt_segments: Tensor, gt_labels: Tensor, gt_mask: Tensor, num_steps: int, num_classes: int
 ) -> Tensor:
-    """How much of each step an action of each class covers: (B, A, 2), (B, A), (B, A) -> (B, K, T) in [0, 1]."""
+    """How much of each step an action of each class covers: (B, A, 2), (B, A), (B, A) -> (B, K, T) in [0,
+    1]."""
     steps = torch.arange(num_steps, dtype=gt_segments.dtype, device=gt_segments.device)
     cover = torch.minimum(gt_segments[..., 1:], steps + 1) - torch.maximum(gt_segments[..., :1], steps)
     cover = cover.clamp(0, 1) * gt_mask[..., None]  # (B, A, T)
@@ -43,17 +45,18 @@ def step_class_targets(
 def proposal_class_targets(
     tiou: Tensor, gt_labels: Tensor, gt_mask: Tensor, num_classes: int, *, threshold: float
 ) -> Tensor:
-    """1 where a proposal's tIoU with a true action of that class exceeds the threshold.
+    """A proposal's highest tIoU with a true action of each class, 0 where it does not exceed the threshold.
 
     tiou: (B, P, A); gt_labels, gt_mask: (B, A). Returns (B, P, K); several classes may hold at once.
     """
-    hit = ((tiou > threshold) & gt_mask[:, None]).float()
+    hit = tiou * ((tiou > threshold) & gt_mask[:, None])
     targets = hit.new_zeros(*hit.shape[:2], num_classes)
     return targets.scatter_reduce(2, gt_labels[:, None].expand(hit.shape), hit, "amax")
 
 
 def balanced_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy where positives and negatives weigh the same in total; targets in [0, 1] may be soft."""
+    """Binary cross entropy where positives and negatives weigh the same in total; targets in [0, 1] may be
+    soft."""
     positives, negatives = targets.sum(), (1 - targets).sum()
     losses = -targets * F.logsigmoid(logits) / positives.clamp(min=1)
     losses = losses - (1 - targets) * F.logsigmoid(-logits) / negatives.clamp(min=1)
@@ -61,7 +64,8 @@ def balanced_bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sum of the sigmoid focal losses over the number of positives (at least 1); targets in [0, 1] may be soft."""
+    """Sum of the sigmoid focal losses over the number of positives (at least 1); targets in [0, 1] may be
+    soft."""
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     misfit = (targets - logits.sigmoid()).abs() ** gamma
     weights = alpha * targets + (1 - alpha) * (1 - targets)
@@ -71,8 +75,8 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: f
 def tiou_class_loss(logits: Tensor, tiou: Tensor, *, threshold: float) -> Tensor:
     """Is the tIoU above the threshold: cross entropy, the negatives weighing as much as the positives.
 
-    logits, tiou: (B, P), tiou the highest with any action. Without positives only the share that one positive would
-    have called for is taught.
+    logits, tiou: (B, P), tiou the highest with any action. Without positives only the share that one
+    positive would have called for is taught.
     """
     positive = (tiou > threshold).float()
     count = positive.sum().clamp(min=1)
@@ -82,7 +86,8 @@ def tiou_class_loss(logits: Tensor, tiou: Tensor, *, threshold: float) -> Tensor
 
 
 def tiou_regression_loss(logits: Tensor, tiou: Tensor, *, high: float = 0.7, low: float = 0.3) -> Tensor:
-    """How high is the tIoU: squared error of the sigmoid; proposals above `high`, between, below `low` weigh alike.
+    """How high is the tIoU: squared error of the sigmoid; proposals above `high`, between, below `low`
+    weigh alike.
 
     logits, tiou: (B, P).
     """
@@ -94,7 +99,8 @@ def tiou_regression_loss(logits: Tensor, tiou: Tensor, *, high: float = 0.7, low
 
 
 def end_targets(anchors: Tensor, matched: Tensor, *, tolerance: float) -> Tensor:
-    """1 where an anchor's start (end) is within `tolerance` of its length from the true one; all (B, P, 2)."""
+    """1 where an anchor's start (end) is within `tolerance` of its length from the true one; all (B, P,
+    2)."""
     width = anchors[..., 1:] - anchors[..., :1]
     return ((anchors - matched).abs() <= tolerance * width).float()
 

@@ -1,7 +1,8 @@
 """The feature neck: a convolution, then the past and the future of every step by two LSTMs.
 
-ETAD (Liu et al., CVPRW 2023): a grouped convolution with group norm, a forward and a backward LSTM, one branch for
-each and one without recurrence, joined by a 1x1 convolution (not grouped here: it is what mixes the branches).
+ETAD (Liu et al., CVPRW 2023): a grouped convolution with group norm, a forward and a backward LSTM, one
+branch for each and one without recurrence, joined by a 1x1 convolution (not grouped here: it is what mixes
+the branches).
 """
 
 from __future__ import annotations

@@ -16,13 +16,15 @@ _MAX_LOG_SCALE = 2.0  # a stage changes a width by at most exp(+-2)
 
 
 def candidate_proposals(num_steps: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """All segments with whole ends, 0 <= start < end <= T, by start then end: (T * (T + 1) / 2, 2) float32."""
+    """All segments with whole ends, 0 <= start < end <= T, by start then end: (T * (T + 1) / 2, 2)
+    float32."""
     start, end = torch.triu_indices(num_steps, num_steps, device=device)
     return torch.stack([start, end + 1], -1).float()
 
 
 def sample_random(candidates: Tensor, batch: int, num_samples: int, *, generator: torch.Generator) -> Tensor:
-    """Draw for every video on its own, all candidates alike: (P, 2) -> (batch, num_samples, 2). ETAD's default."""
+    """Draw for every video on its own, all candidates alike: (P, 2) -> (batch, num_samples, 2). ETAD's
+    default."""
     draws = [sample_proposals(candidates, num_samples, generator=generator) for _ in range(batch)]
     return torch.stack(draws)
 
@@ -37,12 +39,14 @@ def sample_balanced(
     min_tiou: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw about `share` of the samples around the true actions, equally many for each; the rest among all candidates.
+    """Draw about `share` of the samples around the true actions, equally many for each; the rest among all
+    candidates.
 
     candidates: (P, 2); gt_segments: (B, A, 2); gt_mask: (B, A) bool. Returns (B, num_samples, 2), without
-    replacement, in the candidates' order. Around: tIoU of at least `min_tiou` with the action. Of the uniform map a
-    short action overlaps a handful of candidates, often none of the sampled ones; here every action is seen in every
-    iteration at the same number of proposals. A video without actions gets a plain random draw.
+    replacement, in the candidates' order. Around: tIoU of at least `min_tiou` with the action. Of the
+    uniform map a short action overlaps a handful of candidates, often none of the sampled ones; here every
+    action is seen in every iteration at the same number of proposals. A video without actions gets a plain
+    random draw.
     """
     near = (pairwise_tiou(candidates, gt_segments) >= min_tiou) & gt_mask[:, None]  # (B, P, A)
     per_action = near / near.sum(1, keepdim=True).clamp(min=1)
