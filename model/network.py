@@ -1,7 +1,8 @@
 """The whole network: uint8 clips of a video in, detection loss or predictions out.
 
-Encoder and detector as in ETAD (Liu et al., CVPRW 2023): every clip is encoded, the sampled ones with a gradient, and the
-detector reads the features of the whole video. One forward and one backward train both (ETAD takes two steps).
+Encoder and detector as in ETAD (Liu et al., CVPRW 2023): every clip is encoded, the sampled ones with a
+gradient, and the detector reads the features of the whole video. One forward and one backward train both
+(ETAD takes two optimizer steps).
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ class EncoderSettings(BaseModel):
     weights: str | None = None
     # True: the encoder is never trained (the features are fixed), and no clip is encoded twice
     frozen: bool = False
-    # True: batch norm uses and updates batch statistics; False: pretrained statistics, as ETAD and Re2TAL train
+    # True: batch norm uses and updates batch statistics; False: the pretrained ones, as ETAD and Re2TAL
     train_batch_norm: bool = False
     # fraction of a video's clips whose gradient is computed; 1.0 is the full gradient
     clip_ratio: float = Field(0.3, gt=0.0, le=1.0)
     # random: without replacement; uniform: evenly spaced, random phase; block: one contiguous run
     clip_sampling: Literal["random", "uniform", "block"] = "random"
-    # none: ETAD's, a gradient too small by clip_ratio; inverse: times 1 / clip_ratio, unbiased for random sampling
+    # none: ETAD's, too small by clip_ratio; inverse: times 1 / clip_ratio, unbiased if random
     gradient_scale: Literal["none", "inverse"] = "none"
-    # feature steps per clip, the mean over each part of its time; 1 for many short clips (ETAD), None: as many as
-    # the backbone gives, for few long ones (Re2TAL)
+    # feature steps per clip, the mean over each part of its time; 1 for many short clips (ETAD),
+    # None: as many as the backbone gives, for few long ones (Re2TAL)
     steps_per_clip: int | None = Field(1, ge=1)
     # clips that go through the encoder at once: time against memory
     piece_clips: int = Field(4, ge=1)
@@ -64,7 +65,7 @@ class EncoderSettings(BaseModel):
 class ClipEncoder(nn.Module):
     """A backbone that takes uint8 clips as they are decoded and returns features per time step.
 
-    Casting and normalising happen here, piece by piece, so that a video never exists in floating point as a whole.
+    Casting and normalising happen here, piece by piece: a video never exists in floating point as a whole.
     """
 
     def __init__(self, settings: EncoderSettings):
@@ -82,7 +83,7 @@ class ClipEncoder(nn.Module):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipEncoder:
-        """As nn.Module.train, but batch norm keeps its pretrained statistics unless settings say otherwise."""
+        """As nn.Module.train, but batch norm keeps its statistics unless settings say otherwise."""
         super().train(mode)
         if self.batch_norm_in_eval:
             for module in self.modules():
@@ -117,10 +118,10 @@ class Network(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
-        """clips: (B, N, C, L, H, W) uint8; gt_segments: per video (A, 2) feature steps; gt_labels: per video (A,).
+        """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,).
 
-        With truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals. Without: Prediction.
-        Both go through forward, because ZeRO-3 gathers its parameters in the hooks of this very call.
+        With truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals. Without:
+        Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very call.
         """
         if gt_segments is None or gt_labels is None:
             return self.detector.predict(self.encode(clips, kept=None))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .augment import CENTRE, View, draw_view
 from .batch import Batch
 from .decode import decode_clips
-from .order import advance, deal, epoch_order, steps_per_epoch, whole_videos
+from .order import advance, deal, epoch_order, stable_seed, steps_per_epoch, whole_videos
 from .prefetch import Prefetch
 from .windows import Window, clip_frames, segments_in, windows_of
 
@@ -52,6 +52,7 @@ class DataSettings(BaseModel):
     color: float = Field(
         0.0, ge=0, lt=1
     )  # largest relative change of brightness, contrast, saturation in training
+    shuffle_frames: bool = False  # frames of each clip in random order: what is left is known without motion
     prefetch: int = Field(1, ge=1)  # batches made ready ahead; each costs a batch of clips in memory
     piece_frames: int = Field(512, ge=1)  # frames held at source size at once: 512 of 340x256 are 134 MB
     skip_bad: int = Field(
@@ -142,6 +143,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
+        torch.get_num_threads()  # settles this thread's own number, which _make would otherwise set to 1
         ahead = self._ahead = Prefetch(
             self._positions_from(self._epoch, self._step), self._make, self.settings.prefetch
         )
@@ -170,6 +172,9 @@ class Loader:
                 return
 
     def _make(self, position: tuple[int, int]) -> Batch:
+        # One thread of torch's for this one: a second pool of them would slow down the training step's own,
+        # as OpenMP threads stop spinning between operations where they outnumber the cores (measured: x 1.8)
+        torch.set_num_threads(1)
         if self._stream is None:
             return self._batch_at(*position)
         with torch.cuda.stream(self._stream):
@@ -240,6 +245,9 @@ class Loader:
             clip_frames=settings.clip_frames,
             stride_frames=settings.stride_frames,
         )
+        if settings.shuffle_frames:
+            rng = np.random.default_rng(stable_seed("frames", self.seed, epoch, video.key, *sample.window))
+            frames = rng.permuted(frames, axis=1)
         return decode_clips(
             self.dataset.read(video.key),
             frames,

@@ -60,9 +60,9 @@ def test_padding_a_video_with_fewer_actions_changes_nothing():
     padded = pack_truth(
         SEGMENTS[:1] + [torch.tensor([[1.0, 2.0]] * 5)], LABELS[:1] + [torch.zeros(5).long()], 16, 3, 2
     )
-    x = detector._neck(features)
+    x, step_logits = detector._steps(features)
     anchors = torch.tensor([[[1.0, 6.0], [4.0, 13.0], [0.0, 3.0]]])
-    output = detector.stages[0](x, detector.step_class(x).sigmoid(), anchors)
+    output = detector.stages[0](x, step_logits.sigmoid(), anchors)
     padded = Truth(padded.segments[:1], padded.labels[:1], padded.mask[:1])
     assert detector._stage_losses(output, anchors, short, 0.5) == detector._stage_losses(
         output, anchors, padded, 0.5

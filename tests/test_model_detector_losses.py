@@ -60,6 +60,14 @@ def test_balanced_bce_weighs_one_positive_like_all_negatives():
     assert logits.grad[0].item() == pytest.approx(-logits.grad[1:].sum().item(), abs=1e-6)
 
 
+def test_weighted_bce_by_hand():
+    logits = torch.zeros(1, 2, 3)  # every probability is a half: log 2 each, positives times 5
+    targets = torch.zeros(1, 2, 3)
+    targets[0, 1, 2] = 1.0
+    value = losses.weighted_bce(logits, targets, positive_weight=5.0)
+    assert torch.isclose(value, torch.tensor(math.log(2) * (5 + 5) / 3))
+
+
 def test_focal_loss_of_one_logit_by_hand():
     value = losses.focal_loss(torch.tensor([0.0]), torch.tensor([1.0]), alpha=0.25, gamma=2.0)
     assert value.item() == pytest.approx(0.25 * 0.25 * math.log(2), abs=1e-6)

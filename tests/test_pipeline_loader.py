@@ -141,6 +141,20 @@ def test_a_batch_holds_the_frames_that_its_windows_name(dataset):
     assert numbers == [5, 6, 7, 17, 18, 19, 30, 31, 32, 42, 43, 44]
 
 
+def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
+    settings = STILL.model_copy(update={"clip_frames": 8})
+    shuffled = settings.model_copy(update={"shuffle_frames": True})
+    (plain,) = take(loader_of(dataset, settings, training=False), 1)
+    (mixed,) = take(loader_of(dataset, shuffled, training=False), 1)
+    (again,) = take(loader_of(dataset, shuffled, training=False), 1)
+    assert not torch.equal(plain.clips, mixed.clips) and torch.equal(mixed.clips, again.clips)
+
+    def frames_of(batch):
+        return [sorted(frame.sum().item() for frame in clip.unbind(1)) for clip in batch.clips[0]]
+
+    assert frames_of(plain) == frames_of(mixed)
+
+
 def test_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
     actions = (Action(0.1, 0.5, "run"), Action(0.8, 1.8, "jump"), Action(0.9, 1.05, "run"))
     dataset = pack(tmp_path, {"v": video}, actions)

@@ -1,4 +1,4 @@
-"""Real H.264 footage through the whole road: packed, trained on until overfitted, evaluated by the command."""
+"""Real H.264 footage through the whole road: packed, trained on until overfitted, evaluated."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ OPTIONS = {"seed": 3, "size": 32, "fps": 12, "shortest": 2.0, "longest": 4.0}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
-    script, data = make_video("training", 0, **OPTIONS)
-    again, same = make_video("training", 0, **OPTIONS)
+    script, data = make_video("training", 0, OPTIONS)
+    again, same = make_video("training", 0, OPTIONS)
     assert (script, data) == (again, same)
-    assert make_video("training", 0, **{**OPTIONS, "seed": 4})[1] != data
-    assert make_video("validation", 0, **OPTIONS)[1] != data
+    assert make_video("training", 0, {**OPTIONS, "seed": 4})[1] != data
+    assert make_video("validation", 0, OPTIONS)[1] != data
 
 
 def test_scripts_hold_what_is_promised():

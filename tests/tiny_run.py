@@ -1,4 +1,4 @@
-"""A data set of six small synthetic videos and settings that train on it in seconds; shared by tests of whole runs."""
+"""Six small synthetic videos and settings that train on them in seconds; shared by tests of whole runs."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -21,11 +23,15 @@ from train.edge import Command
 SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
 
 
-def make_video(subset: str, number: int, *, seed: int, size: int, fps: int, shortest: float, longest: float):
-    """One video: its script and its encoded bytes. A pure function of its arguments."""
-    rng = np.random.default_rng([seed, SUBSETS[subset], number])
-    script = write_script(rng, fps=fps, shortest=shortest, longest=longest)
-    return script, encode_video(render(script, rng, size=size), fps=fps, codec="vp9", gop=32)
+def make_video(subset: str, number: int, how: dict) -> tuple[Script, bytes]:
+    """One video: its script and its encoded bytes. A pure function of its arguments.
+
+    how: seed, size (pixels), fps, and the shortest and longest duration (seconds).
+    """
+    rng = np.random.default_rng([how["seed"], SUBSETS[subset], number])
+    script = write_script(rng, fps=how["fps"], shortest=how["shortest"], longest=how["longest"])
+    frames = render(script, rng, size=how["size"])
+    return script, encode_video(frames, fps=how["fps"], codec="vp9", gop=32)
 
 
 def annotation(script: Script, subset: str) -> dict:
@@ -56,25 +62,27 @@ def make_dataset(
     """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
     wanted = [("training", i) for i in range(train)] + [("validation", i) for i in range(val)]
+    how = {"seed": seed, "size": size, "fps": fps, "shortest": shortest, "longest": longest}
     database = {}
-    for subset, number in tqdm(wanted, desc="rendering", unit="video", disable=quiet):
-        script, data = make_video(
-            subset, number, seed=seed, size=size, fps=fps, shortest=shortest, longest=longest
-        )
-        key = f"{subset[:5]}_{number:04d}"
-        write_file(out / "videos" / f"{key}.mp4", data)
-        database[key] = annotation(script, subset)
+    with ProcessPoolExecutor(os.cpu_count()) as workers:
+        made = workers.map(make_video, *zip(*wanted, strict=True), repeat(how))
+        for (subset, number), (script, data) in zip(
+            wanted, tqdm(made, total=len(wanted), desc="rendering", unit="video", disable=quiet), strict=True
+        ):
+            key = f"{subset[:5]}_{number:04d}"
+            write_file(out / "videos" / f"{key}.mp4", data)
+            database[key] = annotation(script, subset)
     annotations = {"version": f"leantad-synthetic seed {seed}", "database": database}
     write_file(out / "annotations.json", json.dumps(annotations, indent=1).encode())
     return annotations
 
 
 @click.command(
-    cls=Command, epilog="Example: python tools/make_synthetic.py --out data/synthetic --train 80 --val 30"
+    cls=Command, epilog="Example: python tools/make_synthetic.py --out data/synthetic --train 200 --val 40"
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/synthetic"), show_default=True)
-@click.option("--train", type=click.IntRange(0), default=80, show_default=True, help="Training videos.")
-@click.option("--val", type=click.IntRange(0), default=30, show_default=True, help="Validation videos.")
+@click.option("--train", type=click.IntRange(0), default=200, show_default=True, help="Training videos.")
+@click.option("--val", type=click.IntRange(0), default=40, show_default=True, help="Validation videos.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same bytes.")
 @click.option(
     "--size", type=click.IntRange(16, 512), default=48, show_default=True, help="Width and height, pixels."

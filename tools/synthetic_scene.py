@@ -1,9 +1,9 @@
 """Renders one synthetic untrimmed video: a textured actor whose *motion* alone says which action it performs.
 
-The actor is a disc filled with a smooth random texture. Between actions it rests or jitters; in an action the texture
-drifts in one of four directions or spins one of two ways. Every frame shows the same kind of disc with a texture of
-uniformly random phase, so one frame tells nothing; the order of frames tells everything. A drifting textured
-background and small discs that fly through the picture are there to distract.
+The actor is a disc filled with a smooth random texture. Between actions it rests or jitters; in an action the
+texture drifts in one of four directions or spins one of two ways. Every frame shows the same kind of disc
+with a texture of uniformly random phase, so one frame tells nothing; the order of frames tells all. A
+drifting textured background and a small disc that flies through the picture are there to distract.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Displacement per frame of the actor's texture: (right, down) in units of the actor's speed, or a spin (clockwise +1).
+# Displacement of the actor's texture per frame: (right, down) in units of its speed, spin (clockwise +1).
 MOTIONS = {
     "slide-left": (-1.0, 0.0, 0.0),
     "slide-right": (1.0, 0.0, 0.0),
@@ -75,7 +75,7 @@ def write_script(rng: np.random.Generator, *, fps: int, shortest: float, longest
 
 
 def smooth_texture(rng: np.random.Generator, wavelength: float) -> np.ndarray:
-    """A periodic random texture (S, S, 3), float32 in 0..255, whose details are about `wavelength` pixels wide."""
+    """A periodic random texture (S, S, 3), float32 in 0..255, with details of about `wavelength` pixels."""
     frequency = np.fft.fftfreq(TEXTURE_SIZE)
     radius = np.hypot(frequency[:, None], frequency[None, :])
     band = np.exp(-0.5 * ((radius - 1 / wavelength) / (0.35 / wavelength)) ** 2)
@@ -119,7 +119,7 @@ def actor_path(script: Script, rng: np.random.Generator, *, speed: float, spin: 
         jitter[inside] = 0
     step[:, :2] += np.diff(jitter[:, :2], axis=0, prepend=0) * speed
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(step[:, 2]) + jitter[:, 2] * spin
-    # A step is in picture coordinates, the offset in those of the turned texture: turn it back before adding up.
+    # A step is in picture coordinates, the offset in those of the turned texture: turn it back, then add up.
     cos, sin = np.cos(angle), np.sin(angle)
     steps = np.stack([cos * step[:, 0] + sin * step[:, 1], -sin * step[:, 0] + cos * step[:, 1]], axis=1)
     offset = rng.uniform(0, TEXTURE_SIZE, size=2) + np.cumsum(steps, axis=0)

@@ -38,7 +38,7 @@ from train.validate import finish, validate
 
 
 class TrainingStopped(Exception):
-    """The run cannot go on; the message says why and what to do. Everything up to the last checkpoint is safe."""
+    """The run cannot go on; the message says why and what to do; the last checkpoint is safe."""
 
 
 @dataclass
@@ -92,8 +92,9 @@ def not_finite(loss: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch)
     bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
     where = f"in {', '.join(bad)}" if bad else "on another rank"
     return (
-        f"loss is {float(loss):g} ({where}) for videos {', '.join(batch.keys)}: look at these videos and their "
-        "annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; --resume goes on from the last checkpoint"
+        f"loss is {float(loss):g} ({where}) for videos {', '.join(batch.keys)}: look at these videos and "
+        "their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
+        "--resume goes on from the last checkpoint"
     )
 
 
@@ -271,9 +272,9 @@ def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool =
         device=str(run.device),
         torch=torch.__version__,
     )
+    ranks, videos, micro = world_size(), settings.optimizer.batch_size, settings.optimizer.accumulation_steps
     log.say(
-        f"{world_size()} rank(s) x {settings.optimizer.batch_size} videos x {settings.optimizer.accumulation_steps} "
-        f"= {world_size() * settings.optimizer.batch_size * settings.optimizer.accumulation_steps} videos a step, "
+        f"{ranks} rank(s) x {videos} videos x {micro} = {ranks * videos * micro} videos a step, "
         f"{run.steps_per_epoch} steps an epoch, {run.total_steps} in all, on {run.device}"
     )
     interrupt = Interrupt()

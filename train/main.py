@@ -1,4 +1,4 @@
-"""`deepspeed train/main.py --recipe ... --out ...`: parse, load settings, fit. Plain `python` works as well."""
+"""`deepspeed train/main.py --recipe ... --out ...`: parse, load settings, fit. Plain `python` works too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The launcher puts train/ first on sys.path, where its files would be top-level modules: the root belongs there.
+    # The launcher puts train/ first on sys.path, where its files would be top-level modules.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import click

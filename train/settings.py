@@ -1,4 +1,4 @@
-"""All settings of a run: frozen models, one YAML recipe that states only what differs, `--set key=value` on top."""
+"""All settings of a run: frozen models, one YAML recipe of what differs, `--set key=value` on top."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class RunSettings(BaseModel):
     eval_every: int = Field(1, ge=1)
     # optimizer steps between checkpoints from which a killed run resumes; 0: at each epoch's end only
     checkpoint_every: int = Field(0, ge=0)
-    # tIoU thresholds of validation: activitynet 0.5:0.05:0.95, thumos 0.3:0.1:0.7, or a list such as 0.1:0.1:0.9
+    # tIoU thresholds of validation: activitynet 0.5:0.05:0.95, thumos 0.3:0.1:0.7, or such as 0.1:0.1:0.9
     protocol: str = "activitynet"
-    # DeepSpeed's own configuration (ZeRO stage, offload, precision); None: the ds_config.json beside the packages
+    # DeepSpeed's own configuration (ZeRO stage, offload, precision); None: the repository's ds_config.json
     ds_config: str | None = None
     # cuda, cpu, or auto: cuda where there is one
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -43,7 +43,7 @@ class RunSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that decides a run. The resolved form is written into the run folder and every checkpoint."""
+    """Everything that decides a run. It is written into the run folder and every checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

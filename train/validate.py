@@ -37,7 +37,7 @@ def gather(folder: Path, mine: dict[str, list[dict]]) -> dict[str, list[dict]]:
 
 
 def validate(run: Run) -> dict[str, Any]:
-    """Detect on the validation subset; writes detections.json, returns the metrics (the same on every rank)."""
+    """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank)."""
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
     mine = detect(infer(run.engine, run.val_loader), dataset.classes, settings.post)

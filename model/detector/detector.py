@@ -81,10 +81,8 @@ class DetectorSettings(BaseModel):
         0.1, gt=0
     )  # below this the smooth L1 of offsets is quadratic; in anchor lengths
     boundary_radius: float = Field(1.0, gt=0)  # steps around a true start or end that count as start or end
+    step_class_positives: float = Field(5.0, gt=0)  # weight of a step's own class against the others
     class_prior: float = Field(0.05, gt=0, lt=1)  # the class scores a fresh detector gives
-    quality_power: float = Field(
-        0.25, ge=0
-    )  # quality = (tIoU class x tIoU)^this; ETAD: 1. Small: classes decide
     predict_proposals: int = Field(1024, ge=1)  # proposals of each video walked at once in prediction: memory
     weights: LossWeights = LossWeights()
 
@@ -132,6 +130,8 @@ class Detector(nn.Module):
         self.neck = Neck(num_features, settings.hidden)
         self.boundary = StepHead(settings.hidden, 2, prior=0.1)
         self.step_class = StepHead(settings.hidden, num_classes, prior=settings.class_prior)
+        # Past the neck, so that an encoder that starts from nothing is told classes from the first step on.
+        self.step_shortcut = nn.Conv1d(num_features, num_classes, 1, bias=False)
         self.stages = nn.ModuleList(
             ProposalStage(
                 settings.hidden,
@@ -163,8 +163,7 @@ class Detector(nn.Module):
         truth = pack_truth(gt_segments, gt_labels, self.settings.num_steps, self.num_classes, len(features))
         anchors = self._sample(truth, generator).to(features.device)
         truth = truth.to(features.device)
-        x = self._neck(features)
-        step_logits = self.step_class(x)
+        x, step_logits = self._steps(features)
         parts = self._step_losses(x, step_logits, truth)
         for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
             output = stage(x, step_logits.sigmoid(), anchors)
@@ -178,8 +177,8 @@ class Detector(nn.Module):
     @torch.no_grad()
     def predict(self, features: Tensor) -> Prediction:
         """Walk all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
-        x = self._neck(features)
-        step_scores = self.step_class(x).sigmoid()
+        x, step_logits = self._steps(features)
+        step_scores = step_logits.sigmoid()
         candidates = candidate_proposals(self.settings.num_steps, device=x.device)
         pieces = [
             self._predict_piece(x, step_scores, piece.expand(len(x), -1, -1))
@@ -188,8 +187,11 @@ class Detector(nn.Module):
         segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
         return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())
 
-    def _neck(self, features: Tensor) -> Tensor:
-        """Check, cast to the weights' dtype, interpolate to T, run the neck: (B, D, T') -> (B, hidden, T)."""
+    def _steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The neck's output (B, hidden, T) and the class logits of each step (B, K, T), float32.
+
+        features: (B, D, T'); they are checked, cast to the weights' dtype and interpolated to T.
+        """
         if features.dim() != 3 or features.shape[1] != self.num_features or 0 in features.shape:
             raise ValueError(
                 f"detector: features {tuple(features.shape)}, want (B, {self.num_features}, T), none empty"
@@ -199,7 +201,8 @@ class Detector(nn.Module):
             features = F.interpolate(
                 features, size=self.settings.num_steps, mode="linear", align_corners=False
             )
-        return self.neck(features)
+        x = self.neck(features)
+        return x, self.step_class(x) + self.step_shortcut(features).float()
 
     def _sample(self, truth: Truth, generator: torch.Generator) -> Tensor:
         """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
@@ -227,7 +230,10 @@ class Detector(nn.Module):
         )
         return {
             "boundary": losses.balanced_bce(self.boundary(x), boundary),
-            "step_class": losses.focal_loss(step_logits, classes),
+            # Weighted, not focal: from random initialisation the focal loss leaves the encoder on a plateau.
+            "step_class": losses.weighted_bce(
+                step_logits, classes, positive_weight=settings.step_class_positives
+            ),
         }
 
     def _stage_losses(
@@ -279,5 +285,5 @@ class Detector(nn.Module):
             tiou.append(output.tiou.sigmoid())
             classes.append(output.classes.sigmoid())
         segments = torch.stack(refined).mean(0)
-        quality = torch.stack(tiou).mean(0).prod(-1) ** self.settings.quality_power
+        quality = torch.stack(tiou).mean(0).prod(-1)  # tIoU class x tIoU, as ETAD
         return segments, quality, torch.stack(classes).mean(0)

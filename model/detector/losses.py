@@ -63,6 +63,16 @@ def balanced_bce(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.sum() / 2
 
 
+def weighted_bce(logits: Tensor, targets: Tensor, *, positive_weight: float) -> Tensor:
+    """Binary cross entropy of each step, summed over classes: (B, K, T); positives weigh `positive_weight`.
+
+    targets in [0, 1] may be soft.
+    """
+    weight = torch.full((), positive_weight, device=logits.device)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weight)
+    return losses.sum(1).mean()
+
+
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sum of the sigmoid focal losses over the number of positives (at least 1); targets in [0, 1] may be
     soft."""
