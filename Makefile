@@ -37,7 +37,7 @@ check: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: check
-	@$(BIN)/python -m pytest -n $(JOBS) --durations=20
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20
 
 clean:
 	rm -rf data/demo data/demo-videos runs/demo

@@ -51,7 +51,7 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
         # normal flow: products of temporal and spatial differences, the simplest motion there is
         grey = video.mean(-1)
         change = grey[5] - grey[3]
-        motion.append([(change * np.gradient(grey[4], axis=axis)).mean() for axis in (0, 1)])
+        motion.append((change * np.gradient(grey[4], axis=1)).mean())
         labels.append(label)
     labels, chance = np.array(labels), 1 / len(CLASSES)
     truth = np.eye(len(CLASSES))[labels]
@@ -62,16 +62,10 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
         weights = np.linalg.solve(ridge, x[train].T @ truth[train])
         return float(((x[test] @ weights).argmax(1) == labels[test]).mean())
 
-    # 80 test frames: three standard errors of a guess at 1/6 are 0.125
-    assert accuracy(features_of(np.stack(frames))) < chance + 0.125
-    flow = np.array(motion)
-    slides = labels < 4  # the two flow sums tell the four directions apart
-    by_flow = np.where(
-        np.abs(flow[:, 1]) > np.abs(flow[:, 0]),
-        np.where(flow[:, 1] > 0, 0, 1),
-        np.where(flow[:, 0] > 0, 2, 3),
-    )
-    assert (by_flow == labels)[slides].mean() > 0.9
+    # 80 test frames: three standard errors of a guess at 1/5 are 0.134
+    assert accuracy(features_of(np.stack(frames))) < chance + 0.134
+    slides = labels < 2  # the sign of the flow tells left from right
+    assert ((np.array(motion) < 0) == labels)[slides].mean() > 0.9
 
 
 def test_the_tool_writes_whole_videos_and_matching_annotations(tmp_path):

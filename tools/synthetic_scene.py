@@ -1,7 +1,7 @@
 """Renders one synthetic untrimmed video: a textured actor whose *motion* alone says which action it performs.
 
 The actor is a disc filled with a smooth random texture. Between actions it rests or jitters; in an action the
-texture drifts in one of four directions or spins one of two ways. Every frame shows the same kind of disc
+texture slides left or right, spins one way or the other, or swings. Every frame shows the same kind of disc
 with a texture of uniformly random phase, so one frame tells nothing; the order of frames tells all. A
 drifting textured background and a small disc that flies through the picture are there to distract.
 """
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Displacement of the actor's texture per frame: (right, down) in units of its speed, spin (clockwise +1).
+# Displacement of the actor's texture per frame: (right, down) in units of its speed, spin (clockwise +1), and
+# the period in frames after which it has gone there and back (0: it goes on and on).
 MOTIONS = {
-    "slide-left": (-1.0, 0.0, 0.0),
-    "slide-right": (1.0, 0.0, 0.0),
-    "slide-up": (0.0, -1.0, 0.0),
-    "slide-down": (0.0, 1.0, 0.0),
-    "spin-left": (0.0, 0.0, -1.0),
-    "spin-right": (0.0, 0.0, 1.0),
+    "slide-left": (-1.0, 0.0, 0.0, 0),
+    "slide-right": (1.0, 0.0, 0.0, 0),
+    "spin-left": (0.0, 0.0, -1.0, 0),
+    "spin-right": (0.0, 0.0, 1.0, 0),
+    "swing": (1.4, 0.0, 0.0, 6),
 }
 CLASSES = tuple(MOTIONS)
 
@@ -114,8 +114,11 @@ def actor_path(script: Script, rng: np.random.Generator, *, speed: float, spin: 
         frame += stretch
     for action in script.actions:
         inside = slice(round(action.start * script.fps), round(action.end * script.fps))
-        pace = rng.uniform(0.8, 1.2)
-        step[inside] = pace * np.array(MOTIONS[action.label]) * (speed, speed, spin)
+        *direction, period = MOTIONS[action.label]
+        pace = np.full(inside.stop - inside.start, rng.uniform(0.8, 1.2))
+        if period:
+            pace *= np.sin(2 * np.pi * (np.arange(len(pace)) / period + rng.random()))
+        step[inside] = pace[:, None] * np.array(direction) * (speed, speed, spin)
         jitter[inside] = 0
     step[:, :2] += np.diff(jitter[:, :2], axis=0, prepend=0) * speed
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(step[:, 2]) + jitter[:, 2] * spin
