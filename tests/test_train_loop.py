@@ -110,6 +110,18 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp
     assert_same_weights(out, finished)
 
 
+@pytest.mark.slow
+def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, tmp_path):
+    out = tmp_path / "two"
+    process = start(shards, out, launcher=2, optimizer__batch_size=1, run__epochs=1)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, output + errors
+    assert "2 rank(s) x 1 videos x 1 = 2 videos a step, 2 steps an epoch" in output
+    assert len(events(out, "train")) == 2  # four videos, once each; only rank 0 writes
+    assert json.loads((out / "metrics.json").read_text())["num_videos"] == 2
+    assert not list(out.glob("detections.rank*"))
+
+
 def test_resuming_a_complete_run_changes_nothing(shards, finished):
     before = (finished / "log.jsonl").read_text()
     assert run(shards, finished, "--resume", run__checkpoint_every=1).exit_code == 0

@@ -59,9 +59,11 @@ def run(shards: Path, out: Path, *flags: str, **changes: object):
     return CliRunner().invoke(train, [*arguments(shards, out, **changes), *flags])
 
 
-def start(shards: Path, out: Path, *flags: str, **changes: object) -> subprocess.Popen:
-    """Train in a process of its own."""
-    command = [sys.executable, str(ROOT / "train" / "main.py"), *arguments(shards, out, **changes), *flags]
+def start(shards: Path, out: Path, *flags: str, launcher: int = 0, **changes: object) -> subprocess.Popen:
+    """Train in a process of its own, or in `launcher` processes under the deepspeed launcher."""
+    script = [str(ROOT / "train" / "main.py"), *arguments(shards, out, **changes), *flags]
+    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(launcher)]
+    command = (deepspeed if launcher else [sys.executable]) + script
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
     environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
