@@ -26,6 +26,8 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "pandas", "ruff", "mypy"]},
+    extras_require={
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "pandas", "ruff", "mypy", "types-PyYAML"]
+    },
     entry_points={"console_scripts": ["leantad = tools.cli:main"]},
 )

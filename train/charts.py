@@ -25,7 +25,7 @@ from train.svg import (
 )
 
 WIDTH, HEIGHT = 560, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 118, 14, 44  # the right margin holds the lines' names
+LEFT, RIGHT, TOP, BOTTOM = 52, 134, 14, 44  # the right margin holds the lines' names
 LABEL_GAP = 15  # between the names at the lines' ends, pixels
 
 

@@ -42,9 +42,9 @@ class PostSettings(BaseModel):
     top_k: int = Field(100, ge=1)
     # best (proposal, class) pairs of a window that enter the suppression; more is slower and rarely better
     pre_top: int = Field(2000, ge=1)
-    # exponents of the score's factors; 0 leaves a factor out. Quality knows no class: small, so that the
-    # class scores decide (measured on overlapping classes); ETAD, whose classes are external, takes 1
-    quality_power: float = Field(0.25, ge=0)
+    # exponents of the score's factors; 0 leaves a factor out. Quality knows no class: 1 suits external scores
+    # (ETAD's product), a small one lets the detector's own class scores decide, as the recipes do
+    quality_power: float = Field(1.0, ge=0)
     class_power: float = Field(1.0, ge=0)
     boundary_power: float = Field(0.0, ge=0)
 
