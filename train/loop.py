@@ -92,8 +92,8 @@ def not_finite(loss: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch)
     bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
     where = f"in {', '.join(bad)}" if bad else "on another rank"
     return (
-        f"loss is {float(loss.detach()):g} ({where}) for videos {', '.join(batch.keys)}: look at these videos and "
-        "their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
+        f"loss is {float(loss.detach()):g} ({where}) for videos {', '.join(batch.keys)}: look at these "
+        "videos and their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
         "--resume goes on from the last checkpoint"
     )
 
