@@ -52,3 +52,5 @@ def test_real_h264_footage_is_learned_by_heart_to_a_map_of_one(shared_real, tmp_
     metrics = json.loads(report.read_text())
     assert metrics["num_videos"] == 4 and metrics["num_truth"] == 6
     assert metrics["mAP"][0] == 1.0, metrics["mAP"]
+    # 1.0 where it was written; at tIoU 0.95 one action of six may miss by a rounding of another machine
+    assert metrics["average_mAP"] > 0.95, metrics["mAP"]
