@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.annotations import Action
+
 # Displacement of the actor's texture per frame: (right, down) in units of its speed, spin (clockwise +1), and
 # the period in frames after which it has gone there and back (0: it goes on and on).
 MOTIONS = {
@@ -28,15 +30,6 @@ MAX_ACTIONS = 6
 ACTION_FRACTION = (0.08, 0.22)  # length of an action as a fraction of the video
 MIN_ACTION_SECONDS = 0.7
 GAP_FRACTION = 0.03  # least background before, between and after actions
-
-
-@dataclass(frozen=True)
-class Action:
-    """One action of the script: start and end in seconds, and its class name."""
-
-    start: float
-    end: float
-    label: str
 
 
 @dataclass(frozen=True)

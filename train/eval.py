@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.shards import write_text
 from train.edge import Command
 from train.metrics import PROTOCOLS, evaluate, format_table, parse_tiou
 from train.results import (
@@ -158,13 +158,6 @@ def post_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def check_modes(given: dict[str, Any]) -> None:
     """ValueError unless the options say one thing: where the detections come from."""
     sources = [f"--{name}" for name in ("checkpoint", "from-raw", "detections") if given[name]]
@@ -271,7 +264,7 @@ def main(
         return
     metrics = report(outcome, tiou or protocol, drop_duplicates=drop_duplicates)
     if json_path:
-        write_json(json_path, metrics)
+        write_text(json_path, json.dumps(metrics, indent=1) + "\n")
 
 
 def _loaded(path: Path) -> tuple[dict[str, list[dict[str, Any]]], None, dict[str, Any]]:

@@ -57,6 +57,7 @@ def settings_of_run(recipe: Path | None, overrides: tuple[str, ...], out: Path, 
 def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume: bool, quiet: bool) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume)
+    from pipeline.shards import write_text
     from train.build import resolve_device
     from train.engine import rank, start_process_group, stop_process_group
     from train.loop import TrainingStopped, fit
@@ -66,9 +67,7 @@ def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume:
     try:
         if rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
-            temporary = out / "settings.yaml.tmp"
-            temporary.write_text(dump_settings(settings))
-            os.replace(temporary, out / "settings.yaml")
+            write_text(out / "settings.yaml", dump_settings(settings))
         complete = fit(settings, out, resume=resume and (out / "checkpoints" / "last").exists(), quiet=quiet)
     except TrainingStopped as stopped:
         click.echo(f"error: {stopped}", err=True)

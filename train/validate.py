@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.shards import write_text
 from train.engine import barrier, rank, world_size
 from train.inference import detect, infer
 from train.metrics import evaluate
 from train.postprocess import write_detections
 from train.report import write_report
-
-if TYPE_CHECKING:
-    from train.loop import Run
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)
+from train.run import Run
 
 
 def gather(folder: Path, mine: dict[str, list[dict]]) -> dict[str, list[dict]]:
     """The detections of all ranks, by way of the run folder (JSON, so that nothing is unpickled)."""
-    write_json(folder / f"detections.rank{rank()}.json", mine)
+    write_text(folder / f"detections.rank{rank()}.json", json.dumps(mine))
     barrier()
     merged: dict[str, list[dict]] = {}
     for number in range(world_size()):
@@ -57,5 +48,6 @@ def finish(run: Run) -> None:
     if rank() != 0:
         return
     seconds = {name: round(value, 2) for name, value in run.progress.seconds.items()}
-    write_json(run.folder / "metrics.json", {**run.progress.metrics, "seconds": seconds})
+    metrics = {**run.progress.metrics, "seconds": seconds}
+    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     write_report(run.folder, truth=run.dataset.truth(run.settings.data.val_subset))
