@@ -13,7 +13,6 @@ tensor
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from model.encode import sampled_encode
 from model.reversible import Recurrence
 from model.rewire import rewire
 from model.sampling import num_kept, sample_clips
+from pipeline.shards import write_text
 from tools.memory_trackers import LiveBytes, SavedBytes
 from train.edge import Command
 
@@ -191,13 +191,6 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def write_json(path: Path, data: dict) -> None:
-    """Write under a temporary name, then rename: the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _check(settings: Settings, json_path: Path | None) -> None:
     """Everything that can be wrong is told before anything is measured."""
     with torch.device("meta"):
@@ -248,7 +241,8 @@ def command(
     rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]
     click.echo(table(rows))
     if json_path is not None:
-        write_json(json_path, {**facts, "settings": asdict(settings), "rows": rows})
+        document = {**facts, "settings": asdict(settings), "rows": rows}
+        write_text(json_path, json.dumps(document, indent=2) + "\n")
 
 
 main = command

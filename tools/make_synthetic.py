@@ -52,17 +52,12 @@ def make_dataset(
     *,
     train: int,
     val: int,
-    seed: int,
-    size: int,
-    fps: int,
-    shortest: float,
-    longest: float,
+    how: dict,
     quiet: bool,
 ) -> dict:
-    """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations."""
+    """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations. how: see make_video."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
     wanted = [("training", i) for i in range(train)] + [("validation", i) for i in range(val)]
-    how = {"seed": seed, "size": size, "fps": fps, "shortest": shortest, "longest": longest}
     database = {}
     with ProcessPoolExecutor(os.cpu_count()) as workers:
         made = workers.map(make_video, *zip(*wanted, strict=True), repeat(how))
@@ -72,7 +67,7 @@ def make_dataset(
             key = f"{subset[:5]}_{number:04d}"
             write_file(out / "videos" / f"{key}.mp4", data)
             database[key] = annotation(script, subset)
-    annotations = {"version": f"leantad-synthetic seed {seed}", "database": database}
+    annotations = {"version": f"leantad-synthetic seed {how['seed']}", "database": database}
     write_file(out / "annotations.json", json.dumps(annotations, indent=1).encode())
     return annotations
 
@@ -91,35 +86,16 @@ def make_dataset(
 @click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def main(
-    out: Path,
-    train: int,
-    val: int,
-    seed: int,
-    size: int,
-    fps: int,
-    shortest: float,
-    longest: float,
-    quiet: bool,
-) -> None:
+def main(out: Path, train: int, val: int, quiet: bool, **how: float) -> None:
     """Render synthetic videos and their annotations; pack them with make-shards like your own."""
+    shortest, longest = how["shortest"], how["longest"]
     if not 1.0 <= shortest <= longest:
         raise ValueError(
             f"--shortest/--longest: got {shortest} and {longest}, want 1 <= shortest <= longest seconds"
         )
     if train + val == 0:
         raise ValueError("--train/--val: got 0 and 0, want at least one video")
-    annotations = make_dataset(
-        out,
-        train=train,
-        val=val,
-        seed=seed,
-        size=size,
-        fps=fps,
-        shortest=shortest,
-        longest=longest,
-        quiet=quiet,
-    )
+    annotations = make_dataset(out, train=train, val=val, how=how, quiet=quiet)
     actions = sum(len(video["annotations"]) for video in annotations["database"].values())
     click.echo(
         f"{train + val} videos, {actions} actions in {out}; next: leantad make-shards {out}/videos "

@@ -8,7 +8,6 @@ an action seen by two windows is reported once.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.shards import write_text
 from pipeline.windows import steps_to_seconds
 
 EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet
@@ -200,6 +200,4 @@ def write_detections(path: Path, results: Results, *, meta: Mapping[str, Any]) -
     lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
     text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(meta)) + ',\n"results": {\n'
     text += ",\n".join(lines) + "\n}}\n"
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(Path(path), text)

@@ -7,7 +7,6 @@ evaluation, or one that was stopped before any, gets its report too.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.shards import write_text
 from train.charts import column_chart, loss_chart, map_chart, precision_chart
 from train.page import PAGE, card, duration_text, memory_text, percent, plural, tile
 from train.results import read_detections
@@ -281,7 +281,5 @@ def write_report(run_folder: str | Path, *, truth: Mapping[str, Any]) -> Path:
     folder = Path(run_folder)
     page = build_page(read_run(folder), folder, truth)
     path = folder / "report.html"
-    temporary = path.with_name("report.html.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from pipeline.shards import write_text
 
 
 def memory_mib(device: torch.device) -> float:
@@ -50,9 +51,7 @@ class RunLog:
                 continue  # the line that a kill cut in half
             if step > 0 and event.get("step", 0) <= step:
                 kept.append(line)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, event: str, **values: Any) -> None:
         """One line of JSON: {"event", "time", ...values}."""
