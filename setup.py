@@ -27,7 +27,17 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "pandas", "ruff", "mypy", "types-PyYAML"]
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "pandas",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "transformers",
+            "selenium",
+        ]
     },
     entry_points={"console_scripts": ["leantad = tools.cli:main"]},
 )
