@@ -1,12 +1,25 @@
-"""The edge between the code and a person at a terminal: bad input becomes one line and exit code 2."""
+"""The edge between the code and a person at a terminal: what all commands have in common.
+
+Exit codes: 0 all done, 1 some inputs failed (the others are done), 2 wrong usage or bad input. Results go to
+stdout, as text or (--json) as one JSON document; progress, remarks and errors go to stderr.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from pydantic import ValidationError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def one_line(error: Exception) -> str:
@@ -38,3 +51,88 @@ class Command(click.Command):
             click.echo(f"error: {one_line(error)}", err=True)
             sys.stdout.flush()
             ctx.exit(2)
+
+
+def output_options(function: Decorated) -> Decorated:
+    """Click decorator: adds --quiet/-q (argument `quiet`) and --json (argument `as_json`), see Output."""
+    quiet = click.option("--quiet", "-q", is_flag=True, help="Errors only: no progress, no table.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
+    return quiet(as_json(function))
+
+
+def force_option(function: Decorated) -> Decorated:
+    """Click decorator: adds --force (argument `force`), see check_new."""
+    return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
+
+
+def check_new(path: Path, *, force: bool) -> None:
+    """ValueError if `path` holds a result already, unless `force`; an empty folder holds none.
+
+    Call it before the work: a refusal must not cost an hour of computing.
+    """
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not force:
+        raise ValueError(f"{path}: exists; --force replaces it, or give another path")
+
+
+def check_folder(path: Path) -> None:
+    """ValueError unless the folder that the file `path` is to be written into exists."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: folder {path.parent} does not exist; make it first")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the words of a command go; built from the options that output_options adds."""
+
+    quiet: bool = False
+    as_json: bool = False
+
+    @property
+    def no_bar(self) -> bool | None:
+        """For tqdm's `disable`: with None, tqdm draws its bar (on stderr) on a terminal only."""
+        return True if self.quiet else None
+
+    def say(self, text: str) -> None:
+        """A line for people: on stdout, with --json on stderr, with --quiet nowhere."""
+        if not self.quiet:
+            click.echo(text, err=self.as_json)
+
+    def remark(self, text: str) -> None:
+        """A line beside the result: on stderr, with --quiet nowhere."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def document(self, value: Any) -> None:
+        """The result for machines: with --json one JSON document on stdout (NaN and infinity become null)."""
+        if self.as_json:
+            click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
+
+    @contextmanager
+    def others_on_stderr(self) -> Iterator[None]:
+        """With --json, what libraries and compilers print meanwhile goes to stderr, not to stdout."""
+        if not self.as_json:
+            yield
+            return
+        sys.stdout.flush()
+        stdout = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+
+
+def plain(value: Any) -> Any:
+    """The value with tuples as lists, paths as text, and numbers that JSON does not have as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
