@@ -35,13 +35,13 @@ from train.engine import (
     build_engine,
     full_state_dict,
     learning_rates,
+    leave,
     load_state,
     log_scalars,
     rank,
     read_ds_config,
     save_state,
     start_process_group,
-    stop_process_group,
     world_size,
 )
 
@@ -362,8 +362,8 @@ def main(result_file: Path) -> None:
     results["agree"] = [agree(False), agree(rank() == world_size() - 1)]
     if rank() == 0:
         result_file.write_text(json.dumps(results, indent=1))
-    stop_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)

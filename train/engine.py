@@ -40,6 +40,7 @@ __all__ = [
     "compile_ops",
     "build_engine",
     "full_state_dict",
+    "leave",
     "learning_rates",
     "load_state",
     "log_scalars",
@@ -47,7 +48,6 @@ __all__ = [
     "read_ds_config",
     "save_state",
     "start_process_group",
-    "stop_process_group",
     "world_size",
 ]
 
@@ -155,11 +155,22 @@ def start_process_group(device: torch.device | str) -> torch.device:
     return device
 
 
-def stop_process_group() -> None:
-    """Leave together: a process that just exits can take the others down with it."""
+def leave(code: int) -> None:
+    """End this process together with the others; the last thing it does, and at once if it is not alone.
+
+    A process that just exits can take the others down. Destroying the group is not enough: DeepSpeed keeps
+    groups of its own alive, whose gloo threads outlive it and now and then abort the interpreter's exit
+    ("terminate called without an active exception") after all the work is done. So several processes leave
+    without the interpreter's clean-up; a single one goes the ordinary way.
+    """
+    several = world_size() > 1
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 # ----------------------------------------------------------------------------------------------- engine

@@ -59,7 +59,7 @@ def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume:
     settings = settings_of_run(recipe, overrides, out, resume=resume)
     from pipeline.shards import write_text
     from train.build import resolve_device
-    from train.engine import rank, start_process_group, stop_process_group
+    from train.engine import leave, rank, start_process_group
     from train.loop import TrainingStopped, fit
     from train.settings import dump_settings
 
@@ -74,13 +74,14 @@ def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume:
         return 1
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
-    atexit.register(stop_process_group)
+    code = 0 if complete else 130
+    atexit.register(leave, code)
     if rank() == 0:
         if complete:
             print_result(out)
         else:
             click.echo(f"stopped and saved; go on with: python train/main.py --resume --out {out}")
-    return 0 if complete else 130
+    return code
 
 
 def print_result(out: Path) -> None:
