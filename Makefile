@@ -23,10 +23,10 @@ setup: .venv/ready
 	@bash tools/setup_env.sh "$(PYTHON)" $(PIP_ARGS)
 
 data/demo-videos/annotations.json: .venv/ready tools/make_synthetic.py tools/synthetic_scene.py
-	@$(BIN)/python tools/make_synthetic.py --out data/demo-videos
+	@$(BIN)/python tools/make_synthetic.py --out data/demo-videos --force
 
 data/demo/dataset.json: data/demo-videos/annotations.json
-	@$(BIN)/python tools/make_shards.py data/demo-videos/videos data/demo-videos/annotations.json --out data/demo --copy
+	@$(BIN)/python tools/make_shards.py data/demo-videos/videos data/demo-videos/annotations.json --out data/demo --copy --force
 
 demo: data/demo/dataset.json
 	@if [ -e runs/demo/report.html ]; then \

@@ -136,7 +136,7 @@ def finished(plan: Plan, out: Path) -> bool:
         path = out / shard["file"]
         size = path.stat().st_size if path.exists() else 0
         if size != shard["bytes"]:
-            raise ValueError(f"{path}: has {size} bytes, want {shard['bytes']}; pack again with --overwrite")
+            raise ValueError(f"{path}: has {size} bytes, want {shard['bytes']}; pack again with --force")
     return True
 
 
@@ -153,7 +153,7 @@ def _journal(plan: Plan, out: Path) -> Iterator[Journal]:
     """The journal of this plan, new or continued; no other run can use it meanwhile."""
     started = out / WORK / "plan.json"
     if not started.exists() and any(OURS.fullmatch(path.name) for path in out.glob("*.tar")):
-        raise ValueError(f"{out}: holds tars of something else, want another --out, or --overwrite")
+        raise ValueError(f"{out}: holds tars of something else, want another --out, or --force")
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with open(out / WORK / "lock", "w") as lock:
         try:
@@ -180,4 +180,4 @@ def _same_plan(plan: Plan, out: Path, digest: str | None, settings: dict[str, An
     what = "other videos or annotations"
     if names:
         what = f"{names[0]} {settings.get(names[0])!r}, not {mine.get(names[0])!r}"
-    raise ValueError(f"{out}: was begun with {what}; want another --out, or --overwrite to start again")
+    raise ValueError(f"{out}: was begun with {what}; want another --out, or --force to start again")

@@ -52,7 +52,7 @@ def test_live_bytes_peaks_where_most_tensors_are_alive():
 
 def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
     path = tmp_path / "rows.json"
-    result = bench(*SMALL, "--clips", "4", "--dtype", "float32", "--json", str(path))
+    result = bench(*SMALL, "--clips", "4", "--dtype", "float32", "--out", str(path))
     assert result.exit_code == 0, result.output
     report = json.loads(path.read_text())
     rows = {row["mode"]: row for row in report["rows"]}
@@ -66,7 +66,7 @@ def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
 
 def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
     path = tmp_path / "rows.json"
-    options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--json", str(path)]
+    options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--out", str(path)]
     result = bench(*SMALL, *options)
     assert result.exit_code == 0, result.output
     rows = {(row["mode"], row["ratio"]): row for row in json.loads(path.read_text())["rows"]}
@@ -81,7 +81,7 @@ def test_lower_precision_saves_fewer_bytes(tmp_path):
     found = []
     for dtype in ("float32", "bfloat16"):
         path = tmp_path / f"{dtype}.json"
-        assert bench(*SMALL, "--dtype", dtype, "--json", str(path)).exit_code == 0
+        assert bench(*SMALL, "--dtype", dtype, "--out", str(path)).exit_code == 0
         found.append(json.loads(path.read_text())["rows"][0]["saved_mib"])
     assert found[1] < found[0]
 
@@ -95,7 +95,7 @@ def test_lower_precision_saves_fewer_bytes(tmp_path):
         (["--backbone", "r2plus1d_33"], "did you mean 'r2plus1d_34'?"),
         (["--ratio", "1.5"], "clip sampling ratio: got 1.5"),
         (["--beta", "1.5"], "beta: got 1.5"),
-        (["--json", "no/such/folder/rows.json"], "no/such/folder"),
+        (["--out", "no/such/folder/rows.json"], "no/such/folder"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_measured(options, message):

@@ -112,7 +112,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     names = ["one", "empty", "text", "cut", "twice", "absent", "../videos/v_one", "/etc/passwd"]
     database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
     done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "packed 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
         reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
@@ -136,7 +136,7 @@ def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path
     (videos / "part.1" / "two.mkv").write_bytes(b"")
     before = contents(tmp_path)
     done = run(videos, annotations, "--check", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "usable: 2 of 3 videos" in done.stdout and "two: the file is empty" in done.stdout
     assert contents(tmp_path) == before and not (tmp_path / "out").exists()
 
@@ -157,7 +157,7 @@ def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_pa
     write_video(videos / "uneven.mp4", [0, 40, 80, 800, 840])
     database = {name: entry((0, 0.5, "run")) for name in ("one", "turned", "uneven")}
     done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out", "--copy")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.read("one") == (videos / "v_one.mp4").read_bytes()
     assert "turned by 90 degrees" in str(dataset.videos["turned"].reject)
@@ -178,7 +178,7 @@ BAD = {
     "odd side": (lambda d: None, ["--short-side", "127"], "want an even number"),
     "copy and fps": (lambda d: None, ["--copy", "--fps", "5"], "--fps has no effect"),
     "out is a file": (lambda d: (d / "out").write_text(""), [], "out"),
-    "foreign tars": (lambda d: ((d / "out").mkdir(), (d / "out" / "00000.tar").touch()), [], "--overwrite"),
+    "foreign tars": (lambda d: ((d / "out").mkdir(), (d / "out" / "00000.tar").touch()), [], "--force"),
 }
 
 
@@ -225,7 +225,7 @@ def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, anno
     (out / "00000.tar").write_bytes(before["00000.tar"][: len(before["00000.tar"]) // 2])
     done = run(videos, annotations, "--out", out, "--verify")
     assert done.returncode == 2 and "00000.tar: has" in done.stderr
-    assert run(videos, annotations, "--out", out, "--overwrite").returncode == 0
+    assert run(videos, annotations, "--out", out, "--force").returncode == 0
     assert contents(out) == before
 
 
@@ -265,7 +265,7 @@ def undisturbed(tmp_path_factory):
     path = annotate(folder / "a.json", {f"k{number}": entry((1, 2, "run")) for number in range(8)})
     options = [folder / "videos", path, "--shard-size", 3]
     done = run(*options, "--out", folder / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     return options, contents(folder / "out")
 
 
@@ -291,7 +291,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(undisturbed, tmp_path, 
         assert time.monotonic() < deadline, "a worker outlives the run that started it"
         time.sleep(0.01)
     done = run(*options, "--out", out)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert contents(out) == wanted
     assert all(tar.stat().st_mtime_ns == then for tar, then in written.items()), "packed a second time"
 
@@ -312,7 +312,7 @@ def test_a_run_that_dies_between_two_steps_continues(undisturbed, tmp_path, monk
         patch.setattr(owner, step, die)
         run(*options, "--out", tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.json").exists()
-    assert run(*options, "--out", tmp_path / "out").returncode == 0
+    assert run(*options, "--out", tmp_path / "out").returncode == 1
     assert contents(tmp_path / "out") == wanted
 
 
@@ -336,7 +336,7 @@ def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
     done = run(*options, "--out", tmp_path / "out")
     os.kill(first.pid, signal.SIGCONT)
     assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
-    assert first.wait(60) == 0 and contents(tmp_path / "out") == wanted
+    assert first.wait(60) == 1 and contents(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_every_real_file_is_packed_or_rejected(shared_real, tmp_path):
     assert len(files) == 29
     path = annotate(tmp_path / "a.json", {name: entry((0, 0.05, "a"), (0, 99, "b")) for name in files})
     done = run(shared_real / "videos", path, "--out", tmp_path / "out", "--shard-size", 8, "--verify")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     dataset = Dataset.open(tmp_path / "out")
     rejected = {video.source: video.reject for video in dataset.videos.values() if video.reject}
     reason = "decoded 28 frames (2.80 s), then: Invalid data found when processing input (h264)"

@@ -42,6 +42,13 @@ def run(*arguments) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def measured(*arguments) -> dict:
+    """The metrics: the one JSON document on stdout of a call with --json."""
+    result = CliRunner().invoke(main, ["--json", *(str(argument) for argument in arguments)])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
 def refused(*arguments) -> str:
     """The one line on stderr of a call that must end with code 2."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -50,17 +57,20 @@ def refused(*arguments) -> str:
     return result.stderr
 
 
-def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real, tmp_path):
+def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real):
     folder = shared_real / "results" / "autoloc"
     code, output = run(
         *("--detections", folder / "TH14_result.json", "--ground-truth", folder / "TH14_gt.json"),
-        *("--tiou", "0.1:0.1:0.9", "--json", tmp_path / "m.json"),
+        *("--tiou", "0.1:0.1:0.9"),
     )
     assert code == 0
     row = "46.67 41.71 35.77 29.02 21.21 13.40 5.80 1.56 0.21 21.70"
     assert output.splitlines()[-1].split() == ["mAP", "%", *row.split()]
     assert "3 detected videos are not in the ground truth" in output
-    metrics = json.loads((tmp_path / "m.json").read_text())
+    metrics = measured(
+        *("--detections", folder / "TH14_result.json", "--ground-truth", folder / "TH14_gt.json"),
+        *("--tiou", "0.1:0.1:0.9"),
+    )
     assert list(metrics) == [
         *("protocol", "tiou", "mAP", "average_mAP", "per_class", "num_videos", "num_truth", "num_detections")
     ]
@@ -321,28 +331,18 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     fill_weights(checkpoint, state=state, settings=plain, classes=classes)
 
     def outputs(name: str) -> tuple:
-        return (
-            "--out",
-            tmp_path / f"{name}.d.json",
-            "--json",
-            tmp_path / f"{name}.json",
-            "--tiou",
-            "0.1,0.3",
-        )
+        return ("--out", tmp_path / f"{name}.d.json", "--tiou", "0.1,0.3")
 
     raw = tmp_path / "raw.h5"
-    code, output = run("--checkpoint", checkpoint, "--shards", shards, "--raw", raw, *outputs("model"))
-    assert code == 0, output
-    assert run("--from-raw", raw, "--shards", shards, *outputs("raw"))[0] == 0
+    once = measured("--checkpoint", checkpoint, "--shards", shards, "--raw", raw, *outputs("model"))
+    again = measured("--from-raw", raw, "--shards", shards, *outputs("raw"))
     detections = tmp_path / "model.d.json"
     truth = shards / "dataset.json"
-    assert run("--detections", detections, "--ground-truth", truth, *outputs("file"))[0] == 0
-    once, again, third = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model", "raw", "file")
-    )
+    third = measured("--detections", detections, "--ground-truth", truth, *outputs("file"))
     assert once == again == third
     assert once["num_videos"] == 2 and once["num_detections"] > 0
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
     assert results[0] == results[1]
-    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere")
+    elsewhere = ("--out", tmp_path / "none.d.json")
+    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
     assert "nowhere" in message and "validation" in message

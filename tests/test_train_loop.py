@@ -72,11 +72,10 @@ def test_a_run_folder_holds_what_scripts_rely_on(finished):
 
 
 def test_the_eval_command_finds_what_the_run_found(finished, tmp_path):
-    report = tmp_path / "eval.json"
-    arguments = ["--checkpoint", str(finished), "--json", str(report), "--out", str(tmp_path / "found.json")]
+    arguments = ["--checkpoint", str(finished), "--json", "--out", str(tmp_path / "found.json")]
     result = CliRunner().invoke(evaluate, arguments)
     assert result.exit_code == 0, result.output
-    again, once = json.loads(report.read_text()), json.loads((finished / "metrics.json").read_text())
+    again, once = json.loads(result.stdout), json.loads((finished / "metrics.json").read_text())
     assert {
         name: again[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")
     } == {name: once[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")}
@@ -105,7 +104,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp
     os.kill(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
-    assert "stopped and saved" in output
+    assert "stopped and saved" in errors
     assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
     assert_same_weights(out, finished)
 
@@ -116,7 +115,7 @@ def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, t
     process = start(shards, out, launcher=2, optimizer__batch_size=1, run__epochs=1)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, output + errors
-    assert "2 rank(s) x 1 videos x 1 = 2 videos a step, 2 steps an epoch" in output
+    assert events(out, "start")[0]["world_size"] == 2
     assert len(events(out, "train")) == 2  # four videos, once each; only rank 0 writes
     assert json.loads((out / "metrics.json").read_text())["num_videos"] == 2
     assert not list(out.glob("detections.rank*"))

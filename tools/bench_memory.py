@@ -34,7 +34,7 @@ from model.rewire import rewire
 from model.sampling import num_kept, sample_clips
 from pipeline.shards import write_text
 from tools.memory_trackers import LiveBytes, SavedBytes
-from train.edge import Command
+from train.edge import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure the training memory of a backbone: plain, checkpointed and reversible.
 
@@ -191,18 +191,22 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _check(settings: Settings, json_path: Path | None) -> None:
+def _check(settings: Settings, out: Path | None, *, force: bool) -> None:
     """Everything that can be wrong is told before anything is measured."""
     with torch.device("meta"):
         build_backbone(settings.backbone)
     Recurrence(settings.beta)
     for ratio in settings.ratios:
         num_kept(settings.clips, ratio)
-    if json_path is not None and not json_path.parent.is_dir():
-        raise ValueError(f"--json: folder {json_path.parent} does not exist; make it first")
+    if out is not None:
+        check_new_file(out, force=force)
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(
+    cls=Command,
+    help=HELP,
+    epilog="Example: leantad bench-memory --backbone r2plus1d_18 --clip 3x16x112x112 --clips 8 --ratio 0.3",
+)
 @click.option("--backbone", default="r2plus1d_34", show_default=True, help=f"One of {', '.join(BACKBONES)}.")
 @click.option("--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
@@ -220,9 +224,9 @@ def _check(settings: Settings, json_path: Path | None) -> None:
     "--beta", type=float, default=1.0, show_default=True, help="Coefficient of the reversible rows."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows to this file."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file, too.")
+@force_option
+@output_options
 def command(
     backbone: str,
     clip: str,
@@ -232,17 +236,22 @@ def command(
     piece: int,
     beta: float,
     device: str,
-    json_path: Path | None,
+    out: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
+    output = Output(quiet, as_json)
     settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))
-    _check(settings, json_path)
+    _check(settings, out, force=force)
     facts = where(settings.device)
-    click.echo(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
+    output.say(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
     rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]
-    click.echo(table(rows))
-    if json_path is not None:
-        document = {**facts, "settings": asdict(settings), "rows": rows}
-        write_text(json_path, json.dumps(document, indent=2) + "\n")
+    output.say(table(rows))
+    document = {**facts, "settings": asdict(settings), "rows": rows}
+    output.document(document)
+    if out is not None:
+        write_text(out, json.dumps(document, indent=2) + "\n")
 
 
 main = command

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +30,7 @@ from pipeline.shards import Dataset, unique_keys
 from pipeline.transcode import ENCODERS, Form, exact_rate
 from pipeline.verify import verify as verify_shards
 from pipeline.workers import run_jobs
-from train.edge import Command
+from train.edge import Command, Output, output_options
 
 FORM_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
 SHOWN = 20  # rejects and repairs listed on the screen; the files have all of them
@@ -103,8 +103,8 @@ def _checked(job: Job) -> tuple[Outcome, bytes]:
     return check_video(job), b""
 
 
-def report(outcomes: list[Outcome], *, verb: str) -> None:
-    """Print counts, rejects and repairs."""
+def report(outcomes: list[Outcome], output: Output, *, verb: str) -> dict:
+    """Print counts, rejects and repairs; returns them for --json."""
     good = [outcome.video for outcome in outcomes if outcome.video.reject is None]
     bad = [outcome.video for outcome in outcomes if outcome.video.reject is not None]
     repairs = [repair for outcome in outcomes for repair in outcome.repairs]
@@ -112,27 +112,51 @@ def report(outcomes: list[Outcome], *, verb: str) -> None:
     minutes = sum(video.duration or 0.0 for video in good) / 60
     frames = sum(video.num_frames for video in good)
     actions = sum(len(video.actions) for video in good)
-    click.echo(
+    output.say(
         f"{verb} {len(good)} of {len(outcomes)} videos: {minutes:.1f} min, {frames} frames, {actions} actions"
     )
-    _list("rejected", [f"{video.source}: {video.reject}" for video in bad], len(bad))
+    _list(output, "rejected", [f"{video.source}: {video.reject}" for video in bad])
     text = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     lines = [f"{repair.video}: {repair.kind}: {repair.detail}" for repair in repairs]
-    _list("repairs and remarks" + (f" ({text})" if text else ""), lines, len(repairs))
+    _list(output, "repairs and remarks" + (f" ({text})" if text else ""), lines)
+    return {
+        "videos": len(outcomes),
+        "packed" if verb == "packed" else "usable": len(good),
+        "minutes": round(minutes, 3),
+        "frames": frames,
+        "actions": actions,
+        "rejected": {video.source: video.reject for video in bad},
+        "repairs": [asdict(repair) for repair in repairs],
+    }
 
 
-def _list(title: str, lines: list[str], count: int) -> None:
-    click.echo(f"{title}: {count}")
+def _list(output: Output, title: str, lines: list[str]) -> None:
+    output.say(f"{title}: {len(lines)}")
     for line in lines[:SHOWN]:
-        click.echo(f"  {line}")
-    if count > SHOWN:
-        click.echo(f"  ... and {count - SHOWN} more")
+        output.say(f"  {line}")
+    if len(lines) > SHOWN:
+        output.say(f"  ... and {len(lines) - SHOWN} more")
 
 
-def progress_bar(title: str, total: int, quiet: bool) -> Callable[[Iterable], Iterable]:
+def already(dataset: Dataset) -> dict:
+    """What --json says of a data set that was packed before."""
+    videos = list(dataset.videos.values())
+    good = [video for video in videos if video.reject is None]
+    return {
+        "videos": len(videos),
+        "packed": len(good),
+        "minutes": round(sum(video.duration or 0.0 for video in good) / 60, 3),
+        "frames": sum(video.num_frames for video in good),
+        "actions": sum(len(video.actions) for video in good),
+        "rejected": {video.source: video.reject for video in videos if video.reject is not None},
+        "repairs": [asdict(repair) for repair in dataset.repairs],
+    }
+
+
+def progress_bar(title: str, total: int, output: Output) -> Callable[[Iterable], Iterable]:
     """A bar on a terminal, nothing elsewhere."""
     tqdm.monitor_interval = 0  # its thread would be in the way of forking
-    return partial(tqdm, desc=title, total=total, unit="video", disable=True if quiet else None)
+    return partial(tqdm, desc=title, total=total, unit="video", disable=output.no_bar)
 
 
 def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
@@ -168,42 +192,45 @@ def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
 @click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes [default: one per core].")
-@click.option("--overwrite", is_flag=True, help="Remove the data set or unfinished run in --out first.")
+@click.option("--force", is_flag=True, help="Remove the data set or unfinished run in --out first.")
 @click.option("--verify", is_flag=True, help="Read all back through the training decoder.")
 @click.option("--check", "check_only", is_flag=True, help="Only report; write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@output_options
 @click.pass_context
 def main(ctx, videos, annotations, out, subsets, classes, shard_size, workers, **options) -> None:
     """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
 
     CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds from the first
-    displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json. A
-    run that was stopped continues when the same command is given again.
+    displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json;
+    the exit code is then 1. A run that was stopped continues when the same command is given again.
     """
-    overwrite, verify, check_only, quiet = (
-        options.pop(name) for name in ("overwrite", "verify", "check_only", "quiet")
-    )
+    force, verify, check_only = (options.pop(name) for name in ("force", "verify", "check_only"))
+    output = Output(options.pop("quiet"), options.pop("as_json"))
     workers = workers or len(os.sched_getaffinity(0))
     form = form_of(ctx, **options)
     plan = plan_of(videos, annotations, subsets=subsets, classes=classes, form=form, shard_size=shard_size)
     total = len(plan.jobs)
     if check_only:
-        report(check(plan, workers=workers, progress=progress_bar("checking", total, quiet)), verb="usable:")
-        return
+        checked = check(plan, workers=workers, progress=progress_bar("checking", total, output))
+        document = report(checked, output, verb="usable:")
+        output.document(document)
+        sys.exit(1 if document["rejected"] else 0)
     if out is None:
         raise ValueError("--out: missing, want the folder to write (or --check)")
-    if overwrite:
+    if force:
         remove_ours(out)
     if finished(plan, out):
-        click.echo(f"{out}: already packed")
+        output.say(f"{out}: already packed")
+        document = already(Dataset.open(out))
     else:
-        report(
-            pack(plan, out, workers=workers, progress=progress_bar("packing", total, quiet)), verb="packed"
-        )
+        packed = pack(plan, out, workers=workers, progress=progress_bar("packing", total, output))
+        document = report(packed, output, verb="packed")
     if verify:
         count = len(Dataset.open(out).videos)
-        frames = verify_shards(out, progress=progress_bar("verifying", count, quiet))
-        click.echo(f"verified: {frames} frames read back")
+        document["verified_frames"] = verify_shards(out, progress=progress_bar("verifying", count, output))
+        output.say(f"verified: {document['verified_frames']} frames read back")
+    output.document({"out": out, **document})
+    sys.exit(1 if document["rejected"] else 0)
 
 
 if __name__ == "__main__":

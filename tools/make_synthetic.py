@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline.transcode import encode_video
 from tools.synthetic_scene import Script, render, write_script
-from train.edge import Command
+from train.edge import Command, Output, check_new, force_option, output_options
 
 SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
 
@@ -53,7 +53,7 @@ def make_dataset(
     train: int,
     val: int,
     how: dict,
-    quiet: bool,
+    output: Output,
 ) -> dict:
     """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations. how: see make_video."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
@@ -61,9 +61,8 @@ def make_dataset(
     database = {}
     with ProcessPoolExecutor(os.cpu_count()) as workers:
         made = workers.map(make_video, *zip(*wanted, strict=True), repeat(how))
-        for (subset, number), (script, data) in zip(
-            wanted, tqdm(made, total=len(wanted), desc="rendering", unit="video", disable=quiet), strict=True
-        ):
+        bar = tqdm(made, total=len(wanted), desc="rendering", unit="video", disable=output.no_bar)
+        for (subset, number), (script, data) in zip(wanted, bar, strict=True):
             key = f"{subset[:5]}_{number:04d}"
             write_file(out / "videos" / f"{key}.mp4", data)
             database[key] = annotation(script, subset)
@@ -73,7 +72,7 @@ def make_dataset(
 
 
 @click.command(
-    cls=Command, epilog="Example: python tools/make_synthetic.py --out data/synthetic --train 200 --val 40"
+    cls=Command, epilog="Example: leantad make-synthetic --out data/synthetic --train 200 --val 40"
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/synthetic"), show_default=True)
 @click.option("--train", type=click.IntRange(0), default=200, show_default=True, help="Training videos.")
@@ -85,8 +84,9 @@ def make_dataset(
 @click.option("--fps", type=click.IntRange(2, 60), default=12, show_default=True, help="Frames per second.")
 @click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def main(out: Path, train: int, val: int, quiet: bool, **how: float) -> None:
+@force_option
+@output_options
+def main(out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **how: float) -> None:
     """Render synthetic videos and their annotations; pack them with make-shards like your own."""
     shortest, longest = how["shortest"], how["longest"]
     if not 1.0 <= shortest <= longest:
@@ -95,12 +95,15 @@ def main(out: Path, train: int, val: int, quiet: bool, **how: float) -> None:
         )
     if train + val == 0:
         raise ValueError("--train/--val: got 0 and 0, want at least one video")
-    annotations = make_dataset(out, train=train, val=val, how=how, quiet=quiet)
+    check_new(out / "annotations.json", force=force)  # the last file: without it the videos are not all there
+    output = Output(quiet, as_json)
+    annotations = make_dataset(out, train=train, val=val, how=how, output=output)
     actions = sum(len(video["annotations"]) for video in annotations["database"].values())
-    click.echo(
+    output.say(
         f"{train + val} videos, {actions} actions in {out}; next: leantad make-shards {out}/videos "
         f"{out}/annotations.json --out data/demo --copy"
     )
+    output.document({"videos": train + val, "actions": actions, "annotations": out / "annotations.json"})
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Command(click.Command):
     Set LEANTAD_DEBUG=1 to see the traceback instead.
     """
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
@@ -75,10 +75,13 @@ def check_new(path: Path, *, force: bool) -> None:
         raise ValueError(f"{path}: exists; --force replaces it, or give another path")
 
 
-def check_folder(path: Path) -> None:
-    """ValueError unless the folder that the file `path` is to be written into exists."""
+def check_new_file(path: Path, *, force: bool) -> None:
+    """check_new for a file, whose folder must exist."""
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, want the name of a file")
+    check_new(path, force=force)
 
 
 @dataclass(frozen=True)

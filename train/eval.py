@@ -17,8 +17,7 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.shards import write_text
-from train.edge import Command
+from train.edge import Command, Output, check_new_file, force_option, output_options
 from train.metrics import PROTOCOLS, evaluate, format_table, parse_tiou
 from train.results import (
     check_external,
@@ -58,6 +57,7 @@ def evaluate_checkpoint(
     overrides: tuple[str, ...] = (),
     external_scores: dict[str, dict[str, float]] | None = None,
     raw: Path | None = None,
+    output: Output = Output(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Run the network of a checkpoint over a subset of a data set; every video of the subset is in the
     results.
@@ -102,7 +102,7 @@ def evaluate_checkpoint(
     )
     header = {**meta, "post": settings.post.model_dump(mode="json"), "videos": sorted(dataset.truth(subset))}
     with RawWriter(raw, classes=classes, meta=header) if raw else nullcontext() as writer:
-        windows = tqdm(infer(network, loader), desc="detecting", unit="window", disable=None)
+        windows = tqdm(infer(network, loader), desc="detecting", unit="window", disable=output.no_bar)
         keep = writer.add if writer is not None else None
         found = detect(windows, classes, settings.post, external_scores=external_scores, keep=keep)
     loader.close()
@@ -176,7 +176,7 @@ def check_modes(given: dict[str, Any]) -> None:
         raise ValueError("--raw: keeps what the model says, want --checkpoint with it")
 
 
-def report(outcome: Outcome, tiou_text: str, *, drop_duplicates: bool) -> dict[str, Any]:
+def report(outcome: Outcome, tiou_text: str, output: Output, *, drop_duplicates: bool) -> dict[str, Any]:
     """Print what was compared and the mAP table; returns the metrics."""
     assert outcome.truth is not None
     check_overlap(outcome.truth, outcome.results)
@@ -185,10 +185,10 @@ def report(outcome: Outcome, tiou_text: str, *, drop_duplicates: bool) -> dict[s
         outcome.truth, outcome.results, tiou=tiou, drop_duplicates=drop_duplicates, protocol=protocol
     )
     for line in coverage_lines(outcome.truth, outcome.results):
-        click.echo(line)
+        output.say(line)
     if drop_duplicates:
-        click.echo(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    click.echo(format_table(metrics))
+        output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
+    output.say(format_table(metrics))
     return metrics
 
 
@@ -198,6 +198,7 @@ Examples:
   leantad eval --checkpoint runs/demo --shards data/demo --raw raw.h5
   leantad eval --from-raw raw.h5 --shards data/demo --set post.sigma=0.5
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
+  leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
 """
 FILE = click.Path(path_type=Path)
 
@@ -218,7 +219,8 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--out", type=FILE, default=Path("detections.json"), show_default=True, help="Where detections go."
 )
-@click.option("--json", "json_path", type=FILE, help="Write the metrics to this file.")
+@force_option
+@output_options
 def main(
     checkpoint: Path | None,
     from_raw: Path | None,
@@ -233,18 +235,25 @@ def main(
     raw: Path | None,
     overrides: tuple[str, ...],
     out: Path,
-    json_path: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone."""
     given = {"checkpoint": checkpoint, "from-raw": from_raw, "detections": detections, "shards": shards}
     given |= {"ground-truth": ground_truth, "raw": raw, "set": overrides, "external-scores": external_scores}
     check_modes(given)
     parse_tiou(tiou or protocol)  # a typing error must not cost a run of the model
+    output = Output(quiet, as_json)
+    for path in [*([] if detections else [out]), *([raw] if raw else [])]:
+        check_new_file(path, force=force)
     scores = read_external_scores(external_scores) if external_scores else None
     if checkpoint:
-        outcome = evaluate_checkpoint(
-            checkpoint, shards=shards, subset=subset, overrides=overrides, external_scores=scores, raw=raw
-        )
+        wanted = {"shards": shards, "subset": subset, "overrides": overrides}
+        with output.others_on_stderr():
+            outcome = evaluate_checkpoint(
+                checkpoint, **wanted, external_scores=scores, raw=raw, output=output
+            )
     elif from_raw:
         outcome = reprocess(from_raw, overrides=overrides, external_scores=scores)
     else:
@@ -258,13 +267,12 @@ def main(
         from train.postprocess import write_detections
 
         write_detections(out, outcome.results, meta=outcome.meta)
-        click.echo(f"detections: {out}")
+        output.say(f"detections: {out}")
     if outcome.truth is None:
-        click.echo("no --ground-truth or --shards: nothing to compare with, no mAP")
+        output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
+        output.document({"detections": out})
         return
-    metrics = report(outcome, tiou or protocol, drop_duplicates=drop_duplicates)
-    if json_path:
-        write_text(json_path, json.dumps(metrics, indent=1) + "\n")
+    output.document(report(outcome, tiou or protocol, output, drop_duplicates=drop_duplicates))
 
 
 def _loaded(path: Path) -> tuple[dict[str, list[dict[str, Any]]], None, dict[str, Any]]:

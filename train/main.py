@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,10 @@ if __name__ == "__main__":
 
 import click
 
-from train.edge import Command
+from train.edge import Command, Output, output_options
+
+# What a run leaves beside its checkpoints, settings.yaml and log.jsonl.
+RESULTS = ("metrics.json", "detections.json", "report.html")
 
 
 def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -28,14 +32,29 @@ def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def settings_of_run(recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool):
+def remove_run(out: Path) -> None:
+    """Remove what a run wrote into `out`, and nothing else."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for name in ("settings.yaml", "log.jsonl", *RESULTS):
+        (out / name).unlink(missing_ok=True)
+
+
+def settings_of_run(
+    recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
+):
     """The settings to run with; refuses to overwrite a run, or to resume one under other settings."""
     from train.settings import load_settings, parse_yaml
 
+    if resume and force:
+        raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
     written = out / "settings.yaml"
     has_run = (out / "checkpoints" / "last").exists()
-    if has_run and not resume:
-        raise ValueError(f"--out {out}: holds a run already; go on with --resume, or choose another folder")
+    has_results = has_run or any((out / name).exists() for name in RESULTS)
+    if has_results and not (resume or force):
+        raise ValueError(
+            f"--out {out}: holds a run already; go on with --resume, start anew with --force, or choose "
+            "another folder"
+        )
     if not resume or not written.exists():
         if recipe is None:
             raise ValueError("--recipe: missing; want a YAML file, such as train/recipes/demo.yaml")
@@ -54,9 +73,17 @@ def settings_of_run(recipe: Path | None, overrides: tuple[str, ...], out: Path, 
     return settings
 
 
-def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume: bool, quiet: bool) -> int:
+def train(
+    recipe: Path | None,
+    out: Path,
+    overrides: tuple[str, ...],
+    output: Output,
+    *,
+    resume: bool,
+    force: bool = False,
+) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
-    settings = settings_of_run(recipe, overrides, out, resume=resume)
+    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
     from pipeline.shards import write_text
     from train.build import resolve_device
     from train.engine import leave, rank, start_process_group
@@ -66,9 +93,13 @@ def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume:
     start_process_group(resolve_device(settings.run.device))
     try:
         if rank() == 0:
+            if force:
+                remove_run(out)
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "settings.yaml", dump_settings(settings))
-        complete = fit(settings, out, resume=resume and (out / "checkpoints" / "last").exists(), quiet=quiet)
+        has_run = resume and (out / "checkpoints" / "last").exists()
+        with output.others_on_stderr():
+            complete = fit(settings, out, resume=has_run, quiet=output.quiet)
     except TrainingStopped as stopped:
         click.echo(f"error: {stopped}", err=True)
         return 1
@@ -78,20 +109,23 @@ def train(recipe: Path | None, out: Path, overrides: tuple[str, ...], *, resume:
     atexit.register(leave, code)
     if rank() == 0:
         if complete:
-            print_result(out)
+            print_result(out, output)
         else:
-            click.echo(f"stopped and saved; go on with: python train/main.py --resume --out {out}")
+            click.echo(f"stopped and saved; go on with: python train/main.py --resume --out {out}", err=True)
+            output.document({"complete": False, "out": out})
     return code
 
 
-def print_result(out: Path) -> None:
+def print_result(out: Path, output: Output) -> None:
     """The mAP table and where to look."""
     import json
 
     from train.metrics import format_table
 
-    click.echo(format_table(json.loads((out / "metrics.json").read_text())))
-    click.echo(f"report: {out / 'report.html'}")
+    metrics = json.loads((out / "metrics.json").read_text())
+    output.say(format_table(metrics))
+    output.say(f"report: {out / 'report.html'}")
+    output.document({"complete": True, "out": out, **metrics})
 
 
 @click.command(
@@ -106,20 +140,23 @@ def print_result(out: Path) -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
+@output_options
 @click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
 def main(
     recipe: Path | None,
     out: Path,
     overrides: tuple[str, ...],
     resume: bool,
+    force: bool,
     quiet: bool,
+    as_json: bool,
     local_rank: int | None,
 ) -> None:
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    sys.exit(train(recipe, out, overrides, resume=resume, quiet=quiet))
+    sys.exit(train(recipe, out, overrides, Output(quiet, as_json), resume=resume, force=force))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, quiet: bool):
         self.path = folder / "log.jsonl"
-        self.active = rank == 0
+        self.active, self.quiet = rank == 0, quiet
         if self.active:
             self._drop_after(first_step)
         self.bar = tqdm(
@@ -71,7 +71,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A line for people, above the progress bar."""
-        if self.active:
+        if self.active and not self.quiet:
             tqdm.write(text)
 
     def close(self) -> None:
