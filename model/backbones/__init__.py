@@ -5,11 +5,18 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
+from .tsm import tsm_r18, tsm_r50
+from .videomae import videomae_b, videomae_l, videomae_s
 
 BACKBONES = {
     "r2plus1d_tiny": r2plus1d_tiny,
     "r2plus1d_18": r2plus1d_18,
     "r2plus1d_34": r2plus1d_34,
+    "tsm_r18": tsm_r18,
+    "tsm_r50": tsm_r50,
+    "videomae_s": videomae_s,
+    "videomae_b": videomae_b,
+    "videomae_l": videomae_l,
 }
 
 
