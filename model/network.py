@@ -20,10 +20,6 @@ from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips
 
-# Kinetics-400 statistics of RGB in 0..1, those of every published R(2+1)D and TSP checkpoint.
-MEAN = (0.43216, 0.394666, 0.37645)
-STD = (0.22803, 0.22145, 0.216989)
-
 
 class EncoderSettings(BaseModel):
     """The clip encoder and how its gradient is sampled."""
@@ -75,8 +71,8 @@ class ClipEncoder(nn.Module):
         self.steps_per_clip = settings.steps_per_clip
         self.batch_norm_in_eval = not settings.train_batch_norm
         # Plain attributes, not buffers: they stay float32 when the engine casts the module to bf16.
-        self.mean = torch.tensor(MEAN).view(1, 3, 1, 1, 1) * 255
-        self.std = torch.tensor(STD).view(1, 3, 1, 1, 1) * 255
+        self.mean = torch.tensor(self.backbone.mean).view(1, 3, 1, 1, 1) * 255
+        self.std = torch.tensor(self.backbone.std).view(1, 3, 1, 1, 1) * 255
         if settings.reversible:
             rewire(self.backbone, beta=settings.beta)
         if settings.frozen:

@@ -16,7 +16,9 @@ The backward pass walks it with two states in hand and runs one branch at a time
 in this: one coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y
 are kept instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`,
 where the inverse would lose too many digits, the same function keeps the input of every branch
-(checkpointing).
+(checkpointing). At beta = 1 the states can be kept on a fixed-point grid (`exact`, model/grid.py): every sum
+and difference is then exact, the inverse is bitwise equal whatever the dtype of the branches, and so are the
+gradients, where a ReLU at a rounding edge would otherwise flip.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .grid import Grid
 from .recompute import CallState, anchor, learns, recorded_call
 
 # Largest relative error accepted in a reconstructed state, by the dtype that the branches compute in.
@@ -145,16 +148,26 @@ class _Stage:
     rule: Recurrence
     branches: Sequence[Branch]
     invert: bool
+    exact: bool
     on_error: Callable[[Tensor], None] | None
 
     def first_to_learn(self) -> int:
         return next(i for i, branch in enumerate(self.branches) if learns(branch.module))
 
+    def grid(self, x: Tensor) -> Grid | None:
+        return Grid.of(x) if self.exact else None
+
     def run(self, x: Tensor) -> Tensor:
-        before = now = x
+        grid = self.grid(x)
+        before = now = _rounded(x, grid)
         for branch in self.branches:
-            before, now = now, self.rule.advance(before, now, self.rule.branch(branch, now))
+            y = _rounded(self.rule.branch(branch, now), grid)
+            before, now = now, self.rule.advance(before, now, y)
         return self.rule.join(before, now)
+
+
+def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
+    return x if grid is None else grid.round(x)
 
 
 class _Reversible(torch.autograd.Function):
@@ -162,15 +175,16 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
-        states, calls = [x, x], []  # x_{-1}, x_0
+        grid, calls = stage.grid(x), []
+        states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
         for branch in stage.branches:
             y, call = recorded_call(partial(stage.rule.branch, branch), states[-1])
             calls.append(call)
-            states.append(stage.rule.advance(states[-2], states[-1], y))
+            states.append(stage.rule.advance(states[-2], states[-1], _rounded(y, grid)))
             if stage.invert:
                 del states[0]
         output = stage.rule.join(states[-2], states[-1])
-        ctx.stage, ctx.calls = stage, calls
+        ctx.stage, ctx.calls, ctx.grid = stage, calls, grid
         ctx.save_for_backward(*((states[-1], output) if stage.invert else states[1:]))
         return output
 
@@ -178,7 +192,8 @@ class _Reversible(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         first = 0 if ctx.needs_input_grad[1] else ctx.stage.first_to_learn()
-        return None, _walk_back(ctx.stage, ctx.calls, ctx.saved_tensors, gradient, first), None
+        walk = _Walk(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
+        return None, walk.back(gradient, first), None
 
 
 def _branch_backward(
@@ -193,26 +208,44 @@ def _branch_backward(
     return y.detach(), x.grad
 
 
-def _walk_back(
-    stage: _Stage, calls: list[CallState], saved: Sequence[Tensor], gradient: Tensor, first: int
-) -> Tensor:
-    """From the last branch back to branch `first`; returns the gradient for the stage input."""
-    rule, beta = stage.rule, stage.rule.beta
-    after = saved[0] if stage.invert else saved[-1]
-    now = rule.split(saved[1], after) if stage.invert else saved[-2]
-    d_after, d_now = gradient / (1 + beta), gradient * (beta / (1 + beta))
-    for i in reversed(range(first, len(stage.branches))):
-        d_z = rule.activate_backward(after, d_after)
-        y, d_branch = _branch_backward(rule, stage.branches[i], calls[i], now, d_z)
-        d_after, d_now = d_now + (1 - beta) * d_z, beta * d_z
-        if d_branch is not None:
-            d_after = d_after + d_branch
-        before = rule.retreat(now, after, y) if stage.invert else saved[max(i - 1, 0)]
-        after, now = now, before
-    if stage.invert and first == 0 and stage.on_error is not None:
-        # Both are the stage input now, but `now` went through one more division.
-        stage.on_error(torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after))
-    return d_after + d_now
+@dataclass(frozen=True)
+class _Walk:
+    """The way back through a stage, with what its forward kept."""
+
+    stage: _Stage
+    calls: list[CallState]
+    grid: Grid | None
+    saved: Sequence[Tensor]  # (x_n, y) if stage.invert, else x_0 .. x_n
+
+    def back(self, gradient: Tensor, first: int) -> Tensor:
+        """From the last branch back to branch `first`; returns the gradient for the stage input."""
+        rule, beta = self.stage.rule, self.stage.rule.beta
+        after, now = self._last_two()
+        d_after, d_now = gradient / (1 + beta), gradient * (beta / (1 + beta))
+        for i in reversed(range(first, len(self.stage.branches))):
+            d_z = rule.activate_backward(after, d_after)
+            y, d_branch = _branch_backward(rule, self.stage.branches[i], self.calls[i], now, d_z)
+            d_after, d_now = d_now + (1 - beta) * d_z, beta * d_z
+            if d_branch is not None:
+                d_after = d_after + d_branch
+            after, now = now, self._before(i, now, after, y)
+        if self.stage.invert and first == 0 and self.stage.on_error is not None:
+            # Both are the stage input now, but `now` went through one more branch.
+            self.stage.on_error(torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after))
+        return d_after + d_now
+
+    def _last_two(self) -> tuple[Tensor, Tensor]:
+        """x_n and x_{n-1}."""
+        if not self.stage.invert:
+            return self.saved[-1], self.saved[-2]
+        last, output = self.saved
+        return last, self.stage.rule.split(output, last)
+
+    def _before(self, i: int, now: Tensor, after: Tensor, y: Tensor) -> Tensor:
+        """x_{i-1}; y is what branch i gave at x_i."""
+        if not self.stage.invert:
+            return self.saved[max(i - 1, 0)]
+        return self.stage.rule.retreat(now, after, _rounded(y, self.grid))
 
 
 def run_stage(
@@ -222,12 +255,15 @@ def run_stage(
     beta: float,
     post_activation: bool = False,
     invert: bool | None = None,
+    exact: bool = False,
     on_error: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
 
     invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
-    inverts if beta >= smallest_beta. `on_error` gets, after each inverted backward, the relative error with
+    inverts if beta >= smallest_beta. exact: at beta = 1 states and branch outputs are rounded to a grid of 20
+    bits below the largest input of each sample (model/grid.py), so that the inverse is bitwise equal; at
+    other betas it says nothing. `on_error` gets, after each inverted backward, the relative error with
     which the stage input was reconstructed: a scalar on the device of x (to read it is to wait for the
     device). Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
     """
@@ -235,12 +271,13 @@ def run_stage(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x
+    exact = exact and beta == 1
     if invert is None:
         dtype = working_dtype(branches, x)
         invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
-    stage = _Stage(rule, branches, invert, on_error)
+    stage = _Stage(rule, branches, invert, exact, on_error)
     learning = any(learns(branch.module) for branch in branches)
     if not torch.is_grad_enabled() or not (x.requires_grad or learning):
         return stage.run(x)

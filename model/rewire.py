@@ -25,32 +25,31 @@ class Rewired:
     """What became of one module."""
 
     name: str  # as in the state_dict
-    kind: str  # "reversible", "transition", "recomputed" (all of it, as the stem) or "plain"
+    # "reversible", "transition", "recomputed" (all of it, as the stem), "plain" (as asked) or "untouched"
+    kind: str
     num_branches: int
     reason: str
-
-
-class Recomputed(nn.Sequential):
-    """A sequence that keeps its input alone and runs again in the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As nn.Sequential."""
-        return recompute(super().forward, self, x)
 
 
 class RewiredStage(nn.Sequential):
     """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
 
-    `stored` names the transitions that keep their activations. `invert` is that of `run_stage`.
+    `stored` names the transitions that keep their activations. `invert` and `exact` are those of `run_stage`.
     `reconstruction_error` holds, after a backward pass that inverted, the relative error of the last
     reconstructed run (a scalar tensor), else None.
     """
 
     def __init__(
-        self, blocks: OrderedDict[str, nn.Module], *, beta: float, stored: frozenset[str] = frozenset()
+        self,
+        blocks: OrderedDict[str, nn.Module],
+        *,
+        beta: float,
+        exact: bool,
+        stored: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(blocks)
         self.beta = beta
+        self.exact = exact
         self.stored = stored
         self.invert: bool | None = None
         self.reconstruction_error: Tensor | None = None
@@ -73,6 +72,7 @@ class RewiredStage(nn.Sequential):
             beta=self.beta,
             post_activation=blocks[0].post_activation,
             invert=self.invert,
+            exact=self.exact,
             on_error=self._note_error,
         )
 
@@ -135,11 +135,17 @@ def _check_network(network: nn.Module) -> None:
     where = f"rewire: {type(network).__name__}"
     if not hasattr(network, "stage_names"):
         raise ValueError(f"{where} does not say which of its modules are residual stages, want `stage_names`")
-    for name, child in network.named_children():
-        if name in network.stage_names:
-            _check_stage(name, child)
-        elif not isinstance(child, nn.Sequential):
-            raise ValueError(f"{where}.{name} is a {type(child).__name__}: neither a stage nor a sequence")
+    for name in network.stage_names:
+        _check_stage(name, network.get_submodule(name))
+    for name in network.recomputed_names:
+        module = network.get_submodule(name)
+        if "forward" in vars(module):
+            raise ValueError(f"rewire: {name} is recomputed already")
+        if any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(
+                f"rewire: {name} has parameters of its own, want them in submodules: what gathers parameters "
+                "before a call does not see a recomputed one"
+            )
 
 
 def _rows(name: str, stage: RewiredStage) -> Iterator[Rewired]:
@@ -153,39 +159,63 @@ def _rows(name: str, stage: RewiredStage) -> Iterator[Rewired]:
             yield Rewired(f"{name}.{child}", "transition", number, "changes the shape; recomputed")
 
 
-def rewire(network: nn.Module, *, beta: float = 1.0, stored: Collection[str] = ()) -> list[Rewired]:
+def rewire(
+    network: nn.Module, *, beta: float = 1.0, exact: bool = True, stored: Collection[str] = ()
+) -> list[Rewired]:
     """Make a prepared network reversible, in place; says what became of every block.
 
     network: has `stage_names`, its nn.Sequential stages of residual blocks (BasicBlock in
-        model/backbones/r2plus1d.py shows what a block offers), and other nn.Sequential children, like a stem.
-    stored: names of transitions ("layer4.0") or other children ("stem") that keep their activations and do
-        not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with nothing
-        frozen it lies in layer1: recomputing the stem takes 12 % off it, transitions lower what is saved.)
+        model/backbones/r2plus1d.py shows what a block offers), and `recomputed_names`, other modules of one
+        tensor in and out, such as a stem; both may be dotted.
+    exact: at beta = 1 states are kept on a grid, and the inverse is bitwise equal (model/grid.py).
+    stored: names of transitions ("layer4.0") or of recomputed modules ("stem") that keep their activations
+        and do not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with
+        nothing frozen it lies in layer1: recomputing the stem takes 12 % off it, transitions lower what is
+        saved.)
     Raises ValueError, with the network as it was, if it holds a module not known to be residual.
     """
     _check_network(network)
     Recurrence(beta)
-    replaced: dict[str, nn.Sequential] = {}
+    _check_stored(stored, network)
     table: list[Rewired] = []
-    for name, child in network.named_children():
-        children = OrderedDict(child.named_children())
+    parts = {*network.stage_names, *network.recomputed_names}
+    for name, module in list(network.named_modules()):
         if name in network.stage_names:
-            kept = {other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}.")}
-            replaced[name] = RewiredStage(children, beta=beta, stored=frozenset(kept))
-            table.extend(_rows(name, replaced[name]))
+            table.extend(_rewire_stage(network, name, beta=beta, exact=exact, stored=stored))
         elif name in stored:
             table.append(Rewired(name, "plain", 0, "not a residual stage; activations stored"))
-        else:
-            replaced[name] = Recomputed(children)
+        elif name in network.recomputed_names:
+            module.forward = partial(recompute, module.forward, module)
             table.append(Rewired(name, "recomputed", 0, "not a residual stage; recomputed"))
-    _check_stored(stored, table)
-    for name, module in replaced.items():
-        setattr(network, name, module.train(getattr(network, name).training))
+        elif _is_apart(name, parts) and any(True for _ in module.parameters(recurse=False)):
+            table.append(Rewired(name, "untouched", 0, "not part of a stage; activations stored"))
     return table
 
 
-def _check_stored(stored: Collection[str], table: list[Rewired]) -> None:
-    known = [row.name for row in table if row.kind != "reversible"]
+def _is_apart(name: str, parts: set[str]) -> bool:
+    """Whether no part contains the module of this name."""
+    return not any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _rewire_stage(
+    network: nn.Module, name: str, *, beta: float, exact: bool, stored: Collection[str]
+) -> Iterator[Rewired]:
+    stage = network.get_submodule(name)
+    kept = frozenset(other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}."))
+    rewired = RewiredStage(OrderedDict(stage.named_children()), beta=beta, exact=exact, stored=kept)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, rewired.train(stage.training))
+    return _rows(name, rewired)
+
+
+def _check_stored(stored: Collection[str], network: nn.Module) -> None:
+    known = list(network.recomputed_names)
+    known += [
+        f"{name}.{child}"
+        for name in network.stage_names
+        for child, block in network.get_submodule(name).named_children()
+        if _changes_shape(block)
+    ]
     for name in stored:
         if name not in known:
             raise ValueError(f"rewire: stored: got {name!r}, want some of {', '.join(known)}")

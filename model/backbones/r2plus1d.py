@@ -105,11 +105,16 @@ class Layout:
 class R2Plus1D(nn.Module):
     """The family: a stem, `layer1`, `layer2`, ... of basic blocks; no classifier."""
 
+    # Kinetics-400 statistics of RGB in 0..1, those of every published R(2+1)D and TSP checkpoint
+    mean = (0.43216, 0.394666, 0.37645)
+    std = (0.22803, 0.22145, 0.216989)
+
     def __init__(self, layout: Layout, norm: Norm) -> None:
         super().__init__()
         self.num_features = layout.channels[-1]
         self.stem = _stem(*layout.stem, norm)
         self.stage_names: list[str] = []
+        self.recomputed_names = ["stem"]
         inputs = layout.stem[2]
         for number, (outputs, blocks, stride) in enumerate(
             zip(layout.channels, layout.blocks, layout.strides, strict=True), start=1
