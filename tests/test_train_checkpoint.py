@@ -16,6 +16,7 @@ from train.checkpoint import (
     check_classes,
     load_weights,
     read_classes,
+    read_packing,
     read_progress,
     read_weights,
     write_checkpoint,
@@ -23,6 +24,7 @@ from train.checkpoint import (
 
 SETTINGS = {"seed": 3, "optimizer": {"encoder_lr": 5e-7, "betas": [0.9, 0.999]}}
 CLASSES = ["diving", "long jump", "shot put"]
+PACKING = {"copy": False, "codec": "vp9", "fps": 15.0}
 
 
 class Killed(Exception):
@@ -45,6 +47,7 @@ def write(run: Path, step: int, *, seed: int = 0, is_best: bool = False, save=sa
         state=network(seed=seed).state_dict(),
         settings=SETTINGS,
         classes=CLASSES,
+        packing=PACKING,
         progress={"step": step, "best": 0.5},
         save_resume=save,
         is_best=is_best,
@@ -68,6 +71,7 @@ def test_a_checkpoint_reads_back_as_written(tmp_path):
         assert same(read_weights(folder), network(seed=5).state_dict())
         assert yaml.safe_load((folder / "settings.yaml").read_text()) == SETTINGS
         assert read_classes(folder) == CLASSES
+        assert read_packing(folder) == PACKING
         assert read_progress(folder) == {"step": 12, "best": 0.5}
         assert (folder / "resume" / "part").read_text() == "state"
 

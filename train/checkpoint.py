@@ -3,11 +3,12 @@
     checkpoints/step_000120/model.safetensors    every tensor of the network, float32
                             settings.yaml        the run's resolved settings
                             classes.json         class names, in the order of the scores
+                            packing.json         how the data set was packed (its dataset.json's settings)
                             progress.json        where the run stood
                             resume/              what only going on needs (train.engine.save_state)
     checkpoints/last, checkpoints/best           links to such folders
 
-The first three files are all that evaluation and prediction read. A folder is filled under a temporary name,
+The first four files are all that evaluation and prediction read. A folder is filled under a temporary name,
 flushed to disk and renamed; then the links move, each in one step. Killed at any moment, a run finds `last`
 and `best` pointing at whole checkpoints.
 """
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from train.engine import barrier, rank
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
-RESUME = "resume"
+PACKING, RESUME = "packing.json", "resume"
 
 
 # ----------------------------------------------------------------------------------------------- writing
@@ -92,13 +93,14 @@ def write_checkpoint(
     state: dict[str, Tensor],
     settings: dict[str, Any],
     classes: Sequence[str],
+    packing: dict[str, Any],
     progress: dict[str, Any],
     save_resume: Callable[[Path], None] | None = None,
     is_best: bool = False,
 ) -> Path:
     """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
 
-    state: the whole network, see `train.engine.full_state_dict`. settings, progress: plain values.
+    state: the whole network, see `train.engine.full_state_dict`. settings, packing, progress: plain values.
     save_resume: called on every rank with the folder to put its part of the training state into.
     All ranks call it; rank 0 writes the rest. Returns the checkpoint's folder.
     """
@@ -110,6 +112,7 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / RESUME).mkdir(parents=True)
         fill_weights(temporary, state=state, settings=settings, classes=classes)
+        (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
         (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
     barrier()
     if save_resume is not None:
@@ -127,6 +130,15 @@ def write_checkpoint(
 
 
 # ----------------------------------------------------------------------------------------------- reading
+
+
+def weights_folder(checkpoint: Path) -> Path:
+    """The folder with the weights: the one given, or the best (else the last) checkpoint of a run folder."""
+    candidates = [checkpoint, checkpoint / "checkpoints" / "best", checkpoint / "checkpoints" / "last"]
+    for folder in candidates:
+        if (folder / WEIGHTS).is_file():
+            return folder
+    raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
 
 
 def _read_json(path: Path, kind: type) -> Any:
@@ -151,6 +163,17 @@ def read_progress(folder: Path) -> dict[str, Any]:
 def read_classes(folder: Path) -> list[str]:
     """The class names of a weights folder, in the order of the scores."""
     return _read_json(Path(folder) / CLASSES, list)
+
+
+def read_packing(folder: Path) -> dict[str, Any]:
+    """How the data set was packed that the weights were trained on: the settings in its dataset.json."""
+    path = Path(folder) / PACKING
+    if not path.is_file():
+        raise ValueError(
+            f'{path}: no such file, an older release wrote this checkpoint; copy the "settings" of the data '
+            "set's dataset.json into it, so that videos are brought into the form the weights know"
+        )
+    return _read_json(path, dict)
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:

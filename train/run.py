@@ -102,6 +102,7 @@ class Run:
             state=full_state_dict(self.engine),
             settings=self.settings.model_dump(mode="json"),
             classes=list(self.dataset.classes),
+            packing=self.dataset.settings,
             progress=asdict(self.progress),
             save_resume=lambda folder: save_state(self.engine, folder, {}),
             is_best=is_best,
