@@ -19,8 +19,7 @@ from .prefetch import Prefetch
 from .windows import Window, clip_frames, segments_in, windows_of
 
 if TYPE_CHECKING:
-    from .records import PackedVideo
-    from .shards import Dataset
+    from .records import PackedVideo, Videos
 
 
 class DataSettings(BaseModel):
@@ -90,7 +89,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Videos,
         settings: DataSettings,
         *,
         subset: str,
@@ -227,7 +226,7 @@ class Loader:
 
     def _count_bad(self, number: int, sample: Sample, error: Exception) -> None:
         video, reason = sample.video, " ".join(str(error).split())
-        told = f"{video.shard}: video {video.key}: {reason}"
+        told = f"{video.shard or video.file}: video {video.key}: {reason}"
         if len(self.bad) >= self.settings.skip_bad:
             raise ValueError(told) from error
         self.bad.add(number)

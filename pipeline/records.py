@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .annotations import Action
 
@@ -51,6 +52,17 @@ class PackedVideo:
         fields = dict(entry)
         actions = tuple(Action(*item["segment"], item["label"]) for item in fields.pop("actions"))
         return PackedVideo(key=key, actions=actions, **fields)
+
+
+class Videos(Protocol):
+    """What training, evaluation and prediction read videos from: a data set, or one file (raw_video.py)."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def packed(self, subset: str) -> list[PackedVideo]: ...
+
+    def read(self, key: str) -> bytes: ...
 
 
 @dataclass(frozen=True)

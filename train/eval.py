@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,6 @@ class Outcome:
     meta: dict[str, Any]
 
 
-def weights_folder(checkpoint: Path) -> Path:
-    """The folder with the weights: the one given, or the best (else the last) checkpoint of a run folder."""
-    candidates = [checkpoint, checkpoint / "checkpoints" / "best", checkpoint / "checkpoints" / "last"]
-    for folder in candidates:
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise ValueError(
-        f"--checkpoint {checkpoint}: no model.safetensors, want a run folder or one of its checkpoints"
-    )
-
-
 def evaluate_checkpoint(
     checkpoint: Path,
     *,
@@ -67,45 +57,29 @@ def evaluate_checkpoint(
     """
     from tqdm import tqdm
 
-    from pipeline.loader import Loader
     from pipeline.shards import Dataset
-    from train.build import build_network, resolve_device
-    from train.checkpoint import load_weights, read_classes
-    from train.inference import detect, infer
+    from train.inference import detect_in, load_trained
     from train.raw import RawWriter
-    from train.settings import load_settings
 
-    folder = weights_folder(checkpoint)
     given = [f"data.shards={json.dumps(shards)}"] if shards else []
     given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
-    # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
-    settings = load_settings(folder / "settings.yaml", ["encoder.weights=null", *overrides, *given])
-    classes = read_classes(folder)
+    trained = load_trained(checkpoint, [*overrides, *given])
+    settings, subset = trained.settings, trained.settings.data.val_subset
     dataset = Dataset.open(settings.data.shards)
     if external_scores is not None:
-        check_external(external_scores, [video.key for video in dataset.packed(settings.data.val_subset)])
-    device = resolve_device(settings.run.device)
-    network = build_network(settings, len(classes)).to(device)
-    load_weights(network, folder)
-    subset = settings.data.val_subset
-    meta = {"checkpoint": str(folder), "shards": settings.data.shards, "subset": subset}
-    loader = Loader(
-        dataset,
-        settings.data,
-        subset=subset,
-        batch_size=settings.optimizer.batch_size,
-        seed=settings.seed,
-        rank=0,
-        world_size=1,
-        device=device,
-        training=False,
-    )
+        check_external(external_scores, [video.key for video in dataset.packed(subset)])
+    meta = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
     header = {**meta, "post": settings.post.model_dump(mode="json"), "videos": sorted(dataset.truth(subset))}
-    with RawWriter(raw, classes=classes, meta=header) if raw else nullcontext() as writer:
-        windows = tqdm(infer(network, loader), desc="detecting", unit="window", disable=output.no_bar)
-        keep = writer.add if writer is not None else None
-        found = detect(windows, classes, settings.post, external_scores=external_scores, keep=keep)
-    loader.close()
+    with RawWriter(raw, classes=trained.classes, meta=header) if raw else nullcontext() as writer:
+        found = detect_in(
+            trained,
+            dataset,
+            subset=subset,
+            batch_size=settings.optimizer.batch_size,
+            watch=partial(tqdm, desc="detecting", unit="window", disable=output.no_bar),
+            external_scores=external_scores,
+            keep=writer.add if writer is not None else None,
+        )
     truth = dataset.truth(subset)
     return Outcome({key: found.get(key, []) for key in truth}, truth, meta)
 

@@ -1,15 +1,57 @@
-"""Runs the network over a subset: raw windows, then detections video by video, in constant memory."""
+"""Runs a trained network over videos: raw windows, then detections video by video.
+
+Evaluation and prediction both come through `load_trained` and `detect_in`; training's validation joins them
+at `infer`. So all three see the same pixels and give the same numbers. Of a video, only the best candidates
+of each window are kept until its last one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
 
 from model.detector.detector import Prediction
+from model.network import Network
 from pipeline.batch import Batch
+from pipeline.loader import Loader
+from pipeline.records import Videos
+from train.build import build_network, resolve_device
+from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.postprocess import PostSettings, RawWindow, detections_of
+from train.settings import Settings, load_settings
+
+Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights on its device, and what a checkpoint says about it."""
+
+    folder: Path
+    settings: Settings
+    classes: tuple[str, ...]
+    network: Network
+    device: torch.device
+
+
+def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> Trained:
+    """The network of a checkpoint or run folder; `overrides` (key=value) on top of the settings it has.
+
+    Raises ValueError, one line, for a folder that is none, damaged files, unknown settings.
+    """
+    folder = weights_folder(checkpoint)
+    # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
+    settings = load_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
+    classes = tuple(read_classes(folder))
+    device = resolve_device(settings.run.device)
+    network = build_network(settings, len(classes)).to(device)
+    load_weights(network, folder)
+    return Trained(folder, settings, classes, network, device)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
@@ -62,12 +104,48 @@ def detect(
 
     keep: called with every raw window on its way, for writing them to a file.
     """
+    if keep is not None:
+        windows = _each(windows, keep)
     results: dict[str, list[dict]] = {}
     for key, group in groupby(windows, key=lambda window: window.key):
         assert key not in results, f"windows of {key} are not together"
-        of_video = list(group)
-        for window in of_video:
-            if keep is not None:
-                keep(window)
-        results[key] = detections_of(of_video, classes, settings, external_scores=external_scores)
+        results[key] = detections_of(group, classes, settings, external_scores=external_scores)
     return results
+
+
+def _each(windows: Iterable[RawWindow], keep: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
+    for window in windows:
+        keep(window)
+        yield window
+
+
+def detect_in(
+    trained: Trained,
+    videos: Videos,
+    *,
+    subset: str,
+    batch_size: int,
+    watch: Watch = iter,
+    external_scores: dict | None = None,
+    keep: Callable[[RawWindow], None] | None = None,
+) -> dict[str, list[dict]]:
+    """Detections of every packed video of a subset, in seconds, best first.
+
+    batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
+    progress bar. keep: as in `detect`. Raises ValueError naming the video that cannot be read.
+    """
+    settings = trained.settings
+    loader = Loader(
+        videos,
+        settings.data,
+        subset=subset,
+        batch_size=batch_size,
+        seed=settings.seed,
+        rank=0,
+        world_size=1,
+        device=trained.device,
+        training=False,
+    )
+    with closing(loader):
+        windows = watch(infer(trained.network, loader))
+        return detect(windows, trained.classes, settings.post, external_scores=external_scores, keep=keep)

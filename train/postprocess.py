@@ -8,7 +8,7 @@ an action seen by two windows is reported once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +152,7 @@ def external_top(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarra
 
 
 def detections_of(
-    windows: Sequence[RawWindow],
+    windows: Iterable[RawWindow],
     classes: Sequence[str],
     settings: PostSettings,
     *,
@@ -167,18 +167,18 @@ def detections_of(
     detector's own class scores. ValueError naming the video if an output is not finite or external scores
     lack the video.
     """
-    if not windows:
+    names, shared = list(classes), None
+    key: str | None = None
+    parts: list[Candidates] = []  # of hours of video: the best of each window, never its raw output
+    for window in windows:
+        if key is None and external_scores is not None:
+            names, shared = external_top(external_scores, window.key)
+        if key not in (None, window.key):
+            raise ValueError(f"windows of {key}, {window.key}: want those of one video at a time")
+        key = window.key
+        parts.append(candidates_of(window, window.class_scores if shared is None else shared, settings))
+    if not parts:
         return []
-    if any(window.key != windows[0].key for window in windows):
-        keys = sorted({window.key for window in windows})
-        raise ValueError(f"windows of {', '.join(keys)}: want those of one video at a time")
-    names, shared = (list(classes), None)
-    if external_scores is not None:
-        names, shared = external_top(external_scores, windows[0].key)
-    parts = [
-        candidates_of(window, window.class_scores if shared is None else shared, settings)
-        for window in windows
-    ]
     merged = Candidates(
         np.concatenate([part.segments for part in parts]),
         np.concatenate([part.label for part in parts]),
