@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from pipeline.annotations import Action, Video, read_annotations
-from train.metrics import average_precision, evaluate, format_table, pair_tiou, parse_tiou
+from train.matching import pair_tiou
+from train.metrics import Curves, evaluate, format_table, parse_tiou
 
 
 def video(*actions: tuple[float, float, str], key: str = "v") -> Video:
@@ -288,7 +289,8 @@ def test_dropping_duplicates_gives_the_validation_count_that_activitynet_prints(
 def test_average_precision_interpolates_from_the_right():
     hit = np.array([[False, True, True, False]])
     # precision 0, 1/2, 2/3, 1/2: both hits count with 2/3, the better one to their right
-    assert average_precision(hit, 4) == pytest.approx([2 * (2 / 3) / 4])
+    area = Curves(hit, np.zeros(4, dtype=int), 1).area(np.ones(4), np.array([4]))
+    assert area == pytest.approx(2 * (2 / 3) / 4)
 
 
 def test_thresholds_are_read_from_protocols_ranges_and_lists():

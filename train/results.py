@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations import Video, read_annotations
-from train.metrics import truth_rows
+from train.matching import truth_rows
 
 SHOWN = 3  # names listed of a longer list
 

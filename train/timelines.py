@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from train.metrics import Rows, detection_rows, match, rows_by_label, truth_rows
+from train.matching import Rows, detection_rows, match_labels, truth_rows
 from train.svg import Axis, image, rule, tag, time_axis, words
 
 TIOU = 0.5
@@ -60,12 +60,8 @@ def judge(truth: Mapping[str, Any], detections: Mapping[str, Sequence[Mapping[st
     true = truth_rows(truth, index, drop_duplicates=False)
     detected = detection_rows(detections, {key: number for number, key in enumerate(keys)}, index)
     hit = np.zeros(len(detected.scores), dtype=bool)
-    for own_true, own_detected in zip(
-        rows_by_label(true, len(labels)), rows_by_label(detected, len(labels)), strict=True
-    ):
-        order = own_detected[np.argsort(-detected.scores[own_detected], kind="stable")]
-        if len(order) and len(own_true):
-            hit[order] = match(detected.take(order), true.take(own_true), np.array([TIOU]))[0]
+    order = np.lexsort((-detected.scores, detected.label))
+    hit[order] = match_labels(detected.take(order), true, np.array([TIOU]), len(keys))[0] >= 0
     return Judged(keys, labels, true, detected, hit)
 
 

@@ -1,0 +1,260 @@
+"""True actions and detections as arrays, and the official matching of the two, all classes at once.
+
+Per class, the detections of all videos are sorted by score; each takes, per tIoU threshold, the untaken true
+action of its video with the highest tIoU at or above the threshold, or is a false positive.
+
+The official loop takes detections one by one. Here all of them bid at once: each for its best true action,
+which keeps the bidder with the highest score; the others bid for their next one, until nobody has to move
+(Gale and Shapley's deferred acceptance). As every true action ranks the bidders alike, by score, there is one
+stable outcome: the loop's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+DUPLICATE_SECONDS = 1e-3  # two true actions of one label are the same when both ends agree this far
+
+
+# --- from dictionaries to arrays --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """True actions or detections, a row each: video (n,), label (n,), segments (n, 2) in seconds, scores
+    (n,)."""
+
+    video: np.ndarray
+    label: np.ndarray
+    segments: np.ndarray
+    scores: np.ndarray
+
+    def take(self, index: np.ndarray) -> Rows:
+        return Rows(self.video[index], self.label[index], self.segments[index], self.scores[index])
+
+
+def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_duplicates: bool) -> Rows:
+    """The true actions of `truth` in file order; scores are zero.
+
+    With `drop_duplicates`, an action whose label and both ends (within 1 ms) repeat an earlier one of its
+    video goes, and so does one without length, as OpenTAD and ActionFormer do; the official protocol keeps
+    both.
+    """
+    video, label, segments = [], [], []
+    for index, item in enumerate(truth.values()):
+        kept: list[tuple[int, float, float]] = []
+        for action in item.actions:
+            row = (labels[action.label], float(action.start), float(action.end))
+            if drop_duplicates and (row[2] <= row[1] or any(_same(row, other) for other in kept)):
+                continue
+            kept.append(row)
+        video += [index] * len(kept)
+        label += [row[0] for row in kept]
+        segments += [row[1:] for row in kept]
+    return _rows(video, label, segments, np.zeros(len(video)))
+
+
+def _same(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:
+    return a[0] == b[0] and abs(a[1] - b[1]) <= DUPLICATE_SECONDS and abs(a[2] - b[2]) <= DUPLICATE_SECONDS
+
+
+def _rows(video: Any, label: Any, segments: Any, scores: Any) -> Rows:
+    segments = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
+    return Rows(
+        np.asarray(video, np.int64), np.asarray(label, np.int64), segments, np.asarray(scores, np.float64)
+    )
+
+
+def detection_rows(
+    detections: Mapping[str, Sequence[Mapping[str, Any]]],
+    videos: Mapping[str, int],
+    labels: Mapping[str, int],
+) -> Rows:
+    """The detections in file order; video or label -1 where the ground truth does not know it.
+
+    ValueError naming video and entry for a missing field, a segment that is not two numbers, or a value that
+    is not finite. A segment that ends before it starts is kept: it overlaps nothing.
+    """
+    video = np.repeat(
+        np.array([videos.get(key, -1) for key in detections], dtype=np.int64),
+        [len(entries) for entries in detections.values()],
+    )
+    entries = list(chain.from_iterable(detections.values()))
+    try:
+        label = [labels.get(entry["label"], -1) for entry in entries]
+        rows = _rows(
+            video, label, [entry["segment"] for entry in entries], [entry["score"] for entry in entries]
+        )
+        sound = (
+            len(rows.segments) == len(entries)
+            and np.isfinite(rows.segments).all()
+            and np.isfinite(rows.scores).all()
+        )
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(_first_problem(detections))
+    return rows
+
+
+def _first_problem(detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    want = 'want {"segment": [start, end], "label": text, "score": number}, all finite; fix or remove it'
+    for key, entries in detections.items():
+        for number, entry in enumerate(entries):
+            try:
+                start, end = entry["segment"]
+                sound = isinstance(entry["label"], str)
+                sound = sound and all(math.isfinite(float(value)) for value in (start, end, entry["score"]))
+            except (KeyError, TypeError, ValueError):
+                sound = False
+            if not sound:
+                return f"detections of {key!r}, entry {number}: got {entry!r}, {want}"
+    return f"detections: a segment, label or score cannot be read, {want}"
+
+
+# --- matching ---------------------------------------------------------------------------------------------
+
+
+def overlapping_pairs(detected: Rows, true: Rows, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All (detection, true action, tIoU) of the same video with tIoU >= `least`.
+
+    Three arrays (pairs,), by detection, then by falling tIoU; of equal tIoU the later true action comes
+    first, as in the official code.
+    """
+    by_video = np.argsort(true.video, kind="stable")
+    first = np.searchsorted(true.video[by_video], detected.video, "left")
+    count = np.searchsorted(true.video[by_video], detected.video, "right") - first
+    detection = np.repeat(np.arange(len(count)), count)
+    nth = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    action = by_video[np.repeat(first, count) + nth]
+    tiou = pair_tiou(detected.segments[detection], true.segments[action])
+    near = np.flatnonzero(tiou >= least)
+    detection, action, tiou = detection[near], action[near], tiou[near]
+    order = np.lexsort((-action, -tiou, detection))
+    return detection[order], action[order], tiou[order]
+
+
+def pair_tiou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union, (n, 2) and (n, 2) -> (n,); 0 where the union has no length."""
+    inside = np.maximum(np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0]), 0)
+    union = (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) - inside
+    tiou: np.ndarray = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
+    return tiou
+
+
+def match(detected: Rows, true: Rows, thresholds: np.ndarray) -> np.ndarray:
+    """The true action that each detection takes, per threshold: (thresholds, n) row numbers, -1 for none.
+
+    `detected` is sorted by falling score. Labels are not looked at; `match_labels` keeps them apart.
+    """
+    detection, action, tiou = overlapping_pairs(detected, true, thresholds[0])
+    num_levels, num_detections, num_true = len(thresholds), len(detected.scores), len(true.scores)
+    level, pair = np.nonzero(tiou >= thresholds[:, None])
+    options = np.bincount(level * num_detections + detection[pair], minlength=num_levels * num_detections)
+    begin = np.searchsorted(detection, np.arange(num_detections))
+
+    level, bidder = np.divmod(np.flatnonzero(options), num_detections)
+    cursor = begin[
+        bidder
+    ]  # the pair each bidder is at; at a threshold it may go through the first of its list
+    end = cursor + options[options > 0]
+    holder = np.empty(num_levels * num_true, dtype=np.int64)
+    while len(bidder):
+        slot = level * num_true + action[cursor]
+        holder.fill(num_detections)
+        np.minimum.at(holder, slot, bidder)
+        outbid = holder[slot] != bidder
+        if not outbid.any():
+            break
+        cursor = cursor + outbid
+        alive = cursor < end
+        level, bidder, cursor, end = level[alive], bidder[alive], cursor[alive], end[alive]
+    taken = np.full((num_levels, num_detections), -1, dtype=np.int64)
+    taken[level, bidder] = action[cursor]
+    return taken
+
+
+def match_labels(detected: Rows, true: Rows, thresholds: np.ndarray, num_videos: int) -> np.ndarray:
+    """`match` for all labels at once: a detection takes only true actions of its own label.
+
+    `detected` is sorted by falling score within each label; its videos may be -1 (unknown), its labels not.
+    """
+    groups = num_videos + 1
+    detected = replace(detected, video=detected.label * groups + detected.video + 1)
+    return match(detected, replace(true, video=true.label * groups + true.video + 1), thresholds)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Ground truth and detections as arrays, both in file order.
+
+    Videos count `keys`; labels count `names`, the classes with a true action. A detection's video or label is
+    -1 where the ground truth has none such.
+    """
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    true: Rows
+    detected: Rows
+
+
+def collect(
+    truth: Mapping[str, Any],
+    detections: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    drop_duplicates: bool = False,
+) -> Collected:
+    """truth: {video: object with `.actions`}. ValueError without any action, or a detection cannot be read."""
+    names = sorted({action.label for video in truth.values() for action in video.actions})
+    labels = {name: index for index, name in enumerate(names)}
+    true = truth_rows(truth, labels, drop_duplicates=drop_duplicates)
+    if not len(true.scores):
+        raise ValueError(
+            f"ground truth: {len(truth)} videos without a single action, want at least one action"
+        )
+    present, numbers = np.unique(true.label, return_inverse=True)  # dropping may leave a class with nothing
+    labels = {names[old]: new for new, old in enumerate(present.tolist())}
+    detected = detection_rows(detections, {key: index for index, key in enumerate(truth)}, labels)
+    return Collected(tuple(truth), tuple(labels), replace(true, label=numbers), detected)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What every measure of detections starts from.
+
+    detected: those of a class with true actions, by class, then by falling score (equal scores: file order).
+    action: (thresholds, n) the row of `data.true` each takes, -1 for none.
+    """
+
+    data: Collected
+    thresholds: np.ndarray
+    detected: Rows
+    action: np.ndarray
+
+    @property
+    def hit(self) -> np.ndarray:
+        """Which detections are true positives, (thresholds, n)."""
+        return self.action >= 0
+
+    @property
+    def num_true(self) -> np.ndarray:
+        """True actions of each class, (K,)."""
+        return np.bincount(self.data.true.label, minlength=len(self.data.names))
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Where each class begins in `detected`, and the end: (K + 1,)."""
+        return np.searchsorted(self.detected.label, np.arange(len(self.data.names) + 1))
+
+
+def match_collected(data: Collected, thresholds: np.ndarray) -> Matched:
+    """Match all classes."""
+    order = np.lexsort((-data.detected.scores, data.detected.label))
+    detected = data.detected.take(order[np.searchsorted(data.detected.label[order], 0) :])
+    return Matched(data, thresholds, detected, match_labels(detected, data.true, thresholds, len(data.keys)))
