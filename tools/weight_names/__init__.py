@@ -1,0 +1,1 @@
+"""Published checkpoints -> our names, one file per family: pure functions on dicts of tensors."""
