@@ -19,6 +19,7 @@ from model.detector.detector import Detector, DetectorSettings, Prediction
 from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips
+from model.schedule import BetaSettings
 
 
 class EncoderSettings(BaseModel):
@@ -30,8 +31,10 @@ class EncoderSettings(BaseModel):
     backbone: str = "r2plus1d_34"
     # rewire the residual stages so that activations are recomputed from outputs instead of stored
     reversible: bool = True
-    # coefficient of the reversible recurrence: 0 is the pretrained network itself, 1 is Re2TAL's
-    beta: float = Field(1.0, ge=0.0, le=1.0)
+    # coefficient of the reversible recurrence over the run: 0 is the pretrained network, 1 is Re2TAL's
+    beta: BetaSettings = BetaSettings()
+    # at beta = 1 keep the states on a fixed-point grid: nothing is lost when they are recomputed
+    exact: bool = True
     # safetensors file with the backbone's pretrained weights; None: random initialisation
     weights: str | None = None
     # True: the encoder is never trained (the features are fixed), and no clip is encoded twice
@@ -74,7 +77,7 @@ class ClipEncoder(nn.Module):
         self.mean = torch.tensor(self.backbone.mean).view(1, 3, 1, 1, 1) * 255
         self.std = torch.tensor(self.backbone.std).view(1, 3, 1, 1, 1) * 255
         if settings.reversible:
-            rewire(self.backbone, beta=settings.beta)
+            rewire(self.backbone, beta=settings.beta.end, exact=settings.exact)
         if settings.frozen:
             self.requires_grad_(False)
 

@@ -221,17 +221,28 @@ def _check_stored(stored: Collection[str], network: nn.Module) -> None:
             raise ValueError(f"rewire: stored: got {name!r}, want some of {', '.join(known)}")
 
 
+def rewired_stages(network: nn.Module) -> list[RewiredStage]:
+    """Every rewired stage in `network`."""
+    return [module for module in network.modules() if isinstance(module, RewiredStage)]
+
+
 def set_beta(network: nn.Module, beta: float) -> None:
     """Set the coefficient of every rewired stage in `network`, from the next forward pass on.
 
     Raises ValueError if beta is outside [0, 1] or the network has no rewired stage.
     """
     Recurrence(beta)
-    stages = [module for module in network.modules() if isinstance(module, RewiredStage)]
+    stages = rewired_stages(network)
     if not stages:
         raise ValueError(f"set_beta: {type(network).__name__} has no rewired stage; call rewire first")
     for stage in stages:
         stage.beta = beta
+
+
+def reconstruction_error(network: nn.Module) -> float | None:
+    """The largest relative error of a stage input in the last backward pass; None if nothing was inverted."""
+    errors = [stage.reconstruction_error for stage in rewired_stages(network)]
+    return max((float(error) for error in errors if error is not None), default=None)
 
 
 def describe(table: list[Rewired]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
@@ -168,3 +169,31 @@ def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_p
 def test_a_frozen_and_a_plain_encoder_train_too(shards, tmp_path, change):
     result = run(shards, tmp_path / "run", run__epochs=1, **change)
     assert result.exit_code == 0, result.output
+
+
+def test_beta_moves_over_the_run_and_a_checkpoint_keeps_its_own(shards, tmp_path):
+    result = run(
+        shards,
+        tmp_path / "run",
+        encoder__beta__schedule="linear",
+        encoder__beta__fraction=1.0,
+        run__log_every=1,
+    )
+    assert result.exit_code == 0, result.output
+    steps = events(tmp_path / "run", "train")
+    assert [round(step["beta"], 6) for step in steps] == [0.0, 0.333333, 0.666667, 1.0]
+    assert steps[0]["reconstruction_error"] is None  # beta 0 has no inverse: checkpointed
+    assert steps[-1]["reconstruction_error"] == 0  # beta 1 is inverted, exactly
+
+
+def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards, tmp_path):
+    moving = {"encoder__beta__schedule": "cosine", "encoder__beta__fraction": 1.0, "run__checkpoint_every": 1}
+    assert run(shards, tmp_path / "whole", **moving).exit_code == 0
+    process = start(shards, tmp_path / "cut", **moving)
+    wait_for_step(process, tmp_path / "cut", 2)
+    process.kill()
+    process.wait()
+    saved = yaml.safe_load((tmp_path / "cut" / "checkpoints" / "last" / "settings.yaml").read_text())
+    assert saved["encoder"]["beta"]["schedule"] == "constant" and 0 < saved["encoder"]["beta"]["end"] < 1
+    assert run(shards, tmp_path / "cut", "--resume", **moving).exit_code == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")

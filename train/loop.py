@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.order import stable_seed
 from pipeline.windows import seconds_to_steps
@@ -87,11 +88,10 @@ class Interrupt:
 
 
 def run_step(run: Run, batches: list[Batch]) -> tuple[float, dict[str, float]]:
-    """train_step with the seed of this step and rank; counts the step."""
+    """train_step with the seed of this step and rank."""
     seed = stable_seed(run.settings.seed, "step", run.progress.step, rank()) % 2**63
-    result = train_step(run.engine, batches, num_steps=run.settings.detector.num_steps, seed=seed)
-    run.progress.step += 1
-    return result
+    run.begin_step()
+    return train_step(run.engine, batches, num_steps=run.settings.detector.num_steps, seed=seed)
 
 
 def report_step(
@@ -112,6 +112,8 @@ def report_step(
         parts=parts,
         lr=learning_rates(run.engine),
         grad_norm=None if norm is None else float(norm),
+        beta=run.beta(),
+        reconstruction_error=reconstruction_error(run.engine.module),
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),
         memory_mib=round(memory, 1),

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.rewire import set_beta
+from model.schedule import beta_at
 from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.shards import Dataset
@@ -57,6 +59,7 @@ class Run:
         self.progress = Progress()
         if resume:
             self._resume()
+        self._set_beta()
 
     def _ds_config(self) -> dict[str, Any]:
         """DeepSpeed's configuration; TensorBoard, if it is on, writes into the run folder."""
@@ -85,6 +88,29 @@ class Run:
         load_state(self.engine, last / "resume")
         self.train_loader.load_state_dict(self.progress.loader)
 
+    def beta(self) -> float | None:
+        """The coefficient of the last step (at the start: of the first); None if nothing is reversible."""
+        if not self.settings.encoder.reversible:
+            return None
+        return beta_at(self.settings.encoder.beta, max(self.progress.step - 1, 0), self.total_steps)
+
+    def begin_step(self) -> None:
+        """Count the step and bring the network to its coefficient, which validation after it uses too."""
+        self.progress.step += 1
+        self._set_beta()
+
+    def _set_beta(self) -> None:
+        beta = self.beta()
+        if beta is not None:
+            set_beta(self.engine.module, beta)
+
+    def _settings_now(self) -> dict[str, Any]:
+        """The settings of a checkpoint: its beta is the one that the weights were last trained with."""
+        values = self.settings.model_dump(mode="json")
+        if self.settings.encoder.reversible:
+            values["encoder"]["beta"] |= {"schedule": "constant", "end": self.beta()}
+        return values
+
     def epoch(self) -> int:
         """Epochs completed."""
         return self.progress.step // self.steps_per_epoch
@@ -100,7 +126,7 @@ class Run:
             self.folder,
             self.progress.step,
             state=full_state_dict(self.engine),
-            settings=self.settings.model_dump(mode="json"),
+            settings=self._settings_now(),
             classes=list(self.dataset.classes),
             packing=self.dataset.settings,
             progress=asdict(self.progress),
