@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
+from .slowfast import slowfast_50, slowfast_50_mmaction2, slowfast_101, slowfast_101_mmaction2
 from .tsm import tsm_r18, tsm_r50
 from .videomae import videomae_b, videomae_l, videomae_s
 
@@ -12,6 +13,10 @@ BACKBONES = {
     "r2plus1d_tiny": r2plus1d_tiny,
     "r2plus1d_18": r2plus1d_18,
     "r2plus1d_34": r2plus1d_34,
+    "slowfast_50": slowfast_50,
+    "slowfast_101": slowfast_101,
+    "slowfast_50_mmaction2": slowfast_50_mmaction2,
+    "slowfast_101_mmaction2": slowfast_101_mmaction2,
     "tsm_r18": tsm_r18,
     "tsm_r50": tsm_r50,
     "videomae_s": videomae_s,

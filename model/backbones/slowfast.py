@@ -1,0 +1,279 @@
+"""SlowFast: two residual pathways over one clip, few frames with many channels and many with few.
+
+C. Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019. The fast pathway sees every
+frame of the clip, the slow one every fourth; before each of its four stages the slow pathway takes in what a
+lateral convolution makes of the fast one. slowfast_50 and slowfast_101 are PySlowFast's SLOWFAST_8x8_R50 and
+SLOWFAST_8x8_R101_101_101, with their numbers (minus the `head`). The two *_mmaction2 are mmaction2's: bare
+laterals (no norm, no ReLU), other slow frames, ImageNet's normalisation. Re2TAL and OpenTAD start from those.
+
+A block is a shortcut and one residual branch, so that `model.rewire` can make it reversible.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Rewired, a stage keeps its input (with the lateral, 1.25 states of the stage before) and two of its own
+# states, however deep it is. Up to this many blocks, `recomputed_names` has it keep the input alone and run
+# once more in the backward pass: in SlowFast-101, a quarter of the forward pass for half of what is saved.
+SHORT_STAGE = 4
+
+FrameRule = Callable[[int, int], Tensor]  # frames of the clip, alpha -> int64 numbers of the slow frames
+Triple = tuple[int, int, int]
+
+
+def spread_frames(num_frames: int, alpha: int) -> Tensor:
+    """PySlowFast's slow frames: num_frames / alpha, evenly from the first to the last, rounded down."""
+    return torch.linspace(0, num_frames - 1, num_frames // alpha).long()
+
+
+def strided_frames(num_frames: int, alpha: int) -> Tensor:
+    """mmaction2's slow frames: every alpha-th, from the first."""
+    return torch.arange(0, num_frames, alpha)
+
+
+class Convolution(nn.Conv3d):
+    """A convolution without bias, zero-padded by half its kernel; computes in the dtype of its weight."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
+        t, h, w = kernel
+        super().__init__(inputs, outputs, kernel, stride, (t // 2, h // 2, w // 2), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
+        x = x.to(self.weight.dtype)  # the states of a rewired network are float32
+        low_precision = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        few_frames = self.stride[0] == 1 and 1 < x.shape[2] < self.kernel_size[0]
+        if x.device.type == "cpu" and low_precision and few_frames:
+            # oneDNN's bfloat16 weight gradient is garbage if the convolution pads so few frames (torch 2.13).
+            # Other numbers of frames and the strided laterals are right, and to pad by hand costs a copy.
+            time, height, width = (size // 2 for size in self.kernel_size)
+            x = F.pad(x, (0, 0, 0, 0, time, time))
+            return F.conv3d(x, self.weight, stride=self.stride, padding=(0, height, width))
+        return super().forward(x)
+
+
+def convolve(inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> nn.Sequential:
+    """Convolution, norm, ReLU: (n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
+    return nn.Sequential(
+        Convolution(inputs, outputs, kernel, stride), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class Bottleneck(nn.Module):
+    """relu(shortcut(x) + residual(x)); the branch convolves in time, in space (with the stride), pointwise.
+
+    `branches`, `downsample` and `post_activation` are what `model.rewire` reads.
+    """
+
+    post_activation = True  # the ReLU comes after the addition
+
+    def __init__(self, inputs: int, middle: int, outputs: int, frames: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = convolve(inputs, middle, (frames, 1, 1))
+        self.conv2 = convolve(middle, middle, (1, 3, 3), (1, stride, stride))
+        self.conv3 = nn.Sequential(Convolution(middle, outputs, (1, 1, 1)), nn.BatchNorm3d(outputs))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                Convolution(inputs, outputs, (1, 1, 1), (1, stride, stride)), nn.BatchNorm3d(outputs)
+            )
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The branch F: everything between the input and the addition."""
+        return self.conv3(self.conv2(self.conv1(x)))
+
+    @property
+    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """The residual branches, in order; each calls its submodules through their `__call__`."""
+        return (self.residual,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, L, H, W) -> (n, outputs, L, h, w)."""
+        residual = self.residual(x)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(residual + shortcut)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of one network. A stage's middle channels are twice those of the stage before."""
+
+    blocks: tuple[int, ...]  # per stage, in both pathways
+    width: int = 64  # channels of the slow stem, and middle channels of the slow pathway's first stage
+    alpha: int = 4  # frames of the fast pathway per frame of the slow one
+    beta_inv: int = 8  # channels of the slow pathway per channel of the fast one
+    fusion: int = 2  # channels of a lateral per channel of the fast pathway
+    lateral_frames: int = 7  # kernel of the laterals, in time
+    slow_frames: tuple[int, ...] = (1, 1, 1, 3, 3)  # kernel in time of the stem and of each stage
+    fast_frames: tuple[int, ...] = (5, 3, 3, 3, 3)
+    strides: tuple[int, ...] = (1, 2, 2, 2)  # of each stage's first block, in space
+    lateral_norm: bool = True  # batch norm and ReLU after a lateral's convolution
+    frame_rule: FrameRule = spread_frames
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # of the pixels that the weights know
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+    def __post_init__(self) -> None:
+        stages = len(self.blocks)
+        for name, length in (("slow_frames", stages + 1), ("fast_frames", stages + 1), ("strides", stages)):
+            if len(getattr(self, name)) != length:
+                raise ValueError(f"{name}: got {len(getattr(self, name))} values, want {length}")
+
+    def slow_channels(self, stage: int) -> int:
+        """Output channels of a stage of the slow pathway; stage 0 is the stem."""
+        return self.width if stage == 0 else self.width * 2 ** (stage + 1)
+
+
+class TakeFrames(nn.Module):
+    """Some of the frames of a clip: (n, C, L, H, W) -> (n, C, L / alpha, H, W)."""
+
+    def __init__(self, rule: FrameRule, alpha: int) -> None:
+        super().__init__()
+        self.rule, self.alpha = rule, alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the memory format of x."""
+        frames = self.rule(x.shape[2], self.alpha).to(x.device)
+        return _channels_last(x.index_select(2, frames))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x; on a CPU channels last, because oneDNN's split convolutions are then up to twice as fast."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+
+def _stem(outputs: int, frames: int) -> OrderedDict[str, nn.Module]:
+    """(n, 3, L, H, W) -> (n, outputs, L, H/4, W/4)."""
+    conv, norm, relu = convolve(3, outputs, (frames, 7, 7), (1, 2, 2))
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    return OrderedDict(conv=conv, norm=norm, relu=relu, pool=pool)
+
+
+class SlowFast(nn.Module):
+    """The family: two pathways `slow` and `fast`, each a stem and `layer1`, `layer2`, ... with its `blocks`.
+
+    `lateral1` reads the fast stem, `lateral2` the fast layer1, and so on: their outputs are concatenated to
+    what the slow pathway has come to there, slow first. No classifier.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        stages = range(1, len(layout.blocks) + 1)
+        self.alpha, self.mean, self.std = layout.alpha, layout.mean, layout.std
+        last = layout.slow_channels(len(layout.blocks))
+        self.num_features = last + last // layout.beta_inv
+        self.layer_names = [f"layer{stage}" for stage in stages]
+        self.lateral_names = [f"lateral{stage}" for stage in stages]
+        layers = [f"{path}.{name}" for path in ("slow", "fast") for name in self.layer_names]
+        depths = zip(layers, 2 * layout.blocks, strict=True)
+        short = [name for name, blocks in depths if blocks <= SHORT_STAGE]
+        self.stage_names = [f"{name}.blocks" for name in layers]
+        self.recomputed_names = ["slow.stem", "fast.stem", *self.lateral_names, *short]
+        take = OrderedDict[str, nn.Module](frames=TakeFrames(layout.frame_rule, layout.alpha))
+        self.slow = nn.ModuleDict({"stem": nn.Sequential(take | _stem(layout.width, layout.slow_frames[0]))})
+        stem = _stem(layout.width // layout.beta_inv, layout.fast_frames[0])
+        self.fast = nn.ModuleDict({"stem": nn.Sequential(stem)})
+        for stage in stages:
+            self.slow[f"layer{stage}"] = _slow_stage(layout, stage)
+            self.fast[f"layer{stage}"] = _fast_stage(layout, stage)
+            self.add_module(f"lateral{stage}", _lateral(layout, stage))
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x, t = L / alpha.
+
+        D is the slow pathway's channels, then the fast one's, averaged over each run of alpha frames (OpenTAD
+        interpolates them to t steps, which looks at two frames of four). Space shrinks by 4 in the stems and
+        by the strides of the stages, rounded up. Raises ValueError if alpha does not divide L.
+        """
+        if x.shape[2] % self.alpha:
+            raise ValueError(
+                f"clip: got {x.shape[2]} frames, want a multiple of {self.alpha} "
+                f"(the slow pathway of SlowFast sees one frame in {self.alpha}); set the clip's frames to one"
+            )
+        x = _channels_last(x)
+        slow, fast = self.slow["stem"](x), self.fast["stem"](x)
+        for layer, lateral in zip(self.layer_names, self.lateral_names, strict=True):
+            slow = self.slow[layer](torch.cat((slow, getattr(self, lateral)(fast)), dim=1))
+            fast = self.fast[layer](fast)
+        fast = fast.unflatten(2, (-1, self.alpha)).mean(3)  # (n, D_fast, t, h, w)
+        return torch.cat((slow, fast), dim=1).to(x.dtype)
+
+    def pool(self, y: Tensor) -> Tensor:
+        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
+        return y.mean(dim=(3, 4))
+
+
+def _slow_stage(layout: Layout, stage: int) -> nn.Sequential:
+    before, outputs = layout.slow_channels(stage - 1), layout.slow_channels(stage)
+    inputs = before + before * layout.fusion // layout.beta_inv
+    return _stage(layout, stage, inputs, outputs, layout.slow_frames[stage])
+
+
+def _fast_stage(layout: Layout, stage: int) -> nn.Sequential:
+    inputs = layout.slow_channels(stage - 1) // layout.beta_inv
+    outputs = layout.slow_channels(stage) // layout.beta_inv
+    return _stage(layout, stage, inputs, outputs, layout.fast_frames[stage])
+
+
+def _stage(layout: Layout, stage: int, inputs: int, outputs: int, frames: int) -> nn.Sequential:
+    first = Bottleneck(inputs, outputs // 4, outputs, frames, layout.strides[stage - 1])
+    others = [Bottleneck(outputs, outputs // 4, outputs, frames) for _ in range(layout.blocks[stage - 1] - 1)]
+    return nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *others)))
+
+
+def _lateral(layout: Layout, stage: int) -> nn.Sequential:
+    """(n, inputs, L, h, w) -> (n, fusion * inputs, L / alpha, h, w)."""
+    inputs = layout.slow_channels(stage - 1) // layout.beta_inv
+    layers = convolve(inputs, inputs * layout.fusion, (layout.lateral_frames, 1, 1), (layout.alpha, 1, 1))
+    return layers if layout.lateral_norm else nn.Sequential(layers[0])
+
+
+def _initialise(network: nn.Module) -> None:
+    """PySlowFast's: convolutions He et al. over fan-out; a branch's last norm starts at weight 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Bottleneck):
+            *_, norm = module.conv3
+            nn.init.zeros_(norm.weight)
+
+
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+
+
+def _mmaction2(blocks: tuple[int, ...]) -> Layout:
+    return Layout(
+        blocks,
+        lateral_norm=False,
+        frame_rule=strided_frames,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+
+
+def slowfast_50() -> SlowFast:
+    """PySlowFast's SlowFast 8x8 R50: 33.7 M parameters, D = 2048 + 256, t = L / 4."""
+    return SlowFast(Layout(R50))
+
+
+def slowfast_101() -> SlowFast:
+    """PySlowFast's SlowFast 8x8 R101 (both pathways): 62.0 M parameters, D = 2048 + 256, t = L / 4."""
+    return SlowFast(Layout(R101, lateral_frames=5))
+
+
+def slowfast_50_mmaction2() -> SlowFast:
+    """mmaction2's SlowFast 8x8 R50: as slowfast_50, with bare laterals."""
+    return SlowFast(_mmaction2(R50))
+
+
+def slowfast_101_mmaction2() -> SlowFast:
+    """mmaction2's SlowFast 8x8 R101, which Re2TAL rewires: as slowfast_101, bare laterals of 7 frames."""
+    return SlowFast(_mmaction2(R101))
