@@ -210,7 +210,7 @@ def collect(
     *,
     drop_duplicates: bool = False,
 ) -> Collected:
-    """truth: {video: object with `.actions`}. ValueError without any action, or a detection cannot be read."""
+    """truth: {video: object with `.actions`}. ValueError without any action, or for a bad detection."""
     names = sorted({action.label for video in truth.values() for action in video.actions})
     labels = {name: index for index, name in enumerate(names)}
     true = truth_rows(truth, labels, drop_duplicates=drop_duplicates)

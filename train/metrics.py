@@ -101,7 +101,7 @@ class Curves:
         return weight, np.divide(right, total, out=np.zeros(self.shape), where=total > 0)
 
     def area(self, kept: np.ndarray, num_true: np.ndarray, average_true: float | None = None) -> np.ndarray:
-        """AP (or normalised AP) as a fraction, (L, K); NaN for a class without true actions (`num_true` 0)."""
+        """AP (or normalised AP) as a fraction, (L, K); NaN for a class whose `num_true` is 0."""
         weight, precision = self.precision(kept, num_true, average_true)
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         found = (envelope * weight).sum(axis=1).reshape(-1, self.num_classes)
