@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -31,7 +31,9 @@ class _Worker:
     words: Connection  # what went wrong, as text
 
 
-def run_jobs(jobs: Sequence[Job], journal: Journal, task: Task, *, workers: int) -> Iterator[Outcome]:
+def run_jobs(
+    jobs: Sequence[Job], journal: Journal, task: Task, *, workers: int
+) -> Generator[Outcome, None, None]:
     """Do the jobs that the journal does not have yet; yields every job's outcome, in the order of `jobs`.
 
     Raises ValueError with the job's name when a worker fails in a way that is not the video's fault.

@@ -12,6 +12,7 @@ COMMANDS = {
     "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
     "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
+    "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
 }

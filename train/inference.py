@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from pipeline.loader import Loader
 from pipeline.records import Videos
 from train.build import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
-from train.postprocess import PostSettings, RawWindow, detections_of
+from train.postprocess import ExternalScores, PostSettings, RawWindow, detections_of
 from train.settings import Settings, load_settings
 
 Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
@@ -97,16 +98,16 @@ def detect(
     classes: Sequence[str],
     settings: PostSettings,
     *,
-    external_scores: dict | None = None,
+    external_scores: ExternalScores | None = None,
     keep: Callable[[RawWindow], None] | None = None,
-) -> dict[str, list[dict]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Detections of every video, in seconds. Windows of one video must follow one another.
 
     keep: called with every raw window on its way, for writing them to a file.
     """
     if keep is not None:
         windows = _each(windows, keep)
-    results: dict[str, list[dict]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for key, group in groupby(windows, key=lambda window: window.key):
         assert key not in results, f"windows of {key} are not together"
         results[key] = detections_of(group, classes, settings, external_scores=external_scores)
@@ -126,9 +127,9 @@ def detect_in(
     subset: str,
     batch_size: int,
     watch: Watch = iter,
-    external_scores: dict | None = None,
+    external_scores: ExternalScores | None = None,
     keep: Callable[[RawWindow], None] | None = None,
-) -> dict[str, list[dict]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a

@@ -1,0 +1,153 @@
+"""Video files as they lie on disk, brought one by one into the form a data set was packed in: no shards.
+
+Whatever make-shards would do to a file is done here, by the same function, so that a network sees the same
+pixels of it whether the file was packed and evaluated or is only predicted on.
+"""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from .annotations import Video
+from .journal import Journal
+from .pack_video import VIDEO_SUFFIXES, Job, Outcome, pack_video, reject
+from .probe import FrameReader, Unreadable
+from .records import PackedVideo
+from .shard_writer import unique_keys
+from .transcode import Form, exact_rate
+from .workers import run_jobs
+
+SUBSET = "files"  # videos that no annotation gives a subset
+
+
+@dataclass(frozen=True)
+class OneVideo:
+    """A data set of one video whose encoded bytes are in memory: what Loader wants of one."""
+
+    video: PackedVideo
+    data: bytes
+    classes: tuple[str, ...] = ()
+
+    def packed(self, subset: str) -> list[PackedVideo]:
+        """The video, whatever the subset."""
+        return [self.video]
+
+    def read(self, key: str) -> bytes:
+        """The encoded bytes."""
+        return self.data
+
+
+def form_of(packing: Mapping[str, Any]) -> Form | None:
+    """The training form that a data set's `settings` (dataset.json) describe; None: the bytes were kept.
+
+    Raises ValueError when they do not say it.
+    """
+    if packing.get("copy") is True:
+        return None
+    try:
+        fps = float(packing["fps"])
+        return Form(
+            codec=str(packing["codec"]),
+            fps=exact_rate(fps) if fps else Fraction(0),
+            short_side=int(packing["short_side"]),
+            gop=int(packing["gop"]),
+            upscale=bool(packing["upscale"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"got {dict(packing)}, want copy, or codec, fps, short_side, gop and upscale; take them from "
+            'the "settings" in the dataset.json that the weights were trained on'
+        ) from None
+
+
+def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
+    """The files that arguments name, by keys like those that make-shards gives; in order, each once.
+
+    An argument is a file (of any name), a folder (searched for videos at any depth) or a glob.
+    Raises ValueError for one that leads to no file.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        for path in _files_of(argument):
+            found.setdefault(path.resolve(), path)
+    paths = list(found.values())
+    uses = Counter(name for path in paths for name in {path.stem, path.name})
+    names = [next((name for name in (path.stem, path.name) if uses[name] == 1), str(path)) for path in paths]
+    keys = unique_keys(names)
+    return {keys[name]: path for name, path in zip(names, paths, strict=True)}
+
+
+def _files_of(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = _videos_under(path)
+    elif glob.has_magic(argument):
+        matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+        files = [file for match in matches for file in (_videos_under(match) if match.is_dir() else [match])]
+    else:
+        raise ValueError(f"{argument}: no such file or folder; want videos, folders of them, or globs")
+    if not files:
+        raise ValueError(f"{argument}: no video in it, want files ending in {', '.join(VIDEO_SUFFIXES)}")
+    return files
+
+
+def _videos_under(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return sorted(
+        path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def stated_seconds(path: Path) -> float:
+    """How long a file says it is, in seconds; 0.0 where it does not say or cannot be read."""
+    try:
+        with FrameReader(path).opened() as (container, stream):
+            if stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return (container.duration or 0) / av.time_base
+    except (Unreadable, OSError):
+        return 0.0
+
+
+def prepare(
+    files: Mapping[str, Path], form: Form | None, *, workers: int
+) -> Generator[tuple[PackedVideo, bytes], None, None]:
+    """Bring files into a training form, in processes of their own; yields them in order, with their bytes.
+
+    A file that cannot be used has the reason in `reject` and no bytes. At most `workers` files are worked on
+    or wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
+    """
+    jobs = [
+        Job(key, path.name, Video(key, SUBSET, None, ()), Path(), str(path), None, form)
+        for key, path in files.items()
+    ]
+    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
+        journal = Journal(Path(folder))
+        with closing(run_jobs(jobs, journal, _pack, workers=workers)) as outcomes:
+            for outcome in outcomes:
+                path = journal.data_of(outcome.video.key)
+                data = path.read_bytes() if outcome.video.reject is None else b""
+                path.unlink(missing_ok=True)
+                yield outcome.video, data
+
+
+def _pack(job: Job) -> tuple[Outcome, bytes]:
+    """pack_video; an error of whatever kind is this file's own and does not stop the others."""
+    try:
+        return pack_video(job)
+    except OSError as error:
+        return reject(job, error.strerror or str(error)), b""
+    except Exception as error:
+        return reject(job, f"{type(error).__name__}: {error}"), b""

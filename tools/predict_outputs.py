@@ -1,0 +1,138 @@
+"""What prediction writes: detections.json (ActivityNet's format), detections.csv, subtitles, a table."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards import write_text
+from train.edge import check_new
+from train.postprocess import write_detections
+
+JSON_NAME, CSV_NAME = "detections.json", "detections.csv"
+BEST, ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one file: detections best first, times in seconds; or the reason why it was not read.
+
+    duration: seconds of the video as the network saw it; None if it was not read.
+    """
+
+    key: str
+    file: Path
+    duration: float | None
+    detections: tuple[dict[str, Any], ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the detections that evaluation would count are reported. classes None: all."""
+
+    classes: frozenset[str] | None = None
+    min_score: float = 0.0
+    top: int | None = None
+
+    def of(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+        """The chosen ones of a video's detections, in their order (best first)."""
+        chosen = (
+            detection
+            for detection in detections
+            if detection["score"] >= self.min_score
+            and (self.classes is None or detection["label"] in self.classes)
+        )
+        return tuple(chosen)[: self.top]
+
+
+def classes_asked(text: str | None, known: Sequence[str]) -> frozenset[str] | None:
+    """Class names from "a,b"; ValueError with a suggestion for one that the network does not know."""
+    if text is None or text in known:  # a name may have a comma in it
+        return None if text is None else frozenset([text])
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None or not names:
+        close = difflib.get_close_matches(unknown or "", known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ValueError(f"--classes: {unknown or text!r} is no class of this checkpoint; {hint}")
+    return frozenset(names)
+
+
+def check_outputs(out: Path, keys: Sequence[str], *, force: bool) -> None:
+    """ValueError if a file that would be written is there already, unless `force`."""
+    for name in (JSON_NAME, CSV_NAME, *(f"{key}.srt" for key in keys)):
+        check_new(out / name, force=force)
+
+
+def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) -> None:
+    """Write all files; detections.json comes last.
+
+    Under "external_data" it holds `meta`, each video's file and duration, and why files were not read; those
+    have an empty list of detections, as rejected videos have in an evaluation, and no subtitles.
+    """
+    for video in found:
+        if video.reason is None:
+            write_text(out / f"{video.key}.srt", subtitles(video.detections))
+    write_text(out / CSV_NAME, csv_text(found))
+    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
+    rejected = {video.key: video.reason for video in found if video.reason is not None}
+    results = {video.key: video.detections for video in found}
+    write_detections(out / JSON_NAME, results, meta={**meta, "videos": videos, "rejected": rejected})
+
+
+def subtitles(detections: Sequence[dict[str, Any]]) -> str:
+    """SubRip text: one cue per detection, "label 0.87", by start; those that overlap are separate cues."""
+    cues = []
+    by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
+    for number, detection in enumerate(by_start, 1):
+        start, end = (round(1000 * seconds) for seconds in detection["segment"])
+        label = " ".join(detection["label"].split())  # an empty line would end the cue
+        times = f"{_clock(start)} --> {_clock(max(end, start + 1))}"
+        cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
+    return "\n".join(cues)
+
+
+def _clock(milliseconds: int) -> str:
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+
+
+def csv_text(found: Sequence[Found]) -> str:
+    """The columns video, start, end, label, score; times in seconds, a row per detection."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["video", "start", "end", "label", "score"])
+    for video in found:
+        for detection in video.detections:
+            table.writerow([video.key, *detection["segment"], detection["label"], detection["score"]])
+    return text.getvalue()
+
+
+def table_of(found: Sequence[Found]) -> str:
+    """The best detections of each video that was read, as aligned columns."""
+    best = BEST if len(found) > 1 else ROWS // 2
+    rows = [("video", "start", "end", "label", "score")]
+    for video in found:
+        if video.reason is None and not video.detections:
+            rows.append((video.key, "-", "-", "nothing found", "-"))
+        for detection in video.detections[:best]:
+            start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
+            rows.append((video.key, start, end, detection["label"], f"{detection['score']:.3f}"))
+    shown = rows[: ROWS + 1]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
+    sides = "<>><>"  # text to the left, numbers to the right
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
+        for row in shown
+    ]
+    total = sum(len(video.detections) for video in found)
+    read = sum(video.reason is None for video in found)
+    left = f" ({len(rows) - len(shown)} lines left out)" if len(rows) > len(shown) else ""
+    lines.append(f"{total} detections in {read} of {len(found)} videos; the best {best} of each{left}")
+    return "\n".join(line.rstrip() for line in lines)
