@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
 from .slowfast import slowfast_50, slowfast_50_mmaction2, slowfast_101, slowfast_101_mmaction2
 from .tsm import tsm_r18, tsm_r50
+from .video_swin import video_swin_b, video_swin_s, video_swin_t
 from .videomae import videomae_b, videomae_l, videomae_s
 
 BACKBONES = {
@@ -19,6 +20,9 @@ BACKBONES = {
     "slowfast_101_mmaction2": slowfast_101_mmaction2,
     "tsm_r18": tsm_r18,
     "tsm_r50": tsm_r50,
+    "video_swin_t": video_swin_t,
+    "video_swin_s": video_swin_s,
+    "video_swin_b": video_swin_b,
     "videomae_s": videomae_s,
     "videomae_b": videomae_b,
     "videomae_l": videomae_l,

@@ -1,0 +1,300 @@
+"""Video Swin: attention within windows of tokens, the windows of every second block shifted by half.
+
+Z. Liu et al., "Video Swin Transformer", CVPR 2022. With the same weights, torchvision's swin3d_* and
+mmaction2's SwinTransformer3D (patch_norm=True) compute our numbers at every size. All three shrink a window,
+and forget its shift, along an axis no longer than the window, and then read the leading rows and columns of
+the full window's relative positions; in all, padding takes part in attention, as zeros behind the norm. The
+two differ in names, in what they return (mmaction2 the features that torchvision classifies), in how
+drop-path draws (mmcv floors uniform numbers) and in its rate: 0.1 in torchvision, 0.1 to 0.3 in the paper.
+
+Inside, tokens lie channels last: (n, t, h, w, D). A block is two residual branches for `model.rewire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Size = tuple[int, ...]  # three numbers: along t, h and w
+
+
+def fit_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
+    """Window and shift for tokens of this size: an axis within one window is that window, and not shifted."""
+    axes = list(zip(size, window, shift, strict=True))
+    return tuple(min(n, width) for n, width, _ in axes), tuple(d if n > width else 0 for n, width, d in axes)
+
+
+def pad_to_multiple(x: Tensor, multiple: Size) -> Tensor:
+    """Zeros after the end of t, h and w; x: (n, t, h, w, D). Returns x itself if nothing is missing."""
+    t, h, w = (-extent % divisor for extent, divisor in zip(x.shape[1:4], multiple, strict=True))
+    return F.pad(x, (0, 0, 0, w, 0, h, 0, t)) if t or h or w else x
+
+
+def partition(x: Tensor, window: Size) -> Tensor:
+    """(n, t, h, w, D) -> (n, windows, tokens, D), both in row-major order; the window divides the size."""
+    n, t, h, w, channels = x.shape
+    x = x.view(n, t // window[0], window[0], h // window[1], window[1], w // window[2], window[2], channels)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, -1, prod(window), channels)
+
+
+def unpartition(windows: Tensor, window: Size, size: Size) -> Tensor:
+    """The inverse of `partition`: (n, windows, tokens, D) -> (n, *size, D)."""
+    counts = [extent // width for extent, width in zip(size, window, strict=True)]
+    x = windows.view(len(windows), *counts, *window, -1)
+    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(windows), *size, -1)
+
+
+def relative_positions(window: Size) -> Tensor:
+    """(tokens, tokens) int32: for query and key, the row of the bias table that belongs to their offset."""
+    tokens = torch.cartesian_prod(*(torch.arange(width) for width in window))  # (tokens, 3)
+    offsets = tokens[:, None] - tokens[None] + torch.tensor(window) - 1  # from 0 on
+    rows = 2 * torch.tensor(window) - 1
+    return ((offsets[..., 0] * rows[1] + offsets[..., 1]) * rows[2] + offsets[..., 2]).int()
+
+
+def shift_mask(size: Size, window: Size, shift: Size, device: torch.device) -> Tensor:
+    """(windows, tokens, tokens) bool: True where query and key were no neighbours before the shift.
+
+    The shift rolls the first tokens of an axis behind the last ones, into the last window.
+    """
+    rolled = torch.zeros(1, *size, 1, dtype=torch.uint8, device=device)  # a bit per axis
+    for axis, step in enumerate(shift, start=1):
+        rolled.narrow(axis, size[axis - 1] - step, step).add_(1 << axis)
+    rolled = partition(rolled, window)[0, :, :, 0]
+    return rolled[:, :, None] != rolled[:, None, :]
+
+
+class DropPath(nn.Module):
+    """In training, zeroes whole samples with probability `rate` and divides the others by 1 - rate.
+
+    G. Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016. A fresh mask in every call.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path: got {rate:g}, want 0 <= rate < 1 (0: no branch is dropped)")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, ...) -> the same."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * (x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within (shifted) windows, with a learned bias per relative position.
+
+    Not torch's scaled_dot_product_attention: on a CPU it keeps as much for the backward (the bias learns)
+    and, without a graph, rounds otherwise, so that a recomputed branch would not be equal.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, dim: int, heads: int, window: Size, shift: Size) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        rows = prod(2 * width - 1 for width in window)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
+
+    def bias(self, tokens: int) -> Tensor:
+        """(heads, tokens, tokens). Fewer tokens than the window has: its first ones, as in the references."""
+        index = self.relative_position_index[:tokens, :tokens]
+        return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
+
+    def attend(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """windows: (n, windows, tokens, D); mask: (windows, tokens, tokens). Returns the shape of windows."""
+        n, count, tokens, dim = windows.shape
+        qkv = self.qkv(windows).view(n, count, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # (n, windows, heads, tokens, D / heads) each
+        scores = q * (dim // self.heads) ** -0.5 @ k.transpose(-2, -1)
+        scores += self.bias(tokens)  # in place: no product keeps its output
+        if mask is not None:
+            scores += mask[:, None] * -100.0
+        # Without dtype, autocast has softmax return float32, and the product keeps another copy of that.
+        y = scores.softmax(dim=-1, dtype=v.dtype) @ v
+        return self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> the same."""
+        t, h, w = x.shape[1:4]
+        window, shift = fit_window((t, h, w), self.window, self.shift)
+        x = pad_to_multiple(x, window)
+        size, mask = x.shape[1:4], None
+        if any(shift):
+            x = x.roll([-step for step in shift], dims=(1, 2, 3))
+            mask = shift_mask(size, window, shift, x.device)
+        x = unpartition(self.attend(partition(x, window), mask), window, size)
+        if any(shift):
+            x = x.roll(shift, dims=(1, 2, 3))
+        return x[:, :t, :h, :w]
+
+
+class MLP(nn.Module):
+    """Two linear layers, GELU in between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> the same."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    """x + attention, then + MLP: two branches, each with the norm before it and drop-path after it."""
+
+    post_activation = False
+    downsample = None
+
+    def __init__(self, dim: int, heads: int, window: Size, shift: Size, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, heads, window, shift)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def attention_branch(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> the same."""
+        return self.drop_path(self.attn(self.norm1(x)))
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> the same."""
+        return self.drop_path(self.mlp(self.norm2(x)))
+
+    @property
+    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """The residual branches, in order."""
+        return self.attention_branch, self.mlp_branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> the same."""
+        for branch in self.branches:
+            x = x + branch(x)
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """One token per patch of pixels: a linear map and a norm."""
+
+    def __init__(self, patch: Size, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv3d(3, dim, patch, patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, L, H, W) -> (n, t, h, w, D); zeros fill up the last patches."""
+        x = pad_to_multiple(x.movedim(1, 4), self.patch).movedim(4, 1)
+        return self.norm(self.proj(x).movedim(1, 4))
+
+
+class PatchMerging(nn.Module):
+    """Makes one token of 2x2 (in h and w): a norm and a linear map of the four, side by side."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> (n, t, h / 2, w / 2, 2 D), rounded up: zeros fill up odd sizes."""
+        x = pad_to_multiple(x, (1, 2, 2))
+        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of one network; `dim` doubles from stage to stage and ends as D."""
+
+    dim: int  # channels of the first stage
+    depths: tuple[int, ...]  # blocks per stage
+    heads: tuple[int, ...]  # per stage
+    window: Size = (8, 7, 7)  # tokens
+    patch: Size = (2, 4, 4)  # frames, pixels
+
+
+class VideoSwin(nn.Module):
+    """The family: `patch_embed`, `layer1`, `merge1`, `layer2`, ..., `norm`; no classifier.
+
+    drop_path: the rate of the last block; it rises linearly from 0 in the first.
+    """
+
+    mean = (0.485, 0.456, 0.406)  # of RGB in 0..1: the input is (pixel - mean) / std
+    std = (0.229, 0.224, 0.225)
+
+    def __init__(self, layout: Layout, drop_path: float) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(layout.patch, layout.dim)
+        self.stage_names: list[str] = []
+        self.recomputed_names = ["patch_embed"]
+        rates = iter(torch.linspace(0, drop_path, sum(layout.depths)).tolist())
+        shifts: list[Size] = [(0, 0, 0), tuple(width // 2 for width in layout.window)]
+        dim = layout.dim
+        for number, (depth, heads) in enumerate(zip(layout.depths, layout.heads, strict=True), start=1):
+            if number > 1:
+                self.recomputed_names.append(f"merge{number - 1}")
+                self.add_module(self.recomputed_names[-1], PatchMerging(dim))
+                dim *= 2
+            blocks = [SwinBlock(dim, heads, layout.window, shifts[i % 2], next(rates)) for i in range(depth)]
+            self.stage_names.append(f"layer{number}")
+            self.add_module(self.stage_names[-1], nn.Sequential(*blocks))
+        self.norm = nn.LayerNorm(dim)
+        self.num_features = dim
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
+
+        t is L / 2, and h, w are H, W divided by 4 and by 2 per merging, each time rounded up.
+        """
+        y = self.patch_embed(x)
+        for number, name in enumerate(self.stage_names):
+            if number:
+                y = getattr(self, self.recomputed_names[number])(y)
+            y = getattr(self, name)(y)
+        # The states between the blocks of a rewired network are float32 even if the parameters are not.
+        return self.norm(y.to(self.norm.weight.dtype)).movedim(4, 1).to(x.dtype)
+
+    def pool(self, y: Tensor) -> Tensor:
+        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
+        return y.mean(dim=(3, 4))
+
+
+def _initialise(network: nn.Module) -> None:
+    """torchvision's: linear weights by a normal distribution of standard deviation 0.02; their biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def video_swin_t(drop_path: float = 0.1) -> VideoSwin:
+    """Video Swin-T: 27.9 M parameters, D = 768, t = L / 2."""
+    return VideoSwin(Layout(96, (2, 2, 6, 2), (3, 6, 12, 24)), drop_path)
+
+
+def video_swin_s(drop_path: float = 0.2) -> VideoSwin:
+    """Video Swin-S: 49.5 M parameters, D = 768, t = L / 2."""
+    return VideoSwin(Layout(96, (2, 2, 18, 2), (3, 6, 12, 24)), drop_path)
+
+
+def video_swin_b(drop_path: float = 0.3) -> VideoSwin:
+    """Video Swin-B: 87.6 M parameters, D = 1024, t = L / 2."""
+    return VideoSwin(Layout(128, (2, 2, 18, 2), (4, 8, 16, 32)), drop_path)
