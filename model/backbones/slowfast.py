@@ -19,11 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Rewired, a stage keeps its input (with the lateral, 1.25 states of the stage before) and two of its own
-# states, however deep it is. Up to this many blocks, `recomputed_names` has it keep the input alone and run
-# once more in the backward pass: in SlowFast-101, a quarter of the forward pass for half of what is saved.
-SHORT_STAGE = 4
-
 FrameRule = Callable[[int, int], Tensor]  # frames of the clip, alpha -> int64 numbers of the slow frames
 Triple = tuple[int, int, int]
 
@@ -116,6 +111,10 @@ class Layout:
     fast_frames: tuple[int, ...] = (5, 3, 3, 3, 3)
     strides: tuple[int, ...] = (1, 2, 2, 2)  # of each stage's first block, in space
     lateral_norm: bool = True  # batch norm and ReLU after a lateral's convolution
+    # Rewired, a stage keeps its input (with the lateral, 1.25 states of the stage before) and two states of
+    # its own, however deep it is. These keep the input alone, and run once more in the backward pass: in
+    # SlowFast-101, a quarter of the forward pass for half of what is saved.
+    recomputed: tuple[int, ...] = (1, 2, 4)
     frame_rule: FrameRule = spread_frames
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # of the pixels that the weights know
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
@@ -171,11 +170,10 @@ class SlowFast(nn.Module):
         self.num_features = last + last // layout.beta_inv
         self.layer_names = [f"layer{stage}" for stage in stages]
         self.lateral_names = [f"lateral{stage}" for stage in stages]
-        layers = [f"{path}.{name}" for path in ("slow", "fast") for name in self.layer_names]
-        depths = zip(layers, 2 * layout.blocks, strict=True)
-        short = [name for name, blocks in depths if blocks <= SHORT_STAGE]
-        self.stage_names = [f"{name}.blocks" for name in layers]
-        self.recomputed_names = ["slow.stem", "fast.stem", *self.lateral_names, *short]
+        layers = [(path, stage) for path in ("slow", "fast") for stage in stages]
+        self.stage_names = [f"{path}.layer{stage}.blocks" for path, stage in layers]
+        self.recomputed_names = ["slow.stem", "fast.stem", *self.lateral_names]
+        self.recomputed_names += [f"{p}.layer{stage}" for p, stage in layers if stage in layout.recomputed]
         take = OrderedDict[str, nn.Module](frames=TakeFrames(layout.frame_rule, layout.alpha))
         self.slow = nn.ModuleDict({"stem": nn.Sequential(take | _stem(layout.width, layout.slow_frames[0]))})
         stem = _stem(layout.width // layout.beta_inv, layout.fast_frames[0])
@@ -242,8 +240,7 @@ def _initialise(network: nn.Module) -> None:
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, Bottleneck):
-            *_, norm = module.conv3
-            nn.init.zeros_(norm.weight)
+            nn.init.zeros_(module.conv3.get_parameter("1.weight"))
 
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
