@@ -1,0 +1,216 @@
+"""`leantad inspect`: counts by hand, the best proposal against brute force, settings that load and fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.annotations import Action, Repair, read_annotations
+from pipeline.records import PackedVideo
+from pipeline.shards import Dataset, Shard, write_dataset
+from pipeline.windows import windows_of
+from tools.dataset_advice import advice_of, best_tiou, choose_subsets, coverage_of
+from tools.dataset_facts import facts_of, histogram
+from tools.inspect_shards import inspect_dataset, main
+
+
+def video(key: str, subset: str, duration: float, actions: list[tuple], *, fps=10.0, reject=None, size=128):
+    packed = reject is None
+    return PackedVideo(
+        key,
+        subset,
+        duration,
+        fps,
+        round(duration * fps) if packed else 0,
+        170,
+        size,
+        "vp9" if packed else "",
+        tuple(Action(*action) for action in actions),
+        "00000.tar" if packed else None,
+        reject,
+        key,
+    )
+
+
+def dataset_of(folder: Path, videos: list[PackedVideo], repairs=(), extra_classes=()) -> Path:
+    """A data set of descriptions only; inspect reads no pixels."""
+    classes = {action.label for item in videos for action in item.actions} | set(extra_classes)
+    shard = Shard("00000.tar", "00000.idx", "0" * 64, 1, len(videos))
+    write_dataset(folder, classes=classes, videos=videos, shards=[shard], settings={}, repairs=repairs)
+    return folder
+
+
+VIDEOS = [
+    video("a", "training", 60, [(0, 10, "run"), (5, 15, "run"), (12, 20, "jump")]),
+    video("b", "training", 30, [(3, 9, "jump")]),
+    video("c", "validation", 20, [(1, 4, "run"), (15, 20, "turn-left")], fps=25),
+    video("d", "validation", 40, []),
+    video("e", "validation", 9, [(1, 2, "run")], reject="not a readable video"),
+]
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    repairs = [Repair("a", "clipped", "20.5 to 20.0")]
+    return dataset_of(tmp_path, VIDEOS, repairs, ["swim"])
+
+
+def test_counts_lengths_classes_and_overlaps_are_those_of_the_videos(shards):
+    facts = facts_of(Dataset.open(shards))
+    training, validation = facts["subsets"]["training"], facts["subsets"]["validation"]
+    assert (training["videos"], training["packed"], training["actions"]) == (2, 2, 4)
+    assert (validation["videos"], validation["packed"], validation["rejected"]) == (3, 2, 1)
+    assert validation["without_actions"] == 1 and training["hours"] == pytest.approx(0.025)
+    seconds = facts["action_seconds"]  # 10, 10, 8, 6, 3, 5 s
+    assert (seconds["p0"], seconds["p50"], seconds["p100"]) == (3, 7, 10)
+    assert facts["action_share_of_video"]["p100"] == 0.25
+    assert facts["fps"] == {"10": 3, "25": 1} and facts["sizes"] == {"170x128": 4}
+    # (0, 10) meets (5, 15), both run; (5, 15) meets (12, 20), run and jump
+    assert facts["overlaps"] == {"pairs_same_class": 1, "pairs_other_class": 1, "actions": 3}
+    balance = facts["balance"]
+    assert balance["per_class"]["run"] == {"training": 2, "validation": 1} and balance["ratio"] == 3
+    assert balance["in_one_subset"] == {"jump": "training", "turn-left": "validation"}
+    assert balance["without_actions"] == ["swim"]
+    assert facts["rejects"] == [{"video": "e", "subset": "validation", "reason": "not a readable video"}]
+    assert facts["repairs"][0]["kind"] == "clipped"
+
+
+@given(values=st.lists(st.floats(0.01, 1e4), min_size=1, max_size=50))
+def test_a_histogram_counts_every_length_once(values):
+    found = histogram(values)
+    assert sum(found["counts"]) == len(values) and len(found["edges"]) == len(found["counts"]) + 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    duration=st.floats(2, 60),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    window=st.sampled_from([None, 3.0, 10.0]),
+    num_steps=st.integers(4, 9),
+)
+def test_the_best_proposal_is_that_of_a_search_through_all(duration, ends, window, num_steps):
+    segment = np.sort(np.array(ends)) * duration
+    windows = windows_of(duration, window_seconds=window, overlap=0.5)
+    wanted = 0.0
+    for start, end in windows:
+        grid = start + (end - start) * np.arange(num_steps + 1) / num_steps
+        for low in range(num_steps):
+            for high in range(low + 1, num_steps + 1):
+                inter = max(0.0, min(grid[high], segment[1]) - max(grid[low], segment[0]))
+                union = grid[high] - grid[low] + segment[1] - segment[0] - inter
+                wanted = max(wanted, inter / union)
+    found = best_tiou(segment[None], windows, num_steps)
+    assert found[0] == pytest.approx(wanted, abs=1e-9)  # the order of float64 operations
+
+
+def test_coverage_is_the_share_of_frames_that_clips_show():
+    item = video("a", "training", 100, [])  # 1000 frames
+    sparse = {"num_clips": 5, "clip_frames": 10, "stride_frames": 2}
+    # 5 clips of 10 frames are 50 of 1000; each spans 2 * 9 + 1 frames, 95 in all
+    assert coverage_of(item, None, sparse) == {"frames": 0.05, "time": 0.095}
+    dense = {"num_clips": 100, "clip_frames": 16, "stride_frames": 1}
+    assert coverage_of(item, None, dense) == {"frames": 1.0, "time": 1.0}
+
+
+def test_long_videos_of_short_actions_get_windows_and_short_videos_none(tmp_path):
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(0, 590, (20, 10))
+    long = [
+        video(f"v{i}", "training" if i % 2 else "validation", 600, [(s, s + 2, "run") for s in row])
+        for i, row in enumerate(starts)
+    ]
+    dataset = Dataset.open(dataset_of(tmp_path, long))
+    advice = advice_of(dataset, facts_of(dataset))
+    # 600 s in 256 steps are 2.3 s a step, too coarse for 2 s; up to 1.4 s a step some proposal has tIoU 0.7
+    assert advice["settings"]["data"]["window_seconds"] and advice["step_seconds"]["p100"] < 1.45
+    assert advice["matchable"]["tiou_0.7"] > 0.99 and advice["unmatchable_actions"] == 0
+    short = [video(f"v{i}", "training" if i else "val", 20, [(2, 9, "run")]) for i in range(4)]
+    dataset = Dataset.open(dataset_of(tmp_path, short))
+    advice = advice_of(dataset, facts_of(dataset))
+    assert "window_seconds" not in advice["settings"]["data"]
+    assert advice["settings"]["data"]["val_subset"] == "val"
+
+
+def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
+    from train.settings import load_settings
+
+    path = shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json"
+    videos = {
+        key: replace(video(key, item.subset, item.duration or 1.0, [], fps=15.0), actions=item.actions)
+        for key, item in read_annotations(path).items()
+    }
+    dataset = object.__new__(Dataset)  # no folder of shards: the descriptions are all that is read
+    dataset.videos, dataset.settings, dataset.repairs = videos, {}, ()
+    dataset.folder = Path("data/activitynet")
+    dataset.classes = tuple(sorted({a.label for item in videos.values() for a in item.actions}))
+    found = advice_of(dataset, facts_of(dataset))["settings"]
+    recipe = load_settings(Path("activitynet_r2plus1d34"))
+    names = ("num_clips", "clip_frames", "stride_frames", "resize", "crop", "train_subset", "val_subset")
+    assert {name: found["data"][name] for name in names} == recipe.data.model_dump(include=set(names))
+    assert "window_seconds" not in found["data"] and recipe.data.window_seconds is None
+    assert found["detector"]["num_steps"] == recipe.detector.num_steps
+
+
+def test_warnings_name_what_cannot_be_learned(shards):
+    warnings = "\n".join(inspect_dataset(str(shards))["advice"]["warnings"])
+    for words in (
+        "turn-left: without a training action",
+        "jump: in the training subset only",
+        "swim: a class without any action",
+        "jump, run: fewer than 10 training actions",
+        "frame rates differ (10, 25)",
+        "1 pairs of actions of one class overlap",
+        "1 videos were rejected",
+    ):
+        assert words in warnings, words
+
+
+def test_subsets_are_chosen_by_their_usual_names():
+    counts = {"validation": {"packed": 200}, "test": {"packed": 213}}
+    assert choose_subsets(counts) == ("validation", "test")  # THUMOS-14
+    counts = {"training": {"packed": 3}, "validation": {"packed": 4}, "testing": {"packed": 9}}
+    assert choose_subsets(counts) == ("training", "validation")
+    assert choose_subsets({"mine": {"packed": 3}, "none": {"packed": 0}}) == ("mine", "mine")
+
+
+def test_the_recipe_lines_load_as_settings(shards, tmp_path):
+    from train.settings import load_settings
+
+    document = inspect_dataset(str(shards))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(document["recipe"])
+    loaded = load_settings(recipe)
+    assert loaded.data.shards == str(shards) and loaded.data.flip == 0.0  # turn-left
+    chosen = document["advice"]["settings"]
+    assert loaded.data.model_dump(include=set(chosen["data"])) == chosen["data"]
+    assert loaded.detector.num_steps == chosen["detector"]["num_steps"]
+    assert document["recipe"].count("  # ") >= 4  # the reasons
+
+
+def test_the_command_prints_text_or_json_and_refuses_what_is_no_data_set(shards, tmp_path):
+    text = CliRunner().invoke(main, [str(shards)])
+    assert text.exit_code == 0, text.output
+    for words in ("subset", "videos by duration", "num_clips:", "e (validation): not a readable", "warning:"):
+        assert words in text.stdout
+    found = CliRunner().invoke(main, [str(shards), "--json", "--out", str(tmp_path / "facts.json")])
+    assert json.loads(found.stdout) == json.loads((tmp_path / "facts.json").read_text())
+    again = CliRunner().invoke(main, [str(shards), "--out", str(tmp_path / "facts.json")])
+    assert again.exit_code == 2 and "--force" in again.stderr
+    nothing = CliRunner().invoke(main, [str(tmp_path / "nowhere")])
+    assert nothing.exit_code == 2 and "nowhere" in nothing.stderr
+
+
+def test_a_data_set_without_actions_or_packed_videos_is_no_traceback(tmp_path):
+    dataset_of(tmp_path, [video("a", "training", 5, [])], extra_classes=["run"])
+    result = CliRunner().invoke(main, [str(tmp_path)])
+    assert result.exit_code == 0 and "nothing to learn" in result.stdout
+    dataset_of(tmp_path, [video("a", "training", 5, [], reject="empty")], extra_classes=["run"])
+    result = CliRunner().invoke(main, [str(tmp_path)])
+    assert result.exit_code == 2 and "no packed video" in result.stderr
