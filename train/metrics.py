@@ -97,8 +97,10 @@ class Curves:
         if average_true is not None:
             share = average_true / np.maximum(np.tile(num_true, len(right) // self.num_classes), 1e-300)
             right *= share[:, None]
-        total = right + wrong
-        return weight, np.divide(right, total, out=np.zeros(self.shape), where=total > 0)
+        # where nothing is seen the table is padding; its precision of 0 changes no envelope
+        return weight, np.divide(
+            right, right + wrong, out=np.zeros(self.shape), where=(seen > 0) & (right > 0)
+        )
 
     def area(self, kept: np.ndarray, num_true: np.ndarray, average_true: float | None = None) -> np.ndarray:
         """AP (or normalised AP) as a fraction, (L, K); NaN for a class whose `num_true` is 0."""
