@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .drop_path import DropPath, rising_rates
+
 Size = tuple[int, ...]  # three numbers: along t, h and w
 
 
@@ -67,26 +69,6 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device) -> T
         rolled.narrow(axis, size[axis - 1] - step, step).add_(1 << axis)
     rolled = partition(rolled, window)[0, :, :, 0]
     return rolled[:, :, None] != rolled[:, None, :]
-
-
-class DropPath(nn.Module):
-    """In training, zeroes whole samples with probability `rate` and divides the others by 1 - rate.
-
-    G. Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016. A fresh mask in every call.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop_path: got {rate:g}, want 0 <= rate < 1 (0: no branch is dropped)")
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, ...) -> the same."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x * (x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep)
 
 
 class WindowAttention(nn.Module):
@@ -191,7 +173,7 @@ class SwinBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """One token per patch of pixels: a linear map and a norm."""
 
-    def __init__(self, patch: Size, dim: int) -> None:
+    def __init__(self, patch: tuple[int, int, int], dim: int) -> None:
         super().__init__()
         self.patch = patch
         self.proj = nn.Conv3d(3, dim, patch, patch)
@@ -213,7 +195,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, h, w, D) -> (n, t, h / 2, w / 2, 2 D), rounded up: zeros fill up odd sizes."""
-        x = pad_to_multiple(x, (1, 2, 2))
+        # A rewired network's states are float32, whatever the dtype of its parameters.
+        x = pad_to_multiple(x.to(self.norm.weight.dtype), (1, 2, 2))
         corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 
@@ -226,7 +209,7 @@ class Layout:
     depths: tuple[int, ...]  # blocks per stage
     heads: tuple[int, ...]  # per stage
     window: Size = (8, 7, 7)  # tokens
-    patch: Size = (2, 4, 4)  # frames, pixels
+    patch: tuple[int, int, int] = (2, 4, 4)  # frames, pixels
 
 
 class VideoSwin(nn.Module):
@@ -243,7 +226,7 @@ class VideoSwin(nn.Module):
         self.patch_embed = PatchEmbed(layout.patch, layout.dim)
         self.stage_names: list[str] = []
         self.recomputed_names = ["patch_embed"]
-        rates = iter(torch.linspace(0, drop_path, sum(layout.depths)).tolist())
+        rates = iter(rising_rates(drop_path, sum(layout.depths)))
         shifts: list[Size] = [(0, 0, 0), tuple(width // 2 for width in layout.window)]
         dim = layout.dim
         for number, (depth, heads) in enumerate(zip(layout.depths, layout.heads, strict=True), start=1):
@@ -268,7 +251,6 @@ class VideoSwin(nn.Module):
             if number:
                 y = getattr(self, self.recomputed_names[number])(y)
             y = getattr(self, name)(y)
-        # The states between the blocks of a rewired network are float32 even if the parameters are not.
         return self.norm(y.to(self.norm.weight.dtype)).movedim(4, 1).to(x.dtype)
 
     def pool(self, y: Tensor) -> Tensor:
