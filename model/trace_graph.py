@@ -1,0 +1,181 @@
+"""What a module that nobody prepared computes, by torch.fx: a list of steps, with what each reads and writes.
+
+Three things that torch.fx leaves out are added. In-place operators (`x += y`, `x[0] = y`) are recorded as
+such. A module that cannot be traced (control flow on values, say) becomes one step. And whatever tracing
+would bake in without a word stops it: Python's and NumPy's random numbers, attributes set in forward.
+
+Not seen: `isinstance(x, Tensor)` and `hasattr` on a value, generators of one's own, clocks, files. So a
+trace is a claim; model/trace.py holds it against the module itself when it first runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import random
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partialmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from .recompute import RngState
+from .trace_steps import WRITING_OPERATORS, Program, program
+
+
+class Untraceable(Exception):
+    """Why a module could not be traced, in words for the user."""
+
+
+class _Value(fx.Proxy):
+    """A traced value whose in-place operators are recorded; torch.fx takes `x += y` for `x = x + y`."""
+
+    def _operate(self, function: Callable[..., Any], *args: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, *args), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._operate(operator.setitem, key, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise Untraceable(f"assigns to .{name} of a tensor")
+        super().__setattr__(name, value)
+
+
+for _name in WRITING_OPERATORS:
+    setattr(_Value, f"__{_name}__", partialmethod(_Value._operate, getattr(operator, _name)))
+
+
+class _Root(nn.Module):
+    """Calls the block with its input alone, so that all other arguments take their defaults."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Any:
+        return self.block(x)
+
+
+def python_random_state() -> tuple[Any, ...]:
+    """Of the generators that no recomputation replays: Python's and NumPy's global ones."""
+    _, keys, position, *_ = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(keys).tobytes(), position
+
+
+class Tracer(fx.Tracer):
+    """Records `closed` modules and those of torch.nn as one step each.
+
+    After an exception `failed` is the innermost module whose forward raised it.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, closed: Collection[str] = ()) -> None:
+        super().__init__()
+        self.closed = closed
+        self.failed: str | None = None
+        self.fatal: str | None = None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value that records in-place operators."""
+        return _Value(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether it stays one step."""
+        if module_qualified_name == "block":
+            return False  # the module in question, torch.nn's or not
+        return module_qualified_name in self.closed or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """As fx.Tracer, but drawing random numbers is an error: the trace would repeat their outcome."""
+        name = self.path_of_module(m)
+        drawn, rng = python_random_state(), torch.get_rng_state()
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+            if not torch.equal(rng, torch.get_rng_state()):
+                raise Untraceable("draws random numbers to choose what to compute")
+        except Exception:
+            self.failed = self.failed or name
+            raise
+        finally:
+            if self.fatal is None and drawn != python_random_state():
+                self.fatal = (
+                    f"{_local(name)} draws from Python's or NumPy's random numbers, which are not replayed"
+                )
+        return result
+
+
+def _local(name: str) -> str:
+    """A name below _Root as the block calls it."""
+    return "it" if name in ("", "block") else name.removeprefix("block.")
+
+
+def _contents(value: Any) -> list[Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [(key, id(item)) for key, item in items]
+
+
+@contextmanager
+def _as_it_was(module: nn.Module, written: list[str]) -> Iterator[None]:
+    """Undo what happens inside to attributes of all modules and to generators; names go to `written`."""
+    saved = {
+        name: (m, {k: (v, copy.copy(v) if isinstance(v, list | dict) else None) for k, v in vars(m).items()})
+        for name, m in module.named_modules()
+    }
+    generators = RngState.capture(torch.device("cpu")), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        generators[0].restore()
+        random.setstate(generators[1])
+        np.random.set_state(generators[2])
+        for name, (m, attributes) in saved.items():
+            written += [f"{name}.{key}".strip(".") for key in _restore(m, attributes)]
+
+
+def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Put back every attribute and the contents of lists and dicts; returns the names that had changed."""
+    now = vars(module)
+    changed = [key for key in now if key not in attributes]
+    for key in changed:
+        del now[key]
+    for key, (value, content) in attributes.items():
+        if key not in now or now[key] is not value:
+            changed.append(key)
+            now[key] = value
+        if content is not None and _contents(value) != _contents(content):
+            changed.append(key)
+            value.clear()
+            (value.update if isinstance(value, dict) else value.extend)(content)
+    return changed
+
+
+def trace(block: nn.Module, closed: Collection[str] = ()) -> Program:
+    """The steps of block(x), every other argument at its default, in its present training mode.
+
+    closed: dotted names of submodules to keep as one step each. Raises Untraceable.
+    """
+    leaves = {f"block.{name}": "" for name in closed}
+    while True:
+        root, tracer, written = _Root(block), Tracer(leaves), list[str]()
+        error = ""
+        with _as_it_was(block, written):
+            try:
+                graph = tracer.trace(root)
+            except Exception as raised:  # whatever the code of a stranger does when it meets no real tensor
+                kind = "" if isinstance(raised, Untraceable) else f"{type(raised).__name__}: "
+                error = f"{kind}{raised}".splitlines()[0][:160]
+        if tracer.fatal is not None:
+            raise Untraceable(tracer.fatal)
+        if not error:
+            break
+        if tracer.failed in (None, "block") or tracer.failed in leaves:
+            raise Untraceable(f"its forward cannot be traced ({error})")
+        leaves[tracer.failed] = error
+    if written:
+        raise Untraceable(f"its forward assigns {', '.join(sorted(set(written)))}")
+    return program(graph, root, {_local(name): why for name, why in leaves.items() if why})
