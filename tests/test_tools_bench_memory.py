@@ -8,7 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tools.bench_memory import MODES, main
+from tools.bench_memory import main
+from tools.memory_rows import MODES
 from tools.memory_trackers import LiveBytes, SavedBytes
 
 SMALL = ["--backbone", "r2plus1d_tiny", "--clip", "3x8x16x16", "--device", "cpu"]

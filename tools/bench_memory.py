@@ -5,8 +5,7 @@ What is counted, above the parameters, their gradients and the clips themselves:
   once. It sees what an autograd.Function passes to save_for_backward, too. (A recomputed call that draws
   random numbers also keeps 5 KB of generator state, not counted; the R(2+1)D networks draw none.)
 - peak: on a GPU torch.cuda.max_memory_allocated; on a CPU the most bytes in tensors alive at one time. A
-tensor
-  that lives only inside one kernel is not seen on a CPU.
+  tensor that lives only inside one kernel is not seen on a CPU.
 - seconds: forward and backward, once, after a first run, without the trackers.
 """
 
@@ -15,25 +14,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
-import torch
-from torch import Tensor, nn
 
-from model.backbones import BACKBONES, build_backbone
-from model.encode import sampled_encode
-from model.reversible import Recurrence
-from model.rewire import rewire
-from model.sampling import num_kept, sample_clips
 from pipeline.shards import write_text
-from tools.memory_trackers import LiveBytes, SavedBytes
 from train.edge import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure the training memory of a backbone: plain, checkpointed and reversible.
@@ -41,106 +30,7 @@ HELP = """Measure the training memory of a backbone: plain, checkpointed and rev
 Above the parameters, their gradients and the clips: what autograd keeps for the backward (saved), the most
 alive at one time (peak), and the seconds of a forward and backward.
 """
-MIB = 2**20
-MODES = ("plain", "checkpoint", "reversible")
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One run of the benchmark; `ratios` empty: all clips in one ordinary graph, without sampled encoding."""
-
-    backbone: str
-    clip: tuple[int, int, int, int]  # C, L, H, W
-    dtype: str
-    clips: int
-    ratios: tuple[float, ...]
-    piece_clips: int
-    beta: float
-    device: str
-
-
-class Encoder(nn.Module):
-    """A backbone and its pooling: (n, C, L, H, W) uint8 -> (n, D, t)."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Pixels to -1..1 in the dtype of the parameters, then features."""
-        dtype = next(self.parameters()).dtype
-        return self.backbone.pool(self.backbone(clips.to(dtype) / 127.5 - 1))
-
-
-def build_encoder(settings: Settings, mode: str) -> Encoder:
-    """The encoder in one of MODES, in training mode, with gradients allocated."""
-    torch.manual_seed(0)
-    backbone = build_backbone(settings.backbone)
-    if mode != "plain":
-        rewire(backbone, beta=0.0 if mode == "checkpoint" else settings.beta)
-    encoder = Encoder(backbone.to(settings.device, DTYPES[settings.dtype]))
-    for parameter in encoder.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    return encoder.train()
-
-
-def train_step(encoder: Encoder, clips: Tensor, ratio: float | None, piece_clips: int) -> None:
-    """Forward and backward of one video; clips: (1, N, C, L, H, W) uint8."""
-    if ratio is None:
-        features = encoder(clips[0])
-    else:
-        generator = torch.Generator().manual_seed(0)
-        kept = sample_clips(1, clips.shape[1], ratio, strategy="uniform", generator=generator)
-        features = sampled_encode(encoder, clips, kept, piece_clips=piece_clips)
-    features.float().square().mean().backward()
-
-
-def _storages(encoder: Encoder, clips: Tensor) -> set[int]:
-    tensors = [clips, *encoder.parameters(), *encoder.buffers(), *(p.grad for p in encoder.parameters())]
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
-
-
-def _peak_and_seconds(settings: Settings, encoder: Encoder, clips: Tensor, ratio: float | None):
-    """On a GPU from one step; on a CPU the caller has the peak, and this one is 0."""
-    cuda = clips.device.type == "cuda"
-    before = torch.cuda.memory_allocated() if cuda else 0
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    train_step(encoder, clips, ratio, settings.piece_clips)
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    return (torch.cuda.max_memory_allocated() - before if cuda else 0), seconds
-
-
-def measure(settings: Settings, mode: str, ratio: float | None) -> dict:
-    """One row: mode, ratio, saved_mib, peak_mib, seconds."""
-    encoder = build_encoder(settings, mode)
-    generator = torch.Generator().manual_seed(1)
-    shape = (1, settings.clips, *settings.clip)
-    clips = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(settings.device)
-    known = _storages(encoder, clips)
-    saved, live = SavedBytes(known), LiveBytes(known)
-    after_forward: list[int] = []
-    hook = encoder.register_forward_hook(lambda *_: after_forward.append(saved.now))
-    with saved, live if clips.device.type == "cpu" else nullcontext():
-        train_step(encoder, clips, ratio, settings.piece_clips)
-    hook.remove()
-    peak, seconds = _peak_and_seconds(settings, encoder, clips, ratio)
-    return {
-        "mode": mode,
-        "ratio": ratio,
-        "saved_mib": round(max(after_forward) / MIB, 2),
-        "peak_mib": round(max(peak, live.peak) / MIB, 2),
-        "seconds": round(seconds, 3),
-    }
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def _commit() -> str:
@@ -154,6 +44,8 @@ def _commit() -> str:
 
 def where(device: str) -> dict:
     """What the figures depend on besides the settings."""
+    import torch
+
     cuda = device == "cuda"
     hardware = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     return {"hardware": hardware, "torch": torch.__version__, "commit": _commit()}
@@ -184,6 +76,8 @@ def parse_clip(text: str) -> tuple[int, int, int, int]:
 
 def resolve_device(name: str) -> str:
     """`auto` is cuda where there is one."""
+    import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -191,25 +85,19 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _check(settings: Settings, out: Path | None, *, force: bool) -> None:
-    """Everything that can be wrong is told before anything is measured."""
-    with torch.device("meta"):
-        build_backbone(settings.backbone)
-    Recurrence(settings.beta)
-    for ratio in settings.ratios:
-        num_kept(settings.clips, ratio)
-    if out is not None:
-        check_new_file(out, force=force)
-
-
 @click.command(
     cls=Command,
     help=HELP,
     epilog="Example: leantad bench-memory --backbone r2plus1d_18 --clip 3x16x112x112 --clips 8 --ratio 0.3",
 )
-@click.option("--backbone", default="r2plus1d_34", show_default=True, help=f"One of {', '.join(BACKBONES)}.")
+@click.option(
+    "--backbone",
+    default="r2plus1d_34",
+    show_default=True,
+    help="A name of model/backbones; a wrong one gets the list.",
+)
 @click.option("--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option("--clips", type=click.IntRange(1), default=1, show_default=True, help="Clips of the video.")
 @click.option(
     "--ratio",
@@ -241,9 +129,13 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from tools.memory_rows import MODES, Settings, check, measure
+
     output = Output(quiet, as_json)
     settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))
-    _check(settings, out, force=force)
+    check(settings)
+    if out is not None:
+        check_new_file(out, force=force)
     facts = where(settings.device)
     output.say(" ".join(f"{name}={value}" for name, value in {**facts, **asdict(settings)}.items()))
     rows = [measure(settings, mode, ratio) for ratio in ratios or (None,) for mode in MODES]
