@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .pack_video import VIDEO_SUFFIXES, Job, Outcome, pack_video, reject
 from .probe import FrameReader, Unreadable
 from .records import PackedVideo
 from .shard_writer import unique_keys
-from .transcode import Form, exact_rate
+from .transcode import Form, exact_rate, is_in_form
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
@@ -126,6 +126,7 @@ def prepare(
 ) -> Generator[tuple[PackedVideo, bytes], None, None]:
     """Bring files into a training form, in processes of their own; yields them in order, with their bytes.
 
+    form: what to re-encode to, None to keep the bytes; a file that is in this form already is kept, too.
     A file that cannot be used has the reason in `reject` and no bytes. At most `workers` files are worked on
     or wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
@@ -146,6 +147,8 @@ def prepare(
 def _pack(job: Job) -> tuple[Outcome, bytes]:
     """pack_video; an error of whatever kind is this file's own and does not stop the others."""
     try:
+        if job.form is not None and is_in_form(job.folder / str(job.file), job.form):
+            job = replace(job, form=None)
         return pack_video(job)
     except OSError as error:
         return reject(job, error.strerror or str(error)), b""

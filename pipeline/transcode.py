@@ -72,7 +72,7 @@ def transcode(source: str | Path | bytes, form: Form) -> tuple[bytes, Facts, Fac
     reader = FrameReader(source)
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         path = Path(folder) / "video.mp4"
-        with _Encoder(path, fps=fps, codec=form.codec, gop=form.gop) as encoder:
+        with _Encoder(path, fps=fps, codec=form.codec, gop=form.gop, comment=mark_of(form)) as encoder:
             upright = _Upright(form)
             for frame in resample(reader, fps):
                 encoder.write(upright(frame, reader))
@@ -81,6 +81,28 @@ def transcode(source: str | Path | bytes, form: Form) -> tuple[bytes, Facts, Fac
     if result.num_frames != encoder.count or result.fps != fps:
         raise Unreadable(reader.name, f"encoded {encoder.count} frames, {result.num_frames} came back")
     return data, reader.facts, result
+
+
+def mark_of(form: Form) -> str:
+    """The comment that `transcode` writes into its files."""
+    upscale = " upscale" if form.upscale else ""
+    return f"leantad {form.codec} fps {form.fps} short side {form.short_side} gop {form.gop}{upscale}"
+
+
+def is_in_form(source: str | Path | bytes, form: Form) -> bool:
+    """Whether `transcode` made this file, in this form: encoding it again would only blur it.
+
+    Nothing is decoded. The comment may have survived an editor; codec and key frames hardly do.
+    """
+    try:
+        with FrameReader(source).opened() as (container, stream):
+            if container.metadata.get("comment") != mark_of(form):
+                return False
+            keys = [packet.is_keyframe for packet in container.demux(stream) if packet.size]
+            codec = stream.codec_context.codec.canonical_name
+    except (Unreadable, av.FFmpegError):
+        return False
+    return codec == form.codec and keys == [number % form.gop == 0 for number in range(len(keys))]
 
 
 def encode_video(
@@ -155,10 +177,12 @@ def _packet_rate(source: str | Path | bytes) -> Fraction:
 class _Encoder:
     """Write yuv420p frames of one size into an mp4 of constant rate whose index comes first."""
 
-    def __init__(self, path: Path, *, fps: Fraction, codec: str, gop: int):
+    def __init__(self, path: Path, *, fps: Fraction, codec: str, gop: int, comment: str = ""):
         self.fps, self.gop, self.count = fps, gop, 0
         self.encoder, self.options = ENCODERS[codec]
         self.container = av.open(str(path), "w", format="mp4", options=MP4)
+        if comment:
+            self.container.metadata["comment"] = comment
         self.stream: av.VideoStream | None = None
 
     def __enter__(self) -> _Encoder:
