@@ -1,0 +1,125 @@
+"""Make HTML pages that show detections beside the video: one per video, and an index sorted by error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # `python tools/view.py` works too
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from tools.viewer.build import document_of, make_view
+from tools.viewer.media import Library
+from train.edge import Command, Output, check_new, force_option, output_options
+from train.page import plural
+from train.results import check_overlap, read_detections, read_truth
+
+EMBED_LIMIT_MIB = 64.0
+LONGEST_SECONDS = 1e9
+
+
+EXAMPLES = """
+\b
+Examples:
+  leantad view detections.json --videos my_videos --out view
+  leantad view runs/demo/detections.json --ground-truth data/demo/dataset.json --embed
+"""
+FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=Command, epilog=EXAMPLES)
+@click.argument("detections", type=FILE)
+@click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json to compare with.")
+@click.option("--subset", help="Subset of the ground truth. Default: the detections' own, or the only one.")
+@click.option(
+    "--videos",
+    type=FILE,
+    multiple=True,
+    help="Video file, folder of them, or packed data set; repeatable. "
+    "Default: the ground truth's data set, if it is one, and the files that predict read.",
+)
+@click.option("--embed", is_flag=True, help="Put the videos into the pages, so that one file is enough.")
+@click.option(
+    "--embed-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=EMBED_LIMIT_MIB,
+    show_default=True,
+    help="Largest video to embed, MiB.",
+)
+@click.option("--out", type=FILE, default=Path("view"), show_default=True, help="Folder for the pages.")
+@force_option
+@output_options
+@click.pass_context
+def main(
+    ctx: click.Context,
+    detections: Path,
+    ground_truth: Path | None,
+    subset: str | None,
+    videos: tuple[Path, ...],
+    embed: bool,
+    embed_limit: float,
+    out: Path,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Show DETECTIONS (ActivityNet's JSON) beside their videos: a page per video, and an index by error.
+
+    Linked videos are played from where they lie; those of a packed data set are copied to OUT/media. With a
+    ground truth, the error of a video is `missed + false`: 1 - mean best tIoU of its true actions, plus the
+    share of the shown score that is wrong at tIoU 0.5. A video that cannot be shown makes the exit code 1.
+    """
+    output = Output(quiet, as_json)
+    check_new(out, force=force)
+    results, meta = read_detections(detections)
+    truth = None
+    if ground_truth is not None:
+        truth, _ = read_truth(ground_truth, subset, hint=meta.get("subset"))
+        check_overlap(truth, results)
+    if not videos and ground_truth is not None and _is_packed(ground_truth):
+        videos = (ground_truth,)
+    library = Library.open(videos)
+    library.add_predicted(meta.get("videos"))
+    view = make_view(
+        results,
+        truth,
+        out,
+        title=detections.resolve().parent.name or detections.stem,
+        library=library,
+        durations=_durations(meta.get("videos")),
+        embed_limit=embed_limit if embed else None,
+        progress=_bar(output),
+    )
+    for line in view.remarks:
+        output.remark(line)
+    output.say(f"{plural(len(view.order), 'page')}: open {view.index}")
+    output.document(document_of(view))
+    ctx.exit(1 if view.problems else 0)
+
+
+def _is_packed(location: Path) -> bool:
+    return location.name == "dataset.json" or (location / "dataset.json").is_file()
+
+
+def _durations(videos: Any) -> dict[str, float]:
+    """Seconds of each video as `leantad predict` writes them under external_data.videos."""
+    table = videos if isinstance(videos, dict) else {}
+    said = {key: facts.get("duration") for key, facts in table.items() if isinstance(facts, dict)}
+    return {
+        key: float(value)
+        for key, value in said.items()
+        if isinstance(value, (int, float)) and 0 < value < 1e9
+    }
+
+
+def _bar(output: Output) -> Any:
+    from tqdm import tqdm
+
+    return lambda order: tqdm(order, desc="pages", unit="video", disable=output.no_bar)
+
+
+if __name__ == "__main__":
+    main()

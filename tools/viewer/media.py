@@ -1,0 +1,129 @@
+"""Where a page's video comes from: files, folders or packed shards; linked by relative path, or embedded."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.shards import Dataset
+
+MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
+MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video: a file on disk, or a key in a packed data set."""
+
+    name: str
+    path: Path | None = None
+    dataset: Dataset | None = None
+
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path else len(self.read())
+
+    def read(self) -> bytes:
+        """The encoded bytes; ValueError or OSError if they cannot be read."""
+        if self.path is not None:
+            return self.path.read_bytes()
+        assert self.dataset is not None
+        return self.dataset.read(self.name)
+
+
+@dataclass(frozen=True)
+class Library:
+    """All places to look for videos, in the order they were given."""
+
+    datasets: list[Dataset] = field(default_factory=list)
+    folders: list[Any] = field(default_factory=list)  # pipeline.pack_video.VideoFolder
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @staticmethod
+    def open(locations: tuple[Path, ...]) -> Library:
+        """Read what is there: video files, folders of them (searched through), packed data sets."""
+        library = Library()
+        for location in locations:
+            if not location.exists():
+                raise ValueError(f"{location}: not here; --videos wants files, folders, or a packed data set")
+            if (location / "dataset.json").is_file() or location.name == "dataset.json":
+                folder = location.parent if location.name == "dataset.json" else location
+                library.datasets.append(Dataset.open(folder))
+            elif location.is_dir():
+                from pipeline.pack_video import VideoFolder
+
+                library.folders.append(VideoFolder(location))
+            else:
+                for name in (location.name, location.stem):
+                    library.files.setdefault(name, location)
+        return library
+
+    @property
+    def empty(self) -> bool:
+        return not (self.datasets or self.folders or self.files)
+
+    def add_predicted(self, videos: Any) -> None:
+        """Take in what `leantad predict` says under external_data.videos: {key: {"file": path}}.
+
+        Only video files are: a foreign result file must not put any other file of this machine into a page.
+        """
+        from pipeline.pack_video import VIDEO_SUFFIXES
+
+        for key, facts in videos.items() if isinstance(videos, dict) else []:
+            file = facts.get("file") if isinstance(facts, dict) else None
+            path = Path(file) if isinstance(file, str) and "\0" not in file else None
+            if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+                self.files.setdefault(key, path)
+
+    def find(self, key: str) -> Clip | str:
+        """The video of this name, or why there is none."""
+        reason = "no video of this name was found"
+        for name in (key, f"v_{key}"):  # ActivityNet's files have v_ in front
+            if name in self.files:
+                return Clip(key, path=self.files[name])
+        for folder in self.folders:
+            file, missing = folder.find(key)
+            if file is not None:
+                return Clip(key, path=folder.folder / file)
+            reason = missing if missing and "have this name" in missing else reason
+        for dataset in self.datasets:
+            video = dataset.videos.get(key)
+            if video is not None and video.shard is not None:
+                return Clip(key, dataset=dataset)
+        return reason
+
+
+def embedded(clip: Clip, limit_mib: float) -> tuple[dict[str, Any], str]:
+    """The page's facts about a video inside it, and its bytes as base64.
+
+    ValueError if it is larger than the limit.
+    """
+    size = clip.size()
+    if size > limit_mib * MIB:
+        raise ValueError(
+            f"{clip.path or clip.name}: {size / MIB:.1f} MiB, want at most {limit_mib:g} to embed it; "
+            "raise --embed-limit, or leave out --embed to link the file"
+        )
+    suffix = clip.path.suffix.lower() if clip.path else ".mp4"
+    name = clip.path.name if clip.path else clip.name
+    facts = {"name": name, "type": MIME.get(suffix, "application/octet-stream"), "url": None}
+    return facts, base64.b64encode(clip.read()).decode("ascii")
+
+
+def linked(clip: Clip, page: Path, copy: Path) -> dict[str, Any]:
+    """The page's facts about a video beside it; one that lies in a shard is written to `copy` first."""
+    path = clip.path
+    if path is None:
+        path = copy
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        partial = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
+        partial.write_bytes(clip.read())
+        os.replace(partial, copy)
+    relative = os.path.relpath(path.resolve(), page.parent.resolve())
+    address = quote(Path(relative).as_posix(), errors="surrogateescape")
+    return {"name": path.name, "type": "", "url": address}

@@ -1,0 +1,108 @@
+// The video: where it comes from, playing exactly one segment, and what to say when it cannot be played.
+
+const video = byId("video");
+const player = { playable: false, until: null, place: 0 };
+
+/** The embedded bytes as an address that can be sought in; decoded piece by piece to spare memory. */
+function embeddedAddress() {
+  const holder = byId("media");
+  const text = holder.textContent.trim();
+  holder.textContent = "";
+  const piece = 1 << 20; // a multiple of 4: base64 can be cut there
+  const parts = [];
+  for (let at = 0; at < text.length; at += piece) {
+    parts.push(Uint8Array.from(atob(text.slice(at, at + piece)), (letter) => letter.charCodeAt(0)));
+  }
+  return URL.createObjectURL(new Blob(parts, { type: data.video.type }));
+}
+
+function sayUnplayable(reason) {
+  player.playable = false;
+  player.until = null;
+  byId("stage").classList.add("mute");
+  byId("play").disabled = true;
+  byId("notice").textContent = reason;
+  byId("notice").hidden = false;
+}
+
+function cannotPlay() {
+  const name = data.video.name;
+  const missing = data.video.url ? ", or the file is no longer where the page looks for it" : "";
+  sayUnplayable(`This browser cannot play ${name}: it lacks the codec or the container${missing}. The timeline and the `
+    + `table work without it. To watch it, convert it, as in: ffmpeg -i INPUT -c:v libvpx-vp9 OUTPUT.webm`);
+}
+
+function openVideo() {
+  if (!data.video) {
+    sayUnplayable(`No video (${data.why}). The timeline and the table work without it.`);
+    return;
+  }
+  player.playable = true;
+  video.addEventListener("error", cannotPlay);
+  video.addEventListener("loadedmetadata", () => {
+    if (!video.videoWidth) cannotPlay(); // sound alone
+    else if (Number.isFinite(video.duration) && video.duration > length) stretch(video.duration);
+  });
+  video.addEventListener("timeupdate", follow); // animation frames stop in a hidden tab
+  video.addEventListener("seeking", () => {
+    const early = player.until && video.currentTime < player.until.start - 0.25;
+    if (early || (player.until && video.currentTime > player.until.end + 0.25)) player.until = null;
+  });
+  for (const event of ["play", "pause"]) {
+    video.addEventListener(event, () => {
+      byId("play").textContent = video.paused ? "Play" : "Pause";
+      if (!video.paused) requestAnimationFrame(tick);
+    });
+  }
+  video.src = data.video.url || embeddedAddress();
+}
+
+function tick() {
+  follow();
+  if (!video.paused && !video.ended) requestAnimationFrame(tick);
+}
+
+/** Stop at the segment's end, and tell the rest of the page where the video is. */
+function follow() {
+  if (player.until && video.currentTime >= player.until.end && !video.paused) {
+    const { end } = player.until;
+    video.pause();
+    player.until = null;
+    video.currentTime = Math.min(end, video.duration || end);
+  }
+  moved(video.currentTime);
+}
+
+function moved(seconds) {
+  player.place = seconds;
+  byId("clock").textContent = `${timeText(seconds)} / ${timeText(length)}`;
+  if (player.playable && !video.paused && (seconds > state.end || seconds < state.start)) {
+    showFrom(seconds);
+  }
+  drawCursor();
+}
+
+function seek(seconds) {
+  const place = Math.min(Math.max(seconds, 0), length);
+  player.until = null;
+  if (player.playable) video.currentTime = place;
+  moved(place);
+}
+
+function start() {
+  // A pause that overtakes the start rejects this promise; an unplayable file has its own event.
+  video.play().catch(() => {});
+}
+
+function playSegment(one) {
+  seek(one.start);
+  if (!player.playable) return;
+  player.until = one;
+  start();
+}
+
+function togglePlay() {
+  if (!player.playable) return;
+  if (video.paused) start();
+  else video.pause();
+}
