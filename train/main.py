@@ -130,7 +130,11 @@ def print_result(out: Path, output: Output) -> None:
 
 @click.command(
     cls=Command,
-    epilog="Example: deepspeed train/main.py --recipe train/recipes/demo.yaml --out runs/demo",
+    epilog="""\b
+Examples:
+  leantad train --recipe demo --out runs/demo
+  deepspeed train/main.py --recipe train/recipes/demo.yaml --out runs/demo   (all GPUs of the machine)
+""",
 )
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="YAML of settings, or the name of a shipped one."

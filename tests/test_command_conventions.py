@@ -1,0 +1,193 @@
+"""What every command keeps to: help with an example, exit codes, --quiet, --json, nothing overwritten."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tools.cli import COMMANDS
+from tools.cli import main as leantad
+from tools.make_shards import main as make_shards
+from tools.make_synthetic import main as make_synthetic
+from train.edge import Command, Output, check_new, check_new_file, output_options, plain
+from train.eval import main as evaluate
+from train.main import remove_run, settings_of_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command_of(name: str) -> click.Command:
+    return importlib.import_module(COMMANDS[name][0]).main
+
+
+def test_the_help_of_every_command_needs_no_heavy_library():
+    """One process asks for all of them, so what is imported for one is found whichever it was."""
+    code = (
+        "import sys\n"
+        "from tools.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    try:\n"
+        "        main([name, '--help'], standalone_mode=False)\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, name\n"
+        "    heavy = {'torch', 'nvidia', 'deepspeed', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} --help imports {heavy}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_an_example_and_the_options_of_all(name):
+    command = command_of(name)
+    assert isinstance(command, Command), "ValueError and OSError would be tracebacks"
+    result = CliRunner().invoke(leantad, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout and "leantad " + name in result.stdout.split("Example")[1]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--quiet", "-q", "--json"} <= options
+    flags = [p for p in command.params if set(p.opts) & {"--quiet", "--json", "--force"}]
+    assert all(getattr(flag, "is_flag", False) for flag in flags), "a path after --json would be swallowed"
+    assert not {"--overwrite", "--output"} & options, "--force and --out are the names"
+    undocumented = [
+        p.name for p in command.params if isinstance(p, click.Option) and not (p.help or p.hidden)
+    ]
+    assert len(undocumented) <= 4, undocumented  # such as --codec [vp9|h264], which its choices explain
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_usage_ends_with_code_2(name):
+    result = CliRunner().invoke(leantad, [name, "--no-such-option"])
+    assert result.exit_code == 2 and "--no-such-option" in result.stderr
+    assert not result.stdout
+
+
+@click.command(cls=Command)
+@output_options
+def sample(quiet: bool, as_json: bool) -> None:
+    output = Output(quiet, as_json)
+    output.remark("a remark")
+    with output.others_on_stderr():
+        print("a library talks")
+    output.say("the table")
+    output.document({"map": math.nan, "path": Path("a/b"), "tiou": (0.5, math.inf)})
+
+
+@pytest.mark.parametrize(
+    ("options", "stdout", "stderr"),
+    [
+        ([], "a library talks\nthe table\n", "a remark\n"),
+        (["-q"], "a library talks\n", ""),
+        (["--json"], None, "a remark\na library talks\nthe table\n"),
+        (["--json", "--quiet"], None, "a library talks\n"),
+    ],
+)
+def test_results_go_to_stdout_and_all_else_to_stderr(options, stdout, stderr):
+    result = CliRunner().invoke(sample, options)
+    assert result.exit_code == 0 and result.stderr == stderr
+    if stdout is not None:
+        assert result.stdout == stdout
+    else:
+        assert json.loads(result.stdout) == {"map": None, "path": "a/b", "tiou": [0.5, None]}
+
+
+def test_what_a_compiler_prints_stays_out_of_the_document():
+    code = (
+        "import subprocess, sys; from train.edge import Output\n"
+        "output = Output(as_json=True)\n"
+        "with output.others_on_stderr():\n"
+        "    subprocess.run(['echo', 'compiling'], check=True)\n"
+        "output.document([1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [1] and done.stderr == "compiling\n"
+
+
+def test_numbers_that_json_does_not_have_become_null():
+    assert plain({1: [math.nan, -math.inf, 1.5, True, None, "x"]}) == {
+        "1": [None, None, 1.5, True, None, "x"]
+    }
+
+
+def test_results_are_new_or_forced(tmp_path):
+    check_new(tmp_path / "absent", force=False)
+    check_new(tmp_path, force=False)  # an empty folder holds no result
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(ValueError, match="--force replaces it"):
+            check_new(path, force=False)
+        check_new(path, force=True)
+    with pytest.raises(ValueError, match="does not exist; make it first"):
+        check_new_file(tmp_path / "no" / "file", force=True)
+    with pytest.raises(ValueError, match="is a folder"):
+        check_new_file(tmp_path, force=True)
+
+
+# ---------------------------------------------------------------------------------- no command overwrites
+
+
+def refused(command: click.Command, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    return result.stderr
+
+
+def test_eval_keeps_detections_and_raw_outputs_that_are_there(tmp_path):
+    """Refused before anything is read: neither the checkpoint nor the raw file exists."""
+    (tmp_path / "d.json").write_text("mine")
+    (tmp_path / "r.h5").write_text("mine")
+    new = tmp_path / "new.json"
+    assert "--force" in refused(evaluate, "--from-raw", "r", "--out", tmp_path / "d.json")
+    assert "r.h5" in refused(evaluate, "--checkpoint", "c", "--out", new, "--raw", tmp_path / "r.h5")
+    assert "--force" not in refused(evaluate, "--checkpoint", "c", "--out", tmp_path / "d.json", "--force")
+    assert (tmp_path / "d.json").read_text() == (tmp_path / "r.h5").read_text() == "mine"
+
+
+def test_make_synthetic_and_make_shards_keep_what_is_there_and_report_in_json(tmp_path):
+    small = ["--size", "16", "--shortest", "1", "--longest", "1", "--train", "1", "--val", "1", "--quiet"]
+    arguments = ["--out", str(tmp_path / "raw"), *small]
+    made = CliRunner().invoke(make_synthetic, [*arguments, "--json"])
+    assert made.exit_code == 0 and json.loads(made.stdout)["videos"] == 2
+    assert "--force" in refused(make_synthetic, *arguments)
+    assert CliRunner().invoke(make_synthetic, [*arguments, "--force"]).stdout == ""
+
+    annotations = json.loads((tmp_path / "raw" / "annotations.json").read_text())
+    annotations["database"]["absent"] = {"subset": "training", "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    packing = [str(tmp_path / "raw" / "videos"), str(tmp_path / "a.json"), "--out", str(tmp_path / "shards")]
+    packing += ["--copy", "--quiet", "--workers", "1"]
+    packed = CliRunner().invoke(make_shards, [*packing, "--json"])
+    assert packed.exit_code == 1, "one video has no file, the others are packed"
+    document = json.loads(packed.stdout)
+    assert document["packed"] == 2 and list(document["rejected"]) == ["absent"]
+    again = CliRunner().invoke(make_shards, [*packing, "--json"])
+    assert again.exit_code == 1 and json.loads(again.stdout) == document
+    assert "--force" in refused(make_shards, *packing, "--shard-size", "1")
+    checked = CliRunner().invoke(make_shards, [*packing, "--json", "--check"])
+    assert checked.exit_code == 1 and json.loads(checked.stdout)["usable"] == 2
+
+
+def test_train_keeps_a_finished_run_unless_forced(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"holds a run already; go on with --resume, start anew with --force"
+    ):
+        settings_of_run(Path("demo"), (), tmp_path, resume=False)
+    with pytest.raises(ValueError, match="want one of them"):
+        settings_of_run(Path("demo"), (), tmp_path, resume=True, force=True)
+    settings_of_run(Path("demo"), (), tmp_path, resume=False, force=True)
+    assert (tmp_path / "metrics.json").exists()  # reading settings removes nothing
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    remove_run(tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
