@@ -8,8 +8,17 @@ setup(
     description="Trains temporal action detectors end to end, from raw video, in the memory of a small GPU",
     python_requires=">=3.10,<3.14",
     # By hand: the names are generic, and find_packages would pick up whatever lies beside them.
-    packages=["pipeline", "model", "model.backbones", "model.detector", "train", "tools"],
-    package_data={"train": ["recipes/*.yaml"]},
+    packages=[
+        "pipeline",
+        "model",
+        "model.backbones",
+        "model.detector",
+        "train",
+        "tools",
+        "tools.viewer",
+        "tools.weight_names",
+    ],
+    package_data={"train": ["recipes/*.yaml"], "tools.viewer": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch",
         "nvidia-dali-cuda130",

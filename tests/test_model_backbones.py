@@ -127,4 +127,18 @@ def test_features_come_in_the_dtype_of_the_clip():
 def test_unknown_backbone_is_refused_with_a_suggestion():
     with pytest.raises(ValueError, match="got 'r2plus1d_43'.*did you mean 'r2plus1d_34'"):
         build_backbone("r2plus1d_43")
-    assert list(BACKBONES) == ["r2plus1d_tiny", "r2plus1d_18", "r2plus1d_34"]
+    with pytest.raises(ValueError, match=f"want one of {', '.join(BACKBONES)}"):
+        build_backbone("")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_says_what_rewiring_and_pixels_need(name):
+    with torch.device("meta"):
+        network = build_backbone(name)
+        y = network(torch.empty(1, 3, 16, 64, 64))
+        assert network.pool(y).shape == y.shape[:3]
+    assert y.shape[1] == network.num_features
+    assert len(network.mean) == len(network.std) == 3
+    names = [name for name, _ in network.named_parameters()]
+    parts = [*network.stage_names, *network.recomputed_names]
+    assert all(any(name.startswith(f"{part}.") for name in names) for part in parts)

@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
+    "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
 }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
-from .slowfast import slowfast_50, slowfast_50_mmaction2, slowfast_101, slowfast_101_mmaction2
-from .tsm import tsm_r18, tsm_r50
-from .video_swin import video_swin_b, video_swin_s, video_swin_t
-from .videomae import videomae_b, videomae_l, videomae_s
+from .slowfast import SlowFast, slowfast_50, slowfast_50_mmaction2, slowfast_101, slowfast_101_mmaction2
+from .tsm import TSM, tsm_r18, tsm_r50
+from .video_swin import VideoSwin, video_swin_b, video_swin_s, video_swin_t
+from .videomae import VideoMAE, videomae_b, videomae_l, videomae_s
+
+Backbone = R2Plus1D | SlowFast | TSM | VideoSwin | VideoMAE
 
 BACKBONES = {
     "r2plus1d_tiny": r2plus1d_tiny,
@@ -29,7 +31,7 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str) -> R2Plus1D:
+def build_backbone(name: str) -> Backbone:
     """A backbone with fresh weights, plain (not rewired); its `num_features` is D.
 
     Raises ValueError if the name is not one of BACKBONES.
