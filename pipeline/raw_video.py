@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def prepare(
     ]
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         journal = Journal(Path(folder))
-        with closing(run_jobs(jobs, journal, _pack, workers=workers)) as outcomes:
+        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
             for outcome in outcomes:
                 path = journal.data_of(outcome.video.key)
                 data = path.read_bytes() if outcome.video.reject is None else b""
@@ -144,8 +145,12 @@ def prepare(
                 yield outcome.video, data
 
 
-def _pack(job: Job) -> tuple[Outcome, bytes]:
-    """pack_video; an error of whatever kind is this file's own and does not stop the others."""
+def _pack(folder: str, job: Job) -> tuple[Outcome, bytes]:
+    """pack_video; an error of whatever kind is this file's own and does not stop the others.
+
+    Runs in a process of its own, which may be killed: its temporary files lie in `folder`, too.
+    """
+    tempfile.tempdir = folder
     try:
         if job.form is not None and is_in_form(job.folder / str(job.file), job.form):
             job = replace(job, form=None)

@@ -92,10 +92,14 @@ def subtitles(detections: Sequence[dict[str, Any]]) -> str:
     by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
     for number, detection in enumerate(by_start, 1):
         start, end = (round(1000 * seconds) for seconds in detection["segment"])
-        label = " ".join(detection["label"].split())  # an empty line would end the cue
+        label = _line(detection["label"])  # an empty line would end the cue
         times = f"{_clock(start)} --> {_clock(max(end, start + 1))}"
         cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
     return "\n".join(cues)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _clock(milliseconds: int) -> str:
@@ -123,7 +127,7 @@ def table_of(found: Sequence[Found]) -> str:
             rows.append((video.key, "-", "-", "nothing found", "-"))
         for detection in video.detections[:best]:
             start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
-            rows.append((video.key, start, end, detection["label"], f"{detection['score']:.3f}"))
+            rows.append((video.key, start, end, _line(detection["label"]), f"{detection['score']:.3f}"))
     shown = rows[: ROWS + 1]
     widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
     sides = "<>><>"  # text to the left, numbers to the right

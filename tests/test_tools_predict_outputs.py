@@ -1,0 +1,109 @@
+"""Subtitles, CSV, JSON and the table of predictions, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.predict_outputs import (
+    Found,
+    Selection,
+    check_outputs,
+    classes_asked,
+    csv_text,
+    subtitles,
+    table_of,
+    write_outputs,
+)
+from train.results import read_detections
+
+
+def detection(start: float, end: float, label: str, score: float) -> dict:
+    return {"segment": [start, end], "label": label, "score": score}
+
+
+JUMPS = (
+    detection(3661.25, 3663.0, "jump", 0.871),
+    detection(1.5, 4.0004, "long\njump", 0.5),
+    detection(1.5, 3.0, "run, fast", 0.25),
+)
+FOUND = [
+    Found("a", Path("in/a.mp4"), 4000.0, JUMPS),
+    Found("bad", Path("in/bad.mp4"), None, (), "the file is empty (0 bytes)"),
+    Found("quiet", Path("in/quiet.mp4"), 2.0, ()),
+]
+
+
+def test_overlapping_detections_are_separate_cues_by_start():
+    assert subtitles(JUMPS) == (
+        "1\n00:00:01,500 --> 00:00:03,000\nrun, fast 0.25\n\n"
+        "2\n00:00:01,500 --> 00:00:04,000\nlong jump 0.50\n\n"
+        "3\n01:01:01,250 --> 01:01:03,000\njump 0.87\n"
+    )
+    assert subtitles([]) == ""
+
+
+def test_a_cue_lasts_a_millisecond_at_least():
+    assert "00:00:59,999 --> 00:01:00,000" in subtitles([detection(59.9991, 59.9993, "jump", 1.0)])
+
+
+def test_the_csv_has_a_row_per_detection_and_quotes_what_needs_it():
+    assert csv_text(FOUND).splitlines()[:3] == [
+        "video,start,end,label,score",
+        "a,3661.25,3663.0,jump,0.871",
+        'a,1.5,4.0004,"long',
+    ]
+    assert csv_text(FOUND).endswith('a,1.5,3.0,"run, fast",0.25\n')
+
+
+def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(tmp_path):
+    write_outputs(tmp_path, FOUND, meta={"checkpoint": "runs/demo"})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("detections.json", "detections.csv", "a.srt", "quiet.srt")
+    }
+    results, meta = read_detections(tmp_path / "detections.json")
+    assert results == {"a": list(JUMPS), "bad": [], "quiet": []}
+    assert meta["checkpoint"] == "runs/demo" and meta["rejected"] == {"bad": "the file is empty (0 bytes)"}
+    assert meta["videos"]["a"] == {"file": "in/a.mp4", "duration": 4000.0}
+    assert (tmp_path / "quiet.srt").read_text() == ""
+
+
+def test_what_is_there_is_not_replaced_unless_asked(tmp_path):
+    check_outputs(tmp_path / "new", ["a"], force=False)
+    (tmp_path / "a.srt").touch()
+    check_outputs(tmp_path, ["b"], force=False)
+    with pytest.raises(ValueError, match=r"a\.srt: exists; --force replaces it"):
+        check_outputs(tmp_path, ["b", "a"], force=False)
+    check_outputs(tmp_path, ["b", "a"], force=True)
+
+
+def test_a_selection_keeps_the_best_of_what_is_left():
+    assert Selection().of(JUMPS) == JUMPS
+    assert Selection(min_score=0.5).of(JUMPS) == JUMPS[:2]
+    assert Selection(classes=frozenset({"run, fast", "jump"})).of(JUMPS) == (JUMPS[0], JUMPS[2])
+    assert Selection(classes=frozenset({"run, fast", "jump"}), top=1).of(JUMPS) == JUMPS[:1]
+
+
+def test_classes_are_checked_against_those_of_the_checkpoint():
+    known = ["jump", "run", "run, fast"]
+    assert classes_asked(None, known) is None
+    assert classes_asked("run, jump", known) == {"jump", "run"}
+    assert classes_asked("run, fast", known) == {"run, fast"}  # a name that has a comma in it
+    with pytest.raises(ValueError, match="'jmup' is no class of this checkpoint; did you mean 'jump'"):
+        classes_asked("run,jmup", known)
+    with pytest.raises(ValueError, match="known: jump, run"):
+        classes_asked(",", known)
+
+
+def test_the_table_shows_the_best_of_each_video_and_what_it_leaves_out():
+    lines = table_of(FOUND).splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["video", "start", "end", "label", "score"],
+        ["a", "3661.25", "3663.00", "jump", "0.871"],
+    ]
+    assert lines[-2].split() == ["quiet", "-", "-", "nothing", "found", "-"]
+    assert lines[-1] == "3 detections in 2 of 3 videos; the best 3 of each"
+    many = [Found(f"v{number}", Path("v"), 1.0, JUMPS) for number in range(10)]
+    lines = table_of(many).splitlines()
+    assert len(lines) == 22 and lines[-1].endswith("the best 3 of each (10 lines left out)")
