@@ -7,7 +7,9 @@ not drawn has no AP in that resample. Interval: percentiles. Efron and Tibshiran
 Bootstrap" (1993), chapter 13.
 
 A true positive stays one whatever other videos are drawn, so nothing is matched again: each resample weighs
-the same sorted detections anew. Copies of a video stand side by side where scores are equal.
+the same sorted detections anew. Copies of a video stand side by side where scores are equal; that raises AP a
+little, so that the interval lies somewhat higher than the figure (AutoLoc on THUMOS-14: 21.0 in 19.8 to
+23.7). The difference of two sets hardly suffers.
 """
 
 from __future__ import annotations

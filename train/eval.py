@@ -18,8 +18,9 @@ if __name__ == "__main__":
 
 import click
 
+from train.assess import assess, format_assessment
 from train.edge import Command, Output, check_new_file, force_option, output_options
-from train.metrics import PROTOCOLS, evaluate, format_table, parse_tiou
+from train.metrics import PROTOCOLS, parse_tiou
 from train.results import (
     check_external,
     check_overlap,
@@ -150,19 +151,35 @@ def check_modes(given: dict[str, Any]) -> None:
         raise ValueError("--raw: keeps what the model says, want --checkpoint with it")
 
 
-def report(outcome: Outcome, tiou_text: str, output: Output, *, drop_duplicates: bool) -> dict[str, Any]:
-    """Print what was compared and the mAP table; returns the metrics."""
+def report(
+    outcome: Outcome,
+    tiou_text: str,
+    output: Output,
+    *,
+    drop_duplicates: bool,
+    diagnosis: bool = False,
+    bins: str = "activitynet",
+    resamples: int = 0,
+) -> dict[str, Any]:
+    """Print what was compared and the tables; returns the metrics. The options are those of `assess`."""
     assert outcome.truth is not None
     check_overlap(outcome.truth, outcome.results)
     tiou, protocol = parse_tiou(tiou_text)
-    metrics = evaluate(
-        outcome.truth, outcome.results, tiou=tiou, drop_duplicates=drop_duplicates, protocol=protocol
+    metrics = assess(
+        outcome.truth,
+        outcome.results,
+        tiou=tiou,
+        protocol=protocol,
+        drop_duplicates=drop_duplicates,
+        diagnosis=diagnosis,
+        bins=bins,
+        resamples=resamples,
     )
     for line in coverage_lines(outcome.truth, outcome.results):
         output.say(line)
     if drop_duplicates:
         output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    output.say(format_table(metrics))
+    output.say(format_assessment(metrics))
     return metrics
 
 
@@ -172,6 +189,7 @@ Examples:
   leantad eval --checkpoint runs/demo --shards data/demo --raw raw.h5
   leantad eval --from-raw raw.h5 --shards data/demo --set post.sigma=0.5
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
+  leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
 """
 FILE = click.Path(path_type=Path)
@@ -187,6 +205,10 @@ FILE = click.Path(path_type=Path)
 @click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="activitynet", show_default=True)
 @click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
+@click.option("--diagnose", is_flag=True, help="Kinds of errors, what each costs, which actions are missed.")
+@click.option(
+    "--bootstrap", "resamples", type=click.IntRange(2), metavar="N", help="95 % intervals from N resamples."
+)
 @click.option("--external-scores", type=FILE, help="JSON of video-level class scores; the best two are used.")
 @click.option("--raw", type=FILE, help="Keep raw detector outputs in this HDF5 file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
@@ -205,6 +227,8 @@ def main(
     protocol: str,
     tiou: str | None,
     drop_duplicates: bool,
+    diagnose: bool,
+    resamples: int | None,
     external_scores: Path | None,
     raw: Path | None,
     overrides: tuple[str, ...],
@@ -246,7 +270,16 @@ def main(
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
         output.document({"detections": out})
         return
-    output.document(report(outcome, tiou or protocol, output, drop_duplicates=drop_duplicates))
+    metrics = report(
+        outcome,
+        tiou or protocol,
+        output,
+        drop_duplicates=drop_duplicates,
+        diagnosis=diagnose,
+        bins=protocol,
+        resamples=resamples or 0,
+    )
+    output.document(metrics)
 
 
 def _loaded(path: Path) -> tuple[dict[str, list[dict[str, Any]]], None, dict[str, Any]]:

@@ -162,11 +162,21 @@ def mean_average_precision(matched: Matched, *, protocol: str) -> dict[str, Any]
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The mAP table as text, in percent: one column per threshold and the average."""
-    head = ["tIoU", *(f"{value:g}" for value in metrics["tiou"]), "average"]
-    body = ["mAP %", *(f"{100 * value:.2f}" for value in [*metrics["mAP"], metrics["average_mAP"]])]
-    widths = [max(len(a), len(b)) for a, b in zip(head, body, strict=True)]
+    """The mAP table as text, in percent: a column per threshold and the average; intervals below, if any."""
+    rows = [
+        ["tIoU", *(f"{value:g}" for value in metrics["tiou"]), "average"],
+        ["mAP %", *(_percent(value) for value in [*metrics["mAP"], metrics["average_mAP"]])],
+    ]
+    if "intervals" in metrics:
+        bounds = [*metrics["intervals"]["mAP"], metrics["intervals"]["average_mAP"]]
+        rows += [
+            [name, *(_percent(pair[side]) for pair in bounds)] for side, name in enumerate(("low", "high"))
+        ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in (head, body)
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
     )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -14,7 +14,7 @@ the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,13 +123,22 @@ def recall_metrics(matched: Matched) -> dict[str, Any]:
     }
 
 
-def format_recall(recall: dict[str, Any]) -> str:
-    """AR@AN with its AUC, and recall at k averaged over tIoU, in percent."""
-    shown = "  ".join(f"AR@{count} {100 * value:.2f}" for count, value in recall["AR"].items())
-    lines = [f"{shown}  AUC {100 * recall['AUC']:.2f}  (percent; tIoU 0.5:0.05:0.95, any class)"]
+def format_recall(recall: Mapping[str, Any], intervals: Mapping[str, Any] | None = None) -> str:
+    """AR@AN with its AUC (and their intervals), and recall at k averaged over tIoU, in percent."""
+    figures = {**{f"AR@{count}": value for count, value in recall["AR"].items()}, "AUC": recall["AUC"]}
+    bounds = {} if intervals is None else {f"AR@{n}": pair for n, pair in intervals["AR"].items()}
+    bounds |= {} if intervals is None else {"AUC": intervals["AUC"]}
+    shown = [f"{name} {100 * value:.2f}{_range(bounds.get(name))}" for name, value in figures.items()]
+    lines = [f"{'  '.join(shown)}  (percent; tIoU 0.5:0.05:0.95, any class)"]
     table = recall["recall_at"]
     for name, title in (("same_class", "of its class"), ("any_class", "of any class")):
         means = np.mean(table[name], axis=0)
         cells = "  ".join(f"{k}: {100 * value:.2f}" for k, value in zip(table["k"], means, strict=True))
         lines.append(f"recall at k detections {title}, %  {cells}")
     return "\n".join(lines)
+
+
+def _range(bounds: Sequence[float | None] | None) -> str:
+    if not bounds or bounds[0] is None or bounds[1] is None:
+        return ""
+    return f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
