@@ -270,9 +270,9 @@ def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
         return frame
     planes = [np.rot90(plane, rotation // 90) for plane in planes_of(frame)]
     height, width = planes[0].shape
-    stacked = np.concatenate([np.ascontiguousarray(plane).reshape(-1, width) for plane in planes])
-    assert stacked.shape == (height * 3 // 2, width)
-    return av.VideoFrame.from_ndarray(stacked, format="yuv420p")
+    # flat: a colour plane need not fill whole rows (42 rows of 24 pixels have two planes of 10.5 such rows)
+    stacked = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
+    return av.VideoFrame.from_ndarray(stacked.reshape(height * 3 // 2, width), format="yuv420p")
 
 
 def planes_of(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:

@@ -151,7 +151,8 @@ def test_the_ntsc_rate_is_kept_exactly(shared_real):
 
 
 @pytest.mark.parametrize(("turn", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (270, (0, 1))])
-def test_the_picture_is_turned_upright(tmp_path, turn, corner):
+@pytest.mark.parametrize(("short_side", "size"), [(0, (96, 64)), (42, (64, 42)), (44, (66, 44))])
+def test_the_picture_is_turned_upright(tmp_path, turn, corner, short_side, size):
     """A white stored top left corner goes, turned counter-clockwise, to (bottom, right) = corner."""
     path = tmp_path / "a.mp4"
     picture = np.zeros((64, 96, 3), np.uint8)
@@ -163,9 +164,9 @@ def test_the_picture_is_turned_upright(tmp_path, turn, corner):
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    data, source, result = transcode(path, Form(short_side=0))
+    data, source, result = transcode(path, Form(short_side=short_side))
     assert source.rotation == turn and result.rotation == 0
-    assert (result.width, result.height) == ((96, 64) if turn in (0, 180) else (64, 96))
+    assert (result.width, result.height) == (size if turn in (0, 180) else size[::-1])
     with av.open(io.BytesIO(data)) as container:
         grey = next(container.decode(video=0)).to_ndarray(format="gray")
     height, width = grey.shape
