@@ -1,0 +1,259 @@
+"""predict: the numbers of evaluation, from plain files; bad files are named, the others go on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from painted_video import painted_video
+from tiny_run import SMALL
+
+from pipeline.shards import Dataset
+from tools.make_shards import main as make_shards
+from tools.predict import main, predict
+from train.build import build_network
+from train.checkpoint import write_checkpoint
+from train.eval import main as evaluate
+from train.inference import load_trained
+from train.settings import load_settings
+
+CLASSES = ["jump", "run", "swim"]
+PACKED = {"copy": False, "codec": "vp9", "fps": 10.0, "short_side": 24, "gop": 8, "upscale": False}
+COPIED = {"copy": True}
+WINDOWS = {"data.window_seconds": 1.5}
+# A network without training scores all much alike; each number still depends on every pixel.
+# A batch of more windows may be summed in another order: 1e-8 was seen, float32 resolves 6e-8 of a score.
+BATCH_TOLERANCE = 1e-6
+
+
+def checkpoint(folder: Path, packing: dict) -> Path:
+    """The checkpoint of a run of no steps; returns the run folder."""
+    sets = [f"{name}={value}" for name, value in {**SMALL, **WINDOWS, "data.shards": "gone"}.items()]
+    settings = load_settings(Path("demo"), sets)
+    state = build_network(settings, len(CLASSES)).state_dict()
+    plain = settings.model_dump(mode="json")
+    write_checkpoint(
+        folder, 0, state=state, settings=plain, classes=CLASSES, packing=packing, progress={}, is_best=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("run"), PACKED)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Two videos that packing changes: H.264 with B-frames in Matroska, and VP9; 3.2 and 2 s."""
+    folder = tmp_path_factory.mktemp("videos")
+    first = painted_video(80, size=(48, 64), codec="libx264", container="matroska", fps=25)
+    (folder / "first.mkv").write_bytes(first)
+    (folder / "second.webm").write_bytes(painted_video(30, size=(48, 36), container="webm", fps=15))
+    return folder
+
+
+def call(command, *arguments) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def predicted(*arguments, code: int = 0) -> dict:
+    """The document of `predict ... --json`."""
+    result = call(main, *arguments, "--json")
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments) -> str:
+    """The one line on stderr of a call that must end with code 2."""
+    result = call(main, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    return result.stderr
+
+
+def packed_and_evaluated(videos: Path, folder: Path, run: Path, *options: str) -> tuple[Path, Path]:
+    """The shards of the videos, and what eval detects in them with batches of one window."""
+    rows = ["video,start,end,label,subset", "first,0.5,1.5,run,validation", "second,,,,validation"]
+    (folder / "own.csv").write_text("\n".join([*rows, ""]))
+    shards, out = folder / "shards", folder / "eval.json"
+    packing = call(make_shards, videos, folder / "own.csv", "--out", shards, "--quiet", *options)
+    assert packing.exit_code == 0, packing.output
+    source = ("--checkpoint", run, "--shards", shards)
+    done = call(evaluate, *source, "--out", out, "--set", "optimizer.batch_size=1")
+    assert done.exit_code == 0, done.output
+    done = call(evaluate, *source, "--out", folder / "batched.json", "--set", "optimizer.batch_size=3")
+    assert done.exit_code == 0, done.output
+    return shards, out
+
+
+def results(path: Path) -> dict[str, list]:
+    return json.loads(path.read_text())["results"]
+
+
+def test_the_numbers_are_those_of_packing_the_file_and_evaluating_it(videos, run, tmp_path):
+    options = ("--fps", "10", "--short-side", "24", "--gop", "8")
+    shards, evaluated = packed_and_evaluated(videos, tmp_path, run, *options)
+    result = call(main, videos, "--checkpoint", run, "--out", tmp_path / "found")
+    assert result.exit_code == 0, result.output
+    found = results(tmp_path / "found" / "detections.json")
+    assert found == results(evaluated)
+    assert {key: len(entries) for key, entries in found.items()} == {"first": 100, "second": 100}
+    for key, entries in results(tmp_path / "batched.json").items():
+        by_segment = {(*entry["segment"], entry["label"]): entry["score"] for entry in entries}
+        mine = {(*entry["segment"], entry["label"]): entry["score"] for entry in found[key]}
+        assert by_segment == pytest.approx(mine, abs=BATCH_TOLERANCE)
+
+    packed = tmp_path / "packed"  # what lies in the shards is in the training form: it is taken as it is
+    packed.mkdir()
+    for key in found:
+        (packed / f"{key}.mp4").write_bytes(Dataset.open(shards).read(key))
+    call(main, packed, "--checkpoint", run, "--out", tmp_path / "again")
+    assert results(tmp_path / "again" / "detections.json") == found
+
+
+def test_weights_trained_on_kept_bytes_see_the_bytes_of_the_file(videos, tmp_path):
+    run = checkpoint(tmp_path / "run", COPIED)
+    _, evaluated = packed_and_evaluated(videos, tmp_path, run, "--copy")
+    predicted(videos, "--checkpoint", run, "--out", tmp_path / "found")
+    assert results(tmp_path / "found" / "detections.json") == results(evaluated)
+
+
+def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
+    broken, out = tmp_path / "broken.mkv", tmp_path / "found"
+    broken.write_bytes((videos / "first.mkv").read_bytes()[:2000])
+    result = call(main, broken, videos / "second.webm", "--checkpoint", run, "--out", out, "--quiet")
+    assert result.exit_code == 1 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {broken}: ") and len(line) > len(f"error: {broken}: ")
+    found = json.loads((out / "detections.json").read_text())
+    assert found["results"]["broken"] == [] and len(found["results"]["second"]) == 100
+    assert found["external_data"]["rejected"] == {"broken": line.removeprefix(f"error: {broken}: ")}
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("detections.csv", "detections.json", "second.srt")
+    ]
+
+
+def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
+    from pipeline import loader
+
+    decode = loader.decode_clips
+
+    def broken_at_first(data, frames, **how):
+        if how["num_frames"] == 32:  # of first.mkv
+            raise ValueError("frame 7 cannot be decoded")
+        return decode(data, frames, **how)
+
+    monkeypatch.setattr(loader, "decode_clips", broken_at_first)
+    trained = load_trained(run, ["run.device=cpu"])
+    files = {path.stem: path for path in sorted(videos.iterdir())}
+    first, second = predict(trained, files)
+    assert first.reason == "frame 7 cannot be decoded" and first.detections == ()
+    assert second.reason is None and len(second.detections) == 100
+    assert capsys.readouterr().err == f"error: {videos / 'first.mkv'}: frame 7 cannot be decoded\n"
+
+
+def test_the_options_leave_some_out_and_change_no_number(videos, run, tmp_path):
+    everything = predicted(videos, "--checkpoint", run, "--out", tmp_path / "all")["videos"]["first"]
+    best = everything["detections"]
+    level = best[40]["score"]
+    options = ("--min-score", level, "--classes", "run,swim", "--top", 5)
+    some = predicted(videos, "--checkpoint", run, "--out", tmp_path / "some", *options)["videos"]["first"]
+    wanted = [entry for entry in best if entry["score"] >= level and entry["label"] in ("run", "swim")]
+    assert some["detections"] == wanted[:5] and 0 < len(wanted[:5]) < len(best)
+    assert some["duration"] == 3.2 and some["file"] == str(videos / "first.mkv")
+    hard = ("--set", "post.nms=hard", "--set", "post.threshold=0.3")
+    other = predicted(videos, "--checkpoint", run, "--out", tmp_path / "hard", *hard)["videos"]["first"]
+    assert other["detections"] != best
+
+
+def test_results_are_not_replaced_without_force_and_that_is_told_at_once(videos, run, tmp_path, monkeypatch):
+    arguments = (videos / "second.webm", "--checkpoint", run, "--out", tmp_path)
+    (tmp_path / "second.srt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.inference.load_trained", None)  # so much as looking at the weights would fail
+        assert "second.srt: exists; --force replaces it" in refused(*arguments)
+    assert (tmp_path / "second.srt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    predicted(*arguments, "--force")
+    assert (tmp_path / "second.srt").read_text().startswith("1\n00:00:0")
+
+
+def test_bad_input_is_one_line(videos, run, tmp_path):
+    source = ("--checkpoint", run, "--out", tmp_path / "found")
+    assert "no such file or folder" in refused(tmp_path / "nowhere.mp4", *source)
+    assert "no video in it" in refused(tmp_path, *source)
+    assert "no model.safetensors" in refused(videos, "--checkpoint", tmp_path, "--out", tmp_path / "found")
+    assert "did you mean 'jump'" in refused(videos, *source, "--classes", "jmup")
+    assert "unknown setting" in refused(videos, *source, "--set", "post.sigmoid=1")
+    unsaid = checkpoint(tmp_path / "unsaid", {})
+    assert "want copy, or codec" in refused(videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
+    (unsaid / "checkpoints" / "last" / "packing.json").unlink()
+    assert "dataset.json" in refused(videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
+    assert not (tmp_path / "found").exists() or not list((tmp_path / "found").iterdir())
+
+
+def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch):
+    from train import inference
+
+    detect_in, calls = inference.detect_in, []
+
+    def interrupted(*arguments, **how):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return detect_in(*arguments, **how)
+
+    scratch, out = tmp_path / "scratch", tmp_path / "found"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr(inference, "detect_in", interrupted)
+    assert call(main, videos, "--checkpoint", run, "--out", out).exit_code == 1
+    assert len(calls) == 2 and list(out.iterdir()) == [] and list(scratch.iterdir()) == []
+    assert multiprocessing.active_children() == []
+
+
+REAL = {
+    "decord_corrupted.mp4": False,
+    "decord_video_270.mov": True,
+    "torchcodec_av1_video.mkv": True,
+    "torchcodec_h265_10bits.mp4": True,
+    "torchcodec_testsrc2_mpeg4.avi": True,
+    "torchcodec_testsrc2_odd_height_and_width_vp9.mp4": True,
+    "torchcodec_testsrc2_vp8.webm": True,
+}
+
+
+def test_real_files_of_many_kinds_get_an_answer_or_a_reason(shared_real, run, tmp_path):
+    paths = [shared_real / "videos" / name for name in REAL]
+    found = predicted(*paths, "--checkpoint", run, "--out", tmp_path / "found", code=1)["videos"]
+    for (name, readable), video in zip(REAL.items(), found.values(), strict=True):
+        assert Path(video["file"]).name == name
+        assert bool(video["detections"]) == (video["reason"] is None) == readable
+    assert "Invalid data" in found["decord_corrupted"]["reason"]
+
+
+def peak_mib_of(work) -> float:
+    """The most memory that this process held during `work`, above what it held before."""
+
+    def status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew from here
+    before = status("VmRSS")
+    work()
+    return (status("VmHWM") - before) / 1024
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
+    trained = load_trained(checkpoint(tmp_path / "run", COPIED), ["run.device=cpu", "data.window_seconds=8"])
+    peaks = []
+    for seconds in (20, 20, 80):  # the first run fills pools and caches
+        path = tmp_path / f"{len(peaks)}.mp4"
+        path.write_bytes(painted_video(seconds * 10, size=(96, 128), codec="libx264", fps=10))
+        peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}))))
+    # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
+    assert peaks[2] < peaks[1] + 8, peaks
