@@ -11,16 +11,13 @@ the branch keeps the shape and leaves its input alone.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
 
 from .reversible import Branch
-from .trace_graph import Untraceable, trace
-from .trace_run import WAY_OUT, Plan, TracedBlock, TracedBranch, mode_of
+from .trace_graph import Untraceable, required, trace
+from .trace_run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
 from .trace_steps import Program
 from .trace_sums import Refused, Sums
 
@@ -98,26 +95,6 @@ def _plan_or_error(block: nn.Module) -> Plan:
         ) from error
 
 
-@contextmanager
-def _in_mode(block: nn.Module, training: bool) -> Iterator[None]:
-    before = [(module, module.training) for module in block.modules()]
-    for module, _ in before:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module, flag in before:
-            module.training = flag
-
-
-def _check_signature(block: nn.Module) -> None:
-    parameters = inspect.signature(block.forward).parameters.values()
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    wanted = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
-    if len(wanted) > 1:
-        raise Refused(f"its forward wants {', '.join(wanted)}; want one tensor, all else with defaults")
-
-
 def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | Refusal:
     """Prove that block(x) adds branches to its input, in training and in evaluation mode, or say why not.
 
@@ -130,9 +107,10 @@ def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | R
     """
     traced = TracedBlock(block, name or type(block).__name__, _plan_or_error)
     try:
-        _check_signature(block)
+        if len(wanted := required(block)) > 1:
+            raise Refused(f"its forward wants {', '.join(wanted)}; want one tensor, all else with defaults")
         for training in (block.training, not block.training):
-            with _in_mode(block, training):
+            with in_mode(block, training):
                 traced.plans[mode_of(block)] = _plan(block)
         plan, *others = traced.plans.values()
         if any(other.shape != plan.shape for other in others):

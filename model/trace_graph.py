@@ -11,6 +11,7 @@ trace is a claim; model/trace.py holds it against the module itself when it firs
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import random
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from .recompute import RngState
 from .trace_steps import WRITING_OPERATORS, Program, program
@@ -50,14 +51,24 @@ for _name in WRITING_OPERATORS:
 
 
 class _Root(nn.Module):
-    """Calls the block with its input alone, so that all other arguments take their defaults."""
+    """Calls the block with what its forward cannot do without, so that all other arguments take defaults."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
+        self.wanted = required(block)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.block(x)
+    def forward(self, x: Any) -> Any:
+        if len(self.wanted) < 2:
+            return self.block(x)
+        return self.block(**{name: x[i] for i, name in enumerate(self.wanted)})
+
+
+def required(module: nn.Module) -> list[str]:
+    """The arguments of forward that have no default."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def python_random_state() -> tuple[Any, ...]:
@@ -157,6 +168,7 @@ def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> list[
 def trace(block: nn.Module, closed: Collection[str] = ()) -> Program:
     """The steps of block(x), every other argument at its default, in its present training mode.
 
+    If forward wants more than one argument, the input, step 0, is the list of all that it wants.
     closed: dotted names of submodules to keep as one step each. Raises Untraceable.
     """
     leaves = {f"block.{name}": "" for name in closed}

@@ -77,6 +77,19 @@ def mode_of(block: nn.Module) -> Mode:
     return tuple(module.training for module in block.modules())
 
 
+@contextmanager
+def in_mode(block: nn.Module, training: bool) -> Iterator[None]:
+    """Inside, all its modules are in one mode; afterwards each is as before."""
+    before = [(module, module.training) for module in block.modules()]
+    for module, _ in before:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
 @dataclass
 class TracedBlock:
     """A block and its plans, one for each combination of training flags that was met.
@@ -90,9 +103,8 @@ class TracedBlock:
     plans: dict[Mode, Plan] = field(default_factory=dict)
     checked: set[Mode] = field(default_factory=set)
 
-    def plan(self) -> Plan:
+    def plan(self, mode: Mode) -> Plan:
         """That of the block's present mode; traced where it is new."""
-        mode = mode_of(self.block)
         if mode not in self.plans:
             plan, known = self.plan_of(self.block), next(iter(self.plans.values()), None)
             if known is not None and plan.shape != known.shape:
@@ -102,11 +114,12 @@ class TracedBlock:
 
     def run(self, index: int, x: Tensor) -> Tensor:
         """F_index(x), the same shape as x. Raises ValueError where the trace does not hold."""
-        plan = self.plan()
+        mode = mode_of(self.block)
+        plan = self.plan(mode)
         # A tensor of another type is fake (a memory estimate), or has no values to compare.
-        if index == 0 and mode_of(self.block) not in self.checked and type(x) is Tensor and not x.is_meta:
+        if index == 0 and mode not in self.checked and type(x) is Tensor and not x.is_meta:
             check(self.block, plan, x, name=self.name)
-            self.checked.add(mode_of(self.block))
+            self.checked.add(mode)
         version = None if x.is_inference() else x._version
         y = plan.pieces[index].run(self.block, x)
         if not isinstance(y, Tensor) or y.shape != x.shape:
