@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
+    "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),

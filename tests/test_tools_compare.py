@@ -1,0 +1,86 @@
+"""`leantad compare`: the tables, the JSON document, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from metric_cases import found
+
+from tools.compare import main
+from train.metrics import evaluate
+from train.results import read_truth
+
+CLASSES = [f"c{number:02d}" for number in range(22)]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Ground truth of 44 videos and 22 classes; a.json finds all but one action, b.json every second one."""
+    lines = ["video,start,end,label,subset"]
+    results = {"a": {}, "b": {}}
+    for number in range(44):
+        label = CLASSES[number % 22]
+        lines.append(f"v{number},0,10,{label},validation")
+        right, wrong = found(0, 10, label, 0.5 + number / 100), found(20, 30, label, 0.9)
+        results["a"][f"v{number}"] = [wrong if number == 7 else right]
+        results["b"][f"v{number}"] = [right if number % 2 else wrong]
+    (tmp_path / "truth.csv").write_text("\n".join(lines) + "\n")
+    for name, table in results.items():
+        document = {"results": table, "external_data": {"subset": "validation"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def compare(folder, *more):
+    names = [str(folder / "a.json"), str(folder / "b.json"), "--ground-truth", str(folder / "truth.csv")]
+    return CliRunner().invoke(main, [*names, "--resamples", "60", *more])
+
+
+def test_the_table_shows_both_the_difference_and_who_wins(files):
+    result = compare(files, "--tiou", "0.5,0.75")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    average = next(line for line in lines if line.startswith("average"))
+    # 21 classes are perfect; of c07 half is found, behind a miss: precision 1/2
+    assert average.split()[1:4] == ["96.59", "50.00", "+46.59"] and "*" in average.split()
+    assert any("A is better in 100.0 % of 60 resamples of the videos (seed 0)" in line for line in lines)
+    assert sum(line.startswith("c") for line in lines) == 20
+    assert "2 classes with smaller differences: see --json" in lines
+
+
+def test_the_document_holds_every_class_and_the_figures_of_evaluate(files):
+    result = compare(files, "--json", "--seed", "3", "--out", str(files / "compared.json"))
+    document = json.loads(result.stdout)
+    assert document == json.loads((files / "compared.json").read_text())
+    truth, _ = read_truth(files / "truth.csv", None)
+    for side in ("a", "b"):
+        metrics = evaluate(truth, json.loads((files / f"{side}.json").read_text())["results"])
+        assert document["rows"][0][side] == pytest.approx(metrics["average_mAP"], abs=1e-12)
+        assert document["classes"]["c07"][side] == pytest.approx(sum(metrics["per_class"]["c07"]) / 10)
+    assert sorted(document["classes"]) == CLASSES
+    assert (document["subset"], document["seed"], document["num_videos"]) == ("validation", 3, 44)
+    low, high = document["rows"][0]["interval"]
+    assert 0 < low < document["rows"][0]["difference"] < high
+    assert "A is better" in result.stderr
+
+
+def test_quiet_says_nothing_and_results_are_not_replaced_without_force(files):
+    out = files / "compared.json"
+    quiet = compare(files, "--quiet", "--out", str(out))
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    again = compare(files, "--out", str(out))
+    assert again.exit_code == 2 and "--force" in again.stderr
+    assert compare(files, "--quiet", "--out", str(out), "--force").exit_code == 0
+
+
+def test_a_file_of_other_videos_is_named(files):
+    (files / "b.json").write_text(json.dumps({"results": {"elsewhere": []}}))
+    result = compare(files)
+    assert result.exit_code == 2
+    assert "b.json: detections: none of the 1 videos" in result.stderr
+
+
+def test_help_has_an_example():
+    assert "leantad compare" in CliRunner().invoke(main, ["--help"]).output

@@ -1,0 +1,142 @@
+"""`leantad compare`: mAP of two sets of detections of the same videos, and whether the difference is real."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from pipeline.shards import write_text
+from train.edge import Command, Output, check_new_file, force_option, output_options, plain
+from train.metrics import PROTOCOLS, parse_tiou
+from train.results import check_overlap, read_detections, read_truth
+
+if TYPE_CHECKING:
+    from train.matching import Matched
+
+HELP = """Compare two result files: mAP of both, the difference, and its paired interval.
+
+A and B are detections in ActivityNet's format, of the same videos. Every resample draws the videos anew, with
+replacement, the same ones for both; differences are A minus B. A star marks an interval without zero.
+"""
+EXAMPLES = """
+\b
+Examples:
+  leantad compare runs/a/detections.json runs/b/detections.json --ground-truth data/demo
+  leantad compare a.json b.json --ground-truth thumos_gt.json --subset test --tiou 0.1:0.1:0.9 --json
+"""
+FILE = click.Path(path_type=Path)
+SHOWN_CLASSES = 20  # of more classes, those with the largest differences are shown
+
+
+def signed(bounds: Sequence[float | None]) -> str:
+    """An interval of a difference in percent."""
+    low, high = bounds
+    return "-" if low is None or high is None else f"{100 * low:+.2f} .. {100 * high:+.2f}"
+
+
+def cells(title: str, row: Mapping[str, Any]) -> list[str]:
+    """A line of the tables."""
+    from train.bootstrap import marked
+
+    figures = [f"{100 * row['a']:.2f}", f"{100 * row['b']:.2f}", f"{100 * row['difference']:+.2f}"]
+    star = "*" if marked(row["interval"]) else ""
+    return [title, *figures, signed(row["interval"]), star, f"{100 * row['a_better']:.0f}"]
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """Both tables as text: by tIoU, and by class with the largest differences first."""
+    from train.assess import columns
+
+    head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
+    rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
+    ordered = sorted(result["classes"].items(), key=lambda item: -abs(item[1]["difference"]))
+    by_class = [["AP %, all tIoU", *head], *(cells(name, row) for name, row in ordered[:SHOWN_CLASSES])]
+    rest = len(ordered) - SHOWN_CLASSES
+    more = f"\n{rest} classes with smaller differences: see --json" if rest > 0 else ""
+    verdict = (
+        f"average mAP: A is better in {100 * result['rows'][0]['a_better']:.1f} % of "
+        f"{result['resamples']:,} resamples of the videos (seed {result['seed']})"
+    )
+    return f"{columns(rows)}\n{verdict}\n\n{columns(by_class)}{more}"
+
+
+def matched_with(
+    truth: Mapping[str, Any],
+    path: Path,
+    detections: Mapping[str, Any],
+    tiou: Sequence[float],
+    *,
+    dedupe: bool,
+) -> Matched:
+    """The detections of a file, matched with the ground truth; errors name the file."""
+    import numpy as np
+
+    from train.matching import collect, match_collected
+
+    try:
+        check_overlap(truth, detections)
+        return match_collected(collect(truth, detections, drop_duplicates=dedupe), np.array(tiou))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@click.command(cls=Command, help=HELP, epilog=EXAMPLES)
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@click.option("--ground-truth", required=True, help="Annotations (.json, .csv), dataset.json or data set.")
+@click.option("--subset", help="Subset to compare on. Default: A's own, or the only one.")
+@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="activitynet", show_default=True)
+@click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
+@click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
+@click.option("--resamples", type=click.IntRange(2), default=1000, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples.")
+@click.option("--out", type=FILE, help="Also write the result as JSON to this file.")
+@force_option
+@output_options
+def main(
+    a: Path,
+    b: Path,
+    ground_truth: str,
+    subset: str | None,
+    protocol: str,
+    tiou: str | None,
+    drop_duplicates: bool,
+    resamples: int,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from train.bootstrap import compare
+
+    thresholds, name = parse_tiou(tiou or protocol)
+    output = Output(quiet, as_json)
+    if out is not None:
+        check_new_file(out, force=force)
+    (found_a, meta), (found_b, _) = read_detections(a), read_detections(b)
+    truth, chosen = read_truth(ground_truth, subset, hint=meta.get("subset"))
+    first, second = (
+        matched_with(truth, path, found, thresholds, dedupe=drop_duplicates)
+        for path, found in ((a, found_a), (b, found_b))
+    )
+    result = compare(first, second, resamples=resamples, seed=seed)
+    facts = {"a": a, "b": b, "ground_truth": ground_truth, "subset": chosen, "protocol": name}
+    result = plain({**facts, "num_videos": len(truth), **result})
+    output.say(f"A: {a}\nB: {b}\n{len(truth)} videos, {len(first.data.true.label)} true actions")
+    output.say(tables(result))
+    if out is not None:
+        write_text(out, json.dumps(result, indent=1) + "\n")
+    output.document(result)
+
+
+if __name__ == "__main__":
+    main()
