@@ -17,8 +17,10 @@ COMMANDS = {
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
+    "convert-weights": ("tools.convert_weights", "Convert other projects' pretrained checkpoints."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
+    "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),
 }
 
 

@@ -1,0 +1,149 @@
+"""`leantad doctor`: finds this machine fit, names what is broken, survives a check that fails or dies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tools import doctor, doctor_checks, doctor_decode
+from tools.doctor import CHECKS, findings_of, in_process, main
+from tools.doctor_checks import BROKEN, OK, WARNING, read_constraints
+
+
+@pytest.fixture
+def fake_torch(tmp_path, monkeypatch):
+    """Write a torch.py that is found before the real one by every process that is started."""
+
+    def write(text: str) -> None:
+        (tmp_path / "torch.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return write
+
+
+def test_this_machine_can_train():
+    """The checks that load libraries, in this process: CI has what training needs."""
+    for check in (doctor_checks.check_torch, doctor_decode.check_decode, doctor_checks.check_deepspeed):
+        found = list(check())
+        assert found and not [item for item in found if item.state == BROKEN], found
+
+
+def test_every_codec_that_has_an_encoder_is_decoded():
+    found = {codec: doctor_decode.try_codec(codec, "cpu") for codec in ("vp9", "h264", "mpeg4")}
+    assert all(item.state == OK and "off by" in item.text for item in found.values()), found
+    assert "by DALI" in found["vp9"].text and "by PyAV" in found["h264"].text
+
+
+def test_a_decoder_that_shows_the_frame_before_is_broken(monkeypatch):
+    import pipeline.decode
+
+    true = pipeline.decode.decode_frames
+
+    def late(data, wanted, **how):
+        return true(data, np.maximum(wanted - 1, 0), **how)
+
+    monkeypatch.setattr(pipeline.decode, "decode_frames", late)
+    found = doctor_decode.try_codec("h264", "cpu")
+    assert found.state == BROKEN and "other frames" in found.todo
+
+
+def test_a_codec_that_cannot_be_decoded_is_told_in_the_decoders_words(monkeypatch):
+    import pipeline.decode
+
+    def refuse(*_, **__):
+        raise ValueError("no such\n decoder")
+
+    monkeypatch.setattr(pipeline.decode, "decode_frames", refuse)
+    packed, other = doctor_decode.try_codec("vp9", "cpu"), doctor_decode.try_codec("mpeg4", "cpu")
+    assert packed.state == BROKEN and "ValueError: no such decoder" in packed.text
+    assert other.state == WARNING and "--copy" in other.todo
+
+
+def test_a_library_that_cannot_be_imported_spoils_its_own_checks_only(fake_torch):
+    fake_torch("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    result = CliRunner().invoke(main, ["--json"])
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert list(dict.fromkeys(item["check"] for item in document["findings"])) == list(CHECKS)
+    states = {item["check"]: item for item in document["findings"]}
+    for name in ("torch", "decode", "deepspeed"):
+        assert states[name]["state"] == BROKEN and "libcudart.so.13" in states[name]["text"]
+    assert not document["can_train"] and document["broken"] == 3
+    assert "BROKEN" in result.stderr and "broken" in result.stderr.splitlines()[-1]
+
+
+def test_a_library_that_crashes_is_named_with_the_signal(fake_torch):
+    fake_torch(
+        "import os, signal, sys; print('hello'); print('last words', file=sys.stderr, flush=True);"
+        "os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    (found,) = findings_of("torch")
+    assert found.state == BROKEN and "Segmentation fault" in found.text and "last words" in found.text
+
+
+def test_a_library_that_hangs_is_given_up(fake_torch):
+    fake_torch("import time; time.sleep(60)")
+    (found,) = in_process("torch", time_limit=1.0)
+    assert found.state == BROKEN and "no answer within 1 s" in found.text
+
+
+def test_a_check_of_this_process_that_raises_is_a_finding(monkeypatch):
+    def check():
+        yield doctor_checks.Finding(OK, "first")
+        raise PermissionError(13, "Permission denied", "/dev/shm")
+
+    monkeypatch.setitem(doctor.CHECKS, "disk", (check, False))
+    result = CliRunner().invoke(main, ["--only", "disk"])
+    assert result.exit_code == 1 and "OK      first" in result.stdout
+    assert "BROKEN  disk: PermissionError: [Errno 13] Permission denied: '/dev/shm'" in result.stdout
+
+
+def test_quiet_says_nothing_but_the_exit_code():
+    result = CliRunner().invoke(main, ["-q", "--only", "python"])
+    assert result.exit_code == 0 and not result.output
+
+
+def test_a_gpu_without_its_video_library_is_told_the_flag_of_the_container(monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(doctor_checks.ctypes, "CDLL", missing)
+    monkeypatch.setattr(doctor_checks, "gpu_driver", lambda: {"driver_version": "580.1"})
+    monkeypatch.setattr(doctor_checks, "in_container", lambda: True)
+    (found,) = doctor_checks.check_nvdec()
+    assert found.state == BROKEN and "libnvcuvid.so.1" in found.text
+    assert "NVIDIA_DRIVER_CAPABILITIES=video,compute,utility" in found.todo
+
+
+def test_a_missing_compiler_is_named_with_the_package(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    found = list(doctor_checks.check_compiler())
+    assert found[0].state in (BROKEN, WARNING) and "no no-such-compiler" in found[0].text
+    assert "apt-get install g++" in found[0].todo
+
+
+def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
+    text = "# tested\nclick==0.1\nno-such-thing==1\n"
+    text += "torch==99; python_version < '3.0'\nav==0 ; python_version > '3'\n"
+    assert read_constraints(text) == {"click": "0.1", "no-such-thing": "1", "av": "0"}
+    (tmp_path / "constraints.txt").write_text(text)
+    monkeypatch.setattr(doctor_checks, "ROOT", tmp_path)
+    found = list(doctor_checks.check_versions())
+    assert found[0].state == WARNING and "click " in found[0].text and "(tested: 0.1)" in found[0].text
+    monkeypatch.setattr(doctor_checks, "ROOT", Path("nowhere"))
+    states = [item.state for item in doctor_checks.check_versions()]
+    assert states == [WARNING, OK]  # all there, none to compare with
+
+
+def test_a_built_extension_is_seen_in_torchs_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert doctor_checks.built_ops() == set()
+    folder = tmp_path / f"py{sys.version_info[0]}{sys.version_info[1]}_cpu" / "cpu_adam"
+    folder.mkdir(parents=True)
+    (folder / "cpu_adam.so").touch()
+    assert doctor_checks.built_ops() == {"cpu_adam"}
