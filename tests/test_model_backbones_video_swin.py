@@ -138,6 +138,7 @@ def attention_by_tokens(attention: WindowAttention, x: Tensor) -> Tensor:
         (3, 5, 4),  # padded in all directions
         (2, 3, 6),  # one window in t: not shifted there
         (1, 3, 5),  # a window shrunken in t, padding in h and w
+        (4, 3, 2),  # shrunken in w: tokens of 2x2x2 have the biases of the first eight of 2x2x3
         (1, 1, 2),  # one shrunken window
     ],
 )

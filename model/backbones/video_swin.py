@@ -104,7 +104,7 @@ class WindowAttention(nn.Module):
         scores += self.bias(tokens)  # in place: no product keeps its output
         if mask is not None:
             scores += mask[:, None] * -100.0
-        # Without dtype, autocast has softmax return float32, and the product keeps another copy of that.
+        # Without dtype, a GPU's autocast has softmax return float32, and the product keeps a copy besides.
         y = scores.softmax(dim=-1, dtype=v.dtype) @ v
         return self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
 
