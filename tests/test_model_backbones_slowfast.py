@@ -50,7 +50,7 @@ def tiny(layout: Layout = TINY) -> SlowFast:
 class Reference:
     """PySlowFast's stem, fusions and stages as equations over the tensors of a state_dict.
 
-    rewired: Re2TAL's: the ReLU lies in the branch, a skip jumps two blocks, a stage ends in the streams' mean.
+    rewired: Re2TAL's; the ReLU lies in the branch, a skip jumps two blocks, a stage ends in the mean of both.
     """
 
     def __init__(self, network: SlowFast, layout: Layout, *, rewired: bool = False) -> None:
