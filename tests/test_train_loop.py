@@ -58,11 +58,13 @@ def wait_for_step(process, out: Path, step: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_folder_holds_what_scripts_rely_on(finished):
+def test_a_run_folder_holds_what_scripts_rely_on(finished, shards):
     for name in ("settings.yaml", "log.jsonl", "metrics.json", "detections.json", "report.html"):
         assert (finished / name).stat().st_size > 0, name
     for name in ("last", "best"):
         assert (finished / "checkpoints" / name / "model.safetensors").is_file()
+        packing = json.loads((finished / "checkpoints" / name / "packing.json").read_text())
+        assert packing == json.loads((shards / "dataset.json").read_text())["settings"]
     metrics = json.loads((finished / "metrics.json").read_text())
     keys = "protocol tiou mAP average_mAP per_class num_videos num_truth num_detections seconds"
     assert set(metrics) == set(keys.split())
