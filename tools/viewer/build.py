@@ -132,13 +132,14 @@ def _remarks(material: Material, truth: Mapping[str, Video] | None, library: Lib
     strange = [key for key in material.judged.keys if truth is not None and key not in known]
     if strange:
         lines.append(f"Not in the ground truth, shown as if nothing happened in them: {_some(strange)}")
-    lost = (
-        [] if library.empty else [key for key in material.judged.keys if isinstance(library.find(key), str)]
-    )
-    if lost:
-        lines.append(
-            f"{plural(len(lost), 'page')} without a video, none of this name was found: {_some(lost)}"
-        )
+    labels = {action.label for video in known.values() for action in video.actions}
+    unknown = [name for name in material.judged.labels if truth is not None and name not in labels]
+    if unknown:
+        lines.append(f"Detected classes that have no true action anywhere: {_some(unknown)}")
+    lost = [key for key in material.judged.keys if isinstance(library.find(key), str)]
+    if lost and not library.empty:
+        pages = plural(len(lost), "page")
+        lines.append(f"{pages} without a video, none of this name was found: {_some(lost)}")
     return lines
 
 

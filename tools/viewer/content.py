@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from train.matching import overlapping_pairs
+from train.matching import detection_rows, overlapping_pairs
 from train.timelines import Judged, judge, working_point
 
 DETECTIONS_PER_VIDEO = 10  # shown on average at first where no truth says which threshold is best
@@ -78,6 +78,7 @@ def collect(
     ValueError naming video and entry if a detection is unsound.
     """
     known, stated = truth or {}, durations or {}
+    detection_rows(results, {}, {})  # refuses unsound entries by name
     videos = {key: known.get(key) or Video(key, "", None, ()) for key in results}
     judged = judge(videos, results)
     tiou, action, stairs = _overlaps(judged)

@@ -28,14 +28,14 @@ function setThreshold(value) {
   if (state.chosen && state.chosen.kind === "detection" && state.chosen.score < value) state.chosen = null;
 }
 
-// The slider runs evenly over scores, or over their logarithms where half of them would fill the first tenth.
+// The slider runs evenly over the scores, or over their logarithms where half of them would fill the first tenth.
 const scores = detections.map((one) => one.score);
 const highest = Math.max(data.topScore, state.threshold, ...scores.slice(0, 1));
 const lowest = scores.length ? Math.min(scores[scores.length - 1], state.threshold) : 0;
 const positive = scores.filter((score) => score > 0);
 const logarithmic = lowest >= 0 && positive.length > 1
   && positive[Math.floor(positive.length / 2)] < highest / 10;
-const bottom = logarithmic ? Math.min(positive[positive.length - 1], highest / 10) : Math.min(0, lowest);
+const bottom = logarithmic ? Math.min(positive[positive.length - 1], highest / 10) : lowest;
 const SLIDER_STEPS = 1000;
 
 /** The score at a place of the slider; at its left end every detection is shown. */

@@ -1,6 +1,6 @@
-// The table of the shown detections, sortable; rows are made once and only hidden or moved afterwards.
+// The table of the shown detections, sortable; filled a piece at a time as it is scrolled, which keeps the slider quick.
 
-const MOST_ROWS_LISTED = 2000;
+const PIECE = 60; // rows added at once
 const order = { by: "score", falling: true };
 const compare = {
   name: (a, b) => a.name.localeCompare(b.name),
@@ -11,6 +11,7 @@ const compare = {
   right: (a, b) => Number(a.right) - Number(b.right),
 };
 const rowOf = new Map();
+let inOrder = [];
 
 function makeRow(one) {
   const row = document.createElement("tr");
@@ -35,11 +36,17 @@ function listed(one) {
   return rowOf.get(one);
 }
 
+function moreRows() {
+  const from = byId("rows").childElementCount;
+  byId("rows").append(...inOrder.slice(from, from + PIECE).map(listed));
+}
+
 /** The rows anew: what is shown, in the chosen order; the score decides between equals. */
 function fillTable() {
   const sign = order.falling ? -1 : 1;
-  const inOrder = [...state.shown].sort((a, b) => sign * compare[order.by](a, b) || b.score - a.score);
-  byId("rows").replaceChildren(...inOrder.slice(0, MOST_ROWS_LISTED).map(listed));
+  inOrder = [...state.shown].sort((a, b) => sign * compare[order.by](a, b) || b.score - a.score);
+  byId("rows").replaceChildren();
+  moreRows();
   byId("none").hidden = inOrder.length > 0;
   for (const button of document.querySelectorAll("[data-sort]")) {
     const mine = button.dataset.sort === order.by;
@@ -55,8 +62,10 @@ function sortBy(name) {
 
 function markRow() {
   for (const row of byId("rows").querySelectorAll(".chosen")) row.classList.remove("chosen");
-  const row = state.chosen && rowOf.get(state.chosen);
-  if (!row || !row.isConnected) return;
+  const place = inOrder.indexOf(state.chosen);
+  if (place < 0) return;
+  while (byId("rows").childElementCount <= place) moreRows();
+  const row = rowOf.get(state.chosen);
   row.classList.add("chosen");
   const list = byId("list"), head = list.querySelector("thead").offsetHeight;
   // Not scrollIntoView, which would move the whole page too.

@@ -14,9 +14,9 @@ function shape(name, attributes) {
   return element;
 }
 
-const widthOf = () => lanesSvg.clientWidth || 1;
-const toPixel = (seconds) => ((seconds - state.start) / (state.end - state.start)) * widthOf();
-const toSeconds = (pixel) => state.start + (pixel / widthOf()) * (state.end - state.start);
+let width = 1; // of the lanes in pixels; asked once per drawing, as each question makes the browser lay out
+const toPixel = (seconds) => ((seconds - state.start) / (state.end - state.start)) * width;
+const toSeconds = (pixel) => state.start + (pixel / width) * (state.end - state.start);
 
 // --- the part in view ---
 
@@ -97,8 +97,8 @@ function stripes() {
 
 function box(one, y, height, kind) {
   const left = toPixel(one.start);
-  const width = Math.max(toPixel(one.end) - left, 2);
-  const element = shape("rect", { x: left, y, width, height, rx: 2, class: kind });
+  const size = Math.max(toPixel(one.end) - left, 2);
+  const element = shape("rect", { x: left, y, width: size, height, rx: Math.min(2, size / 5), class: kind });
   element.dataset[one.kind] = one.number;
   if (one === state.chosen) element.classList.add("chosen");
   return element;
@@ -123,7 +123,7 @@ function drawLane(lane, parts) {
 
 /** Round times to mark: at most one each 90 pixels. */
 function ticks() {
-  const rough = (90 * (state.end - state.start)) / widthOf();
+  const rough = (90 * (state.end - state.start)) / width;
   const steps = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200];
   const step = steps.find((one) => one >= rough) || 3600 * Math.ceil(rough / 3600);
   const marks = [];
@@ -132,7 +132,7 @@ function ticks() {
 }
 
 function draw() {
-  const width = widthOf();
+  width = lanesSvg.clientWidth || 1;
   const height = Number(lanesSvg.getAttribute("height"));
   const parts = [stripes()];
   lanes.forEach((lane, i) => {
@@ -151,17 +151,19 @@ function draw() {
   for (const lane of lanes) drawLane(lane, parts);
   lanesSvg.replaceChildren(...parts);
   byId("ruler").replaceChildren(...ruler);
-  drawOverview(width);
+  drawOverview();
   drawCursor();
 }
 
 /** The whole video under the timeline: truth above, detections below, and the window that is in view. */
-function drawOverview(width) {
+function drawOverview() {
   const parts = [shape("rect", { x: 0, y: 0, width, height: 18, rx: 3, class: "track" })];
-  const speck = (one, y, kind) => shape("rect", { x: (one.start / length) * width, y, height: 5,
-    width: Math.max(((one.end - one.start) / length) * width, 1.5), class: kind });
-  for (const one of truth) parts.push(speck(one, 3, "speck"));
-  for (const one of state.shown) parts.push(speck(one, 10, "speck found"));
+  const speck = (one, y, height, kind) => shape("rect", { x: (one.start / length) * width, y, height,
+    width: Math.max(((one.end - one.start) / length) * width, 1.5), class: `speck ${kind}` });
+  for (const one of truth) parts.push(speck(one, 3, 5, ""));
+  for (const one of state.shown) {
+    parts.push(one.right || !data.hasTruth ? speck(one, 9, 5, "right") : speck(one, 13, 3, "wrong"));
+  }
   parts.push(shape("rect", { x: (state.start / length) * width + 0.5, y: 0.5, rx: 3, height: 17, class: "window",
     width: Math.max(((state.end - state.start) / length) * width - 1, 5) }));
   byId("overview").replaceChildren(...parts);
@@ -170,8 +172,9 @@ function drawOverview(width) {
 function drawCursor() {
   const cursor = byId("cursor");
   const x = toPixel(player.place);
-  cursor.hidden = x < -1 || x > widthOf() + 1;
-  cursor.style.transform = `translateX(${lanesSvg.getBoundingClientRect().left - byId("timeline").getBoundingClientRect().left - 2 + x}px)`;
+  cursor.hidden = x < -1 || x > width + 1;
+  const left = lanesSvg.getBoundingClientRect().left - byId("timeline").getBoundingClientRect().left;
+  cursor.style.transform = `translateX(${left - 2 + x}px)`;
 }
 
 /** The segment that an element of the timeline stands for, or null. */

@@ -94,7 +94,10 @@ function onDrag(element, move, click) {
   });
 }
 
+/** Zooms or moves. Over the lanes of a timeline taller than the window, the plain wheel scrolls the page. */
 function onWheel(event) {
+  const tall = byId("timeline").offsetHeight > 0.8 * window.innerHeight;
+  if (event.currentTarget === lanesSvg && tall && !event.ctrlKey && !event.shiftKey && !event.deltaX) return;
   if (event.ctrlKey || (!event.shiftKey && Math.abs(event.deltaY) >= Math.abs(event.deltaX))) {
     const whole = state.end - state.start >= length;
     if (whole && event.deltaY > 0 && !event.ctrlKey) return; // nothing to zoom out: let the page scroll
@@ -103,11 +106,11 @@ function onWheel(event) {
     zoom(Math.exp(Math.min(Math.max(event.deltaY * lines, -300), 300) / 400), atPointer(event));
   } else {
     event.preventDefault();
-    pan((event.deltaX || event.deltaY) / widthOf());
+    pan((event.deltaX || event.deltaY) / width);
   }
 }
 
-onDrag(lanesSvg, (_, shift) => pan(-shift / widthOf()), (event) => {
+onDrag(lanesSvg, (_, shift) => pan(-shift / width), (event) => {
   const one = segmentOf(event.target);
   if (one) choose(one);
   else seek(atPointer(event));
@@ -124,6 +127,9 @@ lanesSvg.addEventListener("pointermove", (event) => {
   if (!event.buttons) showTip(segmentOf(event.target), event.clientX, event.clientY);
 });
 lanesSvg.addEventListener("pointerleave", () => showTip(null));
+byId("list").addEventListener("scroll", ({ target }) => {
+  if (target.scrollTop + target.clientHeight > target.scrollHeight - 300) moreRows();
+});
 byId("rows").addEventListener("click", (event) => {
   const row = event.target.closest("tr");
   if (row) choose(segmentOf(row));
@@ -162,4 +168,8 @@ byId("threshold").value = placeOf(state.threshold);
 update(state.threshold);
 openVideo();
 moved(0);
+// Scrolled out of sight, the video stays in a corner.
+new IntersectionObserver(([entry]) => {
+  byId("screen").classList.toggle("away", player.playable && entry.intersectionRatio < 0.2);
+}, { threshold: [0, 0.2, 1] }).observe(byId("screen"));
 new ResizeObserver(layout).observe(byId("timeline"));
