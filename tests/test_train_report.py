@@ -101,7 +101,7 @@ def test_the_report_is_whole_and_needs_nothing_from_outside(tmp_path, evals):
     page = parsed(text)
     assert "<h1>my run</h1>" in text and "2027-01-15" in text
     assert not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", text)
-    assert sum(name == "svg" for name, _ in page.seen) == 4 + 3  # curves, accuracy, videos with true actions
+    assert sum(name == "svg" for name, _ in page.seen) == 4 + 6 + 3  # with accuracy, errors, videos
     assert "1 min 15 s" in text and "2.0 GiB" in text and "2 processes on cpu" in text
     assert not list(tmp_path.glob("**/*.tmp"))
 

@@ -19,7 +19,9 @@ from typing import Any
 import yaml
 
 from pipeline.shards import write_text
+from train.assess import assess
 from train.charts import column_chart, loss_chart, map_chart, precision_chart
+from train.diagnosis_charts import error_section
 from train.page import PAGE, card, duration_text, memory_text, percent, plural, tile
 from train.results import read_detections
 from train.timelines import (
@@ -228,6 +230,15 @@ def accuracy(
     return f'<h2>Accuracy</h2><p class="note">{said}</p><div class="grid2">{cards}</div>{by_class}'
 
 
+def errors(run: RunFiles, truth: Mapping[str, Any]) -> str:
+    """Kinds of errors and what they cost; nothing without detections and an evaluation."""
+    if not run.metrics or run.detections is None:
+        return ""
+    tiou, protocol = run.metrics["tiou"], str(run.metrics["protocol"])
+    measured = assess(truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol)
+    return error_section(measured)
+
+
 def learning(run: RunFiles) -> str:
     """The curves. Without a logged evaluation, the final metrics stand at the last epoch."""
     evals = run.of("eval")
@@ -268,7 +279,8 @@ def build_page(run: RunFiles, folder: Path, truth: Mapping[str, Any]) -> str:
     if run.settings_text:
         text = escape(run.settings_text)
         settings = f"<h2>Settings</h2><details><summary>settings.yaml</summary><pre>{text}</pre></details>"
-    body = key_figures(run, point) + learning(run) + accuracy(run, truth, judged, point) + shown + settings
+    measured = accuracy(run, truth, judged, point) + errors(run, truth)
+    body = key_figures(run, point) + learning(run) + measured + shown + settings
     return PAGE.format(name=escape(run.name), subtitle=subtitle(run, folder), body=body)
 
 
