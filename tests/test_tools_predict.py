@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from painted_video import painted_video
@@ -13,11 +14,12 @@ from tiny_run import SMALL
 
 from pipeline.shards import Dataset
 from tools.make_shards import main as make_shards
-from tools.predict import main, predict
+from tools.predict import SecondsBar, main, predict
 from train.build import build_network
 from train.checkpoint import write_checkpoint
 from train.eval import main as evaluate
 from train.inference import load_trained
+from train.postprocess import RawWindow
 from train.settings import load_settings
 
 CLASSES = ["jump", "run", "swim"]
@@ -213,6 +215,25 @@ def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch
     assert call(main, videos, "--checkpoint", run, "--out", out).exit_code == 1
     assert len(calls) == 2 and list(out.iterdir()) == [] and list(scratch.iterdir()) == []
     assert multiprocessing.active_children() == []
+
+
+def test_the_progress_bar_counts_seconds_of_video(capsys):
+    bar = SecondsBar({"a": 10.0, "bad": 6.0, "b": 4.0}, no_bar=False)
+    ends = [(0.0, 4.0), (2.0, 6.0), (5.0, 9.0)]
+    nothing = np.zeros((0, 2))
+    windows = [RawWindow("a", times, 9.0, 4, nothing, nothing, nothing, nothing) for times in ends]
+    bar.begin("a", 9.0)  # a second less than its header says
+    assert [bar.bar.n for _ in bar.watch(windows)] == [4, 6, 9]
+    bar.begin("bad", 0.0)  # not to be read: nothing to wait for
+    bar.begin("b", 4.0)
+    assert (bar.bar.n, bar.bar.total) == (9, 13)
+    list(bar.watch([RawWindow("b", (0.0, 4.0), 4.0, 4, nothing, nothing, nothing, nothing)]))
+    assert bar.bar.n == 13
+    assert "13/13 s of video" in capsys.readouterr().err
+
+
+def test_the_help_has_an_example():
+    assert "leantad predict match.mp4 --checkpoint runs/demo" in call(main, "--help").output
 
 
 REAL = {

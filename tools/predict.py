@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from train.postprocess import RawWindow
 
 MOST_AHEAD = 4  # files brought into the training form at once: each worker holds some frames at source size
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of video [{elapsed}<{remaining}]"
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of video [{elapsed}<{remaining}]"
 
 
 class SecondsBar:
@@ -40,7 +40,8 @@ class SecondsBar:
     def __init__(self, stated: dict[str, float], *, no_bar: bool | None):
         tqdm.monitor_interval = 0  # its thread would be in the way of forking
         self.stated, self.total, self.done = stated, sum(stated.values()), 0.0
-        self.bar = tqdm(desc="preparing", total=round(self.total), bar_format=BAR, disable=no_bar)
+        self.bar = tqdm(total=round(self.total), bar_format=BAR, disable=no_bar)
+        self.bar.set_description("preparing")
 
     def begin(self, key: str, duration: float) -> None:
         """A video is ready: from now on its real length counts, not the one its header states."""
