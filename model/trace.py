@@ -12,16 +12,15 @@ the branch keeps the shape and leaves its input alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from .reversible import Branch
-from .trace_graph import Untraceable, required, trace
+from .trace_graph import HOOKS, Untraceable, required, trace
 from .trace_run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
 from .trace_steps import Program
 from .trace_sums import Refused, Sums
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -74,25 +73,25 @@ def _coarse(block: nn.Module, program: Program, plan: Plan) -> tuple[Program, Pl
     return (other, found) if found.shape == plan.shape and calls <= live else (program, plan)
 
 
-def _plan(block: nn.Module) -> Plan:
-    """The branches of the block in its present training mode. Raises Refused or Untraceable."""
+def _plan(block: nn.Module) -> tuple[Program, Plan]:
+    """What the block does in its present training mode. Raises Refused or Untraceable."""
     program = trace(block)
-    program, plan = _coarse(block, program, Sums(program, block).plan())
+    return _coarse(block, program, Sums(program, block).plan())
+
+
+def _check_hooks(block: nn.Module, program: Program) -> None:
+    """Of the modules that branches do not call; later ones, an engine's, are its own affair."""
     for name in ["", *(name for step in program.steps for name in step.inside)]:
-        if any(getattr(block.get_submodule(name), hooks) for hooks in _HOOKS):
+        if any(getattr(block.get_submodule(name), hooks) for hooks in HOOKS):
             raise Refused(f"{name or 'it'} has hooks, which its branches would not call; remove them")
-    return plan
 
 
-def _plan_or_error(block: nn.Module) -> Plan:
-    """As _plan, for a mode that is met at run time."""
+def _plan_or_error(name: str, block: nn.Module) -> Plan:
+    """For a combination of training flags that is met at run time."""
     try:
-        return _plan(block)
+        return _plan(block)[1]
     except (Untraceable, Refused) as error:
-        mode = "training" if block.training else "evaluation"
-        raise ValueError(
-            f"{type(block).__name__}: not residual in {mode} mode: {error}; {WAY_OUT}"
-        ) from error
+        raise ValueError(f"{name}: with training flags as they are now: {error}; {WAY_OUT}") from error
 
 
 def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | Refusal:
@@ -105,13 +104,15 @@ def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | R
     and numbers read from attributes of code that is not in a module within one branch, which stay as they
     were when traced.
     """
-    traced = TracedBlock(block, name or type(block).__name__, _plan_or_error)
+    name = name or type(block).__name__
+    traced = TracedBlock(block, name, partial(_plan_or_error, name))
     try:
         if len(wanted := required(block)) > 1:
             raise Refused(f"its forward wants {', '.join(wanted)}; want one tensor, all else with defaults")
         for training in (block.training, not block.training):
             with in_mode(block, training):
-                traced.plans[mode_of(block)] = _plan(block)
+                program, traced.plans[mode_of(block)] = _plan(block)
+                _check_hooks(block, program)
         plan, *others = traced.plans.values()
         if any(other.shape != plan.shape for other in others):
             raise Refused("it has other branches in training than in evaluation")

@@ -2,44 +2,26 @@
 
 Three kinds of evidence. An nn.Sequential calls its children in order, by definition. Otherwise the forward
 of the module that owns the blocks is traced: a proof, for the arguments' defaults. Where that fails,
-`observe` runs the network once in each mode and watches the tensors: it speaks for that run alone (blocks
-skipped at random, say, may all have run), so that the caller decides.
+`observe` (model/trace_watch.py) may see in one run what cannot be proven.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from .recompute import RngState, frozen_statistics
 from .trace_graph import Untraceable, trace
 from .trace_run import in_mode
 from .trace_steps import Program, Ref, Step
 
 # Reading these of a tensor is no use of its values.
-_SHAPES = frozenset(
-    {
-        "shape",
-        "dtype",
-        "device",
-        "ndim",
-        "layout",
-        "is_cuda",
-        "requires_grad",
-        "grad_fn",
-        "is_leaf",
-        "_version",
-    }
-    | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "element_size"}
+SHAPES = frozenset(
+    {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "grad_fn", "is_leaf"}
+    | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "_version"}
 )
 
 
@@ -54,8 +36,8 @@ class Chain:
 
 
 @dataclass
-class _Call:
-    """One call of a block."""
+class Call:
+    """One call of a block, traced or seen."""
 
     name: str
     source: str | None = None  # the block whose very output it takes
@@ -77,11 +59,14 @@ def _owner(network: nn.Module, container: str) -> str:
     return container
 
 
-def _extra_arguments(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+def extra_argument(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """The name of the first argument, besides the tensor, that is not at its default."""
     signature = inspect.signature(block.forward)
     bound = signature.bind(*args, **kwargs).arguments
-    for name, value in list(bound.items())[1:]:
+    first, *others = bound.items()
+    if signature.parameters[first[0]].kind == inspect.Parameter.VAR_POSITIONAL and len(first[1]) > 1:
+        return first[0]
+    for name, value in others:
         parameter = signature.parameters[name]
         default: Any = parameter.default
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -92,13 +77,13 @@ def _extra_arguments(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str,
     return None
 
 
-def _chains(blocks: Collection[str], calls: list[_Call], evidence: str) -> list[Chain]:
+def link(blocks: Collection[str], calls: list[Call], evidence: str) -> list[Chain]:
     """The longest runs of linked calls within one container; blocks that fit in none, with the reason."""
     names = [call.name for call in calls]
     for call in calls:
         if names.count(call.name) > 1:
             call.fault = call.fault or f"it is called {names.count(call.name)} times"
-    runs: list[list[_Call]] = []
+    runs: list[list[Call]] = []
     placed: set[str] = set()
     for call in calls:
         last = runs[-1][-1] if runs else None
@@ -123,11 +108,11 @@ def _sequential(network: nn.Module, container: str, blocks: Collection[str]) -> 
     for i, name in enumerate(children):
         if name in blocks:
             twice = "the sequence holds it twice" if sum(m is members[i] for m in members) > 1 else None
-            calls.append(_Call(name, children[i - 1] if i else None, twice))
-    return _chains(blocks, calls, "sequential")
+            calls.append(Call(name, children[i - 1] if i else None, twice))
+    return link(blocks, calls, "sequential")
 
 
-def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Collection[str]) -> list[_Call]:
+def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Collection[str]) -> list[Call]:
     users: list[set[int]] = [set() for _ in program.steps]
     for i, step in enumerate(program.steps):
         for j in () if _reads_shape(step) else step.inputs:
@@ -139,8 +124,8 @@ def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Colle
         name = _join(prefix, step.target) if step.kind == "module" else ""
         if name not in blocks:
             continue
-        extra = _extra_arguments(owner.get_submodule(step.target), step.args, step.kwargs)
-        call = _Call(name, fault=None if extra is None else f"it is called with its argument {extra} set")
+        extra = extra_argument(owner.get_submodule(step.target), step.args, step.kwargs)
+        call = Call(name, fault=None if extra is None else f"it is called with its argument {extra} set")
         if len(step.inputs) == 1 and len(users[step.inputs[0]]) == 1:
             before = program.steps[step.inputs[0]]
             call.source = _join(prefix, before.target) if before.kind == "module" else None
@@ -150,8 +135,8 @@ def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Colle
 
 def _reads_shape(step: Step) -> bool:
     if step.kind == "method":
-        return step.target in _SHAPES
-    return step.target is getattr and step.args[1] in _SHAPES
+        return step.target in SHAPES
+    return step.target is getattr and step.args[1] in SHAPES
 
 
 def _results(value: Any) -> Iterator[int]:
@@ -173,19 +158,21 @@ def _traced(network: nn.Module, prefix: str, blocks: Sequence[str]) -> list[Chai
                 program = trace(owner, closed)
         except Untraceable as error:
             reason = f"{where}: {error}; observe() it, or vouch for the chain"
-            return [_unproven(blocks, container, reason) for container in _containers(blocks)]
-        found.append(_chains(blocks, _traced_calls(program, owner, prefix, blocks), "traced"))
+            return [unproven(blocks, container, reason) for container in containers(blocks)]
+        found.append(link(blocks, _traced_calls(program, owner, prefix, blocks), "traced"))
     if found[0] != found[1]:
         reason = f"{where} calls its blocks otherwise in training than in evaluation"
-        return [_unproven(blocks, container, reason) for container in _containers(blocks)]
+        return [unproven(blocks, container, reason) for container in containers(blocks)]
     return found[0]
 
 
-def _containers(blocks: Sequence[str]) -> list[str]:
+def containers(blocks: Sequence[str]) -> list[str]:
+    """The modules that hold the blocks, each once."""
     return list(dict.fromkeys(map(_container, blocks)))
 
 
-def _unproven(blocks: Sequence[str], container: str, reason: str, evidence: str = "traced") -> Chain:
+def unproven(blocks: Sequence[str], container: str, reason: str, evidence: str = "traced") -> Chain:
+    """The blocks of one container, with the reason why nothing is known of their order."""
     held = tuple(name for name in blocks if _container(name) == container)
     return Chain(container, held, evidence, reason)
 
@@ -199,7 +186,7 @@ def chains(network: nn.Module, blocks: Sequence[str]) -> list[Chain]:
     """
     found: list[Chain] = []
     owners: dict[str, list[str]] = {}
-    for container in _containers(blocks):
+    for container in containers(blocks):
         held = [name for name in blocks if _container(name) == container]
         forward = network.get_submodule(container).forward
         if getattr(forward, "__func__", None) is nn.Sequential.forward:
@@ -209,99 +196,3 @@ def chains(network: nn.Module, blocks: Sequence[str]) -> list[Chain]:
     for prefix, held in owners.items():
         found += _traced(network, prefix, held)
     return found
-
-
-class _Watch(TorchFunctionMode):
-    """Notes the calls of blocks, and which block's output meets an operation outside the next block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-        self.running: list[_Call] = []
-        self.made: dict[int, tuple[str, Tensor]] = {}  # by id; the tensor is held, so that no id comes twice
-        self.elsewhere: set[str] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
-        if name not in _SHAPES:
-            self.note([args, kwargs or {}])
-        return func(*args, **(kwargs or {}))
-
-    def note(self, values: Any) -> None:
-        """Tensors in `values` are used where the code is now."""
-        allowed = {call.source for call in self.running}
-        for tensor in _tensors(values):
-            name, _ = self.made.get(id(tensor), (None, None))
-            if name is not None and name not in allowed:
-                self.elsewhere.add(name)
-
-    def before(self, name: str, block: nn.Module, args: Any, kwargs: Any) -> None:
-        """Hook: a block is called."""
-        extra = _extra_arguments(block, args, kwargs)
-        call = _Call(name, fault=None if extra is None else f"it is called with its argument {extra} set")
-        given = list(_tensors([args, kwargs]))
-        if len(given) == 1 and id(given[0]) in self.made:
-            call.source = self.made[id(given[0])][0]
-        else:
-            self.note([args, kwargs])
-        self.calls.append(call)
-        self.running.append(call)
-
-    def after(self, name: str, block: nn.Module, args: Any, output: Any) -> None:
-        """Hook: a block returns."""
-        self.running.pop()
-        if isinstance(output, Tensor):
-            self.made[id(output)] = (name, output)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _tensors(list(vars(value).values()))
-
-
-def _watched_calls(network: nn.Module, blocks: Sequence[str], args: Any, kwargs: Any) -> list[_Call]:
-    watch = _Watch()
-    with ExitStack() as stack:
-        for name in blocks:
-            block = network.get_submodule(name)
-            handles = (
-                block.register_forward_pre_hook(partial(watch.before, name), with_kwargs=True),
-                block.register_forward_hook(partial(watch.after, name)),
-            )
-            for handle in handles:
-                stack.callback(handle.remove)
-        device = next((tensor.device for tensor in _tensors([args, kwargs])), torch.device("cpu"))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(frozen_statistics(network))
-        stack.enter_context(RngState.capture(device).replay())
-        stack.enter_context(watch)
-        output = network(*args, **kwargs)
-    watch.note(output)
-    sources = [call.source for call in watch.calls]
-    for call in watch.calls:
-        if call.source in watch.elsewhere or sources.count(call.source) > 1:
-            call.source = None
-    return watch.calls
-
-
-def observe(network: nn.Module, blocks: Sequence[str], *args: Any, **kwargs: Any) -> list[Chain]:
-    """The chains that `blocks`, dotted names, formed in network(*args, **kwargs), run once in either mode.
-
-    Without a graph; random numbers, batch norm statistics and training flags are left as they were. Not
-    seen: a tensor that the network keeps for a later call. Raises what the network raises.
-    """
-    found = []
-    for training in (network.training, not network.training):
-        with in_mode(network, training):
-            found.append(_chains(blocks, _watched_calls(network, blocks, args, kwargs), "observed"))
-    if found[0] == found[1]:
-        return found[0]
-    reason = "it was called otherwise in training than in evaluation"
-    return [_unproven(blocks, container, reason, "observed") for container in _containers(blocks)]

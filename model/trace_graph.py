@@ -10,7 +10,6 @@ trace is a claim; model/trace.py holds it against the module itself when it firs
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 import random
@@ -25,6 +24,8 @@ from torch import fx, nn
 
 from .recompute import RngState
 from .trace_steps import WRITING_OPERATORS, Program, program
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Untraceable(Exception):
@@ -125,16 +126,41 @@ def _local(name: str) -> str:
     return "it" if name in ("", "block") else name.removeprefix("block.")
 
 
-def _contents(value: Any) -> list[Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return [(key, id(item)) for key, item in items]
+def _contents(value: Any) -> list[Any] | None:
+    """What a list or dict holds."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(value) if isinstance(value, list) else None
+
+
+def _same(before: list[Any], after: list[Any], *, pairs: bool) -> bool:
+    if len(before) != len(after):
+        return False
+    if pairs:
+        return all(a[0] is b[0] and a[1] is b[1] for a, b in zip(before, after, strict=True))
+    return all(a is b for a, b in zip(before, after, strict=True))
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Inside, no module of `module` calls hooks: those of an engine expect tensors."""
+    found = [getattr(m, name) for m in module.modules() for name in HOOKS]
+    held = [(hooks, list(hooks.items())) for hooks in found]
+    for hooks, _ in held:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, items in held:
+            hooks.clear()
+            hooks.update(items)
 
 
 @contextmanager
 def _as_it_was(module: nn.Module, written: list[str]) -> Iterator[None]:
     """Undo what happens inside to attributes of all modules and to generators; names go to `written`."""
     saved = {
-        name: (m, {k: (v, copy.copy(v) if isinstance(v, list | dict) else None) for k, v in vars(m).items()})
+        name: (m, {key: (value, _contents(value)) for key, value in vars(m).items()})
         for name, m in module.named_modules()
     }
     generators = RngState.capture(torch.device("cpu")), random.getstate(), np.random.get_state()
@@ -158,7 +184,7 @@ def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> list[
         if key not in now or now[key] is not value:
             changed.append(key)
             now[key] = value
-        if content is not None and _contents(value) != _contents(content):
+        if content is not None and not _same(content, _contents(value) or [], pairs=isinstance(value, dict)):
             changed.append(key)
             value.clear()
             (value.update if isinstance(value, dict) else value.extend)(content)
@@ -175,7 +201,7 @@ def trace(block: nn.Module, closed: Collection[str] = ()) -> Program:
     while True:
         root, tracer, written = _Root(block), Tracer(leaves), list[str]()
         error = ""
-        with _as_it_was(block, written):
+        with _as_it_was(block, written), _without_hooks(block):
             try:
                 graph = tracer.trace(root)
             except Exception as raised:  # whatever the code of a stranger does when it meets no real tensor
