@@ -256,6 +256,7 @@ def run_stage(
     post_activation: bool = False,
     invert: bool | None = None,
     exact: bool = False,
+    store: bool = False,
     on_error: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
@@ -263,15 +264,17 @@ def run_stage(
     invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
     inverts if beta >= smallest_beta. exact: at beta = 1 states and branch outputs are rounded to a grid of 20
     bits below the largest input of each sample (model/grid.py), so that the inverse is bitwise equal; at
-    other betas it says nothing. `on_error` gets, after each inverted backward, the relative error with
-    which the stage input was reconstructed: a scalar on the device of x (to read it is to wait for the
-    device). Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
+    other betas it says nothing. store: leave all activations to autograd, for a stage within a module that
+    is recomputed as a whole; nothing is inverted, and `invert` and `exact` say nothing. `on_error` gets,
+    after each inverted backward, the relative error with which the stage input was reconstructed: a scalar
+    on the device of x (to read it is to wait for the device). Raises ValueError if beta is outside [0, 1],
+    or `invert` is True at beta = 0.
     """
     rule = Recurrence(beta, post_activation)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x
-    exact = exact and beta == 1
+    exact = exact and beta == 1 and not store
     if invert is None:
         dtype = working_dtype(branches, x)
         invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
@@ -279,6 +282,6 @@ def run_stage(
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
     stage = _Stage(rule, branches, invert, exact, on_error)
     learning = any(learns(branch.module) for branch in branches)
-    if not torch.is_grad_enabled() or not (x.requires_grad or learning):
+    if store or not torch.is_grad_enabled() or not (x.requires_grad or learning):
         return stage.run(x)
     return _Reversible.apply(stage, x, anchor(x, learning))

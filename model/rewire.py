@@ -34,9 +34,9 @@ class Rewired:
 class RewiredStage(nn.Sequential):
     """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
 
-    `stored` names the transitions that keep their activations. `invert` and `exact` are those of `run_stage`.
-    `reconstruction_error` holds, after a backward pass that inverted, the relative error of the last
-    reconstructed run (a scalar tensor), else None.
+    `stored` names the transitions, and the runs of blocks, that keep their activations. `invert` and `exact`
+    are those of `run_stage`. `reconstruction_error` holds, after a backward pass that inverted, the relative
+    error of the last reconstructed run (a scalar tensor), else None.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class RewiredStage(nn.Sequential):
             if _changes_shape(blocks[0]):
                 x = self._transition(blocks[0], x, names[0] in self.stored)
             else:
-                x = self._recurrence(blocks, x)
+                x = self._recurrence(blocks, x, self.stored.issuperset(names))
         return x
 
-    def _recurrence(self, blocks: list[nn.Module], x: Tensor) -> Tensor:
+    def _recurrence(self, blocks: list[nn.Module], x: Tensor, stored: bool) -> Tensor:
         return run_stage(
             branches_of(blocks),
             x,
@@ -73,6 +73,7 @@ class RewiredStage(nn.Sequential):
             post_activation=blocks[0].post_activation,
             invert=self.invert,
             exact=self.exact,
+            store=stored,
             on_error=self._note_error,
         )
 
@@ -151,7 +152,9 @@ def _check_network(network: nn.Module) -> None:
 def _rows(name: str, stage: RewiredStage) -> Iterator[Rewired]:
     for child, block in stage.named_children():
         number = len(block.branches)
-        if not _changes_shape(block):
+        if not _changes_shape(block) and child in stage.stored:
+            yield Rewired(f"{name}.{child}", "recomputed", number, "its stage is recomputed as a whole")
+        elif not _changes_shape(block):
             yield Rewired(f"{name}.{child}", "reversible", number, "keeps its shape")
         elif child in stage.stored:
             yield Rewired(f"{name}.{child}", "transition", number, "changes the shape; activations stored")
@@ -202,6 +205,9 @@ def _rewire_stage(
 ) -> Iterator[Rewired]:
     stage = network.get_submodule(name)
     kept = frozenset(other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}."))
+    if any(name.startswith(f"{other}.") for other in network.recomputed_names if other not in stored):
+        # The stage runs again as a whole, with a graph: to invert or recompute then would be a third run.
+        kept = frozenset(child for child, _ in stage.named_children())
     rewired = RewiredStage(OrderedDict(stage.named_children()), beta=beta, exact=exact, stored=kept)
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, rewired.train(stage.training))

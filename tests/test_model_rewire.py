@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -287,6 +289,36 @@ def test_exact_gradients_are_those_of_plain_checkpointing_bit_for_bit(autocast):
 def test_modules_outside_every_stage_are_named():
     network = prepared(layer1=nn.Sequential(block()), norm=nn.LayerNorm(8))
     assert {row.name: row.kind for row in rewire(network)} == {"layer1.0": "reversible", "norm": "untouched"}
+
+
+class Whole(nn.Module):
+    """A stage within a module that is recomputed as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        blocks = [BasicBlock(8, 8, (8, 8), partial(nn.GroupNorm, 2)) for _ in range(3)]
+        self.layer1 = nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
+        self.stage_names, self.recomputed_names = ["layer1.blocks"], ["layer1"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(x)
+
+
+def test_a_stage_within_a_recomputed_module_runs_twice_and_not_three_times():
+    x, results = torch.randn(2, 8, 4, 6, 6), []
+    for stored in ((), ("layer1",)):
+        network = Whole()
+        table = rewire(network, beta=1.0, exact=False, stored=stored)
+        runs = []
+        network.layer1.blocks[1].conv1.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        results.append(step(network, x))
+        assert len(runs) == 2
+        kind = "recomputed" if not stored else "reversible"
+        assert [row.kind for row in table if row.name.startswith("layer1.blocks.")] == [kind] * 3
+    (y, gradients), (y2, gradients2) = results
+    # float32: one inverts, the other does not
+    assert torch.equal(y, y2) and distance(gradients, gradients2) < 1e-5
 
 
 def saved_mib(network: nn.Module, x: Tensor) -> float:

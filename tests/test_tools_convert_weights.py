@@ -1,0 +1,180 @@
+"""Foreign checkpoints to our weights: found by their names, refused if too little fits, never executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.backbones import BACKBONES, build_backbone
+from tools.convert_weights import SOURCES, best_match, main, read_tensors, sources_of
+
+PUBLISHED = {
+    "etad_tsp_r2plus1d_34_backbone.json": ("r2plus1d_34", "tsp"),
+    "mmaction2_swin_tiny_p244_w877_backbone.json": ("video_swin_t", "mmaction2"),
+    "mmaction2_videomae_base_backbone.json": ("videomae_b", "mmaction2"),
+    "pyslowfast_SLOWFAST_8x8_R101_101_101_c2.json": ("slowfast_101", "pyslowfast"),
+    "pyslowfast_SLOWFAST_8x8_R101_ptvcfg.json": ("slowfast_101", "pyslowfast"),
+    "pyslowfast_SLOWFAST_8x8_R50.json": ("slowfast_50", "pyslowfast"),
+    "pyslowfast_SLOWFAST_8x8_R50_c2.json": ("slowfast_50", "pyslowfast"),
+    "torchvision_r2plus1d_18.json": ("r2plus1d_18", "torchvision"),
+    "torchvision_swin3d_s.json": ("video_swin_s", "torchvision"),
+    "torchvision_swin3d_t.json": ("video_swin_t", "torchvision"),
+    "videomae_vit_base_k400_finetune.json": ("videomae_b", "videomae"),
+}
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def tiny(seed: int = 3) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return dict(build_backbone("r2plus1d_tiny").state_dict())
+
+
+def published(shared_real: Path, file: str) -> dict[str, Tensor]:
+    keys = json.loads((shared_real / "keys" / file).read_text())["keys"]
+    return {name: torch.empty(shape, device="meta") for name, shape, _ in keys}
+
+
+def test_every_list_of_published_keys_is_known_here(shared_real):
+    assert {path.name for path in (shared_real / "keys").glob("*.json")} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_published_keys_convert_with_nothing_left_over(file, shared_real):
+    backbone, source = PUBLISHED[file]
+    found = best_match(published(shared_real, file), backbone=backbone, source=None)
+    assert found.share == 1 and not found.unexpected
+    same = {"tsp", "torchvision"}, {"mmaction2", "videomae"}  # rules that read the same names alike
+    assert found.source == source or any({found.source, source} <= names for names in same)
+
+
+def test_the_backbone_of_a_checkpoint_is_found_by_its_tensors(shared_real):
+    for file in ("torchvision_swin3d_s.json", "pyslowfast_SLOWFAST_8x8_R101_ptvcfg.json"):
+        found = best_match(published(shared_real, file), backbone=None, source=None)
+        assert (found.backbone, found.source) == PUBLISHED[file]
+
+
+def test_every_backbone_has_sources():
+    assert {family for name in BACKBONES for family in SOURCES if sources_of(name) is SOURCES[family]} == set(
+        SOURCES
+    )
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
+def test_a_checkpoint_of_each_kind_becomes_the_same_weights(suffix, tmp_path):
+    weights, path, out = tiny(), tmp_path / f"theirs.{suffix}", tmp_path / "ours.safetensors"
+    theirs = weights | {"fc.weight": torch.zeros(400, 64), "fc.bias": torch.zeros(400)}
+    if suffix == "pth":
+        torch.save({"epoch": 3, "state_dict": theirs}, path)
+    elif suffix == "npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in theirs.items()})
+    else:
+        save_file(theirs, path)
+    result = invoke(path, "--backbone", "r2plus1d_tiny", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "100.0%" in result.output and "unexpected" not in result.output
+    found = load_file(out)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["backbone"] == "r2plus1d_tiny" and len(file.metadata()["sha256"]) == 64
+
+
+def test_a_few_missing_tensors_are_named_and_initialised_and_cost_exit_code_one(tmp_path):
+    weights = tiny()
+    torch.save(
+        {name: tensor for name, tensor in weights.items() if name != "layer2.1.conv2.1.bias"},
+        tmp_path / "a.pt",
+    )
+    result = invoke(
+        tmp_path / "a.pt", "--backbone", "r2plus1d_tiny", "--out", tmp_path / "b.safetensors", "--json"
+    )
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["missing"] == ["layer2.1.conv2.1.bias"] and report["matched"] == len(weights) - 1
+    assert load_file(tmp_path / "b.safetensors").keys() == weights.keys()
+
+
+def test_half_floats_are_written_in_float32(tmp_path):
+    torch.save({name: tensor.half() for name, tensor in tiny().items()}, tmp_path / "a.pt")
+    assert (
+        invoke(
+            tmp_path / "a.pt", "--backbone", "r2plus1d_tiny", "--out", tmp_path / "b.safetensors"
+        ).exit_code
+        == 0
+    )
+    assert {tensor.dtype for tensor in load_file(tmp_path / "b.safetensors").values()} == {torch.float32}
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
+    torch.save({"state_dict": tiny(), "meta": Bomb(tmp_path / "executed")}, tmp_path / "bad.pth")
+    result = invoke(tmp_path / "bad.pth", "--out", tmp_path / "out.safetensors")
+    assert result.exit_code == 2 and "holds more than tensors" in result.stderr
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pth", None, "no such file"),
+        ("cut.pth", b"PK\x03\x04cut", "damaged, or no checkpoint"),
+        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "damaged, or no checkpoint"),
+        ("empty.pth", {"epoch": 3}, "holds no tensors by name"),
+        (
+            "other.pth",
+            {"a.weight": torch.zeros(3)},
+            "0.0% of .* found .* is it a checkpoint of another network",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(name, content, message, tmp_path):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    result = invoke(path, "--backbone", "r2plus1d_tiny", "--out", tmp_path / "out.safetensors")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    with pytest.raises(ValueError, match=message):
+        best_match(read_tensors(path), backbone="r2plus1d_tiny", source=None)
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    torch.save({name: tensor[..., :1] for name, tensor in tiny().items()}, tmp_path / "a.pt")
+    result = invoke(tmp_path / "a.pt", "--backbone", "r2plus1d_tiny", "--out", tmp_path / "b.safetensors")
+    assert result.exit_code == 2 and "first of another shape" in result.stderr
+
+
+def test_weights_are_not_overwritten_without_force(tmp_path):
+    torch.save(tiny(), tmp_path / "a.pt")
+    (tmp_path / "b.safetensors").write_text("mine")
+    arguments = (tmp_path / "a.pt", "--backbone", "r2plus1d_tiny", "--out", tmp_path / "b.safetensors")
+    assert invoke(*arguments).exit_code == 2 and (tmp_path / "b.safetensors").read_text() == "mine"
+    assert invoke(*arguments, "--force").exit_code == 0
+
+
+def test_a_source_that_does_not_have_the_backbone_is_refused(tmp_path):
+    torch.save(tiny(), tmp_path / "a.pt")
+    result = invoke(
+        tmp_path / "a.pt", "--backbone", "r2plus1d_tiny", "--source", "huggingface", "--out", tmp_path / "b"
+    )
+    assert result.exit_code == 2 and "want one that has r2plus1d_tiny: torchvision, tsp" in result.stderr
