@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from click.testing import CliRunner
 from painted_video import painted_video
 
 from pipeline.annotations import Action, Video
+from pipeline.records import PackedVideo
+from pipeline.shards import pack_samples, write_dataset
 from tools.view import main
 from tools.viewer.build import file_names, make_view
 from tools.viewer.content import collect, index_row, order_of, page_data, video_errors
@@ -129,9 +132,16 @@ def test_false_is_a_share_of_the_shown_score():
     )  # every detection counts alike
 
 
-def test_without_truth_the_first_threshold_shows_ten_detections_a_video():
-    results = {key: [found(i, i + 1, "run", 1 / (i + 1)) for i in range(50)] for key in ("a", "b")}
-    assert int(collect(results, None).shown.sum()) == 20
+def test_without_truth_the_first_threshold_leaves_a_readable_number():
+    def first(scores):
+        results = {
+            key: [found(i, i + 1, "run", score) for i, score in enumerate(scores)] for key in ("a", "b")
+        }
+        return int(collect(results, None).shown.sum()) / 2
+
+    assert first([0.9, 0.8, 0.3, 0.2, 0.1]) == 3  # 0.3 of the best score, and more
+    assert first([0.9 - 0.001 * i for i in range(50)]) == 10
+    assert first([0.0, 0.0]) == 2 and first([-1.0, -2.0]) == 1
     assert collect({"a": []}, None).threshold == 0
     nothing_right = collect({"bad": RESULTS["bad"]}, TRUTH)
     assert nothing_right.threshold == 0.75
@@ -206,17 +216,25 @@ def test_a_video_too_large_to_embed_is_refused_with_the_way_out(tmp_path):
 
 
 def test_videos_of_a_packed_data_set_are_taken_out_of_its_shards(tmp_path):
-    from tiny_run import make_shards_of
-
-    shards = make_shards_of(tmp_path)
-    key = next(
-        k for k, v in json.loads((shards / "dataset.json").read_text())["videos"].items() if v["shard"]
-    )
+    about = {"fps": 10.0, "num_frames": 10, "width": 8, "height": 8, "codec": "vp9"}
+    packed = PackedVideo("a", "validation", 1.0, **about, actions=(), shard=None, reject=None, source="a")
+    lost = replace(packed, key="b", reject="cut short")
+    shards = tmp_path / "shards"
+    videos, tars = pack_samples(shards, [(packed, b"the bytes")])
+    write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, settings={})
     library = Library.open((shards / "dataset.json",))
-    make_view({key: []}, None, tmp_path / "view", title="t", library=library)
-    copy = tmp_path / "view" / "media" / f"{key}.mp4"
-    assert copy.read_bytes() == library.datasets[0].read(key)
-    assert f'"url":"../media/{key}.mp4"' in (tmp_path / "view" / "videos" / f"{key}.html").read_text()
+    view = make_view({"a": [], "b": []}, None, tmp_path / "view", title="t", library=library)
+    assert [path.name for path in (view.out / "media").iterdir()] == ["a.mp4"]
+    assert (view.out / "media" / "a.mp4").read_bytes() == b"the bytes"
+    assert '"url":"../media/a.mp4"' in view.page_of("a").read_text()
+    assert "no video of this name" in view.page_of("b").read_text() and view.problems == []
+    tar = shards / tars[0].file
+    tar.write_bytes(tar.read_bytes().replace(b"the bytes", b"other one"))
+    damaged = make_view({"a": []}, None, tmp_path / "again", title="t", library=library)
+    assert (
+        "the tar is damaged" in damaged.problems[0]
+        and "the tar is damaged" in damaged.page_of("a").read_text()
+    )
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -639,15 +657,15 @@ def test_five_hundred_segments_of_twenty_classes_move_at_once(page, tmp_path):
     truth, results = many_segments()
     go(page, make_view(results, truth, tmp_path, title="t", library=Library.open(())).page_of("big"))
     slide(page, 0)
-    times = [slide(page, place) for place in (1000, 0, 500, 0, 700, 0)]
+    times = [slide(page, place) for place in (1000, 0) * 4][1::2]  # from none to all
     assert len(shown(page)) == 500
     page.execute_script(
         "document.getElementById('list').scrollTop = 1e9"
     )  # the table fills as it is scrolled
     wait_for(page, lambda: 100 < len(listed(page)) < 500)
     assert len(page.find_elements("css selector", "#names div")) == 20
-    # a tenth of a second is felt as at once; the median, as the machine may be busy with other tests
-    assert sorted(times)[3] < 100, times
+    # a tenth of a second is felt as at once; the best of four, as the machine may be busy with other tests
+    assert min(times) < 100, times
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -712,3 +730,28 @@ def test_an_index_of_five_thousand_videos_opens_and_searches_at_once(page, tmp_p
     before = len(names_of(page))
     page.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(page, lambda: len(names_of(page)) > before)
+
+
+def test_a_video_of_another_length_is_remarked_on(page, tmp_path):
+    path = tmp_path / "good.webm"
+    path.write_bytes(painted_video(50, container="webm"))  # 2 s
+    view = make_view(
+        {"good": RESULTS["good"]}, TRUTH, tmp_path / "v", title="t", library=Library.open((path,))
+    )
+    go(page, view.page_of("good"))
+    says = "The video ends at 2.00 s, the last segment at 7.00 s: is it the right file?"
+    wait_for(page, lambda: text(page, "#mismatch") == says)
+
+
+def test_a_played_video_that_is_scrolled_away_stays_in_a_corner(page, site):
+    go(page, site / "videos" / "good.html")
+    page.execute_script(
+        "document.querySelector('main').style.paddingBottom = '2000px'; window.scrollTo(0, 1500)"
+    )
+    away = "return document.getElementById('screen').classList.contains('away')"
+    time.sleep(0.1)
+    assert not page.execute_script(away)
+    press(page, " ")
+    wait_for(page, lambda: page.execute_script(away))
+    page.execute_script("window.scrollTo(0, 0)")
+    wait_for(page, lambda: not page.execute_script(away))

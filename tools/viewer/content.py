@@ -24,7 +24,10 @@ from pipeline.annotations import Video
 from train.matching import detection_rows, overlapping_pairs
 from train.timelines import Judged, judge, working_point
 
-DETECTIONS_PER_VIDEO = 10  # shown on average at first where no truth says which threshold is best
+# Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most
+# so many detections per video on average.
+READABLE_PART = 0.3
+READABLE_COUNT = 10
 LEAST_TIOU = 1e-9  # any overlap at all
 STRIP_STEPS = 1000  # resolution of a strip on the index page
 
@@ -94,13 +97,16 @@ def collect(
 
 
 def _first_threshold(judged: Judged) -> float:
-    """Where F1 is best over all videos; if nothing is right or known, what shows ten per video on average."""
+    """Where F1 is best over all videos; if nothing is right or known, what leaves a readable number."""
     best = working_point(judged).score
-    if math.isfinite(best):
-        return best
+    if math.isfinite(best) or not len(judged.detected.scores):
+        return best if math.isfinite(best) else 0.0
     scores = -np.sort(-judged.detected.scores)
-    wanted = min(len(scores), DETECTIONS_PER_VIDEO * len(judged.keys))
-    return float(scores[wanted - 1]) if wanted else 0.0
+    crowded = scores[min(len(scores), READABLE_COUNT * len(judged.keys)) - 1]
+    top = np.full(len(judged.keys), -np.inf)
+    np.maximum.at(top, judged.detected.video, judged.detected.scores)
+    usual = np.median(top[np.isfinite(top)])
+    return float(max(crowded, min(READABLE_PART * usual, scores[0])))
 
 
 def _overlaps(judged: Judged) -> tuple[np.ndarray, np.ndarray, tuple[tuple[tuple[float, float], ...], ...]]:

@@ -115,7 +115,8 @@ function explain() {
     ? `Detections with a score of at least ${level}, where F1 at tIoU 0.5 over all videos is best. Error, 0 to 2, is `
       + "missed + false. Missed: 1 - mean over the true actions of the best tIoU with a shown detection of the class. "
       + "False: share of the shown score that is wrong or a repeat at tIoU 0.5."
-    : `Detections with a score of at least ${level}, ten per video on average. With --ground-truth, the list is sorted by error.`;
+    : `Detections with a score of at least ${level}: 0.3 of the usual best score, or more where that leaves over ten per video. `
+      + "With --ground-truth, the list is sorted by error.";
   byId("meaning").append(...keys, element("br", ""), text);
 }
 

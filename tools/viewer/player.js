@@ -1,7 +1,7 @@
 // The video: where it comes from, playing exactly one segment, and what to say when it cannot be played.
 
 const video = byId("video");
-const player = { playable: false, until: null, place: 0 };
+const player = { playable: false, until: null, place: 0, inSight: true };
 
 /** The embedded bytes as an address that can be sought in; decoded piece by piece to spare memory. */
 function embeddedAddress() {
@@ -41,7 +41,7 @@ function openVideo() {
   video.addEventListener("error", cannotPlay);
   video.addEventListener("loadedmetadata", () => {
     if (!video.videoWidth) cannotPlay(); // sound alone
-    else if (Number.isFinite(video.duration) && video.duration > length) stretch(video.duration);
+    else if (Number.isFinite(video.duration)) compareLengths();
   });
   video.addEventListener("timeupdate", follow); // animation frames stop in a hidden tab
   video.addEventListener("seeking", () => {
@@ -52,9 +52,24 @@ function openVideo() {
     video.addEventListener(event, () => {
       byId("play").textContent = video.paused ? "Play" : "Pause";
       if (!video.paused) requestAnimationFrame(tick);
+      dock();
     });
   }
   video.src = data.video.url || embeddedAddress();
+}
+
+/** A video that was played and then scrolled out of sight stays in a corner. */
+function dock() {
+  byId("screen").classList.toggle("away", player.playable && !player.inSight && video.played.length > 0);
+}
+
+/** The axis reaches the file's end; a file that ends long before the last segment is probably another one. */
+function compareLengths() {
+  if (video.duration > length) stretch(video.duration);
+  const last = Math.max(0, ...truth.concat(detections).map((one) => one.end));
+  byId("mismatch").hidden = video.duration > last - Math.max(0.5, 0.02 * last);
+  byId("mismatch").textContent = `The video ends at ${timeText(video.duration)}, the last segment at ${timeText(last)}: `
+    + "is it the right file?";
 }
 
 function tick() {

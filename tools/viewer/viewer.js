@@ -168,8 +168,8 @@ byId("threshold").value = placeOf(state.threshold);
 update(state.threshold);
 openVideo();
 moved(0);
-// Scrolled out of sight, the video stays in a corner.
-new IntersectionObserver(([entry]) => {
-  byId("screen").classList.toggle("away", player.playable && entry.intersectionRatio < 0.2);
+new IntersectionObserver((entries) => {
+  player.inSight = entries[entries.length - 1].intersectionRatio >= 0.2;
+  dock();
 }, { threshold: [0, 0.2, 1] }).observe(byId("screen"));
 new ResizeObserver(layout).observe(byId("timeline"));
