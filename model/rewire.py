@@ -210,7 +210,8 @@ def _rewire_stage(
         kept = frozenset(child for child, _ in stage.named_children())
     rewired = RewiredStage(OrderedDict(stage.named_children()), beta=beta, exact=exact, stored=kept)
     parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, rewired.train(stage.training))
+    rewired.training = stage.training  # not .train(): frozen batch norms inside are in another mode
+    setattr(network.get_submodule(parent), child, rewired)
     return _rows(name, rewired)
 
 

@@ -176,10 +176,12 @@ def test_stored_transitions_give_the_same_gradients():
         rewire(tiny(), stored=("layer2.1",))
 
 
-def test_training_mode_is_kept():
-    network = tiny().eval()
+def test_training_mode_is_kept_module_by_module():
+    network = build_backbone("r2plus1d_18")
+    network.layer1.eval()
+    before = {name: module.training for name, module in network.named_modules()}
     rewire(network)
-    assert not any(module.training for module in network.modules())
+    assert {name: module.training for name, module in network.named_modules()} == before
 
 
 def test_a_rewired_network_can_be_copied():
