@@ -95,6 +95,8 @@ def main(
     )
     for line in view.remarks:
         output.remark(line)
+    for line in view.problems:
+        click.echo(f"error: {line}", err=True)
     output.say(f"{plural(len(view.order), 'page')}: open {view.index}")
     output.document(document_of(view))
     ctx.exit(1 if view.problems else 0)

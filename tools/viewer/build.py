@@ -18,6 +18,7 @@ from .media import Library, embedded, linked
 from .pages import index_page, video_page
 
 SHOWN = 3  # names listed of a longer list
+MOST_PROBLEMS = 10  # listed on the index
 LONGEST_NAME = 100  # characters; a file system takes 255 bytes, a suffix and ".tmp" among them
 
 
@@ -70,9 +71,11 @@ def make_view(
     places: Iterable[int] = range(len(view.order))
     for place in progress(places) if progress else places:
         write_text(view.page(place), _video_page(view, place, library, embed_limit))
-    view.remarks = _remarks(material, truth, library) + view.problems
-    about = _about(material)
-    write_text(view.index, index_page(_index_data(view), title=title, about=about, remarks=view.remarks))
+    view.remarks = _remarks(material, truth, library)
+    listed = view.remarks + view.problems[:MOST_PROBLEMS]
+    if len(view.problems) > MOST_PROBLEMS:
+        listed.append(f"{len(view.problems) - MOST_PROBLEMS} more videos could not be shown")
+    write_text(view.index, index_page(_index_data(view), title=title, about=_about(material), remarks=listed))
     return view
 
 

@@ -172,4 +172,9 @@ new IntersectionObserver((entries) => {
   player.inSight = entries[entries.length - 1].intersectionRatio >= 0.2;
   dock();
 }, { threshold: [0, 0.2, 1] }).observe(byId("screen"));
-new ResizeObserver(layout).observe(byId("timeline"));
+let laidOut = byId("timeline").clientWidth;
+new ResizeObserver(() => {
+  if (byId("timeline").clientWidth === laidOut) return; // only higher: that was a layout's own doing
+  laidOut = byId("timeline").clientWidth;
+  layout();
+}).observe(byId("timeline"));
