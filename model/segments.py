@@ -7,10 +7,9 @@ Every function works in any unit (steps, seconds) and computes in float32 or wid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,15 +102,14 @@ def soft_nms(
     total = math.prod(lead)
     segments = wide(segments).expand(*lead, count, 2).reshape(total, count, 2)
     scores = wide(scores).expand(*lead, count).reshape(total, count)
-    keep = min(max_keep, count)
-    rows = max(1, _ELEMENTS_AT_ONCE // max(1, count))
-    picked_scores = scores.new_full((len(scores), max_keep), -torch.inf)
-    picked = torch.zeros(len(scores), max_keep, dtype=torch.int64, device=scores.device)
-    decay = partial(_decay, method=method, sigma=sigma, threshold=threshold, min_score=min_score)
-    for i in range(0, len(scores) if keep else 0, rows):
-        part = slice(i, i + rows)
-        alive = torch.where(scores[part] >= min_score, scores[part], -torch.inf)
-        _pick_rows(segments[part], alive, picked_scores[part, :keep], picked[part, :keep], decay)
+    rule = DecayRule(method, sigma, threshold, min_score)
+    found, places = _pick_all(
+        segments.detach().cpu().numpy(), scores.detach().cpu().numpy(), min(max_keep, count), rule
+    )
+    picked_scores = scores.new_full((total, max_keep), -torch.inf)
+    picked = torch.zeros(total, max_keep, dtype=torch.int64, device=scores.device)
+    picked_scores[:, : found.shape[1]] = torch.from_numpy(found)
+    picked[:, : found.shape[1]] = torch.from_numpy(places)
     valid = picked_scores > -torch.inf
     picked = picked.masked_fill_(~valid, 0)
     if count:
@@ -138,40 +136,73 @@ def _check_nms(segments: Tensor, scores: Tensor, *, method: str, sigma: float, m
         raise ValueError(f"soft_nms: sigma {sigma} and max_keep {max_keep}, want both positive")
 
 
+@dataclass(frozen=True)
+class DecayRule:
+    """By how much a pick lowers the scores of what it overlaps."""
+
+    method: str
+    sigma: float
+    threshold: float
+    min_score: float
+
+    def apply(self, scores: np.ndarray, tiou: np.ndarray) -> None:
+        """Lower scores (R, P) in place; tiou (R, P) is used up. -inf (picked) stays -inf."""
+        if self.method == "hard":
+            np.putmask(scores, tiou > self.threshold, -np.inf)
+            return
+        if self.threshold > 0:
+            np.putmask(tiou, tiou <= self.threshold, 0)
+        if self.method == "gaussian":
+            tiou *= tiou
+            tiou *= -1 / self.sigma
+            np.exp(tiou, out=tiou)
+        else:
+            np.subtract(1, tiou, out=tiou)
+        # a factor of 0 would turn -inf into nan; so small a factor kills every score anyway
+        np.maximum(tiou, np.finfo(tiou.dtype).tiny, out=tiou)
+        scores *= tiou
+
+
+def _pick_all(
+    segments: np.ndarray, scores: np.ndarray, keep: int, rule: DecayRule
+) -> tuple[np.ndarray, np.ndarray]:
+    """Soft-NMS of (R, P) rows in groups: picked scores (R, keep), -inf where there is none; their places."""
+    picked_scores = np.full((len(scores), keep), -np.inf, dtype=scores.dtype)
+    picked = np.zeros((len(scores), keep), dtype=np.int64)
+    group = max(1, _ELEMENTS_AT_ONCE // max(1, scores.shape[1]))
+    for i in range(0, len(scores) if keep else 0, group):
+        part = slice(i, i + group)
+        alive = np.where(scores[part] >= rule.min_score, scores[part], -np.inf)  # a NaN is never picked
+        _pick_rows(
+            segments[part], alive.astype(scores.dtype, copy=False), picked_scores[part], picked[part], rule
+        )
+    # scores only fall, so what is below the limit when it is picked ends its row
+    picked_scores[~(picked_scores >= rule.min_score)] = -np.inf
+    return picked_scores, picked
+
+
 def _pick_rows(
-    segments: Tensor,
-    scores: Tensor,
-    picked_scores: Tensor,
-    picked: Tensor,
-    decay: Callable[[Tensor, Tensor], None],
+    segments: np.ndarray, scores: np.ndarray, picked_scores: np.ndarray, picked: np.ndarray, rule: DecayRule
 ) -> None:
     """The loop of soft-NMS on a group of rows: fills picked_scores and picked (R, M), eats scores (R, P)."""
-    starts, ends = segments[..., 0].contiguous(), segments[..., 1].contiguous()
-    lengths = (ends - starts).clamp_(min=0)
-    tiny = torch.finfo(scores.dtype).tiny
+    starts, ends = np.ascontiguousarray(segments[..., 0]), np.ascontiguousarray(segments[..., 1])
+    lengths = np.maximum(ends - starts, 0)
+    tiny, rows = np.finfo(scores.dtype).tiny, np.arange(len(scores))
+    inter, union = np.empty_like(scores), np.empty_like(scores)
     for m in range(picked.shape[1]):
-        best, index = scores.max(-1, keepdim=True)
-        if not bool((best > -torch.inf).any()):
+        index = scores.argmax(axis=1)
+        best = scores[rows, index]
+        if not (best >= rule.min_score).any():
             return
-        picked_scores[:, m] = best[:, 0]
-        picked[:, m] = index[:, 0]
-        scores.scatter_(1, index, -torch.inf)
-        inter = torch.minimum(ends, ends.gather(1, index))
-        inter.sub_(torch.maximum(starts, starts.gather(1, index))).clamp_(min=0)
-        union = (lengths + lengths.gather(1, index)).sub_(inter).clamp_(min=tiny)
-        decay(scores, inter.div_(union))
-
-
-def _decay(
-    scores: Tensor, tiou: Tensor, *, method: str, sigma: float, threshold: float, min_score: float
-) -> None:
-    """Lower scores (R, P) in place by the rule of the method; -inf (picked or too low) stays -inf."""
-    if method == "hard":
-        scores.masked_fill_(tiou > threshold, -torch.inf)
-        return
-    if threshold > 0:
-        tiou = tiou.masked_fill_(tiou <= threshold, 0)
-    factor = tiou.mul_(tiou).mul_(-1 / sigma).exp_() if method == "gaussian" else tiou.neg_().add_(1)
-    # a factor of 0 would turn -inf into nan; so small a factor kills every score anyway
-    scores.mul_(factor.clamp_(min=torch.finfo(scores.dtype).tiny))
-    scores.masked_fill_(scores < min_score, -torch.inf)
+        picked_scores[:, m] = best
+        picked[:, m] = index
+        scores[rows, index] = -np.inf
+        np.minimum(ends, ends[rows, index, None], out=inter)
+        np.maximum(starts, starts[rows, index, None], out=union)
+        inter -= union
+        np.maximum(inter, 0, out=inter)
+        np.add(lengths, lengths[rows, index, None], out=union)
+        union -= inter
+        np.maximum(union, tiny, out=union)
+        inter /= union
+        rule.apply(scores, inter)

@@ -100,6 +100,33 @@ def test_soft_nms_equals_a_plain_loop_in_every_row(method, threshold):
             )
 
 
+@given(
+    rows=st.lists(
+        st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 8)), min_size=6, max_size=6),
+        min_size=1,
+        max_size=4,
+    ),
+    method=st.sampled_from(["linear", "hard"]),
+    max_keep=st.integers(1, 7),
+)
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_soft_nms_equals_the_loop_where_segments_and_scores_repeat(rows, method, max_keep):
+    table = torch.tensor(rows, dtype=torch.float64)  # whole numbers: both sides round alike, ties stay ties
+    segments = torch.stack([table[..., 0], table[..., 0] + table[..., 1]], -1)
+    scores = table[..., 2] / 8
+    rule = {"method": method, "sigma": 0.4, "threshold": 0.25, "min_score": 0.1, "max_keep": max_keep}
+    kept = soft_nms(segments, scores, **rule)
+    for i in range(len(rows)):
+        want = slow_nms(segments[i].tolist(), scores[i].tolist(), **rule)
+        assert kept.indices[i][kept.valid[i]].tolist() == [index for index, _ in want]
+        assert kept.scores[i][kept.valid[i]].tolist() == [score for _, score in want]
+
+
+def test_a_score_that_is_no_number_is_never_kept():
+    kept = soft_nms(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([float("nan"), 0.5]), max_keep=2)
+    assert kept.indices[kept.valid].tolist() == [1]
+
+
 def test_rows_walked_in_groups_equal_rows_walked_alone(monkeypatch):
     scores, start = torch.rand(7, 20), torch.rand(7, 20)
     segments = torch.stack([start, start + 0.5], -1)
