@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
     "convert-weights": ("tools.convert_weights", "Convert other projects' pretrained checkpoints."),
+    "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
     "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),

@@ -1,0 +1,203 @@
+"""Measures how long evaluation and soft-NMS take on a data set of ActivityNet's size, made up by a seed.
+
+CPU seconds are those of this process on all its threads, so that other work on the machine does not count;
+wall seconds stand beside them. Reading and writing JSON is a row of its own: it costs more than the
+evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import numpy as np
+
+from pipeline.annotations import Action, Video
+from pipeline.shards import write_text
+from train.edge import Command, Output, check_new_file, force_option, output_options
+
+HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
+
+Evaluation: mAP, recall, diagnosis, and the bootstrap per 100 resamples. Soft-NMS: the proposals of all
+videos in one call; then post-processing as `leantad eval` does it, video by video with every class.
+"""
+EXAMPLES = """
+\b
+Examples:
+  leantad bench-eval --threads 2
+  python tools/bench_eval.py --videos 500 --post-videos 20 --json
+"""
+SECONDS = 120.0  # length of every made-up video
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is made up. Half of a video's detections lie near a true action, half anywhere."""
+
+    videos: int
+    classes: int
+    detections: int
+    proposals: int
+    keep: int
+    post_videos: int
+    seed: int
+
+
+def make_truth(sizes: Sizes) -> dict[str, Video]:
+    """One to three actions of one class in each video, as in ActivityNet (1.5 on average there, 2 here)."""
+    rng = np.random.default_rng(sizes.seed)
+    truth = {}
+    for number in range(sizes.videos):
+        ends = np.sort(rng.uniform(0, SECONDS, (int(rng.integers(1, 4)), 2)), axis=1).round(2)
+        label = f"class {number % sizes.classes}"
+        actions = tuple(Action(float(start), float(end), label) for start, end in ends)
+        truth[f"video{number}"] = Video(f"video{number}", "validation", SECONDS, actions)
+    return truth
+
+
+def make_detections(sizes: Sizes, truth: dict[str, Video]) -> dict[str, list[dict[str, Any]]]:
+    """Detections of each video, half of them with its label and near its actions."""
+    rng = np.random.default_rng(sizes.seed + 1)
+    results = {}
+    for key, video in truth.items():
+        near = sizes.detections // 2
+        base = np.array([(action.start, action.end) for action in video.actions])
+        segments = rng.uniform(0, SECONDS, (sizes.detections, 2))
+        segments[:near] = base[rng.integers(len(base), size=near)] + rng.normal(0, 8, (near, 2))
+        segments = np.sort(segments, axis=1).clip(0, SECONDS).round(4).tolist()
+        label = [video.actions[0].label] * near
+        label += [f"class {i}" for i in rng.integers(sizes.classes, size=sizes.detections - near)]
+        scores = np.concatenate([rng.beta(2, 2, near), rng.beta(1, 3, sizes.detections - near)]).tolist()
+        results[key] = [
+            {"segment": segment, "label": name, "score": score}
+            for segment, name, score in zip(segments, label, scores, strict=True)
+        ]
+    return results
+
+
+def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], note: str = "") -> Any:
+    """Call the function, add a row, return its result."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = function()
+    row = {"part": name, "cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+    rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+    rows[-1]["note"] = note
+    return result
+
+
+def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
+    """JSON there and back, then each measure from the parsed detections on."""
+    from train.bootstrap import bootstrap
+    from train.characteristics import characteristics_of
+    from train.diagnosis import diagnose
+    from train.matching import collect, match_collected
+    from train.metrics import evaluate, parse_tiou
+    from train.postprocess import write_detections
+    from train.recall import recall_metrics
+    from train.results import read_detections
+
+    truth = make_truth(sizes)
+    results = make_detections(sizes, truth)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detections.json"
+        timed("write detections.json", lambda: write_detections(path, results, meta={}), rows)
+        size = f"{path.stat().st_size / 2**20:.0f} MiB"
+        results = timed("read detections.json", lambda: read_detections(path)[0], rows, size)
+    timed("mAP", lambda: evaluate(truth, results), rows, "tIoU 0.5:0.05:0.95, from the parsed detections")
+    data = collect(truth, results)
+    matched = match_collected(data, np.array(parse_tiou("activitynet")[0]))
+    timed("AR@AN, AUC, recall at k", lambda: recall_metrics(matched), rows, "on top of mAP")
+    timed("diagnosis", lambda: diagnose(matched, characteristics_of(data, truth)), rows, "on top of mAP")
+    note = "mAP and AR; 1,000 take ten times as long"
+    timed("bootstrap, 100 resamples", lambda: bootstrap(matched, resamples=100), rows, note)
+
+
+def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
+    """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
+    import torch
+
+    from model.segments import soft_nms
+    from train.postprocess import PostSettings, RawWindow, detections_of
+
+    generator = torch.Generator().manual_seed(sizes.seed)
+    start = torch.rand(sizes.videos, sizes.proposals, generator=generator) * SECONDS
+    length = torch.rand(sizes.videos, sizes.proposals, generator=generator) * SECONDS / 4
+    segments, scores = torch.stack([start, start + length], -1), torch.rand(start.shape, generator=generator)
+    soft_nms(segments[:2], scores[:2], max_keep=sizes.keep)  # the first call sets torch up
+    note = f"{sizes.proposals} proposals a video, the best {sizes.keep} kept"
+    timed("soft-NMS", lambda: soft_nms(segments, scores, max_keep=sizes.keep), rows, note)
+
+    rng = np.random.default_rng(sizes.seed)
+    steps, settings = 128, PostSettings(top_k=sizes.keep)
+    windows = [
+        RawWindow(
+            key=f"video{number}",
+            window=(0.0, SECONDS),
+            duration=SECONDS,
+            num_steps=steps,
+            segments=np.sort(rng.uniform(0, steps, (sizes.proposals, 2)), axis=1).astype(np.float32),
+            quality=rng.random(sizes.proposals).astype(np.float32),
+            class_scores=rng.random((sizes.proposals, sizes.classes)).astype(np.float32),
+            boundary=rng.random((2, steps)).astype(np.float32),
+        )
+        for number in range(sizes.post_videos)
+    ]
+    names = [f"class {number}" for number in range(sizes.classes)]
+    note = f"{sizes.post_videos} videos of {sizes.proposals} proposals and {sizes.classes} classes"
+    timed("post-processing", lambda: [detections_of([w], names, settings) for w in windows], rows, note)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as aligned text."""
+    lines = [f"{'part':<26}{'CPU s':>9}{'wall s':>9}"]
+    for row in rows:
+        figures = f"{row['cpu_seconds']:>9.2f}{row['wall_seconds']:>9.2f}"
+        lines.append(f"{row['part']:<26}{figures}  {row['note']}".rstrip())
+    return "\n".join(lines)
+
+
+@click.command(cls=Command, help=HELP, epilog=EXAMPLES)
+@click.option("--videos", type=click.IntRange(1), default=5000, show_default=True)
+@click.option("--classes", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--detections", type=click.IntRange(2), default=100, show_default=True, help="Per video.")
+@click.option("--proposals", type=click.IntRange(1), default=1000, show_default=True, help="Per video.")
+@click.option(
+    "--keep", type=click.IntRange(1), default=100, show_default=True, help="By soft-NMS, per video."
+)
+@click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the rows to this JSON file.")
+@force_option
+@output_options
+def main(threads: int, out: Path | None, force: bool, quiet: bool, as_json: bool, **given: int) -> None:
+    import torch
+
+    if out is not None:
+        check_new_file(out, force=force)
+    output, sizes = Output(quiet, as_json), Sizes(**given)
+    torch.set_num_threads(threads)
+    facts = {"threads": threads, "torch": torch.__version__, "numpy": np.__version__, **asdict(sizes)}
+    output.say(" ".join(f"{name}={value}" for name, value in facts.items()))
+    rows: list[dict[str, Any]] = []
+    bench_evaluation(sizes, rows)
+    bench_nms(sizes, rows)
+    output.say(table(rows))
+    document = {**facts, "rows": rows}
+    if out is not None:
+        write_text(out, json.dumps(document, indent=1) + "\n")
+    output.document(document)
+
+
+if __name__ == "__main__":
+    main()
