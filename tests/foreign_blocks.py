@@ -67,7 +67,7 @@ class DropPath(nn.Module):
         if self.probability == 0.0 or not self.training:
             return x
         mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.probability)
-        mask.div_(1 - self.probability)  # in place, result unused: must not get lost
+        mask.div_(1 - self.probability)
         return x * mask
 
 
@@ -119,7 +119,7 @@ class Parallel(nn.Module):
 
 
 class OwnParameters(nn.Module):
-    """Layer scale, a position buffer and functional dropout in the block's own forward."""
+    """Layer scale, a position buffer, functional dropout and a clamp in the block's own forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,9 @@ class OwnParameters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.dropout(self.fc(x + self.position[None]), 0.3, self.training)
-        return torch.add(self.gamma.view(1, 1, -1) * y, x)
+        y = self.gamma.view(1, 1, -1) * y
+        y.clamp_(max=0.5)  # in place, result unused
+        return torch.add(y, x)
 
 
 class Opaque(nn.Module):

@@ -124,7 +124,8 @@ def test_a_branch_holds_no_copy_of_a_parameter():
             return residual.branches[0](x)
 
     found = torch.func.functional_call(Owner(), {f"block.{k}": v for k, v in aliases.items()}, (x,))
-    assert torch.equal(found, F.linear(x + block.position, aliases["fc.weight"], aliases["fc.bias"]))
+    expected = F.linear(x + block.position, aliases["fc.weight"], aliases["fc.bias"]).clamp(max=0.5)
+    assert torch.equal(found, expected)
 
 
 def test_modules_within_a_branch_are_called_whole_so_that_their_hooks_fire():
@@ -168,7 +169,7 @@ def test_hooks_that_an_engine_adds_later_do_not_disturb_new_flags():
     block, seen = PreNorm(), []
     residual, x = proven(block), tokens()
     for module in block.modules():  # ZeRO-3 gathers in such hooks; they expect tensors
-        module.register_forward_pre_hook(lambda m, args: seen.append(args[0].sum().item()))
+        module.register_forward_pre_hook(lambda m, args: seen.append(float(args[0].detach().sum())))
     block.train().norm1.eval()
     torch.manual_seed(3)
     expected = block(x)

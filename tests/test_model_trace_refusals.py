@@ -37,6 +37,12 @@ def early_skip(m: nn.Module, x: Tensor) -> Tensor:
     return y + m.g(y + x)
 
 
+def stale_name(m: nn.Module, x: Tensor) -> Tensor:
+    y = h = m.f(x)
+    y += x
+    return y + m.g(h)  # h is y by now
+
+
 def shared_norm(m: nn.Module, x: Tensor) -> Tensor:
     h = F.layer_norm(x, (D,))
     y = x + m.f(h)
@@ -137,11 +143,13 @@ REFUSED = [
     (lambda m, x: {"y": x + m.f(x)}, "returns a dict, not one tensor"),
     (early_skip, "uses an earlier state"),
     (shared_norm, "uses an earlier state"),
+    (stale_name, "uses an earlier state"),
     (aliased, "works in place on the state"),
     (lambda m, x: x + m.f(F.relu(x, inplace=True)), r"relu\(\) works in place on the state"),
     (lambda m, x: x + m.f(F.relu(x, True)), r"relu\(\) works in place on the state"),
     (lambda m, x: x + m.f(m.relu(x)), r"relu \(ReLU\) works in place on the state"),
     (lambda m, x: x + m.f(m.relu(x.view(-1, D)).view_as(x)), r"relu \(ReLU\) works in place on the state"),
+    (lambda m, x: x + m.f(m.relu(m.drop(x))), r"relu \(ReLU\) works in place on the state"),
     (unused_write, r"\.mul_\(\) works in place on the state"),
     (write_through_a_view, r"setitem\(\) works in place on the state"),
     (late_write, r"\.clamp_\(\) works in place on the state"),
@@ -166,8 +174,14 @@ REFUSED = [
 def test_what_is_not_plainly_residual_is_refused_with_the_reason(function, reason):
     block = From(function)
     attributes = {name: dict(vars(module)) for name, module in block.named_modules()}
+    generators = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
     found = residual_block(block)
     assert isinstance(found, Refusal)
+    assert generators == (
+        random.getstate(),
+        np.random.get_state()[1].tobytes(),
+        torch.get_rng_state().tolist(),
+    )
     pytest.raises(ValueError, _raise, found.reason).match(reason)
     assert "\n" not in found.reason and "branches=" in found.reason and not found.transition
     assert {name: dict(vars(module)) for name, module in block.named_modules()} == attributes
