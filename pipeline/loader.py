@@ -247,11 +247,12 @@ class Loader:
         if settings.shuffle_frames:
             rng = np.random.default_rng(stable_seed("frames", self.seed, epoch, video.key, *sample.window))
             frames = rng.permuted(frames, axis=1)
+        data, frames, num_frames = self.dataset.excerpt(video.key, frames)
         return decode_clips(
-            self.dataset.read(video.key),
+            data,
             frames,
             codec=video.codec,
-            num_frames=video.num_frames,
+            num_frames=num_frames,
             resize=settings.resize,
             crop=settings.crop,
             view=self._view(sample, epoch),

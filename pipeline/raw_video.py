@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import Video
+from .excerpt import Excerpt, PackedFile
 from .journal import Journal
 from .pack_video import VIDEO_SUFFIXES, Job, Outcome, pack_video, reject
 from .probe import FrameReader, Unreadable
@@ -33,19 +36,19 @@ SUBSET = "files"  # videos that no annotation gives a subset
 
 @dataclass(frozen=True)
 class OneVideo:
-    """A data set of one video whose encoded bytes are in memory: what Loader wants of one."""
+    """A data set of one video, a file on disk: what Loader wants of one."""
 
     video: PackedVideo
-    data: bytes
+    file: PackedFile
     classes: tuple[str, ...] = ()
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The video, whatever the subset."""
         return [self.video]
 
-    def read(self, key: str) -> bytes:
-        """The encoded bytes."""
-        return self.data
+    def excerpt(self, key: str, frames: NDArray[np.int64]) -> Excerpt:
+        """The encoded bytes that `frames` need."""
+        return self.file.excerpt(frames)
 
 
 def form_of(packing: Mapping[str, Any]) -> Form | None:
@@ -124,12 +127,13 @@ def stated_seconds(path: Path) -> float:
 
 def prepare(
     files: Mapping[str, Path], form: Form | None, *, workers: int
-) -> Generator[tuple[PackedVideo, bytes], None, None]:
-    """Bring files into a training form, in processes of their own; yields them in order, with their bytes.
+) -> Generator[tuple[PackedVideo, Path], None, None]:
+    """Bring files into a training form, in processes of their own; yields them in order.
 
     form: what to re-encode to, None to keep the bytes; a file that is in this form already is kept, too.
-    A file that cannot be used has the reason in `reject` and no bytes. At most `workers` files are worked on
-    or wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
+    With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
+    be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
+    wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
     jobs = [
         Job(key, path.name, Video(key, SUBSET, None, ()), Path(), str(path), None, form)
@@ -140,9 +144,8 @@ def prepare(
         with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
             for outcome in outcomes:
                 path = journal.data_of(outcome.video.key)
-                data = path.read_bytes() if outcome.video.reject is None else b""
+                yield outcome.video, path
                 path.unlink(missing_ok=True)
-                yield outcome.video, data
 
 
 def _pack(folder: str, job: Job) -> tuple[Outcome, bytes]:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .annotations import Action
 
 FORMAT, VERSION = "leantad-dataset", 1
@@ -62,7 +65,7 @@ class Videos(Protocol):
 
     def packed(self, subset: str) -> list[PackedVideo]: ...
 
-    def read(self, key: str) -> bytes: ...
+    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]: ...
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .annotations import Repair, Video
 from .records import DESCRIPTION, FILE_NAME, FORMAT, KEY, VERSION, PackedVideo, Shard, read_index
 from .remote import Source, cache_folder, cache_root, fetch, locate
@@ -124,6 +127,10 @@ class Dataset:
                 f"{where}: sha256 differs from dataset.json, the tar is damaged; copy or pack it again"
             )
         return data
+
+    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]:
+        """Bytes in which `frames` of a video are, their numbers in them, how many frames they hold: all."""
+        return self.read(key), frames, self.videos[key].num_frames
 
     def _local(self, name: str) -> Path:
         path = self.folder / name

@@ -1,7 +1,7 @@
 """Finds actions in video files with a trained detector: no shards, no launcher; JSON, CSV and subtitles.
 
 Each file is brought into the form that the training data was packed in, then decoded, cut into windows and
-detected in as evaluation does it. Memory holds one video in that small form, and one window of it.
+detected in as evaluation does it. Memory holds the clips of one window and the candidates of those before.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import click
 from tqdm import tqdm
 
+from pipeline.excerpt import PackedFile
 from pipeline.raw_video import SUBSET, OneVideo, find_videos, form_of, prepare, stated_seconds
 from pipeline.records import PackedVideo
 from pipeline.transcode import Form
@@ -82,15 +83,15 @@ def predict(
     form = packing_form(trained)
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=no_bar)
     with closing(bar.bar), closing(prepare(files, form, workers=workers)) as prepared:
-        for video, data in prepared:
+        for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
-            found = found_in(trained, video, data, file=files[video.key], bar=bar)
+            found = found_in(trained, video, packed, file=files[video.key], bar=bar)
             if found.reason is not None:
                 tqdm.write(f"error: {found.file}: {found.reason}", file=sys.stderr)
             yield found
 
 
-def found_in(trained: Trained, video: PackedVideo, data: bytes, *, file: Path, bar: SecondsBar) -> Found:
+def found_in(trained: Trained, video: PackedVideo, packed: Path, *, file: Path, bar: SecondsBar) -> Found:
     """What the network finds in one video; a video that cannot be read is no error here but has a reason."""
     import torch
 
@@ -98,8 +99,8 @@ def found_in(trained: Trained, video: PackedVideo, data: bytes, *, file: Path, b
 
     if video.reject is not None:
         return Found(video.key, file, None, (), video.reject)
-    source = OneVideo(video, data, trained.classes)
     try:
+        source = OneVideo(video, PackedFile(packed, video.num_frames), trained.classes)
         # One window at a time: the pieces that go through the encoder are full all the same.
         results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch)
     except ValueError as error:
