@@ -1,7 +1,7 @@
 // The video: where it comes from, playing exactly one segment, and what to say when it cannot be played.
 
 const video = byId("video");
-const player = { playable: false, until: null, place: 0, inSight: true };
+const player = { playable: false, until: null, place: 0, inSight: true, used: false };
 
 /** The embedded bytes as an address that can be sought in; decoded piece by piece to spare memory. */
 function embeddedAddress() {
@@ -51,6 +51,7 @@ function openVideo() {
   for (const event of ["play", "pause"]) {
     video.addEventListener(event, () => {
       byId("play").textContent = video.paused ? "Play" : "Pause";
+      player.used ||= !video.paused;
       if (!video.paused) requestAnimationFrame(tick);
       dock();
     });
@@ -60,7 +61,7 @@ function openVideo() {
 
 /** A video that was played and then scrolled out of sight stays in a corner. */
 function dock() {
-  byId("screen").classList.toggle("away", player.playable && !player.inSight && video.played.length > 0);
+  byId("screen").classList.toggle("away", player.playable && !player.inSight && player.used);
 }
 
 /** The axis reaches the file's end; a file that ends long before the last segment is probably another one. */
