@@ -60,7 +60,7 @@ def format_assessment(metrics: Mapping[str, Any]) -> str:
         parts.insert(1, interval_note(metrics["intervals"]))
     if "diagnosis" in metrics:
         within = metrics.get("intervals", {}).get("diagnosis")
-        parts += ["", format_diagnosis(metrics["diagnosis"], within)]
+        parts += ["", format_diagnosis(metrics["diagnosis"], within), "", class_table(metrics)]
     return "\n".join(parts)
 
 
@@ -113,6 +113,19 @@ def outcome_table(diagnosis: Mapping[str, Any], intervals: Mapping[str, Any] | N
         f"{100 * top['average_mAP_N']:.2f} % of the best 10 G; G: true actions of the class"
     )
     return f"{columns(rows)}\n{note}"
+
+
+def class_table(metrics: Mapping[str, Any]) -> str:
+    """A row per class, the best first: AP at the first threshold and on average, and what its best 10 G
+    detections are."""
+    counts = metrics["diagnosis"]["profile"]["per_class"]
+    names = ["true", "double", "label", "place", "both", "background"]
+    rows = [["AP % by class", f"tIoU {metrics['tiou'][0]:g}", "average", *(f"{name} %" for name in names)]]
+    for name, areas in sorted(metrics["per_class"].items(), key=lambda item: -sum(item[1])):
+        total = sum(counts[name])
+        shares = [f"{100 * count / total:.0f}" if total else "-" for count in counts[name]]
+        rows.append([name, f"{100 * areas[0]:.2f}", f"{100 * sum(areas) / len(areas):.2f}", *shares])
+    return columns(rows)
 
 
 def profile_table(diagnosis: Mapping[str, Any]) -> str:
