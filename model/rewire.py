@@ -9,13 +9,15 @@ an attribute, not a buffer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .foreign import Branches, ForeignStage, rewire_foreign
 from .recompute import recompute
 from .reversible import Branch, Recurrence, run_stage
 
@@ -133,9 +135,6 @@ def _check_stage(name: str, stage: nn.Module) -> None:
 
 
 def _check_network(network: nn.Module) -> None:
-    where = f"rewire: {type(network).__name__}"
-    if not hasattr(network, "stage_names"):
-        raise ValueError(f"{where} does not say which of its modules are residual stages, want `stage_names`")
     for name in network.stage_names:
         _check_stage(name, network.get_submodule(name))
     for name in network.recomputed_names:
@@ -163,20 +162,40 @@ def _rows(name: str, stage: RewiredStage) -> Iterator[Rewired]:
 
 
 def rewire(
-    network: nn.Module, *, beta: float = 1.0, exact: bool = True, stored: Collection[str] = ()
+    network: nn.Module,
+    *,
+    beta: float = 1.0,
+    exact: bool = True,
+    stored: Collection[str] = (),
+    branches: Branches | None = None,
+    example: Mapping[str, Any] | None = None,
 ) -> list[Rewired]:
-    """Make a prepared network reversible, in place; says what became of every block.
+    """Make a network reversible, in place; says what became of every block.
 
-    network: has `stage_names`, its nn.Sequential stages of residual blocks (BasicBlock in
-        model/backbones/r2plus1d.py shows what a block offers), and `recomputed_names`, other modules of one
-        tensor in and out, such as a stem; both may be dotted.
+    network: prepared, or anybody's. A prepared one has `stage_names`, its nn.Sequential stages of residual
+        blocks (BasicBlock in model/backbones/r2plus1d.py shows what a block offers), and `recomputed_names`,
+        other modules of one tensor in and out, such as a stem; both may be dotted. In anybody's, blocks
+        x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing (model/trace.py), and their
+        order, too (model/trace_chain.py). Its blocks must then be called with their input alone.
     exact: at beta = 1 states are kept on a grid, and the inverse is bitwise equal (model/grid.py).
     stored: names of transitions ("layer4.0") or of recomputed modules ("stem") that keep their activations
         and do not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with
         nothing frozen it lies in layer1: recomputing the stem takes 12 % off it, transitions lower what is
-        saved.)
-    Raises ValueError, with the network as it was, if it holds a module not known to be residual.
+        saved.) For prepared networks.
+    branches: where tracing cannot see: called with a module, gives its residual branches in order, each a
+        function of one tensor that calls the module's own submodules, or None to have it traced. Held
+        against the module's own forward when it first runs. For anybody's networks.
+    example: keyword arguments for one call of the network, which then shows the order of blocks where it
+        cannot be traced. For anybody's networks.
+    Raises ValueError, with the network as it was, if a prepared network holds a module not known to be
+    residual, or if no block of anybody's is.
     """
+    if not hasattr(network, "stage_names"):
+        Recurrence(beta)
+        if stored:
+            raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
+        rows = rewire_foreign(network, beta=beta, exact=exact, hook=branches, example=example)
+        return [Rewired(*row) for row in rows]
     _check_network(network)
     Recurrence(beta)
     _check_stored(stored, network)
@@ -228,9 +247,13 @@ def _check_stored(stored: Collection[str], network: nn.Module) -> None:
             raise ValueError(f"rewire: stored: got {name!r}, want some of {', '.join(known)}")
 
 
-def rewired_stages(network: nn.Module) -> list[RewiredStage]:
+def rewired_stages(network: nn.Module) -> list[RewiredStage | ForeignStage]:
     """Every rewired stage in `network`."""
-    return [module for module in network.modules() if isinstance(module, RewiredStage)]
+    forwards = (
+        module if isinstance(module, RewiredStage) else vars(module).get("forward")
+        for module in network.modules()
+    )
+    return [stage for stage in forwards if isinstance(stage, RewiredStage | ForeignStage)]
 
 
 def set_beta(network: nn.Module, beta: float) -> None:
