@@ -114,7 +114,7 @@ def test_soft_nms_equals_the_loop_where_segments_and_scores_repeat(rows, method,
     table = torch.tensor(rows, dtype=torch.float64)  # whole numbers: both sides round alike, ties stay ties
     segments = torch.stack([table[..., 0], table[..., 0] + table[..., 1]], -1)
     scores = table[..., 2] / 8
-    rule = {"method": method, "sigma": 0.4, "threshold": 0.25, "min_score": 0.1, "max_keep": max_keep}
+    rule = {"method": method, "sigma": 0.4, "threshold": 0.25, "min_score": 0.125, "max_keep": max_keep}
     kept = soft_nms(segments, scores, **rule)
     for i in range(len(rows)):
         want = slow_nms(segments[i].tolist(), scores[i].tolist(), **rule)

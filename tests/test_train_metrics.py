@@ -6,9 +6,11 @@ import json
 import time
 from collections import defaultdict
 
+import metric_cases
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
 
 from pipeline.annotations import Action, Video, read_annotations
 from train.matching import pair_tiou
@@ -108,6 +110,15 @@ def test_equals_the_loop_over_rows_on_crowded_random_videos(seed):
     np.testing.assert_allclose(
         list(metrics["per_class"].values()), slow_mean_ap(truth, detections, tiou), atol=1e-12
     )
+
+
+@given(seed=metric_cases.SEEDS)
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_equals_the_loop_with_repeats_strangers_and_classes_without_truth(seed):
+    truth, detections = metric_cases.random_case(seed)
+    metrics = evaluate(truth, detections, tiou=metric_cases.TIOU)
+    want = slow_mean_ap(truth, detections, metric_cases.TIOU)
+    np.testing.assert_allclose(list(metrics["per_class"].values()), want, atol=1e-12)
 
 
 # --- the published figures ----------------------------------------------------------------------------------
