@@ -77,6 +77,14 @@ def test_a_true_action_knows_its_best_detection_at_every_threshold():
     assert stairs[1] == [0, 5.0, 6.0, ((0.1, 0.25),)]
 
 
+def test_a_detection_at_the_very_threshold_is_shown_and_counted_alike():
+    score = 0.56936574  # more digits than pages show: cut upwards, it would fall below the threshold
+    results = {"a": [found(1.0, 2.0, "run", score), found(5.0, 6.0, "run", 0.2)]}
+    material = collect(results, {"a": video("a", (1.0, 2.0, "run"))})
+    assert material.threshold == page_data(material, 0)["detections"][0][3]
+    assert material.shown.tolist() == [True, False] and video_errors(material).total[0] == 0
+
+
 def test_overlaps_equal_a_slow_reference_on_random_videos():
     rng = np.random.default_rng(0)
 

@@ -83,7 +83,7 @@ def collect(
     known, stated = truth or {}, durations or {}
     detection_rows(results, {}, {})  # refuses unsound entries by name
     videos = {key: known.get(key) or Video(key, "", None, ()) for key in results}
-    judged = judge(videos, results)
+    judged = judge(videos, {key: [_cut(row) for row in rows] for key, rows in results.items()})
     tiou, action, stairs = _overlaps(judged)
     return Material(
         judged,
@@ -259,3 +259,8 @@ def _places(segment: np.ndarray, scale: float) -> list[int]:
 def _short(value: float) -> float:
     """Six digits: threshold and scores are cut alike, so that nothing changes sides."""
     return float(f"{float(value):.6g}")
+
+
+def _cut(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A detection whose score the pages can show: every comparison is with what they show."""
+    return {**row, "score": _short(row["score"])}
