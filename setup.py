@@ -13,6 +13,7 @@ setup(
         "model",
         "model.backbones",
         "model.detector",
+        "model.tracing",
         "train",
         "tools",
         "tools.viewer",

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .recompute import RngState, frozen_statistics
 from .reversible import Branch, Recurrence, run_stage
-from .trace import Refusal, Residual, residual_block
-from .trace_chain import Chain, chains
-from .trace_watch import observe
+from .tracing.chain import Chain, chains
+from .tracing.residual import Refusal, Residual, residual_block
+from .tracing.watch import observe
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
 Branches = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]

@@ -175,8 +175,8 @@ def rewire(
     network: prepared, or anybody's. A prepared one has `stage_names`, its nn.Sequential stages of residual
         blocks (BasicBlock in model/backbones/r2plus1d.py shows what a block offers), and `recomputed_names`,
         other modules of one tensor in and out, such as a stem; both may be dotted. In anybody's, blocks
-        x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing (model/trace.py), and their
-        order, too (model/trace_chain.py). Its blocks must then be called with their input alone.
+        x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing (model/tracing), and their
+        order, too (model/tracing/chain.py). Its blocks must then be called with their input alone.
     exact: at beta = 1 states are kept on a grid, and the inverse is bitwise equal (model/grid.py).
     stored: names of transitions ("layer4.0") or of recomputed modules ("stem") that keep their activations
         and do not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.reversible import run_stage
-from model.trace import Residual, residual_block
-from model.trace_chain import chains
-from model.trace_watch import observe
+from model.tracing.chain import chains
+from model.tracing.residual import Residual, residual_block
+from model.tracing.watch import observe
 
 GOOD = [
     pytest.param(Basic, image, 1, True, id="basic"),

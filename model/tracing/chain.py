@@ -2,7 +2,7 @@
 
 Three kinds of evidence. An nn.Sequential calls its children in order, by definition. Otherwise the forward
 of the module that owns the blocks is traced: a proof, for the arguments' defaults. Where that fails,
-`observe` (model/trace_watch.py) may see in one run what cannot be proven.
+`observe` (model/tracing/watch.py) may see in one run what cannot be proven.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .trace_graph import Untraceable, trace
-from .trace_run import in_mode
-from .trace_steps import Program, Ref, Step
+from .graph import Untraceable, trace
+from .run import in_mode
+from .steps import Program, Ref, Step
 
 # Reading these of a tensor is no use of its values.
 SHAPES = frozenset(

@@ -4,7 +4,7 @@ Residual: s_0 is the block's one input, s_{j+1} = s_j + F_j(s_j), where F_j take
 buffers and constants; the output is s_k, or relu(s_0 + F_0(s_0)). The branches then run the block's own
 modules; nothing is copied and nothing registered.
 
-A trace cannot see everything (model/trace_graph.py says what), so the first run of a block in each training
+A trace cannot see everything (model/tracing/graph.py says what), so the first run of a block in each training
 mode also runs the block itself, compares, and raises ValueError where they differ. Every run checks that
 the branch keeps the shape and leaves its input alone.
 """
@@ -16,11 +16,11 @@ from functools import partial
 
 from torch import nn
 
-from .reversible import Branch
-from .trace_graph import HOOKS, Untraceable, required, trace
-from .trace_run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
-from .trace_steps import Program
-from .trace_sums import Refused, Sums
+from ..reversible import Branch
+from .graph import HOOKS, Untraceable, required, trace
+from .run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
+from .steps import Program
+from .sums import Refused, Sums
 
 
 @dataclass(frozen=True)

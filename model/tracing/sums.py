@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from .trace_run import Piece, Plan
-from .trace_steps import Program, Ref, Step
+from .run import Piece, Plan
+from .steps import Program, Ref, Step
 
 _ADDITIONS = frozenset({"add", "add_", "iadd"})
 _RELUS = frozenset({"relu", "relu_"})

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.trace_chain import Chain, chains
-from model.trace_watch import observe
+from model.tracing.chain import Chain, chains
+from model.tracing.watch import observe
 
 D = 4
 NAMES = ("layers.0", "layers.1", "layers.2")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .recompute import RngState, frozen_statistics
-from .trace_graph import python_random_state
-from .trace_steps import Step
+from ..recompute import RngState, frozen_statistics
+from .graph import python_random_state
+from .steps import Step
 
 WAY_OUT = "if it is residual all the same, name its branches with branches="
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .recompute import RngState, frozen_statistics
-from .trace_chain import SHAPES, Call, Chain, containers, extra_argument, link, unproven
-from .trace_run import in_mode
+from ..recompute import RngState, frozen_statistics
+from .chain import SHAPES, Call, Chain, containers, extra_argument, link, unproven
+from .run import in_mode
 
 
 class _Watch(TorchFunctionMode):

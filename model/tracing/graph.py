@@ -5,7 +5,7 @@ such. A module that cannot be traced (control flow on values, say) becomes one s
 would bake in without a word stops it: Python's and NumPy's random numbers, attributes set in forward.
 
 Not seen: `isinstance(x, Tensor)` and `hasattr` on a value, generators of one's own, clocks, files. So a
-trace is a claim; model/trace.py holds it against the module itself when it first runs.
+trace is a claim; model/tracing/residual.py holds it against the module itself when it first runs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .recompute import RngState
-from .trace_steps import WRITING_OPERATORS, Program, program
+from ..recompute import RngState
+from .steps import WRITING_OPERATORS, Program, program
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

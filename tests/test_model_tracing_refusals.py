@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.reversible import run_stage
-from model.trace import Refusal, Residual, residual_block
+from model.tracing.residual import Refusal, Residual, residual_block
 
 
 class From(nn.Module):
