@@ -1,0 +1,180 @@
+"""Tells whether a run fits into a GPU, part by part, without one, and which settings fit.
+
+One training step of the recipe's network runs on fake tensors (tools/plan_step.py); what DeepSpeed, the
+loader and the decoder hold is added by arithmetic (tools/plan_memory.py); settings that fit are searched
+(tools/plan_advice.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from train.edge import Command, Output, output_options
+
+if TYPE_CHECKING:
+    from tools.plan_advice import Option
+    from tools.plan_memory import Engine, Estimate, Source
+    from train.settings import Settings
+
+HELP = """Estimate the peak GPU memory of a training run, by part, without a GPU.
+
+Then the largest piece of clips, batch or clip ratio that fits, as --set options. Exit code 1 if nothing fits.
+A tenth of the GPU is left for what cannot be foreseen: workspaces of kernels, gaps of the allocator.
+"""
+BAR = 24  # characters of the longest bar
+CLASSES = 200  # ActivityNet's; assumed without a data set
+ASPECT = 16 / 9  # of the videos, assumed without a data set
+
+
+def facts(settings: Settings, classes: int | None, output: Output) -> tuple[int, Source]:
+    """Number of classes and size of the pictures: from the data set if there is one, else assumed and said."""
+    from pipeline.shards import Dataset
+    from tools.plan_memory import Source
+
+    try:
+        dataset = Dataset.open(settings.data.shards)
+    except (ValueError, OSError):
+        data = settings.data
+        source = Source(data.resize, round(data.resize * ASPECT))
+        assumed = classes or CLASSES
+        output.remark(
+            f"data.shards: {data.shards} is no data set yet; assumed {assumed} classes"
+            f"{'' if classes else ' (--classes)'} and videos of {source.width}x{source.height} pixels"
+        )
+        return assumed, source
+    videos = dataset.packed(settings.data.train_subset)
+    largest = max(videos, key=lambda video: video.width * video.height)
+    return classes or len(dataset.classes), Source(largest.height, largest.width)
+
+
+def table(estimate: Estimate, memory: int) -> str:
+    """The parts as aligned text with a bar each; memory: bytes of the GPU."""
+    top = max(estimate.parts.values())
+    lines = [f"{'part':<22}{'MiB':>10}{'share':>8}"]
+    for part, size in estimate.parts.items():
+        bar = "#" * round(BAR * size / top)
+        lines.append(f"{part:<22}{size / 2**20:>10.1f}{size / estimate.total:>8.1%}  {bar}".rstrip())
+    lines.append(f"{'peak':<22}{estimate.total / 2**20:>10.1f}{estimate.total / memory:>8.1%} of the GPU")
+    return "\n".join(lines)
+
+
+def remedy(part: str, settings: Settings, engine: Engine) -> str:
+    """What makes this part smaller, beyond batch, pieces and ratio."""
+    from tools.plan_memory import BOUNDARIES, BUCKETS, CONTEXT, DECODER, FRAMES, OPTIMIZER, WORKING
+    from tools.plan_step import FEATURES
+
+    if part in (BOUNDARIES, WORKING):
+        if not settings.encoder.reversible and not settings.encoder.frozen:
+            return "set encoder.reversible=true"
+        halve = "" if engine.bf16 else "bf16 in ds_config.json, "
+        return f"{halve}a smaller data.crop, fewer data.clip_frames or a smaller encoder.backbone"
+    if part == OPTIMIZER and engine.optimizer_on_gpu:
+        return "zero_optimization.offload_optimizer cpu in ds_config.json, or more --processes"
+    return {
+        FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
+        FEATURES: "a smaller detector.proposal_ratio or detector.num_steps",
+        DECODER: "fewer data.piece_frames, or videos packed smaller",
+        BUCKETS: "a smaller zero_optimization.reduce_bucket_size in ds_config.json",
+        CONTEXT: "a larger GPU",
+    }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")
+
+
+def document(estimate: Estimate, memory: int, fits: bool, options: list[Option]) -> dict[str, Any]:
+    """The result for machines; sizes in bytes."""
+    return {
+        "memory": memory,
+        "peak": estimate.total,
+        "moment": estimate.moment,
+        "parts": estimate.parts,
+        "fits": fits,
+        "options": [{"set": o.changes, "peak": o.total, "why": o.why} for o in options],
+    }
+
+
+def advice(options: list[Option], memory: int) -> str:
+    """The options, one per line, ready to be copied."""
+    width = max(len(option.line()) for option in options)
+    head = "what fits (one of these):" if len(options) > 1 else "what fits:"
+    return "\n".join([head, *(f"  {o.line():<{width}}  {o.total / memory:>4.0%}  {o.why}" for o in options)])
+
+
+@click.command(
+    cls=Command,
+    help=HELP,
+    epilog="Example: leantad plan --recipe activitynet_r2plus1d34 --memory 8",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A YAML file, or a shipped recipe's name.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+@click.option("--shards", help="The data set, if it is not the recipe's.")
+@click.option("--classes", type=click.IntRange(1), help="Number of classes, while there is no data set.")
+@click.option(
+    "--memory", type=click.FloatRange(0, min_open=True), default=8, show_default=True, help="GiB of the GPU."
+)
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs of the run.")
+@click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
+@output_options
+def command(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    shards: str | None,
+    classes: int | None,
+    memory: float,
+    processes: int,
+    ds_config: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from tools.plan_advice import Search
+    from tools.plan_memory import GIB, HEADROOM, Engine, estimate
+    from train.optimizer import read_ds_config
+    from train.settings import load_settings
+
+    output = Output(quiet, as_json)
+    chosen = (*overrides, f"data.shards={shards}") if shards else overrides
+    settings = load_settings(recipe, chosen)
+    engine = Engine.of(read_ds_config(ds_config or settings.run.ds_config), processes)
+    num_classes, source = facts(settings, classes, output)
+
+    def of(candidate: Settings) -> Estimate:
+        return estimate(candidate, engine, num_classes=num_classes, source=source)
+
+    size = round(memory * GIB)
+    budget = round(size * (1 - HEADROOM))
+    whole = of(settings)
+    output.say(
+        f"{recipe.stem}, one of {processes} GPU(s), ZeRO {engine.stage}, at its peak in {whole.moment}:"
+    )
+    output.say(table(whole, size))
+    fits = whole.total <= budget
+    search = Search(settings, lambda candidate: of(candidate).total, budget)
+    options = search.options()
+    output.document(document(whole, size, fits, options))
+    if options:
+        output.say(("fits. " if fits else "does not fit. ") + advice(options, size))
+        return
+    least = of(search.smallest())
+    part = least.largest_part
+    click.echo(
+        f"plan: nothing fits into {memory:g} GiB: one clip at a time needs {least.total / GIB:.2f} GiB, of it "
+        f"{least.parts[part] / GIB:.2f} {part}; change: {remedy(part, settings, engine)}",
+        err=True,
+    )
+    raise click.exceptions.Exit(1)
+
+
+main = command
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""One training step of a run's network on fake tensors: the most bytes alive at one time, and what for.
+
+Parameters and clips are fake (torch.FakeTensorMode), so everything computed from them is, and costs neither
+memory nor time; clip numbers, proposals and truth are real, because code reads them. The step is the real
+one: Network.forward with sampled encoding, and its backward, in the ZeRO mode's way of keeping gradients. A
+piece of clips allocates what the one before allocated, so the first ones stand for the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from model.network import Network
+from model.rewire import rewired_stages, set_beta
+from tools.plan_tracker import PartBytes
+from train.settings import Settings
+
+WEIGHTS, GRADIENTS, FRAMES = "weights", "gradients", "frames"
+BOUNDARIES, WORKING, FEATURES = "stage boundaries", "working set", "features and detector"
+ACTIONS = 8  # true actions per video in the estimate: they count for next to nothing
+RUN_PIECES = {False: 1, True: 2}  # by whether there is a graph: the second meets the gradients of the first
+
+
+@dataclass(frozen=True)
+class StepPeak:
+    """Bytes by part when most were alive, and what the engine's own memory is reckoned from."""
+
+    parts: dict[str, int]
+    trainable: int  # numbers, not bytes
+    largest_group: int  # trainable numbers of the larger of encoder and detector
+    largest_tensor: int  # numbers of the largest trainable parameter
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+class _Pieces(nn.Module):
+    """Stands in for the encoder: tells the tracker what it is at, and runs the first pieces only."""
+
+    def __init__(self, encoder: nn.Module, tracker: PartBytes) -> None:
+        super().__init__()
+        self.encoder, self.tracker = encoder, tracker
+        self.runs: Counter[bool] = Counter()  # by whether there is a graph
+        self.largest = 0  # clips of the largest piece
+        self.one_clip: Tensor | None = None  # (1, D, t), features as the encoder gave them
+
+    def forward(self, clips: Tensor) -> Tensor:
+        graph = torch.is_grad_enabled()
+        if self.one_clip is not None and (self.runs[graph] >= RUN_PIECES[graph] or len(clips) < self.largest):
+            return self.one_clip.new_empty(len(clips), *self.one_clip.shape[1:], requires_grad=graph)
+        self.runs[graph] += 1
+        self.largest = max(self.largest, len(clips))
+        with_graph = graph and any(p.requires_grad for p in self.encoder.parameters())
+        if with_graph:  # what an earlier piece left behind are its gradients
+            self.tracker.move(WORKING, GRADIENTS)
+        self.tracker.part = WORKING
+        features: Tensor = self.encoder(clips)
+        if with_graph:  # its backward goes on with the working set
+            self.tracker.move(WORKING, BOUNDARIES)
+        else:
+            self.tracker.part = FEATURES
+        self.one_clip = features.detach()[:1].clone() if self.one_clip is None else self.one_clip
+        return features
+
+
+def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode: FakeTensorMode) -> Network:
+    """The run's network in training mode, on fake tensors; pretrained weights are not read."""
+    with mode:
+        network = Network(settings.encoder, settings.detector, num_classes=num_classes).train()
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():  # Module.to does not take fake tensors
+                tensor.data = tensor.data.to(dtype)
+    for stage in network.detector.stages:  # the first anchors are drawn, hence real; what follows need not be
+        stage.register_forward_pre_hook(lambda _, inputs: tuple(_as_fake(mode, x) for x in inputs))
+    return network
+
+
+def _as_fake(mode: FakeTensorMode, x: Tensor) -> Tensor:
+    return x if isinstance(x, FakeTensor) else mode.from_tensor(x)
+
+
+def _run(settings: Settings, network: nn.Module, clips: Tensor) -> None:
+    """Forward and backward of one micro step; clips: (B, N, C, L, H, W) uint8."""
+    steps = torch.arange(ACTIONS + 1) * (settings.detector.num_steps / (ACTIONS + 1))
+    segments = torch.stack([steps[:-1], steps[1:]], 1)  # (A, 2)
+    truth = [segments] * len(clips), [torch.zeros(ACTIONS, dtype=torch.int64)] * len(clips)
+    loss, _ = network(clips, *truth, generator=torch.Generator().manual_seed(0))
+    loss.backward()
+
+
+def measure_step(
+    settings: Settings,
+    network: Network,
+    clips: Tensor,
+    *,
+    outer: AbstractContextManager[Any] | None = None,
+) -> StepPeak:
+    """The peak of a step of this network, whose tensors and `clips` may be fake or real.
+
+    outer: another tracker to run along. The network's encoder is wrapped meanwhile; gradients stay behind.
+    """
+    tracker = PartBytes(FEATURES)
+    encoder, pieces = network.encoder, _Pieces(network.encoder, tracker)
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    tracker.adopt([*network.parameters(), *network.buffers()], WEIGHTS)
+    tracker.adopt([clips], FRAMES)
+
+    def note_gradient(parameter: Tensor) -> None:
+        tracker.part = FEATURES  # encoder parameters get theirs when its backward is over
+        if parameter.grad is not None:
+            tracker.adopt([parameter.grad], GRADIENTS)
+
+    hooks = [p.register_post_accumulate_grad_hook(note_gradient) for p in trainable]
+    network.encoder = pieces  # type: ignore[assignment]
+    try:
+        with outer or nullcontext(), tracker:
+            _run(settings, network, clips)
+    finally:
+        network.encoder = encoder
+        for hook in hooks:
+            hook.remove()
+    groups = [
+        sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (encoder, network.detector)
+    ]
+    return StepPeak(
+        parts=dict(tracker.at_peak()),
+        trainable=sum(groups),
+        largest_group=max(groups),
+        largest_tensor=max(p.numel() for p in trainable),
+    )
+
+
+def fake_step(
+    settings: Settings,
+    num_classes: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    partitioned: bool = False,
+    beta: float | None = None,
+) -> StepPeak:
+    """The peak of one micro step with these settings, without computing it.
+
+    partitioned: keep gradients as under ZeRO-3. beta: of the reversible stages, the settings' last if None.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network = _fake_network(settings, num_classes, dtype, mode)
+    if beta is not None and rewired_stages(network):
+        set_beta(network, beta)
+    if partitioned:
+        for number, parameter in enumerate(network.parameters()):
+            parameter.ds_id = number  # type: ignore[attr-defined]  # ZeRO-3's mark
+    data = settings.data
+    shape = (settings.optimizer.batch_size, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
+    with mode:
+        clips = torch.empty(shape, dtype=torch.uint8)
+    return measure_step(settings, network, clips)
