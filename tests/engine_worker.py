@@ -104,7 +104,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    stage_names = ("layer1",)
+    stage_names, recomputed_names = ("layer1",), ("stem",)
 
     def __init__(self):
         super().__init__()
