@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.edge import Command, Output, output_options
+from train.edge import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
     from tools.plan_advice import Option
@@ -33,22 +33,22 @@ CLASSES = 200  # ActivityNet's; assumed without a data set
 ASPECT = 16 / 9  # of the videos, assumed without a data set
 
 
-def facts(settings: Settings, classes: int | None, output: Output) -> tuple[int, Source]:
-    """Number of classes and size of the pictures: from the data set if there is one, else assumed and said."""
+def facts(settings: Settings, classes: int | None, output: Output, *, must: bool) -> tuple[int, Source]:
+    """Number of classes and size of the pictures: from the data set, or (unless `must`) assumed aloud."""
     from pipeline.shards import Dataset
     from tools.plan_memory import Source
 
     try:
         dataset = Dataset.open(settings.data.shards)
-    except (ValueError, OSError):
-        data = settings.data
-        source = Source(data.resize, round(data.resize * ASPECT))
-        assumed = classes or CLASSES
+    except (ValueError, OSError) as error:  # planning may come before packing
+        if must:
+            raise
+        source = Source(settings.data.resize, round(settings.data.resize * ASPECT))
         output.remark(
-            f"data.shards: {data.shards} is no data set yet; assumed {assumed} classes"
-            f"{'' if classes else ' (--classes)'} and videos of {source.width}x{source.height} pixels"
+            f"{one_line(error)}: assumed {classes or CLASSES} classes (--classes sets them) and videos of "
+            f"{source.width}x{source.height} pixels"
         )
-        return assumed, source
+        return classes or CLASSES, source
     videos = dataset.packed(settings.data.train_subset)
     largest = max(videos, key=lambda video: video.width * video.height)
     return classes or len(dataset.classes), Source(largest.height, largest.width)
@@ -105,6 +105,15 @@ def advice(options: list[Option], memory: int) -> str:
     return "\n".join([head, *(f"  {o.line():<{width}}  {o.total / memory:>4.0%}  {o.why}" for o in options)])
 
 
+def refusal(least: Estimate, memory: int, settings: Settings, engine: Engine) -> str:
+    """Why not even the least of all settings fits, and what would help."""
+    part = least.largest_part
+    return (
+        f"plan: nothing fits into {memory / 2**30:g} GiB: one clip at a time is {least.total / 2**30:.2f}, "
+        f"of it {least.parts[part] / 2**30:.2f} for {part}; change: {remedy(part, settings, engine)}"
+    )
+
+
 @click.command(
     cls=Command,
     help=HELP,
@@ -145,7 +154,7 @@ def command(
     chosen = (*overrides, f"data.shards={shards}") if shards else overrides
     settings = load_settings(recipe, chosen)
     engine = Engine.of(read_ds_config(ds_config or settings.run.ds_config), processes)
-    num_classes, source = facts(settings, classes, output)
+    num_classes, source = facts(settings, classes, output, must=shards is not None)
 
     def of(candidate: Settings) -> Estimate:
         return estimate(candidate, engine, num_classes=num_classes, source=source)
@@ -164,13 +173,7 @@ def command(
     if options:
         output.say(("fits. " if fits else "does not fit. ") + advice(options, size))
         return
-    least = of(search.smallest())
-    part = least.largest_part
-    click.echo(
-        f"plan: nothing fits into {memory:g} GiB: one clip at a time needs {least.total / GIB:.2f} GiB, of it "
-        f"{least.parts[part] / GIB:.2f} {part}; change: {remedy(part, settings, engine)}",
-        err=True,
-    )
+    click.echo(refusal(of(search.smallest()), size, settings, engine), err=True)
     raise click.exceptions.Exit(1)
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from model.sampling import num_kept
 from train.settings import Settings
 
-MOST_VIDEOS = 64  # per batch; nobody is advised more
+MOST_VIDEOS = 16  # per batch and GPU; nobody is advised more
 PIECE, BATCH, RATIO = "encoder.piece_clips", "optimizer.batch_size", "encoder.clip_ratio"
 ACCUMULATION = "optimizer.accumulation_steps"
 Change = dict[str, float]
@@ -34,28 +34,51 @@ class Option:
         return " ".join(f"--set {name}={value:g}" for name, value in self.changes.items())
 
 
-def largest(peak: Callable[[int], int], low: int, high: int, budget: int) -> int | None:
+def largest(peak: Callable[[int], int], low: int, high: int, start: int, budget: int) -> int | None:
     """The largest whole number from low to high whose peak fits; None if not even `low` does.
 
-    The peak grows with the number, nearly in a straight line: each try is where the line between the nearest
-    that fits and the nearest that does not crosses the budget. What is returned was tried and fits.
+    The peak grows with the number, nearly in a straight line. From `start` up or down to a pair of which one
+    fits and the other does not; then each try is where the line between them crosses the budget. What is
+    returned was tried and fits.
     """
-    below = peak(low)
-    if below > budget:
-        return None
-    above = peak(high)
-    if above <= budget:
-        return high
-    while high - low > 1:
-        guess = low + math.floor((budget - below) * (high - low) / (above - below))
-        if guess <= low:
+    fits, fails = _bracket(peak, low, high, start, budget)
+    if fits is None or fails is None:
+        return fits
+    while fails - fits > 1:
+        guess = _crossing(fits, peak(fits), fails, peak(fails), budget)
+        if guess <= fits:
             break
-        value = peak(min(guess, high - 1))
-        if value <= budget:
-            low, below = min(guess, high - 1), value
-        else:
-            high, above = min(guess, high - 1), value
-    return low
+        guess = min(guess, fails - 1)
+        fits, fails = (guess, fails) if peak(guess) <= budget else (fits, guess)
+    return fits
+
+
+def _crossing(first: int, below: int, second: int, above: int, budget: int) -> int:
+    """Where the line through both points reaches the budget, rounded down; above > below."""
+    return first + (budget - below) * (second - first) // (above - below)
+
+
+def _bracket(
+    peak: Callable[[int], int], low: int, high: int, start: int, budget: int
+) -> tuple[int | None, int | None]:
+    """Neighbouring tries of which the first fits and the second does not; None where there is none."""
+    here = start
+    if peak(here) > budget:
+        while here > low:
+            here, fails = max(low, here // 2), here
+            if peak(here) <= budget:
+                return here, fails
+        return None, here
+    step = here
+    while here < high:
+        there = min(high, here + max(1, step))
+        if peak(there) > budget:
+            return here, there
+        growth = peak(there) - peak(here)
+        # as far as the line goes, and one further, which should fail; a flat one leads to the end
+        step = 1 + (budget - peak(there)) * (there - here) // growth if growth > 0 else high
+        here = there
+    return here, None
 
 
 def changed(settings: Settings, changes: Change) -> Settings:
@@ -108,25 +131,29 @@ class Search:
 
     def piece(self, batch: int, kept: int) -> int | None:
         """The largest useful piece: larger than what has a gradient it would save no time."""
-        return largest(lambda n: self.total(n, batch, kept), 1, batch * kept, self.budget)
+        most = batch * kept
+        own = min(self.settings.encoder.piece_clips, most)
+        return largest(lambda n: self.total(n, batch, kept), 1, most, own, self.budget)
 
     def options(self) -> list[Option]:
         """What fits, the first is the one to take; empty if nothing does."""
+        own = min(self.settings.encoder.piece_clips, self.batch * self.kept)
+        if self.total(own, self.batch, self.kept) > self.budget and self.total(1, 1, 1) > self.budget:
+            return []
         piece = self.piece(self.batch, self.kept)
-        return [] if self._smallest_fails() else self._shrunk() if piece is None else self._grown(piece)
-
-    def _smallest_fails(self) -> bool:
-        return self.total(1, 1, 1) > self.budget
+        return self._shrunk() if piece is None else self._grown(piece)
 
     def _grown(self, piece: int) -> list[Option]:
         """The batch and ratio of the recipe fit: the largest piece, or else more of something."""
         found = [self._option(piece, self.batch, self.kept, "the same result, fastest")]
         own = min(piece, self.settings.encoder.piece_clips)
         high = max(MOST_VIDEOS, self.batch)
-        batch = largest(lambda n: self.total(own, n, self.kept), self.batch, high, self.budget)
+        batch = largest(lambda n: self.total(own, n, self.kept), self.batch, high, self.batch, self.budget)
         if batch is not None and batch > self.batch:
             found.append(self._option(own, batch, self.kept, "more videos a step"))
-        kept = largest(lambda n: self.total(own, self.batch, n), self.kept, self.num_clips, self.budget)
+        kept = largest(
+            lambda n: self.total(own, self.batch, n), self.kept, self.num_clips, self.num_clips, self.budget
+        )
         if kept is not None and kept > self.kept:
             found.append(self._option(own, self.batch, kept, "more of the gradient, slower"))
         return found
@@ -134,10 +161,10 @@ class Search:
     def _shrunk(self) -> list[Option]:
         """Not even one clip at a time: fewer videos at once, then fewer clips with a gradient."""
         kept = self.kept
-        batch = largest(lambda n: self.total(1, n, kept), 1, self.batch, self.budget)
+        batch = largest(lambda n: self.total(1, n, kept), 1, self.batch, self.batch, self.budget)
         if batch is None:
             batch = 1
-            kept = largest(lambda n: self.total(1, 1, n), 1, self.kept, self.budget) or 1
+            kept = largest(lambda n: self.total(1, 1, n), 1, self.kept, self.kept, self.budget) or 1
         piece = self.piece(batch, kept)
         assert piece is not None, "one clip at a time fits, that was tried"
         return [self._option(piece, batch, kept, "as many videos a step, in more micro steps")]

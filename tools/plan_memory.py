@@ -178,7 +178,8 @@ class Estimate:
 def _betas(settings: Settings) -> set[float]:
     """The coefficients at the ends of the run: a small one stores what a large one recomputes."""
     beta = settings.encoder.beta
-    return {beta.end} if beta.schedule == "constant" else {beta.start, beta.end}
+    moves = settings.encoder.reversible and beta.schedule != "constant"
+    return {beta.start, beta.end} if moves else {beta.end}
 
 
 def estimate(settings: Settings, engine: Engine, *, num_classes: int, source: Source) -> Estimate:

@@ -53,6 +53,7 @@ class _Pieces(nn.Module):
         self.one_clip: Tensor | None = None  # (1, D, t), features as the encoder gave them
 
     def forward(self, clips: Tensor) -> Tensor:
+        self.tracker.adopt([clips], FRAMES)  # a view of the batch, or a copy of some of its clips
         graph = torch.is_grad_enabled()
         if self.one_clip is not None and (self.runs[graph] >= RUN_PIECES[graph] or len(clips) < self.largest):
             return self.one_clip.new_empty(len(clips), *self.one_clip.shape[1:], requires_grad=graph)
@@ -114,7 +115,6 @@ def measure_step(
     tracker.adopt([clips], FRAMES)
 
     def note_gradient(parameter: Tensor) -> None:
-        tracker.part = FEATURES  # encoder parameters get theirs when its backward is over
         if parameter.grad is not None:
             tracker.adopt([parameter.grad], GRADIENTS)
 

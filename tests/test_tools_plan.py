@@ -1,0 +1,373 @@
+"""tools/plan.py: estimates against real steps, the engine's arithmetic, the search, the command."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from model.network import Network
+from model.sampling import num_kept
+from tools import plan_memory, plan_step
+from tools.memory_trackers import LiveBytes
+from tools.plan import command
+from tools.plan_advice import Search, largest, ratio_of
+from tools.plan_memory import PARTS, Engine, Source, _moments, decoder, estimate, loader_frames
+from tools.plan_step import BOUNDARIES, FRAMES, GRADIENTS, WEIGHTS, WORKING, StepPeak, fake_step, measure_step
+from tools.plan_tracker import PartBytes
+from train.settings import Settings, settings_from
+
+MIB = 2**20
+
+
+def run_settings(**groups: dict) -> Settings:
+    """The demo's kind of run, smaller; `groups` say what differs."""
+    values: dict = {
+        "data": {"shards": "none", "num_clips": 8, "clip_frames": 8, "resize": 32, "crop": 32},
+        "encoder": {"backbone": "r2plus1d_tiny", "piece_clips": 4},
+        "detector": {
+            "num_steps": 8,
+            "hidden": 16,
+            "fc": 32,
+            "head": 16,
+            "roi_bins": 8,
+            "regression_tiou": (0.7,),
+        },
+        "optimizer": {"batch_size": 2},
+    }
+    for group, changes in groups.items():
+        values[group] = {**values.get(group, {}), **changes}
+    return settings_from(values)
+
+
+def real_peak(settings: Settings, *, device: str = "cpu") -> int:
+    """Bytes of weights, clips and of what a real step allocates, every piece of it computed."""
+    torch.manual_seed(0)
+    network = Network(settings.encoder, settings.detector, num_classes=5).to(device).train()
+    data = settings.data
+    shape = (settings.optimizer.batch_size, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
+    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    known = {t.untyped_storage() for t in [*network.parameters(), *network.buffers(), clips]}
+    live = LiveBytes({storage.data_ptr() for storage in known})
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with live if device == "cpu" else nullcontext():
+        plan_step._run(settings, network, clips)
+    peak = live.peak if device == "cpu" else torch.cuda.max_memory_allocated() - before
+    return peak + sum(storage.nbytes() for storage in known)
+
+
+DEMO = {
+    "data": {"num_clips": 16},
+    "detector": {"num_steps": 16, "hidden": 64, "fc": 128, "regression_tiou": (0.7, 0.8)},
+}
+R18 = {"data": {"num_clips": 4, "resize": 48, "crop": 48}, "optimizer": {"batch_size": 1}}
+
+
+R18_ENCODER = {"backbone": "r2plus1d_18", "piece_clips": 2}
+
+
+@pytest.mark.parametrize(
+    ("groups", "encoder", "reversible", "ratio"),
+    [
+        (DEMO, {}, True, 0.3),
+        (DEMO, {}, False, 1.0),
+        (R18, R18_ENCODER, True, 0.3),
+        (R18, R18_ENCODER, True, 1.0),
+        (R18, R18_ENCODER, False, 0.3),
+    ],
+)
+def test_the_estimate_is_the_peak_of_a_real_step(groups, encoder, reversible, ratio):
+    settings = run_settings(**groups, encoder={**encoder, "reversible": reversible, "clip_ratio": ratio})
+    found = fake_step(settings, 5)
+    # what is promised; here both run the same operators, so they differ by a scalar or two
+    assert found.total == pytest.approx(real_peak(settings), rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("reversible", [True, False])
+def test_the_estimate_is_the_peak_on_a_gpu(reversible):
+    """Large enough clips that 10 % is more than a workspace of cuDNN."""
+    groups = {"data": {"num_clips": 16, "clip_frames": 16, "resize": 112, "crop": 112}}
+    settings = run_settings(
+        **groups, encoder={"backbone": "r2plus1d_18", "piece_clips": 8, "reversible": reversible}
+    )
+    found = fake_step(settings, 5)
+    assert found.total == pytest.approx(real_peak(settings, device="cuda"), rel=0.1)
+
+
+def test_the_first_pieces_stand_for_all(monkeypatch):
+    settings = run_settings(data={"num_clips": 12}, encoder={"clip_ratio": 0.5, "clip_sampling": "uniform"})
+    few = fake_step(settings, 5)
+    clip, kept = 3 * 8 * 32 * 32, num_kept(12, 0.5)
+    assert few.parts[FRAMES] == 2 * (12 + kept) * clip, "the videos, and copies of every other clip"
+    monkeypatch.setattr(plan_step, "RUN_PIECES", {False: 99, True: 99})
+    every = fake_step(settings, 5)
+    assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
+
+
+def test_torchs_own_tracker_finds_the_same_peak():
+    settings = run_settings()
+    torch.manual_seed(0)
+    network = Network(settings.encoder, settings.detector, num_classes=5).train()
+    clips = torch.zeros(2, 8, 3, 8, 32, 32, dtype=torch.uint8)
+    theirs = MemTracker()
+    theirs.track_external(network, clips)
+    ours = measure_step(settings, network, clips, outer=theirs)
+    (peak,) = theirs.get_tracker_snapshot("peak").values()
+    # they do not see the truth, which is made before the step
+    assert ours.total == pytest.approx(peak["Total"], rel=1e-3)
+
+
+def test_rewiring_moves_memory_from_boundaries_and_keeps_the_rest():
+    rewired = fake_step(run_settings(**R18, encoder=R18_ENCODER), 5)
+    plain = fake_step(run_settings(**R18, encoder={**R18_ENCODER, "reversible": False}), 5)
+    assert rewired.parts[BOUNDARIES] < plain.parts[BOUNDARIES] / 5
+    assert rewired.parts[WEIGHTS] == plain.parts[WEIGHTS]
+    assert rewired.parts[GRADIENTS] == pytest.approx(4 * rewired.trainable, rel=0.01)  # the stem's come last
+
+
+def test_bfloat16_and_partitioned_gradients_take_half():
+    settings = run_settings(data={"resize": 64, "crop": 64})
+    single = fake_step(settings, 5)
+    half = fake_step(settings, 5, dtype=torch.bfloat16, partitioned=True)
+    assert half.parts[WEIGHTS] == pytest.approx(single.parts[WEIGHTS] / 2, rel=0.01)
+    assert half.parts[GRADIENTS] == pytest.approx(single.parts[GRADIENTS] / 2, rel=0.05)
+    # the states stay float32, the inside of a branch halves
+    assert 0.4 < half.parts[WORKING] / single.parts[WORKING] < 0.95
+
+
+def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
+    """A beta of 0 stores the states of every block, so the start of the run is its peak, whatever the end."""
+
+    def by_beta(*_, beta: float, **__) -> StepPeak:
+        return StepPeak({WORKING: 10**9 if beta == 0 else 1}, 1, 1, 1)
+
+    monkeypatch.setattr(plan_memory, "fake_step", by_beta)
+    beta = {"schedule": "linear", "start": 0.0, "end": 1.0}
+    engine, source = Engine.of({}, 1), Source(32, 32)
+    found = {
+        reversible: estimate(
+            run_settings(encoder={"beta": beta, "reversible": reversible}),
+            engine,
+            num_classes=5,
+            source=source,
+        ).parts[WORKING]
+        for reversible in (True, False)
+    }
+    assert found == {True: 10**9, False: 0}, "a plain network has no beta, and its peak is the update"
+
+
+# ------------------------------------------------------------------------------------------------ tracker
+
+
+def test_the_tracker_counts_each_storage_once_and_keeps_the_picture_of_the_peak():
+    tracker = PartBytes("a")
+    outside = torch.zeros(25)
+    tracker.adopt([outside, outside.view(5, 5)], "w")
+    with tracker:
+        first = torch.ones(100)  # 400 bytes
+        view = first.view(10, 10)
+        tracker.part = "b"
+        second = view + 1
+        del first, view
+        third = torch.ones(50)
+        del second
+        assert tracker.now == 100 + 200
+    assert tracker.peak == 100 + 800
+    tracker.move("b", "c")  # third is alive, but was not at the peak
+    assert tracker.at_peak() == {"w": 100, "a": 400, "b": 400}
+    tracker.forget_peak()
+    assert tracker.at_peak() == {"w": 100, "c": 200}
+    del third
+
+
+# ----------------------------------------------------------------------------- engine, loader and decoder
+
+STEP = StepPeak({WEIGHTS: 4000, GRADIENTS: 4000, WORKING: 9000}, 1000, 600, 100)
+ALWAYS = {FRAMES: 50}
+
+
+def backward_parts(config: dict, processes: int) -> dict[str, int]:
+    return _moments(STEP, Engine.of(config, processes), ALWAYS)["the backward pass"]
+
+
+@pytest.mark.parametrize(
+    ("zero", "processes", "weights", "gradients", "optimizer", "buckets"),
+    [
+        # bytes for 1,000 parameters in float32; one process: as measured around DeepSpeed 0.19.8
+        ({"stage": 0}, 1, 4000, 4000, 8000, 0),
+        ({"stage": 1}, 1, 4000, 4000, 12000, 40),
+        ({"stage": 2}, 1, 4000, 4000, 12000, 40),
+        ({"stage": 3}, 1, 8000, 8000, 12000, 40),
+        ({"stage": 2, "overlap_comm": True}, 4, 4000, 4000, 3000, 80),
+        ({"stage": 3, "stage3_max_live_parameters": 500}, 4, 3000, 5000, 3000, 40),
+        ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, 1, 4000, 4000, 400, 40),
+        (
+            {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+            2,
+            4000,
+            4000,
+            400,
+            40,
+        ),
+    ],
+)
+def test_what_deepspeed_holds_by_mode(zero, processes, weights, gradients, optimizer, buckets):
+    parts = backward_parts({"zero_optimization": {"reduce_bucket_size": 10, **zero}}, processes)
+    found = [parts[name] for name in (WEIGHTS, GRADIENTS, "optimizer state", "gradient buckets")]
+    assert found == [weights, gradients, optimizer, buckets]
+    assert parts[FRAMES] == 50 and parts[WORKING] == 9000
+
+
+def test_without_activations_the_update_is_the_peak():
+    step = StepPeak({WEIGHTS: 4000, GRADIENTS: 4000}, 1000, 600, 100)
+    config = {"zero_optimization": {"stage": 1, "contiguous_gradients": False}}
+    moments = _moments(step, Engine.of(config, 1), ALWAYS)
+    totals = {moment: sum(parts.values()) for moment, parts in moments.items()}
+    assert max(totals, key=totals.__getitem__) == "the optimizer step"
+    # the larger group's gradients as one tensor, and Adam's scratch of the same size
+    assert totals["the optimizer step"] - totals["the backward pass"] == 2 * 4 * 600
+
+
+def test_loader_and_decoder_by_hand():
+    one = run_settings(data={"prefetch": 3}, optimizer={"batch_size": 1, "accumulation_steps": 2})
+    batch = 8 * 3 * 8 * 32 * 32
+    assert loader_frames(one) == batch * (1 + 3)
+    two = run_settings(optimizer={"batch_size": 2})
+    assert loader_frames(two) == 2 * batch * (1 + 1), "one ahead, and single videos while they are stacked"
+    data = run_settings(data={"piece_frames": 10, "resize": 32}).data
+    assert decoder(data, Source(32, 64)) == 10 * 3 * (32 * 64 + 32 * 32)
+    resized = 10 * 3 * 32 * 64 * 5 + 64 * 3 * 64 * 128 * 4
+    assert decoder(data, Source(64, 128)) == 10 * 3 * (64 * 128 + 32 * 32) + resized
+    coloured = data.model_copy(update={"color": 0.2, "piece_frames": 512})
+    assert decoder(coloured, Source(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
+        "64 frames are all there are"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- search
+
+
+@given(
+    st.integers(0, 50),
+    st.lists(st.integers(0, 30), min_size=1, max_size=60),
+    st.integers(0, 500),
+    st.integers(0, 10),
+)
+def test_the_largest_that_fits_was_tried_and_the_line_finds_it(start, steps, budget, first):
+    """For any peak that grows: what is returned fits; for a straight line nothing larger does."""
+    peaks = [start]
+    for step in steps:
+        peaks.append(peaks[-1] + step)
+    tried: dict[int, int] = {}
+
+    def peak(n: int) -> int:
+        tried[n] = peaks[n]
+        return peaks[n]
+
+    found = largest(peak, 0, len(steps), len(steps) * first // 10, budget)
+    if found is None:
+        assert peaks[0] > budget
+    else:
+        assert tried[found] <= budget
+        if len(set(steps)) == 1 and found < len(steps):
+            assert peaks[found + 1] > budget
+
+
+@given(st.integers(1, 300), st.data())
+def test_a_ratio_keeps_as_many_clips_as_asked(num_clips, data):
+    kept = data.draw(st.integers(1, num_clips))
+    assert num_kept(num_clips, ratio_of(kept, num_clips)) == kept
+
+
+def peak_by_formula(settings: Settings) -> int:
+    """Ten for the run, per clip of a piece 5, per video 7, per clip with a gradient 1."""
+    kept = num_kept(settings.data.num_clips, settings.encoder.clip_ratio)
+    videos = settings.optimizer.batch_size
+    return 10 + 5 * settings.encoder.piece_clips + 7 * videos + kept * videos
+
+
+@pytest.mark.parametrize(
+    ("budget", "lines"),
+    [
+        # 8 clips, 3 of them kept, 2 videos, pieces of 4: needs 50
+        (
+            50,
+            ["--set encoder.piece_clips=4"],
+        ),
+        (
+            62,
+            [
+                "--set encoder.piece_clips=6",
+                "--set encoder.piece_clips=4 --set optimizer.batch_size=3",
+                "--set encoder.piece_clips=4 --set encoder.clip_ratio=1",
+            ],
+        ),
+        (40, ["--set encoder.piece_clips=2"]),
+        (
+            30,
+            ["--set encoder.piece_clips=2 --set optimizer.batch_size=1 --set optimizer.accumulation_steps=2"],
+        ),
+        (
+            24,
+            [
+                "--set encoder.piece_clips=1 --set optimizer.batch_size=1 "
+                "--set optimizer.accumulation_steps=2 --set encoder.clip_ratio=0.2"
+            ],
+        ),
+        (22, []),
+    ],
+)
+def test_pieces_give_way_first_then_videos_then_the_gradient(budget, lines):
+    search = Search(run_settings(encoder={"clip_ratio": 0.3}), peak_by_formula, budget)
+    options = search.options()
+    assert [option.line() for option in options] == lines
+    assert all(option.total <= budget for option in options)
+    assert peak_by_formula(search.smallest()) == 23
+
+
+# ------------------------------------------------------------------------------------------------ command
+
+# as many videos, clips and gradients as anybody is advised, so that there is nothing to search for
+SMALL = ["detector.num_steps=8", "detector.regression_tiou=[0.7]", "data.num_clips=8"]
+SMALL += ["encoder.piece_clips=128", "encoder.clip_ratio=1", "optimizer.batch_size=16"]
+TINY = ["--recipe", "demo", "--classes", "5", *(word for value in SMALL for word in ("--set", value))]
+
+
+def run(*arguments: str, code: int = 0):
+    result = CliRunner().invoke(command, [*TINY, *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_command_prints_parts_and_ready_options(tmp_path):
+    result = run("--memory", "2", "--json", "--set", f"data.shards={tmp_path / 'absent'}")
+    text = result.stderr  # with --json for people, and the document on stdout
+    assert "working set" in text and "CUDA context" in text and "####" in text
+    assert "assumed 5 classes" in text and "fits. " in text and "--set encoder.piece_clips=" in text
+    document = json.loads(result.stdout)
+    assert document["fits"] and document["peak"] == sum(document["parts"].values())
+    assert list(document["parts"]) == list(PARTS)
+    assert document["options"][0]["set"]["encoder.piece_clips"] == 128
+    assert all(option["peak"] <= 0.9 * document["memory"] for option in document["options"])
+
+
+def test_when_nothing_fits_one_line_names_the_part_and_what_to_change(tmp_path):
+    config = tmp_path / "ds.json"
+    config.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 400_000_000}}))
+    result = run("--memory", "1", "--ds-config", str(config), "-q", code=1)
+    assert result.stderr.count("\n") == 1 and not result.stdout
+    assert "gradient buckets" in result.stderr and "reduce_bucket_size" in result.stderr
+
+
+def test_a_data_set_named_on_the_command_line_must_be_there(tmp_path):
+    result = run("--shards", str(tmp_path / "absent"), code=2)
+    assert result.stderr.count("\n") == 1 and "absent" in result.stderr
