@@ -29,7 +29,7 @@ Branches = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residua
 class ForeignStage:
     """One recurrence over a chain of blocks, in the place of the first one's forward.
 
-    `beta`, `exact`, `invert` and `reconstruction_error` are as in RewiredStage.
+    `beta`, `exact`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
     """
 
     names: tuple[str, ...]
@@ -39,6 +39,7 @@ class ForeignStage:
     post_activation: bool
     beta: float
     exact: bool
+    leapfrog: bool
     invert: bool | None = None
     reconstruction_error: Tensor | None = None
     compared: bool = field(default=False)
@@ -55,6 +56,7 @@ class ForeignStage:
             x,
             beta=self.beta,
             post_activation=self.post_activation,
+            leapfrog=self.leapfrog,
             invert=self.invert,
             exact=self.exact,
             on_error=self._note_error,
@@ -186,6 +188,7 @@ def install(
     *,
     beta: float,
     exact: bool,
+    leapfrog: bool,
 ) -> None:
     """Make one recurrence of each run of blocks in the chain that activate alike."""
     for post_activation, run in groupby(chain.blocks, key=lambda name: found.proven[name].post_activation):
@@ -193,7 +196,7 @@ def install(
         blocks = [network.get_submodule(name) for name in names]
         asked = {n for n, b in zip(names, blocks, strict=True) if hook is not None and hook(b) is not None}
         traced = {name: found.proven[name] for name in names if name not in asked}
-        stage = ForeignStage(names, blocks, traced, hook, post_activation, beta, exact)
+        stage = ForeignStage(names, blocks, traced, hook, post_activation, beta, exact, leapfrog)
         for name, block in zip(names, blocks, strict=True):
             forward = stage if name == names[0] else Passed(name)
             block.forward = forward  # type: ignore[assignment]
@@ -204,6 +207,7 @@ def rewire_foreign(
     *,
     beta: float,
     exact: bool,
+    leapfrog: bool,
     hook: Branches | None,
     example: Mapping[str, Any] | None,
 ) -> Iterator[tuple[str, str, int, str]]:
@@ -231,7 +235,7 @@ def rewire_foreign(
             how = f"residual; order {chain.evidence}"
             rows[name] = ("untouched", number, chain.reason) if chain.reason else ("reversible", number, how)
     for chain in good:
-        install(network, chain, found, hook, beta=beta, exact=exact)
+        install(network, chain, found, hook, beta=beta, exact=exact, leapfrog=leapfrog)
     order = [name for name, _ in network.named_modules() if name in rows]
     return iter([(name, *rows[name]) for name in order])
 

@@ -35,6 +35,8 @@ class EncoderSettings(BaseModel):
     beta: BetaSettings = BetaSettings()
     # at beta = 1 keep the states on a fixed-point grid: nothing is lost when they are recomputed
     exact: bool = True
+    # count each rewired branch 1 + beta times: closer to the pretrained network; False is Re2TAL's network
+    leapfrog: bool = False
     # safetensors file with the backbone's pretrained weights; None: random initialisation
     weights: str | None = None
     # True: the encoder is never trained (the features are fixed), and no clip is encoded twice
@@ -77,7 +79,7 @@ class ClipEncoder(nn.Module):
         self.mean = torch.tensor(self.backbone.mean).view(1, 3, 1, 1, 1) * 255
         self.std = torch.tensor(self.backbone.std).view(1, 3, 1, 1, 1) * 255
         if settings.reversible:
-            rewire(self.backbone, beta=settings.beta.end, exact=settings.exact)
+            rewire(self.backbone, beta=settings.beta.end, exact=settings.exact, leapfrog=settings.leapfrog)
         if settings.frozen:
             self.requires_grad_(False)
 

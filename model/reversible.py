@@ -19,6 +19,10 @@ where the inverse would lose too many digits, the same function keeps the input 
 (checkpointing). At beta = 1 the states can be kept on a fixed-point grid (`exact`, model/grid.py): every sum
 and difference is then exact, the inverse is bitwise equal whatever the dtype of the branches, and so are the
 gradients, where a ReLU at a rounding edge would otherwise flip.
+
+`leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
+which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
+the pretrained network. With it, branches that do not depend on x add up to the same output at every beta.
 """
 
 from __future__ import annotations
@@ -75,6 +79,7 @@ class Recurrence:
 
     beta: float
     post_activation: bool = False
+    leapfrog: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
@@ -84,6 +89,11 @@ class Recurrence:
         """psi(F(x)), in the dtype of x."""
         y = function(x)
         return (_leaky(y, 1 - self.beta) if self.post_activation else y).to(x.dtype)
+
+    def step(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What a branch of the recurrence adds: psi(F(x)), times 1 + beta if `leapfrog`."""
+        y = self.branch(function, x)
+        return y * (1 + self.beta) if self.leapfrog and self.beta > 0 else y
 
     def activate(self, z: Tensor) -> Tensor:
         """phi(z)."""
@@ -96,7 +106,7 @@ class Recurrence:
         return torch.where(after > 0, gradient, self.beta * gradient)
 
     def advance(self, before: Tensor, now: Tensor, branch: Tensor) -> Tensor:
-        """x_{i+1} from x_{i-1}, x_i and psi(F_i(x_i))."""
+        """x_{i+1} from x_{i-1}, x_i and what branch i adds."""
         if self.beta == 0:
             mixed = now
         else:
@@ -104,7 +114,7 @@ class Recurrence:
         return self.activate(mixed + branch)
 
     def retreat(self, now: Tensor, after: Tensor, branch: Tensor) -> Tensor:
-        """x_{i-1} from x_i, x_{i+1} and psi(F_i(x_i)); beta > 0."""
+        """x_{i-1} from x_i, x_{i+1} and what branch i added; beta > 0."""
         if self.beta == 1:
             return after - branch
         z = torch.where(after > 0, after, after / self.beta) if self.post_activation else after
@@ -161,7 +171,7 @@ class _Stage:
         grid = self.grid(x)
         before = now = _rounded(x, grid)
         for branch in self.branches:
-            y = _rounded(self.rule.branch(branch, now), grid)
+            y = _rounded(self.rule.step(branch, now), grid)
             before, now = now, self.rule.advance(before, now, y)
         return self.rule.join(before, now)
 
@@ -178,7 +188,7 @@ class _Reversible(torch.autograd.Function):
         grid, calls = stage.grid(x), []
         states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
         for branch in stage.branches:
-            y, call = recorded_call(partial(stage.rule.branch, branch), states[-1])
+            y, call = recorded_call(partial(stage.rule.step, branch), states[-1])
             calls.append(call)
             states.append(stage.rule.advance(states[-2], states[-1], _rounded(y, grid)))
             if stage.invert:
@@ -202,7 +212,7 @@ def _branch_backward(
     """Run the branch again at x, with a graph, and go back through it: psi(F(x)), and the gradient for x."""
     x = x.detach().requires_grad_()
     with call.again(branch.module):
-        y = rule.branch(branch, x)
+        y = rule.step(branch, x)
     if y.requires_grad:
         y.backward(gradient)
     return y.detach(), x.grad
@@ -254,6 +264,7 @@ def run_stage(
     *,
     beta: float,
     post_activation: bool = False,
+    leapfrog: bool = False,
     invert: bool | None = None,
     exact: bool = False,
     store: bool = False,
@@ -261,16 +272,18 @@ def run_stage(
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
 
+    leapfrog: branches count 1 + beta times.
     invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
-    inverts if beta >= smallest_beta. exact: at beta = 1 states and branch outputs are rounded to a grid of 20
-    bits below the largest input of each sample (model/grid.py), so that the inverse is bitwise equal; at
-    other betas it says nothing. store: leave all activations to autograd, for a stage within a module that
-    is recomputed as a whole; nothing is inverted, and `invert` and `exact` say nothing. `on_error` gets,
-    after each inverted backward, the relative error with which the stage input was reconstructed: a scalar
-    on the device of x (to read it is to wait for the device). Raises ValueError if beta is outside [0, 1],
-    or `invert` is True at beta = 0.
+        inverts if beta >= smallest_beta.
+    exact: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the largest input of
+        each sample (model/grid.py), so that the inverse is bitwise equal; at other betas it says nothing.
+    store: leave all activations to autograd, for a stage within a module that is recomputed as a whole;
+        nothing is inverted, and `invert` and `exact` say nothing.
+    on_error: gets, after each inverted backward, the relative error with which the stage input was
+        reconstructed: a scalar on the device of x (to read it is to wait for the device).
+    Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
     """
-    rule = Recurrence(beta, post_activation)
+    rule = Recurrence(beta, post_activation, leapfrog)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x

@@ -36,9 +36,9 @@ class Rewired:
 class RewiredStage(nn.Sequential):
     """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
 
-    `stored` names the transitions, and the runs of blocks, that keep their activations. `invert` and `exact`
-    are those of `run_stage`. `reconstruction_error` holds, after a backward pass that inverted, the relative
-    error of the last reconstructed run (a scalar tensor), else None.
+    `stored` names the transitions, and the runs of blocks, that keep their activations. `invert`, `exact`
+    and `leapfrog` are those of `run_stage`. `reconstruction_error` holds, after a backward pass that
+    inverted, the relative error of the last reconstructed run (a scalar tensor), else None.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class RewiredStage(nn.Sequential):
         *,
         beta: float,
         exact: bool,
+        leapfrog: bool,
         stored: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(blocks)
         self.beta = beta
         self.exact = exact
+        self.leapfrog = leapfrog
         self.stored = stored
         self.invert: bool | None = None
         self.reconstruction_error: Tensor | None = None
@@ -73,6 +75,7 @@ class RewiredStage(nn.Sequential):
             x,
             beta=self.beta,
             post_activation=blocks[0].post_activation,
+            leapfrog=self.leapfrog,
             invert=self.invert,
             exact=self.exact,
             store=stored,
@@ -166,6 +169,7 @@ def rewire(
     *,
     beta: float = 1.0,
     exact: bool = True,
+    leapfrog: bool = False,
     stored: Collection[str] = (),
     branches: Branches | None = None,
     example: Mapping[str, Any] | None = None,
@@ -178,6 +182,8 @@ def rewire(
         x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing (model/tracing), and their
         order, too (model/tracing/chain.py). Its blocks must then be called with their input alone.
     exact: at beta = 1 states are kept on a grid, and the inverse is bitwise equal (model/grid.py).
+    leapfrog: branches of the recurrence count 1 + beta times (model/reversible.py), which keeps a pretrained
+        network closer to itself; False is Re2TAL.
     stored: names of transitions ("layer4.0") or of recomputed modules ("stem") that keep their activations
         and do not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with
         nothing frozen it lies in layer1: recomputing the stem takes 12 % off it, transitions lower what is
@@ -194,7 +200,9 @@ def rewire(
         Recurrence(beta)
         if stored:
             raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
-        rows = rewire_foreign(network, beta=beta, exact=exact, hook=branches, example=example)
+        rows = rewire_foreign(
+            network, beta=beta, exact=exact, leapfrog=leapfrog, hook=branches, example=example
+        )
         return [Rewired(*row) for row in rows]
     _check_network(network)
     Recurrence(beta)
@@ -203,7 +211,9 @@ def rewire(
     parts = {*network.stage_names, *network.recomputed_names}
     for name, module in list(network.named_modules()):
         if name in network.stage_names:
-            table.extend(_rewire_stage(network, name, beta=beta, exact=exact, stored=stored))
+            table.extend(
+                _rewire_stage(network, name, beta=beta, exact=exact, leapfrog=leapfrog, stored=stored)
+            )
         elif name in stored:
             table.append(Rewired(name, "plain", 0, "not a residual stage; activations stored"))
         elif name in network.recomputed_names:
@@ -220,14 +230,15 @@ def _is_apart(name: str, parts: set[str]) -> bool:
 
 
 def _rewire_stage(
-    network: nn.Module, name: str, *, beta: float, exact: bool, stored: Collection[str]
+    network: nn.Module, name: str, *, beta: float, exact: bool, leapfrog: bool, stored: Collection[str]
 ) -> Iterator[Rewired]:
     stage = network.get_submodule(name)
     kept = frozenset(other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}."))
     if any(name.startswith(f"{other}.") for other in network.recomputed_names if other not in stored):
         # The stage runs again as a whole, with a graph: to invert or recompute then would be a third run.
         kept = frozenset(child for child, _ in stage.named_children())
-    rewired = RewiredStage(OrderedDict(stage.named_children()), beta=beta, exact=exact, stored=kept)
+    blocks = OrderedDict(stage.named_children())
+    rewired = RewiredStage(blocks, beta=beta, exact=exact, leapfrog=leapfrog, stored=kept)
     parent, _, child = name.rpartition(".")
     rewired.training = stage.training  # not .train(): frozen batch norms inside are in another mode
     setattr(network.get_submodule(parent), child, rewired)

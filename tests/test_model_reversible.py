@@ -51,7 +51,9 @@ def stage(num_branches: int, kind=pre_norm_mlp, width: int = 6, dtype=torch.floa
     return [Branch(module, module) for module in modules]
 
 
-def reference(branches: list[Branch], x: Tensor, beta: float, post_activation: bool) -> Tensor:
+def reference(
+    branches: list[Branch], x: Tensor, beta: float, post_activation: bool, leapfrog: bool = False
+) -> Tensor:
     """The formulas of the docstring, under plain autograd."""
 
     def leaky(z: Tensor, slope: float) -> Tensor:
@@ -62,6 +64,8 @@ def reference(branches: list[Branch], x: Tensor, beta: float, post_activation: b
         residual = branch(now)
         if post_activation:
             residual = leaky(residual, 1 - beta)
+        if leapfrog:
+            residual = (1 + beta) * residual
         after = (1 - beta) * now + beta * before + residual
         before, now = now, leaky(after, beta) if post_activation else after
     return (now + beta * before) / (1 + beta)
@@ -116,6 +120,26 @@ def test_beta_zero_is_the_original_network_bit_for_bit():
             expected = expected + branch(expected)
             expected = expected if activate is None else activate(expected)
         assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("post_activation", [False, True])
+@pytest.mark.parametrize("beta", [0.0, *BETAS])
+def test_leapfrog_has_the_gradients_of_plain_autograd(beta, post_activation):
+    branches, x = stage(5), torch.randn(4, 6, 6, dtype=torch.float64)
+    expected = gradients(branches, lambda x: reference(branches, x, beta, post_activation, True), x)
+    options = {"beta": beta, "post_activation": post_activation, "leapfrog": True}
+    for invert in (False, beta > 0):
+        found = gradients(branches, lambda x, i=invert: run_stage(branches, x, **options, invert=i), x)
+        # As in the test of gradients without leapfrog.
+        assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) < 1e-9
+
+
+@pytest.mark.parametrize("beta", [0.0, *BETAS])
+def test_with_leapfrog_branches_that_ignore_x_add_up_as_in_the_original_network(beta):
+    x, *terms = torch.randn(8, 3, 5, dtype=torch.float64)
+    branches = [Branch(lambda _, term=term: term, nn.Identity()) for term in terms]
+    y = run_stage(branches, x, beta=beta, leapfrog=True)
+    assert torch.allclose(y, x + sum(terms), atol=1e-13)  # float64 rounding
 
 
 @pytest.mark.parametrize("kind", [pre_norm_mlp, conv_norm])

@@ -126,6 +126,20 @@ def test_float32_gradients_are_as_good_as_plain_autograds():
     assert distance(found, {name: tensor.float() for name, tensor in expected.items()}) < limit
 
 
+def test_leapfrog_scales_the_branches_of_a_recurrence_and_no_transition():
+    network, plain = tiny(), tiny()
+    rewire(network, beta=1.0, exact=False, leapfrog=True)
+    x = clips()
+    y = plain.stem(x)
+    for name in plain.stage_names:
+        first, *others = getattr(plain, name)
+        before = now = first.downsample(y) + torch.relu(first.residual(y))
+        for block in others:
+            before, now = now, before + 2 * torch.relu(block.residual(now))
+        y = (before + now) / 2
+    assert torch.allclose(network(x), y, rtol=1e-12)
+
+
 def test_one_clip_alone_gives_the_features_it_has_in_a_batch():
     network = tiny()
     rewire(network)
