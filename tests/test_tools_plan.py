@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from model.network import Network
@@ -111,6 +112,23 @@ def test_the_first_pieces_stand_for_all(monkeypatch):
     monkeypatch.setattr(plan_step, "RUN_PIECES", {False: 99, True: 99})
     every = fake_step(settings, 5)
     assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
+
+
+def test_a_piece_without_a_graph_may_be_the_larger_one():
+    """Few kept clips, the others in large pieces: the peak is in the forward pass."""
+    encoder = {"clip_ratio": 0.1, "piece_clips": 11, "reversible": True}
+    settings = run_settings(data={"num_clips": 12}, encoder=encoder, optimizer={"batch_size": 1})
+    assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.01)  # all of it is seen
+
+
+@pytest.mark.parametrize("backbone", ["slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
+def test_every_family_is_built_without_values(backbone):
+    settings = run_settings(encoder={"backbone": backbone})
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network = plan_step._fake_network(settings, 5, torch.bfloat16, mode)
+    assert all(isinstance(p, FakeTensor) and p.dtype == torch.bfloat16 for p in network.parameters())
+    weight = torch.nn.init.trunc_normal_(torch.zeros(100))
+    assert weight.std() > 0.5, "torch's own drawing is back"
 
 
 def test_torchs_own_tracker_finds_the_same_peak():

@@ -9,7 +9,8 @@ piece of clips allocates what the one before allocated, so the first ones stand 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from train.settings import Settings
 WEIGHTS, GRADIENTS, FRAMES = "weights", "gradients", "frames"
 BOUNDARIES, WORKING, FEATURES = "stage boundaries", "working set", "features and detector"
 ACTIONS = 8  # true actions per video in the estimate: they count for next to nothing
-RUN_PIECES = {False: 1, True: 2}  # by whether there is a graph: the second meets the gradients of the first
+RUN_PIECES = {False: 1, True: 2}  # by whether there is a graph: the second finds the gradients of the first
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ class _Pieces(nn.Module):
     def __init__(self, encoder: nn.Module, tracker: PartBytes) -> None:
         super().__init__()
         self.encoder, self.tracker = encoder, tracker
-        self.runs: Counter[bool] = Counter()  # by whether there is a graph
-        self.largest = 0  # clips of the largest piece
+        # by whether there is a graph: clips of the largest piece so far, and how often one so large has run
+        self.largest: Counter[bool] = Counter()
+        self.runs: Counter[bool] = Counter()
         self.one_clip: Tensor | None = None  # (1, D, t), features as the encoder gave them
 
     def forward(self, clips: Tensor) -> Tensor:
         self.tracker.adopt([clips], FRAMES)  # a view of the batch, or a copy of some of its clips
         graph = torch.is_grad_enabled()
-        if self.one_clip is not None and (self.runs[graph] >= RUN_PIECES[graph] or len(clips) < self.largest):
+        news = self._is_news(len(clips), graph)
+        if self.one_clip is not None and not news:
             return self.one_clip.new_empty(len(clips), *self.one_clip.shape[1:], requires_grad=graph)
-        self.runs[graph] += 1
-        self.largest = max(self.largest, len(clips))
         with_graph = graph and any(p.requires_grad for p in self.encoder.parameters())
         if with_graph:  # what an earlier piece left behind are its gradients
             self.tracker.move(WORKING, GRADIENTS)
@@ -71,14 +72,31 @@ class _Pieces(nn.Module):
         self.one_clip = features.detach()[:1].clone() if self.one_clip is None else self.one_clip
         return features
 
+    def _is_news(self, num_clips: int, graph: bool) -> bool:
+        """Whether a piece may allocate what none did before it."""
+        if num_clips > self.largest[graph]:
+            self.largest[graph], self.runs[graph] = num_clips, 0
+        self.runs[graph] += num_clips == self.largest[graph]
+        return num_clips == self.largest[graph] and self.runs[graph] <= RUN_PIECES[graph]
+
+
+@contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Inside, nn.init.trunc_normal_ does nothing: it draws until the values fit, and fake ones have none."""
+    drawing = nn.init.trunc_normal_
+    nn.init.trunc_normal_ = lambda tensor, *_, **__: tensor
+    try:
+        yield
+    finally:
+        nn.init.trunc_normal_ = drawing
+
 
 def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode: FakeTensorMode) -> Network:
     """The run's network in training mode, on fake tensors; pretrained weights are not read."""
-    with mode:
+    with mode, _nothing_drawn():
         network = Network(settings.encoder, settings.detector, num_classes=num_classes).train()
-        for tensor in [*network.parameters(), *network.buffers()]:
-            if tensor.is_floating_point():  # Module.to does not take fake tensors
-                tensor.data = tensor.data.to(dtype)
+        for parameter in network.parameters():  # as DeepSpeed: buffers stay; Module.to takes no fake tensors
+            parameter.data = parameter.data.to(dtype)
     for stage in network.detector.stages:  # the first anchors are drawn, hence real; what follows need not be
         stage.register_forward_pre_hook(lambda _, inputs: tuple(_as_fake(mode, x) for x in inputs))
     return network
