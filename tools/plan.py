@@ -67,8 +67,8 @@ def table(estimate: Estimate, memory: int) -> str:
 
 def remedy(part: str, settings: Settings, engine: Engine) -> str:
     """What makes this part smaller, beyond batch, pieces and ratio."""
-    from tools.plan_memory import BOUNDARIES, BUCKETS, CONTEXT, DECODER, FRAMES, OPTIMIZER, WORKING
-    from tools.plan_step import FEATURES
+    from tools.plan_memory import BUCKETS, CONTEXT, DECODER, OPTIMIZER
+    from tools.plan_step import BOUNDARIES, FEATURES, FRAMES, WORKING
 
     if part in (BOUNDARIES, WORKING):
         if not settings.encoder.reversible and not settings.encoder.frozen:

@@ -93,7 +93,7 @@ def changed(settings: Settings, changes: Change) -> Settings:
 def ratio_of(kept: int, num_clips: int) -> float:
     """The shortest ratio that keeps so many clips (num_kept rounds up, so this one is rounded down)."""
     for digits in range(1, 7):
-        ratio = math.floor(kept / num_clips * 10**digits) / 10**digits
+        ratio: float = math.floor(kept / num_clips * 10**digits) / 10**digits
         if ratio > 0 and num_kept(num_clips, ratio) == kept:
             return ratio
     return kept / num_clips

@@ -87,7 +87,7 @@ class Engine:
 
 
 def _stays(zero: dict[str, Any], what: str) -> bool:
-    return (zero.get(what) or {}).get("device", "none") == "none"
+    return bool((zero.get(what) or {}).get("device", "none") == "none")
 
 
 @dataclass(frozen=True)
