@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batch_norm import BatchNorm3d
+
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
 
@@ -180,12 +182,12 @@ def _resnet(blocks: Sequence[int], first_middles: Callable[[int, int], tuple[int
 
 def r2plus1d_18() -> R2Plus1D:
     """torchvision's R(2+1)D-18 without `fc`: 31.3 M parameters, D = 512, t = L / 8."""
-    return R2Plus1D(_resnet((2, 2, 2, 2), _torchvision_first), nn.BatchNorm3d)
+    return R2Plus1D(_resnet((2, 2, 2, 2), _torchvision_first), BatchNorm3d)
 
 
 def r2plus1d_34() -> R2Plus1D:
     """TSP's R(2+1)D-34: 63.5 M parameters, D = 512, t = L / 8; batch-norm eps and momentum are Caffe2's."""
-    return R2Plus1D(_resnet((3, 4, 6, 3), _caffe2_first), partial(nn.BatchNorm3d, eps=1e-3, momentum=0.9))
+    return R2Plus1D(_resnet((3, 4, 6, 3), _caffe2_first), partial(BatchNorm3d, eps=1e-3, momentum=0.9))
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

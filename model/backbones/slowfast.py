@@ -3,8 +3,9 @@
 C. Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019. The fast pathway sees every
 frame of the clip, the slow one every fourth; before each of its four stages the slow pathway takes in what a
 lateral convolution makes of the fast one. slowfast_50 and slowfast_101 are PySlowFast's SLOWFAST_8x8_R50 and
-SLOWFAST_8x8_R101_101_101, with their numbers (minus the `head`). The two *_mmaction2 are mmaction2's: bare
-laterals (no norm, no ReLU), other slow frames, ImageNet's normalisation. Re2TAL and OpenTAD start from those.
+SLOWFAST_8x8_R101_101_101, with their numbers (minus the `head`). The *_mmaction2 are mmaction2's: bare
+laterals (no norm, no ReLU; *_lateral_norm has them), other slow frames, ImageNet's normalisation. Re2TAL and
+OpenTAD start from the bare ones.
 
 A block is a shortcut and one residual branch, so that `model.rewire` can make it reversible.
 """
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .batch_norm import BatchNorm3d
 
 FrameRule = Callable[[int, int], Tensor]  # frames of the clip, alpha -> int64 numbers of the slow frames
 Triple = tuple[int, int, int]
@@ -57,7 +60,7 @@ class Convolution(nn.Conv3d):
 def convolve(inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> nn.Sequential:
     """Convolution, norm, ReLU: (n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
     return nn.Sequential(
-        Convolution(inputs, outputs, kernel, stride), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)
+        Convolution(inputs, outputs, kernel, stride), BatchNorm3d(outputs), nn.ReLU(inplace=True)
     )
 
 
@@ -73,12 +76,12 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = convolve(inputs, middle, (frames, 1, 1))
         self.conv2 = convolve(middle, middle, (1, 3, 3), (1, stride, stride))
-        self.conv3 = nn.Sequential(Convolution(middle, outputs, (1, 1, 1)), nn.BatchNorm3d(outputs))
+        self.conv3 = nn.Sequential(Convolution(middle, outputs, (1, 1, 1)), BatchNorm3d(outputs))
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                Convolution(inputs, outputs, (1, 1, 1), (1, stride, stride)), nn.BatchNorm3d(outputs)
+                Convolution(inputs, outputs, (1, 1, 1), (1, stride, stride)), BatchNorm3d(outputs)
             )
 
     def residual(self, x: Tensor) -> Tensor:
@@ -246,10 +249,10 @@ def _initialise(network: nn.Module) -> None:
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
-def _mmaction2(blocks: tuple[int, ...]) -> Layout:
+def _mmaction2(blocks: tuple[int, ...], *, lateral_norm: bool = False) -> Layout:
     return Layout(
         blocks,
-        lateral_norm=False,
+        lateral_norm=lateral_norm,
         frame_rule=strided_frames,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -269,6 +272,11 @@ def slowfast_101() -> SlowFast:
 def slowfast_50_mmaction2() -> SlowFast:
     """mmaction2's SlowFast 8x8 R50: as slowfast_50, with bare laterals."""
     return SlowFast(_mmaction2(R50))
+
+
+def slowfast_50_mmaction2_lateral_norm() -> SlowFast:
+    """mmaction2's SlowFast 8x8 R50 of its step schedule (`lateral_norm=True`): laterals as in slowfast_50."""
+    return SlowFast(_mmaction2(R50, lateral_norm=True))
 
 
 def slowfast_101_mmaction2() -> SlowFast:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batch_norm import BatchNorm2d
 from .drop_path import DropPath, rising_rates
 
 
@@ -60,7 +61,7 @@ class Block(nn.Module):
         outputs = width * self.expansion
         if stride != 1 or inputs != outputs:
             self.downsample = PerFrame(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs)
             )
 
     def add_layers(self, inputs: int, width: int, stride: int) -> None:
@@ -95,9 +96,9 @@ class BasicBlock(Block):
 
     def add_layers(self, inputs: int, width: int, stride: int) -> None:
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
 
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -111,11 +112,11 @@ class Bottleneck(Block):
 
     def add_layers(self, inputs: int, width: int, stride: int) -> None:
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.bn3 = BatchNorm2d(4 * width)
 
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -180,7 +181,7 @@ def _stem(outputs: int) -> PerFrame:
     """(n, L, 3, H, W) -> (n, L, outputs, H/4, W/4)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv1"] = nn.Conv2d(3, outputs, 7, 2, 3, bias=False)
-    layers["bn1"] = nn.BatchNorm2d(outputs)
+    layers["bn1"] = BatchNorm2d(outputs)
     layers["relu"] = nn.ReLU(inplace=True)
     layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
     return PerFrame(layers)

@@ -7,7 +7,8 @@ difference: the last norm is called `norm`, whether the source calls it `norm`, 
 What the sources do after the last block differs, and so this is ours: `norm` is applied to every token, as in
 VideoMAE's pretraining encoder and in Hugging Face's VideoMAEModel with `use_mean_pooling=False`. VideoMAE's
 classifier and mmaction2 apply `fc_norm` to the mean of all tokens instead, and mmaction2's feature map
-(`return_feat_map=True` with mean pooling) is not normalised at all: `Layout.norm=False` gives that one.
+(`return_feat_map=True` with mean pooling), which AdaTAD uses, is not normalised at all, nor is the output of
+Hugging Face's model with `use_mean_pooling=True`: those two are `Layout.norm=False`, the *_mmaction2 here.
 
 Positions: row t * side^2 + y * side + x of one sine-cosine table belongs to token (t, y, x), where `side` is
 that of the token grid the weights were trained on. Longer or shorter clips read more or fewer rows, as in
@@ -19,7 +20,7 @@ another number of tokens, would move every place that the weights have learnt.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -215,3 +216,18 @@ def videomae_b() -> VideoMAE:
 def videomae_l() -> VideoMAE:
     """ViT-L: 304 M parameters, D = 1024, t = L / 2."""
     return VideoMAE(LARGE)
+
+
+def videomae_s_mmaction2() -> VideoMAE:
+    """ViT-S as in mmaction2's feature map: videomae_s without the last norm."""
+    return VideoMAE(replace(SMALL, norm=False))
+
+
+def videomae_b_mmaction2() -> VideoMAE:
+    """ViT-B as in mmaction2's feature map: videomae_b without the last norm."""
+    return VideoMAE(replace(BASE, norm=False))
+
+
+def videomae_l_mmaction2() -> VideoMAE:
+    """ViT-L as in mmaction2's feature map: videomae_l without the last norm."""
+    return VideoMAE(replace(LARGE, norm=False))
