@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,32 @@ def test_the_backbone_of_a_checkpoint_is_found_by_its_tensors(shared_real):
     for file in ("torchvision_swin3d_s.json", "pyslowfast_SLOWFAST_8x8_R101_ptvcfg.json"):
         found = best_match(published(shared_real, file), backbone=None, source=None)
         assert (found.backbone, found.source) == PUBLISHED[file]
+
+
+def test_a_checkpoint_without_a_last_norm_is_not_given_a_fresh_one():
+    # transformers' VideoMAEModel with use_mean_pooling=True returns what its last block gives.
+    for backbone in ("videomae_b", "videomae_b_mmaction2"):
+        with torch.device("meta"):
+            weights = build_backbone(backbone).state_dict()
+        found = best_match(weights, backbone=None, source="videomae")
+        assert (found.backbone, found.share, found.unexpected) == (backbone, 1, [])
+
+
+def test_a_lateral_norm_of_mmaction2_is_neither_lost_nor_taken_for_pyslowfasts():
+    for backbone in ("slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm"):
+        weights: dict[str, Tensor] = {}
+        with torch.device("meta"):
+            own = build_backbone(backbone).state_dict()
+        for name, tensor in own.items():
+            name = re.sub(r"^lateral1\.", "slow_path.conv1_lateral.", name)
+            name = re.sub(r"^lateral(\d)\.", lambda m: f"slow_path.layer{int(m[1]) - 1}_lateral.", name)
+            name = re.sub(r"^(slow|fast)\.", r"\1_path.", name).replace("blocks.", "")
+            name = name.replace("stem.conv.", "conv1.conv.").replace("stem.norm.", "conv1.bn.")
+            name = re.sub(r"(conv\d|downsample|lateral)\.0\.", r"\1.conv.", name)
+            weights[re.sub(r"(conv\d|downsample|lateral)\.1\.", r"\1.bn.", name)] = tensor
+        found = best_match(weights, backbone=None, source=None)
+        assert (found.backbone, found.source) == (backbone, "mmaction2")
+        assert found.share == 1 and not found.unexpected
 
 
 def test_every_backbone_has_sources():

@@ -115,11 +115,11 @@ def mmaction2_name(name: str, *, rewired: bool) -> str:
     """The name of our tensor in mmaction2, or in OpenTAD's Re2TAL if `rewired`.
 
     Derived from resnet3d_slowfast.py and re2tal_slowfast.py: two pathways, a ConvModule (`conv`, `bn`) per
-    convolution, the laterals (bare) in the slow pathway, named after the layer they read.
+    convolution, the laterals in the slow pathway, named after the layer they read.
     """
-    if m := re.match(r"lateral(\d)\.0\.weight", name):
+    if m := re.match(r"lateral(\d)\.([01])\.(\w+)", name):
         read = "conv1" if m[1] == "1" else f"layer{int(m[1]) - 1}"
-        return f"backbone.slow_path.{read}_lateral.conv.weight"
+        return f"backbone.slow_path.{read}_lateral.{'bn' if m[2] == '1' else 'conv'}.{m[3]}"
     name = re.sub(r"^(slow|fast)\.", r"backbone.\1_path.", name)
     name = name.replace("stem.conv.", "conv1.conv.").replace("stem.norm.", "conv1.bn.")
     name = re.sub(r"\.(conv\d|downsample)\.0\.", r".\1.conv.", name)
@@ -141,7 +141,9 @@ def test_mmaction2s_names_have_the_documented_form():
 
 
 @pytest.mark.parametrize("rewired", [False, True])
-@pytest.mark.parametrize("backbone", ["slowfast_50_mmaction2", "slowfast_101_mmaction2"])
+@pytest.mark.parametrize(
+    "backbone", ["slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm", "slowfast_101_mmaction2"]
+)
 def test_every_tensor_of_mmaction2_and_re2tal_finds_its_place(backbone, rewired):
     own = own_shapes(backbone)
     theirs = {mmaction2_name(name, rewired=rewired): torch.empty(s, device="meta") for name, s in own.items()}
@@ -168,7 +170,7 @@ def test_a_detector_trained_with_opentad_gives_its_encoder():
     [
         (slowfast.from_pyslowfast, "s4.pathway0_nonlocal6.conv_phi.weight"),
         (slowfast.from_caffe2, "nonlocal_conv4_6_phi_w"),
-        (slowfast.from_mmaction2, "slow_path.conv1_lateral.bn.weight"),
+        (slowfast.from_mmaction2, "slow_path.layer4.0.non_local_block.g.weight"),
     ],
 )
 def test_what_we_do_not_know_keeps_its_name(convert, name):

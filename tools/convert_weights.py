@@ -34,15 +34,15 @@ Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 ENOUGH = 0.95  # of the backbone's tensors must be in the file
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "blobs")
-# by the beginning of a backbone's name: source -> its rules
+_MMACTION2: dict[str, Convert] = {"mmaction2": slowfast.from_mmaction2}
+_MMACTION2["opentad-re2tal"] = slowfast.from_opentad_re2tal
+# by the beginning of a backbone's name, the longest that fits: source -> its rules
 SOURCES: dict[str, dict[str, Convert]] = {
     "r2plus1d": {"torchvision": r2plus1d.from_torchvision, "tsp": r2plus1d.from_tsp},
-    "slowfast": {
-        "pyslowfast": slowfast.from_pyslowfast,
-        "caffe2": slowfast.from_caffe2,
-        "mmaction2": slowfast.from_mmaction2,
-        "opentad-re2tal": slowfast.from_opentad_re2tal,
-    },
+    # Tensors do not tell PySlowFast's networks from mmaction2's with a lateral norm; slow frames differ.
+    "slowfast": {"pyslowfast": slowfast.from_pyslowfast, "caffe2": slowfast.from_caffe2},
+    "slowfast_50_mmaction2": _MMACTION2,
+    "slowfast_101_mmaction2": _MMACTION2,
     "tsm": {"torchvision": tsm.from_torchvision, "mit": tsm.from_mit, "mmaction2": tsm.from_mmaction2},
     "video_swin": {
         "torchvision": video_swin.from_torchvision,

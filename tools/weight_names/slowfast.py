@@ -1,8 +1,9 @@
 """SlowFast checkpoints of PySlowFast, Caffe2, mmaction2 and Re2TAL -> names of model/backbones/slowfast.py.
 
 PySlowFast's native and Caffe2 names fit slowfast_50 and slowfast_101; those of mmaction2 and of OpenTAD's
-Re2TAL fit slowfast_50_mmaction2 and slowfast_101_mmaction2, whose laterals are bare convolutions. A name that
-follows no rule here stays as it is, so that it shows as unexpected (non-local blocks, laterals with a norm).
+Re2TAL fit slowfast_50_mmaction2 and slowfast_101_mmaction2, whose laterals are bare convolutions, or, if the
+laterals have a norm, slowfast_50_mmaction2_lateral_norm. A name that follows no rule here stays as it is, so
+that it shows as unexpected (non-local blocks).
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def _mmaction2_name(name: str) -> str | None:
         return None
     if m := re.fullmatch(r"(slow|fast)_path\.conv1\.(conv|bn)\.(\w+)", name):
         return _stem(_PATHWAY.index(m[1]), m[2], m[3])
-    if m := re.fullmatch(r"slow_path\.(?:conv1|layer(\d))_lateral\.conv\.weight", name):
-        return f"lateral{int(m[1] or 0) + 1}.0.weight"
+    if m := re.fullmatch(r"slow_path\.(?:conv1|layer(\d))_lateral\.(conv|bn)\.(\w+)", name):
+        return f"lateral{int(m[1] or 0) + 1}.{_CONV[m[2]]}.{m[3]}"
     part = r"(slow|fast)_path\.(layer\d)\.(\d+)\.(conv\d|downsample)\.(conv|bn)\.(\w+)"
     if m := re.fullmatch(part, name):
         return f"{m[1]}.{m[2]}.blocks.{m[3]}.{m[4]}.{_CONV[m[5]]}.{m[6]}"
