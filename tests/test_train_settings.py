@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from model.backbones import build_backbone
+from model.reversible import smallest_beta
 from train.main import main
 from train.settings import RECIPES, dump_settings, load_settings, parse_yaml, settings_from
 
@@ -71,3 +74,15 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_run(arguments, mess
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_ends_at_a_beta_that_all_its_stages_invert(recipe):
+    encoder = load_settings(recipe).encoder
+    with torch.device("meta"):
+        network = build_backbone(encoder.backbone)
+    for name in network.stage_names:
+        blocks = [block for block in network.get_submodule(name) if block.downsample is None]
+        number = sum(len(block.branches) for block in blocks)
+        least = smallest_beta(number, torch.bfloat16, post_activation=blocks[0].post_activation)
+        assert encoder.beta.end >= least, f"{name}: {number} branches"
