@@ -67,7 +67,7 @@ def build_mode(name: str, mode: str, device: str) -> nn.Module:
 
 
 def step(network: nn.Module, clip: Tensor, autocast: torch.dtype | None) -> None:
-    """Forward and backward of a loss that weighs every feature differently; drop-path draws the same each time."""
+    """Forward and backward of a loss that weighs every feature differently, with the same drop-path."""
     network.zero_grad()
     torch.manual_seed(1)
     with torch.autocast(clip.device.type, dtype=autocast, enabled=autocast is not None):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
 from pipeline.verify import file_sha256
-from tools.weight_names import r2plus1d, slowfast, tsm, video_swin, videomae
+from tools.weight_names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
 from train.edge import Command, Output, check_new_file, force_option, output_options
 
 Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -55,7 +55,7 @@ SOURCES: dict[str, dict[str, Convert]] = {
         "huggingface": videomae.from_huggingface,
     },
 }
-NAMES = sorted({source for sources in SOURCES.values() for source in sources})
+NAMES = sorted({"leantad", *(source for sources in SOURCES.values() for source in sources)})
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -142,7 +142,7 @@ class Match:
 def sources_of(backbone: str) -> dict[str, Convert]:
     """The sources whose checkpoints fit a backbone of this name."""
     family = max((name for name in SOURCES if backbone.startswith(name)), key=len)
-    return SOURCES[family]
+    return {**SOURCES[family], "leantad": leantad.from_checkpoint}
 
 
 @cache
