@@ -1,0 +1,408 @@
+"""The manual tells the truth: its commands run, its links lead somewhere, its names and messages exist.
+
+Each page is run from top to bottom in a folder of its own, where tiny stand-ins lie under the names that the
+page uses (PREPARED). Training, planning and benchmarks are made small (SMALLER, tiny_run.SMALL); all else runs
+as it is written. What cannot run here is listed with the reason (NOT_RUN), and its options are parsed.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from documented import (
+    NAMES,
+    PAGES,
+    ROOT,
+    Block,
+    Documented,
+    anchors,
+    blocks,
+    commands,
+    links,
+    occurs,
+    prose,
+)
+from pydantic import BaseModel
+from safetensors.torch import load_file
+from tiny_run import SMALL, make_shards_of, run
+
+from model.backbones import BACKBONES, build_backbone
+from tools.cli import COMMANDS
+from train.optimizer import check_ds_config
+from train.settings import RECIPES, Settings, settings_from
+
+TINY = {**SMALL, "encoder.backbone": "r2plus1d_tiny", "encoder.steps_per_clip": 1, "run.epochs": 1}
+TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color": 0}
+# documented words -> what is run in their place
+SMALLER = {
+    "--clip 3x16x112x112": "--clip 3x8x32x32",
+    "--backbone r2plus1d_34": "--backbone r2plus1d_tiny",
+    "--backbone r2plus1d_18": "--backbone r2plus1d_tiny",
+    "--backbone video_swin_t --source torchvision": "--backbone r2plus1d_tiny --source tsp",
+    "encoder.backbone=video_swin_t": "encoder.backbone=r2plus1d_tiny",
+    "run.epochs=60": "run.epochs=1",
+    "--workers 16": "--workers 1",
+    "--bootstrap 1000": "--bootstrap 20",
+}
+# Whole commands. The doctor's other checks are seconds of imports each; tests/test_tools_doctor.py has them.
+INSTEAD = {"leantad doctor": "leantad doctor --only python --only disk"}
+SEVERAL = (
+    "starts other processes or needs GPUs: two processes run in test_train_loop.py, test_train_engine.py"
+)
+NOT_RUN = {
+    "make setup": "has made the environment of these tests",
+    "make demo": "takes minutes; CI runs it",
+    "make test": "is what runs these tests",
+    "source .venv/bin/activate": "changes the shell it is typed into",
+    "deepspeed --num_gpus 4 train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "torchrun --standalone --nproc_per_node 4 train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "deepspeed --hostfile hostfile train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint node1:29500 "
+    "train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 train/main.py --recipe mine.yaml --out runs/two "
+    "--set run.device=cpu": SEVERAL,
+    "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/activitynet_r2plus1d34.yaml "
+    "--out runs/anet": SEVERAL,
+    "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/thumos_r2plus1d34.yaml "
+    "--out runs/thumos": SEVERAL,
+}
+# What lies in the folder before a page is run from top to bottom.
+PREPARED = {
+    "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo", "runs/anet", "runs/thumos"]
+    + ["anet/videos", "anet/activity_net.v1-3.min.json", "thumos/videos", "thumos/thumos_gt.json"]
+    + ["cuhk_val.json"],
+    "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
+    "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
+    "docs/read-the-report.md": ["runs/demo", "data/demo"],
+    "docs/choose-settings.md": ["data/mine", "mine.yaml", "swin3d_t.pth"]
+    + ["r2plus1d_34-tsp_on_activitynet.pth"],
+    "docs/memory.md": ["data/mine", "mine.yaml"],
+    "docs/several-gpus-and-machines.md": ["data/mine", "mine.yaml"],
+    "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],
+    "docs/troubleshooting.md": ["data/mine"],
+}
+PLAIN_TOOLS = ("cp",)
+LAUNCHERS = ("deepspeed", "torchrun")
+LAUNCH_OPTIONS = {"--num_gpus", "--num_accelerators", "--hostfile", "--standalone", "--nnodes"}
+LAUNCH_OPTIONS |= {"--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
+FOREIGN_OPTIONS = {"--gpus", "--shm-size", "--extra-index-url"}  # docker's and pip's
+
+
+# ------------------------------------------------------------------------------------------- the stand-ins
+
+
+def csv_of(annotations: Path, place: Path) -> None:
+    """The annotations of an ActivityNet-style JSON file as CSV."""
+    with place.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["video", "start", "end", "label", "subset"])
+        for name, video in json.loads(annotations.read_text())["database"].items():
+            for action in video["annotations"]:
+                table.writerow([name, *action["segment"], action["label"], video["subset"]])
+
+
+def renamed_subsets(annotations: Path, place: Path) -> None:
+    """The same annotations under THUMOS-14's names of subsets."""
+    text = annotations.read_text().replace('"training"', '"train"').replace('"validation"', '"test"')
+    place.write_text(text)
+
+
+def foreign_checkpoint(place: Path) -> None:
+    """A checkpoint as TSP writes them, of the tiny backbone."""
+    torch.manual_seed(0)
+    weights = build_backbone("r2plus1d_tiny").state_dict()
+    torch.save({"model": {f"features.{name}": tensor for name, tensor in weights.items()}}, place)
+
+
+def external_scores(annotations: Path, place: Path) -> None:
+    """Video-level scores of a classifier, as the field's files have them."""
+    names = json.loads(annotations.read_text())["database"]
+    place.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Six videos, packed, and a run trained on them."""
+    folder = tmp_path_factory.mktemp("made")
+    shards = make_shards_of(folder)
+    trained = run(shards, folder / "run", run__epochs=1)
+    assert trained.exit_code == 0, trained.output
+    return folder
+
+
+def prepare(name: str, made: Path, place: Path) -> None:
+    """Put the stand-in of this name there."""
+    videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    makers: dict[str, Callable[[], object]] = {
+        "annotations.csv": lambda: csv_of(annotations, place),
+        "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", place),
+        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", place),
+        "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, place),
+        "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, place),
+        "cuhk_val.json": lambda: external_scores(annotations, place),
+    }
+    if name in makers:
+        makers[name]()
+    elif name.endswith(".pth"):
+        foreign_checkpoint(place)
+    elif name.startswith("runs/"):
+        shutil.copytree(made / "run", place, symlinks=True)
+    elif name.startswith("data/"):
+        shutil.copytree(made / "shards", place)
+    else:
+        place.mkdir()
+        chosen = {"recordings": "train_*", "more": "valid_*"}.get(name, "*")
+        for file in videos.glob(chosen):
+            shutil.copy(file, place)
+
+
+@pytest.fixture
+def world(request, made, tmp_path, monkeypatch) -> Path:
+    """A folder that looks like a checkout, with the stand-ins of one page."""
+    for name in ("train", "tools", "ds_config.json", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in PREPARED.get(request.getfixturevalue("name"), []):
+        prepare(name, made, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------------ running a page
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]] | None:
+    """The click command that a documented line calls, and its arguments; None if it calls another program."""
+    if words[0] == "leantad" and len(words) > 1:
+        assert words[1] in COMMANDS, f"no command {words[1]}"
+        return importlib.import_module(COMMANDS[words[1]][0]).main, words[2:]
+    if words[0] == "python" and words[1].endswith(".py"):
+        return importlib.import_module(words[1].removesuffix(".py").replace("/", ".")).main, words[2:]
+    return None
+
+
+def made_small(command: Documented) -> list[str]:
+    """The words that are run: with substitutions, and tiny settings below those that the line itself gives."""
+    text = INSTEAD.get(" ".join(command.words), "\n".join(command.words))
+    for documented, smaller in SMALLER.items():
+        text = text.replace(documented.replace(" ", "\n"), smaller.replace(" ", "\n"))
+    words = text.split("\n") if "\n" in text else text.split(" ")
+    if "--recipe" in words and words[1] in ("train", "plan"):
+        sets = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+        words[2:2] = [*sets, *(["--quiet"] if words[1] == "train" else [])]
+    return words
+
+
+def execute(command: Documented, where: str, monkeypatch) -> None:
+    """Run one documented command; it must succeed."""
+    if command.words[0] in PLAIN_TOOLS:
+        subprocess.run(command.words, check=True)
+        return
+    found = command_of(made_small(command))
+    assert found is not None, f"{where}: nobody runs this: {command.text}"
+    with monkeypatch.context() as patch:
+        for name, value in command.variables.items():
+            patch.setenv(name, value)
+        result = CliRunner().invoke(*found)
+    said = f"{where}: {command.text}\nexit code {result.exit_code}\n{result.output}"
+    assert result.exit_code == 0, f"{said}{result.exception!r}"
+    if command.stdout is not None:
+        Path(command.stdout).write_text(result.stdout)
+        assert not command.stdout.endswith(".json") or json.loads(result.stdout), said
+
+
+def check_parses(command: Documented, where: str) -> None:
+    """A command that is not run: its target, or its options, must exist all the same."""
+    first, *rest = command.words
+    if first == "make":
+        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
+    elif first in LAUNCHERS:
+        script = next(place for place, word in enumerate(rest) if word.endswith(".py"))
+        options = {word for word in rest[:script] if word.startswith("--")}
+        assert options <= LAUNCH_OPTIONS, f"{where}: {options - LAUNCH_OPTIONS}"
+        found = command_of(["python", *rest[script:]])
+        assert found is not None
+        found[0].make_context(rest[script], found[1])  # parses, and does not run
+
+
+def run_block(block: Block, name: str, space: dict, monkeypatch) -> None:
+    """Do what a fenced block says, or check what it shows."""
+    where = f"{name}, line {block.line}"
+    if block.language == "sh":
+        for command in commands(block):
+            if command.text in NOT_RUN:
+                check_parses(command, f"{name}, line {command.line}")
+            else:
+                execute(command, f"{name}, line {command.line}", monkeypatch)
+    elif block.language == "python":
+        exec(compile(block.text, where, "exec"), space)
+    elif block.language == "yaml":
+        values = yaml.safe_load(block.text)
+        settings_from({**values, "data": {"shards": "x", **values.get("data", {})}})
+    elif block.language == "json":
+        check_ds_config(json.loads(block.text))
+    else:
+        assert block.language in ("", "csv"), f"{where}: {block.language!r} is a language that nobody runs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_a_page_tells_you_to_run_runs(name, world, monkeypatch):
+    space = {"__name__": "documented_page"}
+    for block in blocks(ROOT / name):
+        run_block(block, name, space, monkeypatch)
+    if name == "docs/resume.md":
+        assert (
+            load_file("mine_encoder.safetensors").keys()
+            == build_backbone("r2plus1d_tiny").state_dict().keys()
+        )
+
+
+def test_the_documented_script_itself_starts():
+    """All other commands run within the tests' process."""
+    script = Path(sys.executable).with_name("leantad")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "Commands:" in done.stdout, done.stderr
+    main = [sys.executable, "train/main.py", "--help"]
+    assert subprocess.run(main, capture_output=True, cwd=ROOT).returncode == 0
+
+
+def all_commands() -> list[Documented]:
+    return [c for page in PAGES for block in blocks(page) if block.language == "sh" for c in commands(block)]
+
+
+def test_the_tables_of_this_file_hold_nothing_that_the_manual_lost():
+    texts = {command.text for command in all_commands()}
+    assert not NOT_RUN.keys() - texts
+    assert not PREPARED.keys() - set(NAMES)
+    for documented in SMALLER:
+        assert any(documented in text for text in texts), documented
+    for documented in INSTEAD:
+        assert documented in texts
+
+
+# ---------------------------------------------------------------------------------------- what pages claim
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, heading = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and ROOT in (target, *target.parents), link
+        assert not heading or heading in anchors(target), link
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, object]:
+    return {name: field.annotation for name, field in model.model_fields.items()}
+
+
+def is_setting(name: str) -> bool:
+    """Whether a dotted name is a setting or a group of them."""
+    model: object = Settings
+    for part in name.split("."):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in fields_of(model):
+            return False
+        model = fields_of(model)[part]
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_settings_that_pages_name_exist(page):
+    groups = "|".join(fields_of(Settings).keys() - {"seed"})
+    found = re.findall(rf"(?<![\w./-])((?:{groups})\.[a-z_]+(?:\.[a-z_]+)*)", page.read_text())
+    files = {name for name in found if name.endswith((".py", ".json", ".md", ".log"))}
+    assert not [name for name in found if name not in files and not is_setting(name)]
+
+
+def known_options() -> set[str]:
+    modules = (importlib.import_module(module) for module, _ in COMMANDS.values())
+    options = {option for module in modules for p in module.main.params for option in p.opts}
+    return options | {"--help"} | LAUNCH_OPTIONS | FOREIGN_OPTIONS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_options_and_commands_that_pages_name_exist(page):
+    text = prose(page)
+    named = {
+        option
+        for code in re.findall(r"`([^`]+)`", text)
+        for option in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
+    }
+    assert not named - known_options()
+    called = set(re.findall(r"`leantad ([a-z-]+)", text)) - {"COMMAND"}
+    assert not called - COMMANDS.keys()
+
+
+def test_every_command_has_its_place_in_the_readme_and_the_manual():
+    readme = prose(ROOT / "README.md")
+    manual = "\n".join(page.read_text() for page in PAGES)
+    for name in COMMANDS:
+        assert f"`{name}`" in readme, name
+        assert name in manual.replace(readme, ""), name
+
+
+def test_every_page_is_in_the_index_and_the_readme_fits_its_first_promise():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in PAGES[1:]:
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
+    torchs_own = {"CUDA out of memory"}
+    assert len(messages) >= 25 and len(messages) == page.count("\n### ")
+    assert not [message for message in messages if message not in torchs_own and not occurs(message)]
+    assert not occurs("...: this message ... was never written")
+
+
+def frames_after(backbone: torch.nn.Module, frames: int) -> int | None:
+    """t for a clip of so many frames; None if the backbone refuses it."""
+    with torch.device("meta"):
+        try:
+            return backbone(torch.zeros(1, 3, frames, 32, 32)).shape[2]
+        except ValueError:
+            return None
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_table_of_backbones_is_right(backbone):
+    page = (ROOT / "docs" / "choose-settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| ([\d.]+) \| (.+?) \| L(?: / (\d))? \|", page, re.MULTILINE)
+    assert [row[0] for row in rows] == list(BACKBONES)
+    _, features, millions, rule, divisor = next(row for row in rows if row[0] == backbone)
+    with torch.device("meta"):
+        network = build_backbone(backbone).eval()
+    assert network.num_features == int(features)
+    assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}" == millions
+    multiple = {"any": 1, "multiple of 2": 2, "multiple of 4": 4}[rule]
+    for frames in (16, 17, 18):
+        allowed = frames % multiple == 0
+        want = -(-frames // int(divisor or 1)) if allowed else None
+        assert frames_after(network, frames) == want, frames
+
+
+def test_the_working_folder_is_left_alone():
+    """Pages run in folders of their own."""
+    assert not any(
+        (ROOT / name).exists() for name in ("mine.yaml", "my_videos", "annotations.csv", "match.mp4")
+    )
+    assert os.getcwd() != "/"
