@@ -35,19 +35,25 @@ def _digits(dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True)
 class Grid:
-    """Multiples of `step`, a power of two per sample: (n, 1, ...)."""
+    """Multiples of a power of two per sample, `step`; `shift` is 1.5 * 2^(digits - 1) steps: (n, 1, ...)."""
 
     step: Tensor
+    shift: Tensor
 
     @staticmethod
     def of(x: Tensor) -> Grid:
         """The grid for a stage with this input; x: (n, D, ...), float32 or float64."""
-        largest = x.detach().abs().flatten(1).amax(1) if x.numel() else x.new_zeros(len(x))  # (n,)
+        within = tuple(range(1, x.dim()))
+        if x.numel():
+            largest = torch.linalg.vector_norm(x.detach(), float("inf"), dim=within, keepdim=True)
+        else:
+            largest = x.new_zeros((len(x), *[1] * len(within)))  # (n, 1, ...)
         _, exponent = torch.frexp(largest)  # largest <= 2 ** exponent
         # One digit less than there are: the stage output is the sum of two states, halved.
         step = power_of_two(exponent + HEADROOM + 1 - _digits(x.dtype), x.dtype)
-        return Grid(step.view(-1, *[1] * (x.dim() - 1)))
+        return Grid(step, step * 1.5 * 2.0 ** (_digits(x.dtype) - 1))
 
     def round(self, x: Tensor) -> Tensor:
         """The nearest points to x: (n, D, ...)."""
-        return torch.round(x / self.step).mul_(self.step)
+        # A float of the size of `shift` has no digits below `step`: the sum is rounded to it, half to even.
+        return (x + self.shift).sub_(self.shift)
