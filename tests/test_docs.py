@@ -7,14 +7,11 @@ as written. What cannot run here is listed with the reason (NOT_RUN), and its op
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -37,13 +34,15 @@ from documented import (
 )
 from pydantic import BaseModel
 from safetensors.torch import load_file
+from stand_ins import prepare
 from tiny_run import SMALL, make_shards_of, run
 
 from model.backbones import BACKBONES, build_backbone
+from pipeline.annotations import read_annotations
 from tools.cli import COMMANDS
 from tools.convert_weights import NAMES as WEIGHT_SOURCES
 from train.optimizer import check_ds_config
-from train.settings import RECIPES, Settings, settings_from
+from train.settings import Settings, settings_from
 
 TINY = {**SMALL, "encoder.backbone": "r2plus1d_tiny", "encoder.steps_per_clip": 1, "run.epochs": 1}
 TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color": 0}
@@ -112,35 +111,6 @@ FOREIGN_OPTIONS = {"--gpus", "--shm-size", "--extra-index-url"}  # docker's and 
 # ------------------------------------------------------------------------------------------- the stand-ins
 
 
-def csv_of(annotations: Path, place: Path) -> None:
-    """The annotations of an ActivityNet-style JSON file as CSV."""
-    with place.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["video", "start", "end", "label", "subset"])
-        for name, video in json.loads(annotations.read_text())["database"].items():
-            for action in video["annotations"]:
-                table.writerow([name, *action["segment"], action["label"], video["subset"]])
-
-
-def renamed_subsets(annotations: Path, place: Path) -> None:
-    """The same annotations under THUMOS-14's names of subsets."""
-    text = annotations.read_text().replace('"training"', '"train"').replace('"validation"', '"test"')
-    place.write_text(text)
-
-
-def foreign_checkpoint(place: Path) -> None:
-    """A checkpoint as TSP writes them, of the tiny backbone."""
-    torch.manual_seed(0)
-    weights = build_backbone("r2plus1d_tiny").state_dict()
-    torch.save({"model": {f"features.{name}": tensor for name, tensor in weights.items()}}, place)
-
-
-def external_scores(annotations: Path, place: Path) -> None:
-    """Video-level scores of a classifier, as the field's files have them."""
-    names = json.loads(annotations.read_text())["database"]
-    place.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """Six videos, packed, and a run trained on them."""
@@ -149,33 +119,6 @@ def made(tmp_path_factory) -> Path:
     trained = run(shards, folder / "run", run__epochs=1)
     assert trained.exit_code == 0, trained.output
     return folder
-
-
-def prepare(name: str, made: Path, place: Path) -> None:
-    """Put the stand-in of this name there."""
-    videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    makers: dict[str, Callable[[], object]] = {
-        "annotations.csv": lambda: csv_of(annotations, place),
-        "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", place),
-        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", place),
-        "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, place),
-        "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, place),
-        "cuhk_val.json": lambda: external_scores(annotations, place),
-    }
-    if name in makers:
-        makers[name]()
-    elif name.endswith(".pth"):
-        foreign_checkpoint(place)
-    elif name.startswith("runs/"):
-        shutil.copytree(made / "run", place, symlinks=True)
-    elif name.startswith("data/"):
-        shutil.copytree(made / "shards", place)
-    else:
-        place.mkdir()
-        chosen = {"recordings": "train_*", "more": "valid_*"}.get(name, "*")
-        for file in videos.glob(chosen):
-            shutil.copy(file, place)
 
 
 @pytest.fixture
@@ -263,8 +206,11 @@ def run_block(block: Block, name: str, space: dict, monkeypatch) -> None:
         settings_from({**values, "data": {"shards": "x", **values.get("data", {})}})
     elif block.language == "json":
         check_ds_config(json.loads(block.text))
+    elif block.language == "csv":
+        Path("shown.csv").write_text(block.text)
+        assert read_annotations("shown.csv")
     else:
-        assert block.language in ("", "csv"), f"{where}: {block.language!r} is a language that nobody runs"
+        assert not block.language, f"{where}: {block.language!r} is a language that nobody runs"
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""Tiny stand-ins for the files that the manual's commands name; for tests/test_docs.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.backbones import build_backbone
+from train.settings import RECIPES
+
+
+def csv_of(annotations: Path, place: Path) -> None:
+    """The annotations of an ActivityNet-style JSON file as CSV."""
+    with place.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["video", "start", "end", "label", "subset"])
+        for name, video in json.loads(annotations.read_text())["database"].items():
+            for action in video["annotations"]:
+                table.writerow([name, *action["segment"], action["label"], video["subset"]])
+
+
+def renamed_subsets(annotations: Path, place: Path) -> None:
+    """The same annotations under THUMOS-14's names of subsets."""
+    text = annotations.read_text().replace('"training"', '"train"').replace('"validation"', '"test"')
+    place.write_text(text)
+
+
+def foreign_checkpoint(place: Path) -> None:
+    """A checkpoint as TSP writes them, of the tiny backbone."""
+    torch.manual_seed(0)
+    weights = build_backbone("r2plus1d_tiny").state_dict()
+    torch.save({"model": {f"features.{name}": tensor for name, tensor in weights.items()}}, place)
+
+
+def external_scores(annotations: Path, place: Path) -> None:
+    """Video-level scores of a classifier, as the field's files have them."""
+    names = json.loads(annotations.read_text())["database"]
+    place.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
+
+
+def prepare(name: str, made: Path, place: Path) -> None:
+    """Put the stand-in of this name there; made: a folder with raw videos, shards and a finished run."""
+    videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    makers: dict[str, Callable[[], object]] = {
+        "annotations.csv": lambda: csv_of(annotations, place),
+        "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", place),
+        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", place),
+        "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, place),
+        "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, place),
+        "cuhk_val.json": lambda: external_scores(annotations, place),
+    }
+    if name in makers:
+        makers[name]()
+    elif name.endswith(".pth"):
+        foreign_checkpoint(place)
+    elif name.startswith("runs/"):
+        shutil.copytree(made / "run", place, symlinks=True)
+    elif name.startswith("data/"):
+        shutil.copytree(made / "shards", place)
+    else:
+        place.mkdir()
+        chosen = {"recordings": "train_*", "more": "valid_*"}.get(name, "*")
+        for file in videos.glob(chosen):
+            shutil.copy(file, place)
