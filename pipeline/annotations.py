@@ -64,7 +64,9 @@ def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str
         raise ValueError(f"{path}: got a {path.suffix or 'nameless'} file, want annotations in .json or .csv")
     videos = readers[path.suffix.lower()](path, _read_text(path))
     if not videos:
-        raise ValueError(f"{path}: no video in it, want at least one; see the file layouts in the README")
+        raise ValueError(
+            f"{path}: no video in it, want at least one; docs/train-on-your-own-videos.md shows the layouts"
+        )
     if subset is None:
         return videos
     chosen = {key: video for key, video in videos.items() if video.subset == subset}
