@@ -1,8 +1,8 @@
 """Measures what rewiring a backbone costs: time against plain and checkpointed, and the error of gradients.
 
-- time: forward and backward of the plain network, with every residual block checkpointed by torch, and
-  rewired; in turns, so that whatever else the machine does hits all three; the least of --repeats counts.
-  On a CPU the seconds are the process's own, so that other processes count for less.
+- time: forward and backward of the plain network, with every residual block checkpointed by torch (the stem
+  is kept), and rewired; in turns, so that whatever else the machine does hits all three; the least of
+  --repeats counts. On a CPU the seconds are the process's own, so that other processes count for less.
 - error: of the reconstructed stage inputs and of all gradients (relative L2), against the same recurrence
   with every branch input kept. With drop-path on, batch norm with its stored statistics, as in training.
 """
