@@ -1,7 +1,7 @@
 """Bring a video to its training form: constant rate, small, upright, BT.601, closed groups of pictures.
 
 Frame k of the result is what the source shows k / fps seconds after its first displayed frame. Memory is a
-few frames whatever the length; the source is decoded once. Encoders run one thread: equal input, equal bytes.
+few frames whatever the length; the source is decoded once. Equal input gives equal bytes.
 Colours become BT.601 limited range, which both training decoders assume; HDR is not tone-mapped.
 """
 
@@ -37,7 +37,8 @@ COLORSPACES = {
 }
 
 # No B-frames and no hidden frames: one packet per frame, in the order shown. 300 frames of 170x128 measured:
-# VP9 460 kB, 41.0 dB, 0.7 s; H.264 487 kB, 40.9 dB, 0.5 s.
+# VP9 460 kB, 41.0 dB, 0.7 s; H.264 487 kB, 40.9 dB, 0.5 s (with mbtree). Equal bytes need one thread and no
+# mbtree: x264's AVX-512 version of it gave other bytes in 5 of 150 runs beside busy processes (LOG.md).
 VP9 = {
     "deadline": "realtime",
     "cpu-used": "8",
@@ -46,7 +47,7 @@ VP9 = {
     "crf": "26",
     "b": "0",
 }
-H264 = {"preset": "veryfast", "crf": "18", "bf": "0", "sc_threshold": "0"}
+H264 = {"preset": "veryfast", "crf": "18", "bf": "0", "sc_threshold": "0", "mbtree": "0"}
 MP4 = {"movflags": "+faststart", "fflags": "+bitexact"}
 ENCODERS = {"vp9": ("libvpx-vp9", VP9), "h264": ("libx264", H264)}
 
@@ -261,6 +262,7 @@ def _to_bt601(scaler: VideoReformatter, frame: av.VideoFrame, width: int, height
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.MPEG,
         interpolation=SCALING,
+        threads=1,
     )
 
 

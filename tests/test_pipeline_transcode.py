@@ -139,7 +139,10 @@ def test_the_key_frames_of_the_source_do_not_come_through(tmp_path, codec):
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_equal_input_gives_equal_bytes(shared_real, codec):
     path = shared_real / "videos" / "mmaction2_demo_spatiotemporal_det.mp4"
-    assert transcode(path, Form(codec=codec))[0] == transcode(path, Form(codec=codec))[0]
+    made = [transcode(path, Form(codec=codec))[0] for _ in range(2)]
+    assert made[0] == made[1]
+    if codec == "h264":  # with either, one encoding in thirty differs on a busy machine
+        assert b" threads=1 " in made[0] and b" mbtree=0" in made[0]
 
 
 def test_the_ntsc_rate_is_kept_exactly(shared_real):
