@@ -170,24 +170,24 @@ def rewire(
     beta: float = 1.0,
     exact: bool = True,
     leapfrog: bool = False,
-    stored: Collection[str] = (),
+    stored: Collection[str] | None = None,
     branches: Branches | None = None,
     example: Mapping[str, Any] | None = None,
 ) -> list[Rewired]:
     """Make a network reversible, in place; says what became of every block.
 
     network: prepared, or anybody's. A prepared one has `stage_names`, its nn.Sequential stages of residual
-        blocks (BasicBlock in model/backbones/r2plus1d.py shows what a block offers), and `recomputed_names`,
-        other modules of one tensor in and out, such as a stem; both may be dotted. In anybody's, blocks
-        x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing (model/tracing), and their
-        order, too (model/tracing/chain.py). Its blocks must then be called with their input alone.
+        blocks (BasicBlock in model/backbones/r2plus1d.py shows what a block offers), `recomputed_names`,
+        other modules of one tensor in and out, such as a stem, and perhaps `stored_names`, the default of
+        `stored`; all may be dotted. In anybody's, blocks x + F(x), one or several in a row, or
+        relu(x + F(x)), are found by tracing (model/tracing), and their order, too (model/tracing/chain.py).
+        Its blocks must then be called with their input alone.
     exact: at beta = 1 states are kept on a grid, and the inverse is bitwise equal (model/grid.py).
     leapfrog: branches of the recurrence count 1 + beta times (model/reversible.py), which keeps a pretrained
         network closer to itself; False is Re2TAL.
     stored: names of transitions ("layer4.0") or of recomputed modules ("stem") that keep their activations
-        and do not run again: faster, and free of charge where the peak lies elsewhere. (In R(2+1)D-34 with
-        nothing frozen it lies in layer1: recomputing the stem takes 12 % off it, transitions lower what is
-        saved.) For prepared networks.
+        and do not run again: faster, and free of charge where the peak lies elsewhere. None: the network's
+        own choice, which leaves the peak where it is; (): none. For prepared networks.
     branches: where tracing cannot see: called with a module, gives its residual branches in order, each a
         function of one tensor that calls the module's own submodules, or None to have it traced. Held
         against the module's own forward when it first runs. For anybody's networks.
@@ -206,6 +206,7 @@ def rewire(
         return [Rewired(*row) for row in rows]
     _check_network(network)
     Recurrence(beta)
+    stored = getattr(network, "stored_names", ()) if stored is None else stored
     _check_stored(stored, network)
     table: list[Rewired] = []
     parts = {*network.stage_names, *network.recomputed_names}
@@ -214,7 +215,7 @@ def rewire(
             table.extend(
                 _rewire_stage(network, name, beta=beta, exact=exact, leapfrog=leapfrog, stored=stored)
             )
-        elif name in stored:
+        elif name in stored and name in network.recomputed_names:
             table.append(Rewired(name, "plain", 0, "not a residual stage; activations stored"))
         elif name in network.recomputed_names:
             module.forward = partial(recompute, module.forward, module)

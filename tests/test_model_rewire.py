@@ -167,6 +167,8 @@ def test_table_names_every_block():
     blocks = [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
     assert [row.name for row in table] == ["stem", *blocks]
     kinds = {row.name: row.kind for row in table}
+    reasons = {row.name: row.reason for row in table}
+    assert "recomputed" in reasons["layer2.0"] and "stored" in reasons["layer3.0"]
     assert [name for name in blocks if kinds[name] == "reversible"] == [
         "layer1.0",
         "layer1.1",
@@ -361,7 +363,7 @@ def test_saved_bytes_of_a_stage_do_not_grow_with_its_depth(num_blocks):
 def test_the_34_saves_at_most_70_mib_for_a_clip_of_16x112x112():
     network, clip = build_backbone("r2plus1d_34"), torch.randn(1, 3, 16, 112, 112)
     rewire(network)
-    assert saved_mib(network, clip) < 40  # 34.8 measured; 70 is promised; 763 without rewiring
+    assert saved_mib(network, clip) < 55  # 50.9 measured; 70 is promised; 763 without rewiring
 
 
 class Foreign(nn.Module):
