@@ -15,6 +15,7 @@ setup(
         "model.detector",
         "model.tracing",
         "train",
+        "train.report",
         "tools",
         "tools.viewer",
         "tools.weight_names",

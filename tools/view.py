@@ -14,7 +14,7 @@ import click
 from tools.viewer.build import document_of, make_view
 from tools.viewer.media import Library
 from train.edge import Command, Output, check_new, force_option, output_options
-from train.page import plural
+from train.report.page import plural
 from train.results import check_overlap, read_detections, read_truth
 
 EMBED_LIMIT_MIB = 64.0

@@ -11,7 +11,7 @@ from train.engine import barrier, rank, world_size
 from train.inference import detect, infer
 from train.metrics import evaluate
 from train.postprocess import write_detections
-from train.report import write_report
+from train.report.build import write_report
 from train.run import Run
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.annotations import Video
 from pipeline.shards import unique_keys, write_text
 from train.edge import one_line
-from train.page import duration_text, plural
+from train.report.page import duration_text, plural
 
 from .content import Material, collect, index_row, length_of, order_of, page_data, video_errors
 from .media import Library, embedded, linked

@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.annotations import Video
 from train.matching import detection_rows, overlapping_pairs
-from train.timelines import Judged, judge, working_point
+from train.report.timelines import Judged, judge, working_point
 
 # Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most
 # so many detections per video on average.

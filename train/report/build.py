@@ -20,11 +20,10 @@ import yaml
 
 from pipeline.shards import write_text
 from train.assess import assess
-from train.charts import column_chart, loss_chart, map_chart, precision_chart
-from train.diagnosis_charts import error_section
-from train.page import PAGE, card, duration_text, memory_text, percent, plural, tile
-from train.results import read_detections
-from train.timelines import (
+from train.report.charts import column_chart, loss_chart, map_chart, precision_chart
+from train.report.diagnosis_charts import error_section
+from train.report.page import PAGE, card, duration_text, memory_text, percent, plural, tile
+from train.report.timelines import (
     TIOU,
     Judged,
     WorkingPoint,
@@ -35,6 +34,7 @@ from train.timelines import (
     video_scores,
     working_point,
 )
+from train.results import read_detections
 
 DEFAULT_VIDEOS = 8
 MANY_CLASSES = 60  # of more classes, the best and the worst are shown and the rest folded away

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from train.svg import (
+from train.report.svg import (
     BLUE,
     GREEN,
     ORANGE,

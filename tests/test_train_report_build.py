@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pipeline.annotations import Action, Video
-from train.charts import Line, column_chart, line_chart, smoothed, spread
 from train.metrics import evaluate
-from train.page import duration_text, plural
 from train.postprocess import write_detections
-from train.report import write_report
-from train.svg import nice_step, tag, time_axis, value_axis
-from train.timelines import (
+from train.report.build import write_report
+from train.report.charts import Line, column_chart, line_chart, smoothed, spread
+from train.report.page import duration_text, plural
+from train.report.svg import nice_step, tag, time_axis, value_axis
+from train.report.timelines import (
     choose_videos,
     clock,
     judge,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from train.matching import Rows, detection_rows, match_labels, truth_rows
-from train.svg import Axis, image, rule, tag, time_axis, words
+from train.report.svg import Axis, image, rule, tag, time_axis, words
 
 TIOU = 0.5
 WIDTH, LANE, GAP, TOP, LEFT, RIGHT = 1100, 58, 12, 4, 160, 20

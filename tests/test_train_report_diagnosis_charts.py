@@ -8,8 +8,8 @@ import pytest
 from metric_cases import found, random_case, video
 
 from train.assess import assess
-from train.diagnosis_charts import bins_chart, error_section, profile_chart
-from train.svg import value_axis
+from train.report.diagnosis_charts import bins_chart, error_section, profile_chart
+from train.report.svg import value_axis
 
 
 def measured(truth, detections):

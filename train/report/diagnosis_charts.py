@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from train.assess import TITLES, bin_range
-from train.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, column_chart, grid, line_chart
 from train.diagnosis import ERRORS, OUTCOMES
-from train.page import card
-from train.svg import BLUE, GREEN, ORANGE, PURPLE, SKY, Axis, image, rule, tag, value_axis, words
+from train.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, column_chart, grid, line_chart
+from train.report.page import card
+from train.report.svg import BLUE, GREEN, ORANGE, PURPLE, SKY, Axis, image, rule, tag, value_axis, words
 
 COLOURS = dict(zip(OUTCOMES, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
 SHORT = {**TITLES, "double": "double", "confusion": "confusion"}

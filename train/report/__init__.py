@@ -1,0 +1,1 @@
+"""The report.html of a run: build (what goes in), charts, timelines and their svg, page (the frame)."""
