@@ -20,7 +20,8 @@ from train.edge import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
     from tools.plan_advice import Option
-    from tools.plan_memory import Engine, Estimate, Source
+    from tools.plan_engine import Engine
+    from tools.plan_memory import Estimate, Source
     from train.settings import Settings
 
 HELP = """Estimate the peak GPU memory of a training run, by part, without a GPU.
@@ -55,27 +56,29 @@ def facts(settings: Settings, classes: int | None, output: Output, *, must: bool
 
 
 def table(estimate: Estimate, memory: int) -> str:
-    """The parts as aligned text with a bar each; memory: bytes of the GPU."""
+    """The parts as aligned text with a bar each; memory: bytes of the device."""
     top = max(estimate.parts.values())
     lines = [f"{'part':<22}{'MiB':>10}{'share':>8}"]
     for part, size in estimate.parts.items():
         bar = "#" * round(BAR * size / top)
         lines.append(f"{part:<22}{size / 2**20:>10.1f}{size / estimate.total:>8.1%}  {bar}".rstrip())
-    lines.append(f"{'peak':<22}{estimate.total / 2**20:>10.1f}{estimate.total / memory:>8.1%} of the GPU")
+    whole = f"{memory / 2**30:g} GiB"
+    lines.append(f"{'peak':<22}{estimate.total / 2**20:>10.1f}{estimate.total / memory:>8.1%} of {whole}")
     return "\n".join(lines)
 
 
 def remedy(part: str, settings: Settings, engine: Engine) -> str:
     """What makes this part smaller, beyond batch, pieces and ratio."""
-    from tools.plan_memory import BUCKETS, CONTEXT, DECODER, OPTIMIZER
-    from tools.plan_step import BOUNDARIES, FEATURES, FRAMES, WORKING
+    from tools.plan_engine import OPTIMIZER
+    from tools.plan_memory import CONTEXT, DECODER
+    from tools.plan_step import BOUNDARIES, BUCKETS, FEATURES, FRAMES, WORKING
 
     if part in (BOUNDARIES, WORKING):
         if not settings.encoder.reversible and not settings.encoder.frozen:
             return "set encoder.reversible=true"
         halve = "" if engine.bf16 else "bf16 in ds_config.json, "
         return f"{halve}a smaller data.crop, fewer data.clip_frames or a smaller encoder.backbone"
-    if part == OPTIMIZER and engine.optimizer_on_gpu:
+    if part == OPTIMIZER and not engine.offloads_optimizer and not engine.on_cpu:
         return "zero_optimization.offload_optimizer cpu in ds_config.json, or more --processes"
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
@@ -146,14 +149,20 @@ def command(
     as_json: bool,
 ) -> None:
     from tools.plan_advice import Search
-    from tools.plan_memory import GIB, HEADROOM, Engine, estimate
-    from train.optimizer import read_ds_config
+    from tools.plan_engine import Engine
+    from tools.plan_memory import GIB, HEADROOM, estimate
+    from train.optimizer import has_compiler, read_ds_config
     from train.settings import load_settings
 
     output = Output(quiet, as_json)
     chosen = (*overrides, f"data.shards={shards}") if shards else overrides
     settings = load_settings(recipe, chosen)
-    engine = Engine.of(read_ds_config(ds_config or settings.run.ds_config), processes)
+    engine = Engine.of(
+        read_ds_config(ds_config or settings.run.ds_config),
+        processes,
+        device="cpu" if settings.run.device == "cpu" else "cuda",
+        cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
+    )
     num_classes, source = facts(settings, classes, output, must=shards is not None)
 
     def of(candidate: Settings) -> Estimate:
@@ -162,8 +171,9 @@ def command(
     size = round(memory * GIB)
     budget = round(size * (1 - HEADROOM))
     whole = of(settings)
+    where = "process(es) on a CPU" if engine.on_cpu else "GPU(s)"
     output.say(
-        f"{recipe.stem}, one of {processes} GPU(s), ZeRO {engine.stage}, at its peak in {whole.moment}:"
+        f"{recipe.stem}, one of {processes} {where}, ZeRO {engine.stage}, at its peak in {whole.moment}:"
     )
     output.say(table(whole, size))
     fits = whole.total <= budget

@@ -116,17 +116,12 @@ class Search:
 
     def _changes(self, piece: int, batch: int, kept: int) -> Change:
         ratio = self.settings.encoder.clip_ratio if kept == self.kept else ratio_of(kept, self.num_clips)
-        return {PIECE: piece, BATCH: batch, RATIO: ratio}
+        accumulated = self.settings.optimizer.accumulation_steps * math.ceil(self.batch / batch)
+        return {PIECE: piece, BATCH: batch, ACCUMULATION: accumulated, RATIO: ratio}
 
     def _option(self, piece: int, batch: int, kept: int, why: str) -> Option:
-        wanted = {PIECE: piece}
-        if batch != self.batch:
-            wanted[BATCH] = batch
-        if batch < self.batch:
-            wanted[ACCUMULATION] = self.settings.optimizer.accumulation_steps * math.ceil(self.batch / batch)
-        changes: Change = dict(wanted)
-        if kept != self.kept:
-            changes[RATIO] = ratio_of(kept, self.num_clips)
+        same = {BATCH: batch == self.batch, ACCUMULATION: batch >= self.batch, RATIO: kept == self.kept}
+        changes = {name: n for name, n in self._changes(piece, batch, kept).items() if not same.get(name)}
         return Option(changes, self.total(piece, batch, kept), why)
 
     def piece(self, batch: int, kept: int) -> int | None:
