@@ -79,12 +79,15 @@ NOT_RUN = {
     "--out runs/anet": SEVERAL,
     "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/thumos_r2plus1d34.yaml "
     "--out runs/thumos": SEVERAL,
+    "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/thumos_video_swin_t.yaml "
+    "--out runs/thumos_swin --set data.shards=data/thumos256": SEVERAL,
 }
 # What lies in the folder before a page is run from top to bottom.
 PREPARED = {
-    "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo", "runs/anet", "runs/thumos"]
-    + ["anet/videos", "anet/activity_net.v1-3.min.json", "thumos/videos", "thumos/thumos_gt.json"]
-    + ["cuhk_val.json"],
+    "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo"],
+    "docs/benchmarks.md": ["anet/videos", "anet/activity_net.v1-3.min.json", "runs/anet", "cuhk_val.json"]
+    + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
+    + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
     "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
     "docs/read-the-report.md": ["runs/demo", "data/demo"],
@@ -95,7 +98,7 @@ PREPARED = {
     "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],
     "docs/troubleshooting.md": ["data/mine"],
 }
-PLAIN_TOOLS = ("cp",)
+PLAIN_TOOLS = ("cp", "mkdir")
 LAUNCHERS = ("deepspeed", "torchrun")
 
 
