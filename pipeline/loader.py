@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,13 +78,13 @@ class Loader:
 
     In training it is endless: each epoch is a fresh permutation, its last step is filled up with the epoch's
     first samples. In evaluation it is one pass in the subset's order, every sample once over all ranks and
-    the windows of a video on one rank; samples that fill up are flagged in `Batch.padding`. All ranks do
-    equal steps.
+    the windows of a video on one rank; no batch is larger than what is left. All ranks do equal steps of
+    equal size: one that has less left than another adds black clips, flagged in `Batch.padding`.
 
     A thread decodes `settings.prefetch` batches ahead. `state_dict` is the position of the next batch to be
     handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches.
     A sample that cannot be read raises ValueError naming shard and key; while fewer than `skip_bad` were met,
-    the epoch's next readable one takes its place instead (in evaluation flagged as padding), told on stderr.
+    the epoch's next readable one takes its place instead (in evaluation black clips), told on stderr.
     """
 
     def __init__(
@@ -115,10 +115,9 @@ class Loader:
             )
         ]
         self._shares = [] if training else self._evaluation_shares()
-        self.steps_per_epoch = (
-            steps_per_epoch(len(self.samples), batch_size=batch_size, world_size=world_size)
-            if training
-            else steps_per_epoch(max(map(len, self._shares)), batch_size=batch_size, world_size=1)
+        most = len(self.samples) if training else max(map(len, self._shares))
+        self.steps_per_epoch = steps_per_epoch(
+            most, batch_size=batch_size, world_size=world_size if training else 1
         )
         self.label_of = {name: number for number, name in enumerate(dataset.classes)}
         self.bad: set[int] = set()
@@ -186,43 +185,37 @@ class Loader:
         keys = [sample.video.key for sample in self.samples]
         return [whole_videos(keys, rank=r, world_size=self.world_size) for r in range(self.world_size)]
 
-    def _places(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The list of sample numbers to take from, the places to take, and which of them only fill up."""
-        if self.training:
-            order = epoch_order(len(self.samples), seed=self.seed, epoch=epoch)
-            rank, world_size = self.rank, self.world_size
-        else:
-            order, rank, world_size = self._shares[self.rank], 0, 1
-        if not len(order):  # fewer videos than ranks: this one only keeps step with the others
-            order = np.arange(len(self.samples))
-            return order, np.zeros(self.batch_size, np.int64), np.ones(self.batch_size, bool)
-        return order, *deal(len(order), step, batch_size=self.batch_size, rank=rank, world_size=world_size)
-
     def _batch_at(self, epoch: int, step: int) -> Batch:
         """The batch of a position: a function of the position and of the samples alone."""
-        order, places, wrapped = self._places(epoch, step)
-        samples, clips, padding = [], [], []
-        for place, wraps in zip(places, wrapped, strict=True):
-            sample, pixels, replaced = self._decode_or_replace(order, int(place), epoch)
-            samples.append(sample)
-            clips.append(pixels)
-            padding.append(not self.training and bool(wraps or replaced))
-        return self._collate(samples, clips, padding)
+        if not self.training:
+            return self._evaluation_batch(step)
+        order = epoch_order(len(self.samples), seed=self.seed, epoch=epoch)
+        how = {"batch_size": self.batch_size, "rank": self.rank, "world_size": self.world_size}
+        taken = [self._first_readable(order, int(place), epoch) for place in deal(len(order), step, **how)]
+        return self._collate([sample for sample, _ in taken], [clips for _, clips in taken])
 
-    def _decode_or_replace(
-        self, order: np.ndarray, place: int, epoch: int
-    ) -> tuple[Sample, torch.Tensor, bool]:
-        """The sample at `place` of the epoch, or the next readable one; its clips; whether it is another."""
-        for offset in range(len(order)):
-            number = int(order[(place + offset) % len(order)])
-            if number in self.bad:
-                continue
-            sample = self.samples[number]
-            try:
-                return sample, self._decode(sample, epoch), offset > 0
-            except (ValueError, OSError) as error:
-                self._count_bad(number, sample, error)
-        raise ValueError(f"loader: none of the {len(order)} samples could be read")
+    def _evaluation_batch(self, step: int) -> Batch:
+        start = step * self.batch_size
+        size = min(self.batch_size, max(map(len, self._shares)) - start)
+        numbers = [int(number) for number in self._shares[self.rank][start : start + size]]
+        fill = size - len(numbers)
+        clips = [self._try(number, 0) for number in numbers] + [None] * fill
+        return self._collate([self.samples[number] for number in numbers + [0] * fill], clips)
+
+    def _first_readable(self, order: np.ndarray, place: int, epoch: int) -> tuple[Sample, torch.Tensor]:
+        """The sample at `place` of the epoch, or the next one that can be read, and its clips."""
+        tried = ((self.samples[number], self._try(int(number), epoch)) for number in np.roll(order, -place))
+        return next((sample, clips) for sample, clips in tried if clips is not None)
+
+    def _try(self, number: int, epoch: int) -> torch.Tensor | None:
+        """The clips of a sample; None if it cannot be read and may be skipped."""
+        if number in self.bad:
+            return None
+        try:
+            return self._decode(self.samples[number], epoch)
+        except (ValueError, OSError) as error:
+            self._count_bad(number, self.samples[number], error)
+            return None
 
     def _count_bad(self, number: int, sample: Sample, error: Exception) -> None:
         video, reason = sample.video, " ".join(str(error).split())
@@ -230,9 +223,10 @@ class Loader:
         if len(self.bad) >= self.settings.skip_bad:
             raise ValueError(told) from error
         self.bad.add(number)
-        print(
-            f"loader: skipped {told} ({len(self.bad)} of at most {self.settings.skip_bad})", file=sys.stderr
-        )
+        if len(self.bad) == len(self.samples):
+            raise ValueError(f"loader: none of the {len(self.bad)} samples could be read; last {told}")
+        count = f"{len(self.bad)} of at most {self.settings.skip_bad}"
+        print(f"loader: skipped {told} ({count})", file=sys.stderr)
 
     def _decode(self, sample: Sample, epoch: int) -> torch.Tensor:
         settings, video = self.settings, sample.video
@@ -274,17 +268,24 @@ class Loader:
             color=settings.color,
         )
 
-    def _collate(self, samples: list[Sample], clips: list[torch.Tensor], padding: list[bool]) -> Batch:
+    def _collate(self, samples: Sequence[Sample], clips: Sequence[torch.Tensor | None]) -> Batch:
+        """One batch; a sample without clips gets black ones and only fills up."""
         truths = [self._truth(sample) for sample in samples]
+        pixels = [self._black() if one is None else one for one in clips]
         return Batch(
-            clips=clips[0][None] if len(clips) == 1 else torch.stack(clips),
+            clips=pixels[0][None] if len(pixels) == 1 else torch.stack(pixels),
             keys=tuple(sample.video.key for sample in samples),
             windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
             durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),
             gt_segments=tuple(segments for segments, _ in truths),
             gt_labels=tuple(labels for _, labels in truths),
-            padding=tuple(padding),
+            padding=tuple(one is None for one in clips),
         )
+
+    def _black(self) -> torch.Tensor:
+        s = self.settings
+        shape = (s.num_clips, 3, s.clip_frames, s.crop, s.crop)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.device)
 
     def _truth(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Segments (A, 2) and labels (A,) of a window; if it is the whole video every action counts."""

@@ -34,17 +34,14 @@ def steps_per_epoch(num_samples: int, *, batch_size: int, world_size: int) -> in
     return -(-num_samples // (batch_size * world_size))
 
 
-def deal(
-    num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Places in the epoch's list that `rank` takes at `step`.
+def deal(num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
+    """Places (batch_size,) in the epoch's list that `rank` takes at `step`.
 
-    Returns the places (batch_size,) and a mask (batch_size,) of those that wrapped around: they only fill up
-    the last step, every other place of the epoch is dealt exactly once over all ranks and steps.
+    Places that wrap around only fill up the last step; every other one is dealt exactly once over all ranks
+    and steps.
     """
     first = (step * world_size + rank) * batch_size
-    places = first + np.arange(batch_size, dtype=np.int64)
-    return places % num_samples, places >= num_samples
+    return (first + np.arange(batch_size, dtype=np.int64)) % num_samples
 
 
 def whole_videos(keys: Sequence[str], *, rank: int, world_size: int) -> NDArray[np.int64]:
