@@ -4,7 +4,8 @@ JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the c
     {"database": {name: {"subset": name, "duration": seconds,
                          "annotations": [{"segment": [start, end], "label": name}]}}}
 CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
-per action; a row with empty start, end and label announces a video without actions.
+per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
+header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files).
 Times count from the first displayed frame. Public files need some patience: segments may be numeric strings,
 the duration may be missing, segments may have zero length or leave the video (see repair_actions).
 """
@@ -185,21 +186,30 @@ def _action_of(where: str, item: object) -> Action:
 def _read_csv(path: Path, text: str) -> dict[str, Video]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header = [name.strip() for name in next(rows, [])]
-        _check_header(f"{path}, line 1", header)
-        return _videos_of_rows(path, header, rows)
+        return _videos_of_rows(path, _header(f"{path}, line 1", next(rows, [])), rows)
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
 
 
-def _check_header(where: str, header: list[str]) -> None:
-    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]"
-    got = ",".join(header) or "an empty file"
+def _header(where: str, cells: list[str]) -> list[str]:
+    """The names of the columns, in lower case."""
+    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]" + _other_separator(cells)
+    got = ",".join(cells) or "an empty file"
+    header = [cell.strip().lower() for cell in cells]
+    if "label" not in header:
+        header = ["label" if name == "type" else name for name in header]
     missing = [name for name in CSV_COLUMNS if name not in header]
     if missing:
         raise ValueError(f"{where}: no column {missing[0]!r} in {got}; {want}")
     if len(set(header)) < len(header):
         raise ValueError(f"{where}: a column stands twice in {got}; {want}")
+    return header
+
+
+def _other_separator(cells: list[str]) -> str:
+    """What to say about a row that something else than commas seems to separate."""
+    found = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), None)
+    return f"; columns are separated by commas, not {found!r}" if found else ""
 
 
 def _videos_of_rows(path: Path, header: list[str], rows) -> dict[str, Video]:
@@ -210,7 +220,8 @@ def _videos_of_rows(path: Path, header: list[str], rows) -> dict[str, Video]:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
-            raise ValueError(f"{where}: got {len(row)} cells, want {len(header)} ({','.join(header)})")
+            want = f"want {len(header)} ({','.join(header)})" + _other_separator(row)
+            raise ValueError(f"{where}: got {len(row)} cells, {want}")
         cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
         name = cells["video"]
         if not name:

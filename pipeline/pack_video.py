@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +23,8 @@ ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
 class Job:
     """What is to be done with one video.
 
-    source: its name in the annotations. video: its annotations under its key. file: relative to the folder;
-    None with the reason in missing. form: what to re-encode to; None keeps the bytes.
+    source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
+    reason in missing. form: what to re-encode to; None keeps the bytes.
     """
 
     key: str
@@ -50,14 +52,15 @@ class VideoFolder:
         self.files = sorted(self._walk())
         if not self.files:
             raise ValueError(f"{folder}: no file in it, want a folder of videos")
-        self.by_name: dict[str, list[str]] = {}
+        self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
+        self.by_name: dict[str, list[str]] = {}  # that, or its last parts
+        self.by_looks: dict[str, list[str]] = {}  # the name without case, signs and folders
         for file in self.files:
-            path = Path(file)
-            names = {file, path.name}
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                names |= {str(path.with_suffix("")), path.stem}
-            for name in names:
-                self.by_name.setdefault(name, []).append(file)
+            for path in _spellings(file):
+                self.by_path.setdefault(path, []).append(file)
+                for tail in (path, *_tails(path)):
+                    self.by_name.setdefault(tail, []).append(file)
+            self.by_looks.setdefault(_looks(file), []).append(file)
 
     def _walk(self):
         for folder, _, names in os.walk(self.folder):
@@ -65,15 +68,51 @@ class VideoFolder:
                 if not name.startswith("."):
                     yield os.path.relpath(os.path.join(folder, name), self.folder)
 
+    def _meant(self, name: str) -> list[str]:
+        """The files that a name can mean: by path or file name, with or without suffix; else with v_ before
+        it; else by a path that begins above the folder. A path never means a file in another sub-folder.
+        """
+        path = _spelling(name)
+        found = self.by_name.get(path) or self.by_name.get(ACTIVITYNET_PREFIX + path)
+        above = (self.by_path[tail] for tail in _tails(path) if tail in self.by_path)
+        return found or next(above, [])
+
     def find(self, name: str) -> tuple[str | None, str | None]:
-        """(file, None) or (None, reason): by path, by file name, without suffix; then with v_ in front."""
-        for wanted in (name, ACTIVITYNET_PREFIX + name):
-            found = self.by_name.get(wanted, [])
-            if len(found) == 1:
-                return found[0], None
-            if found:
-                return None, f"{len(found)} files have this name: {', '.join(found[:3])}"
-        return None, "no file of this name in the folder"
+        """(file, None), or (None, reason) with the name that looks the same, if there is one."""
+        found = self._meant(name)
+        if len(found) == 1:
+            return found[0], None
+        if found:
+            return None, f"{len(found)} files have this name: {', '.join(found[:3])}"
+        near = self.by_looks.get(_looks(name), [])
+        return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
+
+    def unnamed(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The video files that none of these names can mean."""
+        named = {file for name in names for file in self._meant(name)}
+        return tuple(file for file in self.files if file not in named and len(_spellings(file)) == 2)
+
+
+def _spelling(path: str) -> str:
+    """A path with / between folders and composed letters: Windows and macOS write both otherwise."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def _spellings(file: str) -> list[str]:
+    """The path of a file, and that without its suffix if it is one of a video."""
+    stem, suffix = os.path.splitext(_spelling(file))
+    return [stem + suffix, stem] if suffix.lower() in VIDEO_SUFFIXES else [stem + suffix]
+
+
+def _tails(path: str) -> list[str]:
+    """What is left of a path without its first folder, its first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[number:]) for number in range(1, len(parts))]
+
+
+def _looks(path: str) -> str:
+    name = unicodedata.normalize("NFKC", _spellings(path)[-1].rpartition("/")[2]).casefold()
+    return "".join(letter for letter in name if letter.isalnum()) or name
 
 
 def pack_video(job: Job) -> tuple[Outcome, bytes]:
@@ -126,7 +165,7 @@ def _fitted(job: Job, source: Facts, packed: Facts, sha256: str | None) -> Outco
     if not actions and any(repair.kind == "outside" for repair in repairs):
         first = min(action.start for action in job.video.actions)
         raise Unreadable(
-            job.key, f"no action overlaps it: it ends at {duration:.2f} s, they begin at {first:g} s"
+            job.source, f"no action overlaps it: it ends at {duration:.2f} s, they begin at {first:g} s"
         )
     video = PackedVideo(
         key=job.key,
@@ -152,9 +191,9 @@ def _remarks(job: Job, source: Facts) -> tuple[Repair, ...]:
     remarks = []
     stated, found = job.video.duration, float(source.duration)
     if stated is not None and abs(stated - found) > max(1.0, 0.02 * found):
-        remarks.append(Repair(job.key, "duration", f"annotated {stated:.2f} s, decoded {found:.2f} s"))
+        remarks.append(Repair(job.source, "duration", f"annotated {stated:.2f} s, decoded {found:.2f} s"))
     if source.transfer is not None:
-        remarks.append(Repair(job.key, "hdr", f"{source.transfer} brightness kept, not tone-mapped"))
+        remarks.append(Repair(job.source, "hdr", f"{source.transfer} brightness kept, not tone-mapped"))
     return tuple(remarks)
 
 

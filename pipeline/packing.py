@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .annotations import Repair
 from .journal import Journal
 from .pack_video import Job, Outcome, pack_video
 from .records import DESCRIPTION, Shard
 from .shard_writer import ShardWriter, write_dataset, write_text
+from .shards import Dataset
 from .workers import run_jobs
 
 WORK, REJECTS = ".work", "rejects.csv"
@@ -34,12 +36,16 @@ Progress = Callable[[Iterable[Outcome]], Iterable[Outcome]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a data set is made of: jobs in their final order, class names, and the settings to write down."""
+    """What a data set is made of: jobs in their final order, class names, and the settings to write down.
+
+    unnamed: the videos of the folder that no annotation names.
+    """
 
     jobs: tuple[Job, ...]
     classes: tuple[str, ...]
     shard_size: int
     settings: dict[str, Any]
+    unnamed: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """sha256 of all that decides the result: settings, classes, annotations, file names and sizes."""
@@ -122,22 +128,22 @@ def write_rejects(path: Path, outcomes: Iterable[Outcome]) -> None:
     write_text(path, text.getvalue())
 
 
-def finished(plan: Plan, out: Path) -> bool:
-    """Whether `out` holds the whole data set of this very plan already.
+def finished(plan: Plan, out: Path) -> list[Outcome]:
+    """What became of every video, if `out` holds the whole data set of this very plan; else nothing.
 
     Raises ValueError, naming the difference, when it holds something else; and when one of its tars is cut.
     """
     if not (out / DESCRIPTION).exists():
-        return False
-    document = json.loads((out / DESCRIPTION).read_text("utf-8"))
-    there = dict(document.get("settings", {}))
+        return []
+    dataset = Dataset.open(out)
+    there = dict(dataset.settings)
     _same_plan(plan, out, there.pop("plan", None), there)
-    for shard in document["shards"]:
-        path = out / shard["file"]
-        size = path.stat().st_size if path.exists() else 0
-        if size != shard["bytes"]:
-            raise ValueError(f"{path}: has {size} bytes, want {shard['bytes']}; pack again with --force")
-    return True
+    for name in dataset.shards:
+        dataset.check_size(name)
+    repairs: dict[str, list[Repair]] = {}
+    for repair in dataset.repairs:
+        repairs.setdefault(repair.video, []).append(repair)
+    return [Outcome(video, tuple(repairs.get(video.source, ()))) for video in dataset.videos.values()]
 
 
 def remove_ours(out: Path) -> None:

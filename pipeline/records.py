@@ -43,6 +43,11 @@ class PackedVideo:
     sha256: str | None = None
     file: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What to call it in a message: the key, and the name in the annotations where that is another."""
+        return self.key if self.source == self.key else f"{self.key} ({self.source})"
+
     def to_json(self) -> dict[str, Any]:
         """The entry in dataset.json, and the `<key>.json` in the tar."""
         fields = {name: value for name, value in asdict(self).items() if name not in ("key", "actions")}

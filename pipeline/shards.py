@@ -56,7 +56,9 @@ class Dataset:
         """Open a folder, one or more tars in it (path, glob, brace range) or a URL (see remote.py).
 
         Where only some of the tars are named, the data set has the videos in those, and no rejected ones.
-        Raises ValueError, one line, when there is no data set or it is not one of this version.
+        Raises ValueError, one line, when there is no data set or it is not one of this version, and when a
+        tar is cut or missing; a remote one is looked at when it is fetched. Without a single tar the data set
+        can still be opened for what it says about its videos, the ground truth for one.
         """
         source = locate(location)
         if source.folder is not None:
@@ -78,11 +80,33 @@ class Dataset:
                 raise ValueError(
                     f"got {document['format']} version {document['version']}, want {FORMAT} {VERSION}"
                 )
-            return Dataset(folder, document, source)
+            dataset = Dataset(folder, document, source)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where}: not a data set of make-shards: {error!r}") from None
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if any((folder / name).is_file() for name in dataset.shards):
+            for name in dataset.at_hand():
+                dataset.check_size(name)
+        return dataset
+
+    def at_hand(self) -> list[str]:
+        """The tars that belong on this machine: all, or of a remote data set those fetched so far."""
+        remote = self.source.url is not None
+        return [name for name in self.shards if not remote or (self.folder / name).is_file()]
+
+    def check_size(self, name: str) -> None:
+        """ValueError unless a tar is there and as long as dataset.json says: one look finds a broken copy."""
+        path, wanted = self.folder / name, self.shards[name].bytes
+        size = path.stat().st_size if path.is_file() else 0
+        if size != wanted:
+            local = self.source.url is None
+            again = (
+                "copy it again, or pack again with make-shards --force"
+                if local
+                else "remove it to fetch it again"
+            )
+            raise ValueError(f"{path}: has {size} bytes, want {wanted} as in dataset.json; {again}")
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The videos of a subset that have pixels, by key. Raises ValueError when there are none."""
@@ -110,8 +134,8 @@ class Dataset:
             raise ValueError(
                 f"{self.folder}: {key} has no packed video ({video.reject if video else 'unknown key'})"
             )
-        where = f"{self._local(video.shard)}: {key}"
-        entry = self._index(video.shard).get(f"{key}.mp4")
+        where = f"{self._local(video.shard)}: {video.name}"
+        entry = self.index(video.shard).get(f"{key}.mp4")
         if entry is None:
             raise ValueError(f"{where}: not in the index, pack the data set again")
         offset, size = entry
@@ -136,16 +160,19 @@ class Dataset:
         path = self.folder / name
         if self.source.url is not None and not path.is_file():
             fetch(self.source.url_of(name), path)
+            if name in self.shards:
+                self.check_size(name)
         return path
 
-    def _index(self, shard: str) -> dict[str, tuple[int, int]]:
+    def index(self, shard: str) -> dict[str, tuple[int, int]]:
+        """Where the members of a tar lie: name -> (offset, size) in bytes. Raises ValueError without it."""
         if shard not in self._indexes:
             path = self._local(self.shards[shard].index)
             try:
                 self._indexes[shard] = read_index(path)
             except FileNotFoundError:
                 raise ValueError(
-                    f"{path}: missing, want the index beside the tar; pack the data set again"
+                    f"{path}: missing, want the index beside the tar; copy or pack it again"
                 ) from None
         return self._indexes[shard]
 

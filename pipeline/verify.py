@@ -14,6 +14,26 @@ from .shards import Dataset
 PIECE_FRAMES = 256  # frames in memory at a time
 
 
+def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = iter) -> None:
+    """Read every tar that is on this machine, and its index.
+
+    Raises ValueError naming those that are not what was written.
+    """
+    damaged = [name for name in progress(dataset.at_hand()) if not _is_whole(dataset, name)]
+    if damaged:
+        names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+        raise ValueError(
+            f"{dataset.folder}: sha256 differs from dataset.json in {len(damaged)} of {len(dataset.shards)} "
+            f"tars ({names}); copy these again, or pack again with make-shards --force"
+        )
+
+
+def _is_whole(dataset: Dataset, name: str) -> bool:
+    dataset.check_size(name)
+    dataset.index(name)
+    return file_sha256(dataset.folder / name) == dataset.shards[name].sha256
+
+
 def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = iter) -> int:
     """Decode all packed videos; returns the number of frames.
 
@@ -21,11 +41,7 @@ def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = i
     not decode to the frames and size that dataset.json states.
     """
     dataset = Dataset.open(location)
-    for shard in dataset.shards.values():
-        if file_sha256(dataset.folder / shard.file) != shard.sha256:
-            raise ValueError(
-                f"{dataset.folder / shard.file}: sha256 differs from dataset.json; pack it again"
-            )
+    check_tars(dataset)
     packed = [video for video in dataset.videos.values() if video.shard is not None]
     return sum(_verify_video(dataset, video) for video in progress(packed))
 
@@ -49,7 +65,7 @@ def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
         if seen != video.num_frames:
             raise ValueError(f"decodes to {seen} frames, want {video.num_frames}")
     except ValueError as error:
-        raise ValueError(f"{dataset.folder / str(video.shard)}: {video.key}: {error}") from None
+        raise ValueError(f"{dataset.folder / str(video.shard)}: {video.name}: {error}") from None
     return seen
 
 

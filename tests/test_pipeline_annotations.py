@@ -40,6 +40,14 @@ def test_a_csv_is_read_with_extra_columns_and_videos_without_actions(tmp_path):
     assert list(read_annotations(path, subset="val")) == ["v"]
 
 
+def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("Video, Start ,END,type,type_idx\nv,1,2,Diving,3\n")
+    assert read_annotations(path)["v"].actions == (Action(1, 2, "Diving"),)
+    path.write_text("video,start,end,Label,type\nv,1,2,jump,x\n")
+    assert read_annotations(path)["v"].actions == (Action(1, 2, "jump"),)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -55,7 +63,14 @@ def test_a_csv_is_read_with_extra_columns_and_videos_without_actions(tmp_path):
         ("a.json", '{"database": {"v": {"annotations": [[1, 2]]}}}', "annotations[0]: got [1, 2]"),
         ("a.json", "[" * 100_000, "nested too deeply"),
         ("a.csv", "", "line 1: no column 'video' in an empty file"),
-        ("a.csv", "video,type,start,end\n", "line 1: no column 'label'"),
+        ("a.csv", "video,class,start,end\n", "line 1: no column 'label'"),
+        ("a.csv", "video;start;end;label\n", "columns are separated by commas, not ';'"),
+        ("a.csv", "video\tstart\tend\tlabel\n", "columns are separated by commas, not '\\t'"),
+        (
+            "a.csv",
+            "video,start,end,label\nv;1;2;a\n",
+            "want 4 (video,start,end,label); columns are separated",
+        ),
         ("a.csv", "video,start,end,label,end\n", "line 1: a column stands twice"),
         ("a.csv", "video,start,end,label\n", "no video in it"),
         ("a.csv", "video,start,end,label\nv,1,2\n", "line 2: got 3 cells, want 4"),
@@ -168,7 +183,11 @@ def test_every_public_annotation_file_is_read_or_refused_in_one_line(shared_real
         "anet13_rebuilt_trainval_gt.json": (14377, 22152),
         "detad_thumos14_test_extra_characteristics.json": (212, 3358),
         "detad_thumos14_val_extra_characteristics.json": (200, 3003),
+        "test_Annotation.csv": (213, 3457),
+        "test_Annotation_ours.csv": (212, 3358),
         "thumos_gt.json": (410, 6318),
+        "val_Annotation.csv": (200, 3096),
+        "val_Annotation_ours.csv": (200, 3007),
     }
 
 

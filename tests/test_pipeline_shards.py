@@ -27,6 +27,7 @@ from pipeline.shards import (
     unique_keys,
     write_dataset,
 )
+from pipeline.verify import check_tars
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -138,11 +139,30 @@ def test_any_names_get_different_flat_keys(names):
     assert all(KEY.fullmatch(key) for key in keys.values())
 
 
-def test_a_cut_tar_is_named_with_the_key(folder):
+@pytest.mark.parametrize("kept", [0, 700, None])
+def test_a_cut_or_missing_tar_is_named_when_the_data_set_is_opened(folder, kept):
     tar = folder / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:kept]) if kept is not None else tar.unlink()
+    wanted = r"00001\.tar: has \d+ bytes, want 10240 as in dataset\.json; copy it again"
+    with pytest.raises(ValueError, match=wanted):
+        Dataset.open(folder)
+    assert Dataset.open(folder / "00000.tar").read("k1") == data_of(1)
+
+
+def test_without_a_single_tar_the_truth_can_still_be_read(folder):
+    for tar in folder.glob("*.tar"):
+        tar.unlink()
+    dataset = Dataset.open(folder)
+    assert list(dataset.truth("validation")) == ["bad", "k0", "k2", "k4"]
+    with pytest.raises(ValueError, match=r"00000\.tar: has 0 bytes"):
+        check_tars(dataset)
+
+
+def test_a_tar_that_is_cut_after_opening_is_named_with_the_key(folder):
+    dataset, tar = Dataset.open(folder), folder / "00001.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"00001\.tar: k3: the tar is cut, \d+ of 3001 bytes"):
-        Dataset.open(folder).read("k3")
+    with pytest.raises(ValueError, match=r"00001\.tar: k3 \(k3 of ours\): the tar is cut, \d+ of 3001 bytes"):
+        dataset.read("k3")
 
 
 def test_a_changed_byte_is_named_with_the_key(folder):
@@ -150,8 +170,18 @@ def test_a_changed_byte_is_named_with_the_key(folder):
     data = bytearray(tar.read_bytes())
     data[read_index(folder / "00001.idx")["k3.mp4"][0] + 7] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match=r"00001\.tar: k3: sha256 differs"):
+    with pytest.raises(ValueError, match=r"00001\.tar: k3 \(k3 of ours\): sha256 differs"):
         Dataset.open(folder).read("k3")
+
+
+def test_a_changed_byte_of_the_padding_is_found_by_reading_the_tars(folder):
+    check_tars(Dataset.open(folder))
+    for name in ("00000.tar", "00002.tar"):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1  # zeros that end a tar: no video has it
+        (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=r"in 2 of 3 tars \(00000\.tar, 00002\.tar\)"):
+        check_tars(Dataset.open(folder))
 
 
 def test_a_missing_or_cut_index_is_named(folder):
@@ -247,6 +277,19 @@ def test_a_data_set_is_read_over_http(server, cache, tail):
     dataset = Dataset.open(server + tail)
     assert sorted(dataset.videos) == ["bad", "k0", "k1", "k2", "k3", "k4"]
     assert dataset.read("k4") == data_of(4) and dataset.read("k1") == data_of(1)
+
+
+def test_a_remote_tar_is_looked_at_when_it_is_fetched_and_not_before(server, folder, cache):
+    (folder / "00001.tar").write_bytes(b"cut")
+    dataset = Dataset.open(server)
+    assert dataset.read("k0") == data_of(0) and dataset.at_hand() == ["00000.tar"]
+    check_tars(dataset)
+    with pytest.raises(
+        ValueError, match=r"00001\.tar: has 3 bytes, want 10240 .*; remove it to fetch it again"
+    ):
+        dataset.read("k3")
+    with pytest.raises(ValueError, match=r"00001\.tar: has 3 bytes"):
+        Dataset.open(server)
 
 
 def test_a_repacked_remote_data_set_is_not_read_from_stale_tars(server, folder, cache):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from pipeline.annotations import Action, Repair, read_annotations
 from pipeline.records import PackedVideo
 from pipeline.shards import Dataset, Shard, write_dataset
 from pipeline.windows import windows_of
-from tools.dataset_advice import advice_of, best_tiou, choose_subsets, coverage_of
+from tools.dataset_advice import advice_of, best_tiou, coverage_of, rate_warning
 from tools.dataset_facts import facts_of, histogram
+from tools.dataset_names import choose_subsets, name_warnings
 from tools.inspect_shards import inspect_dataset, main
 
 
@@ -40,9 +42,11 @@ def video(key: str, subset: str, duration: float, actions: list[tuple], *, fps=1
 
 
 def dataset_of(folder: Path, videos: list[PackedVideo], repairs=(), extra_classes=()) -> Path:
-    """A data set of descriptions only; inspect reads no pixels."""
+    """A data set whose tar holds no pixels, for inspect decodes none."""
     classes = {action.label for item in videos for action in item.actions} | set(extra_classes)
-    shard = Shard("00000.tar", "00000.idx", "0" * 64, 1, len(videos))
+    (folder / "00000.tar").write_bytes(b"pixels")
+    (folder / "00000.idx").write_text("v1.2 0\n")
+    shard = Shard("00000.tar", "00000.idx", hashlib.sha256(b"pixels").hexdigest(), 6, len(videos))
     write_dataset(folder, classes=classes, videos=videos, shards=[shard], settings={}, repairs=repairs)
     return folder
 
@@ -166,18 +170,66 @@ def test_warnings_name_what_cannot_be_learned(shards):
         "swim: a class without any action",
         "jump, run: fewer than 10 training actions",
         "frame rates differ (10, 25)",
-        "1 pairs of actions of one class overlap",
-        "1 videos were rejected",
+        "pairs of actions of one class that overlap: 1",
+        "rejected videos: 1",
     ):
         assert words in warnings, words
 
 
-def test_subsets_are_chosen_by_their_usual_names():
-    counts = {"validation": {"packed": 200}, "test": {"packed": 213}}
-    assert choose_subsets(counts) == ("validation", "test")  # THUMOS-14
-    counts = {"training": {"packed": 3}, "validation": {"packed": 4}, "testing": {"packed": 9}}
-    assert choose_subsets(counts) == ("training", "validation")
-    assert choose_subsets({"mine": {"packed": 3}, "none": {"packed": 0}}) == ("mine", "mine")
+@pytest.mark.parametrize(
+    ("packed", "chosen"),
+    [
+        ({"training": 3, "validation": 4, "testing": 9}, ("training", "validation")),
+        ({"training": 3, "Validation ": 2, "testing": 9}, ("training", "Validation ")),
+        ({"Train": 3, "VAL": 2, "fold": 9}, ("Train", "VAL")),
+        ({"mine": 3, "none": 0}, ("mine", "mine")),
+        ({"mine": 3, "Test 2": 9}, ("mine", "mine")),
+        ({"a": 3, "b": 4, "test": 9}, ("b", "a")),
+        ({"train": 200, "test": 210}, ("train", "train")),  # THUMOS-14, as thumos_gt.json calls them
+        ({"validation": 200, "test": 213}, ("validation", "validation")),  # as its organisers do
+        ({"test": 5}, ("test", "test")),
+    ],
+)
+def test_subsets_are_chosen_by_their_usual_names_and_never_a_test_set_to_validate_on(packed, chosen):
+    assert choose_subsets({name: {"packed": count} for name, count in packed.items()}) == chosen
+
+
+def test_names_that_look_the_same_are_told_and_others_are_not():
+    assert not name_warnings(["training", "validation", "testing"], ["pick-up", "put-down", "c", "c++"])
+    for subsets, labels, words in (
+        (["training", "Validation "], [], "subset 'Validation ' is not 'validation'"),
+        (["train", "training"], [], "subsets 'train' and 'training' are 2 subsets"),
+        (["Fold 1", "fold1"], [], "subsets 'Fold 1' and 'fold1' are 2 subsets"),
+        ([], ["Pick up", "pick-up", "pick_up", "put"], "labels 'Pick up' and 'pick-up' and 'pick_up' are 3"),
+    ):
+        (warning,) = name_warnings(subsets, labels)
+        assert words in warning
+
+
+def test_a_test_set_alone_beside_training_is_told(tmp_path):
+    videos = [replace(item, subset={"validation": "test"}.get(item.subset, item.subset)) for item in VIDEOS]
+    document = inspect_dataset(str(dataset_of(tmp_path, videos)))
+    assert document["advice"]["settings"]["data"]["val_subset"] == "training"
+    assert "nothing is left to validate on but test" in document["advice"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("packing", "way"),
+    [
+        ({"copy": True}, "pack without --copy"),
+        ({"copy": False, "fps": 15.0, "upscale": False}, "pack with --fps 12, or let slower videos"),
+        ({"copy": False, "fps": 0.0, "upscale": False}, "pack with --fps 12"),
+    ],
+)
+def test_how_to_get_one_frame_rate_depends_on_how_it_was_packed(packing, way):
+    assert rate_warning(["15", "12"], packing).startswith(f"frame rates differ (15, 12): {way}")
+
+
+def test_a_damaged_tar_is_refused_and_named(shards):
+    (shards / "00000.tar").write_bytes(b"pixelz")
+    result = CliRunner().invoke(main, [str(shards)])
+    assert result.exit_code == 2 and "1 of 1 tars (00000.tar)" in result.stderr and not result.stdout
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_the_recipe_lines_load_as_settings(shards, tmp_path):

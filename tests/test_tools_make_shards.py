@@ -20,6 +20,7 @@ from packing_cases import numbers_in, write_video
 
 from pipeline import packing
 from pipeline.journal import Journal
+from pipeline.pack_video import VideoFolder
 from pipeline.probe import probe
 from pipeline.shards import Dataset
 from tools.make_shards import main
@@ -88,7 +89,7 @@ def annotations(tmp_path) -> Path:
 def test_videos_become_a_data_set(videos, annotations, tmp_path):
     done = run(videos, annotations, "--out", tmp_path / "out", "--shard-size", 2, "--verify")
     assert done.returncode == 0, done.stderr
-    assert "packed 3 of 3 videos" in done.stdout and "verified: 45 frames" in done.stdout
+    assert "packed: 3 of 3 videos" in done.stdout and "verified: 45 frames" in done.stdout
     assert "repairs and remarks (clipped 1, duplicate 1, zero-length 1): 3" in done.stdout
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.classes == ("jump", "run") and sorted(dataset.shards) == ["00000.tar", "00001.tar"]
@@ -109,11 +110,11 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
     write_video(videos / "twice.mkv", range(0, 400, 40))
     write_video(videos / "twice.mp4", range(0, 400, 40))
-    names = ["one", "empty", "text", "cut", "twice", "absent", "../videos/v_one", "/etc/passwd"]
+    names = ["one", "empty", "text", "cut", "twice", "absent", "../other", "/etc/passwd"]
     database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
     done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
-    assert "packed 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
+    assert "packed: 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
         reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
     wanted = {
@@ -122,7 +123,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
         "cut": "the file breaks off inside a frame",
         "twice": "2 files have this name: twice.mkv, twice.mp4",
         "absent": "no file of this name in the folder",
-        "../videos/v_one": "no file of this name in the folder",
+        "../other": "no file of this name in the folder",
         "/etc/passwd": "no file of this name in the folder",
         "two": "no action overlaps it: it ends at 1.00 s, they begin at 50 s",
     }
@@ -150,6 +151,80 @@ def test_a_csv_a_subset_and_a_class_file(videos, tmp_path):
     dataset = Dataset.open(tmp_path / "out")
     assert list(dataset.videos) == ["two"] and dataset.classes == ("run", "swim")
     assert dataset.videos["two"].codec == "h264" and dataset.videos["two"].fps == 5.0
+
+
+def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotations(videos, tmp_path):
+    rows = ["one,0,1,right,training", "two,0,0.5,Right,Validation", "two,0.5,1,right,Validation"]
+    rows += ["two,0.5,1,right,Validation", "a name.with dots,,,,Validation"]
+    (tmp_path / "a.csv").write_text("\n".join(["Video,START, end,label,subset", *rows]) + "\n")
+    for number in range(7):
+        (videos / f"spare {number}.mp4").write_bytes(b"")
+    (videos / "notes.txt").write_text("no video")
+    done = run(videos, tmp_path / "a.csv", "--check")
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.splitlines()[1:6]]
+    assert table[:2] == [["Validation", "training"], ["videos", "2", "1"]]
+    assert table[3:] == [["Right", "1", "0"], ["right", "1", "1"]]  # the rarest first
+    for words in (
+        "two: duplicate: right",
+        "no annotation names, left out: 7 (spare 0.mp4, spare 1.mp4, ",
+        ", spare 4.mp4, ...)",
+        "warning: subset 'Validation' is not 'validation'",
+        "warning: labels 'Right' and 'right' are 2 classes",
+    ):
+        assert words in done.stdout, words
+    packed = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
+    again = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
+    document = json.loads(packed.stdout)
+    assert json.loads(again.stdout) == document and len(document["unnamed"]) == 7
+    assert document["per_class"] == {"Right": {"Validation": 1}, "right": {"Validation": 1, "training": 1}}
+
+
+def test_remarks_name_videos_as_the_annotations_do(videos, tmp_path):
+    path = annotate(tmp_path / "a.json", {"a name.with dots": entry((0, 0.5, "run"), (0.5, 0.5, "run"))})
+    done = run(videos, path, "--out", tmp_path / "out")
+    assert "a name.with dots: zero-length" in done.stdout
+    dataset = Dataset.open(tmp_path / "out")
+    assert list(dataset.videos) == ["a_name_with_dots"]
+    assert [repair.video for repair in dataset.repairs] == ["a name.with dots"]
+
+
+FOUND = {
+    "v_one": "v_one.mp4",
+    "one": "v_one.mp4",
+    "my videos/v_one.mp4": "v_one.mp4",
+    "C:\\data\\my videos\\v_one.mp4": "v_one.mp4",
+    "part.1\\two.mkv": "part.1/two.mkv",
+    "two": "part.1/two.mkv",
+    "/data/videos/part.1/two": "part.1/two.mkv",
+    "../videos/v_one": "v_one.mp4",
+    "Ubung.mp4".replace("U", "\u00dc"): "U\u0308bung.mp4",  # composed in the annotations, decomposed on disk
+}
+NEAR = {
+    "V_One.MP4": "v_one.mp4",
+    "v one.mov": "v_one.mp4",
+    "val/two.mkv": "part.1/two.mkv",  # the same name in another folder may well be another video
+    "../../etc/passwd": None,
+    "three": None,
+}
+
+
+def test_a_name_may_be_a_path_from_elsewhere_but_not_another_folder(videos):
+    (videos / "U\u0308bung.mp4").write_bytes(b"")
+    folder = VideoFolder(videos)
+    assert {name: folder.find(name)[0] for name in FOUND} == FOUND
+    for name, near in NEAR.items():
+        file, reason = folder.find(name)
+        hint = f"; is it {near!r}?" if near else ""
+        assert file is None and reason == "no file of this name in the folder" + hint, name
+    assert folder.unnamed(["two", "one"]) == ("U\u0308bung.mp4", "a name.with dots.mp4")
+
+
+def test_two_names_of_one_file_are_refused(videos, tmp_path):
+    path = annotate(tmp_path / "a.json", {"one": entry((0, 1, "a")), "v_one.mp4": entry((1, 2, "a"))})
+    done = run(videos, path, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "'one' and 'v_one.mp4' are both the file 'v_one.mp4'" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_path):

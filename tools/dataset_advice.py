@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.records import PackedVideo
 from pipeline.shards import Dataset
 from pipeline.windows import clip_frames, windows_of
+from tools.dataset_names import choose_subsets, name_warnings
 
 STEPS = (64, 128, 192, 256)  # the map of proposals grows with the square of it
 LADDER = (5, 8, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 450, 600)  # window lengths, seconds
@@ -137,19 +138,6 @@ def choose_sizes(videos: Sequence[PackedVideo]) -> tuple[int, int]:
     return resize, max(8, resize * 7 // 8 // 8 * 8)
 
 
-def choose_subsets(counts: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    """The subsets to train on and to validate on, by their usual names, else by size."""
-    usable = sorted(
-        (name for name, row in counts.items() if row["packed"]), key=lambda name: -counts[name]["packed"]
-    )
-    names = ["training", "train"]
-    names += ["validation"] if "test" in usable else []  # THUMOS-14 trains on what it calls validation
-    train = next((name for name in names if name in usable), usable[0])
-    others = [name for name in usable if name != train]
-    names = ["validation", "val", "test", "testing", *others]
-    return train, next((name for name in names if name in others), train)
-
-
 def step_seconds(videos: Sequence[PackedVideo], fit: Fit) -> dict[str, float]:
     """Length of a feature step in the median and the longest video: {"p50": ..., "p100": ...}."""
     lengths = [min(video.duration or 0.0, fit.window_seconds or float("inf")) for video in videos]
@@ -239,11 +227,6 @@ def warnings_of(data: Mapping[str, Any], facts: Mapping[str, Any], figures: Mapp
     alike, rejects = facts["overlaps"]["pairs_same_class"], len(facts["rejects"])
     found = [
         (
-            data["val_subset"] == data["train_subset"],
-            "there is one subset only: nothing is left to validate on",
-        ),
-        (not total, "no packed video has an action: there is nothing to learn"),
-        (
             lost,
             f"{lost} of {total} actions have no proposal of tIoU 0.5 (shorter than about half a step, or "
             "longer than a window): they can hardly be found",
@@ -253,19 +236,45 @@ def warnings_of(data: Mapping[str, Any], facts: Mapping[str, Any], figures: Mapp
             low < 0.5,
             f"clips cover {100 * low:.0f} % of the time of a long video (p95): actions between them are lost",
         ),
-        (len(facts["fps"]) > 1, f"frame rates differ ({', '.join(list(facts['fps'])[:4])}): pack with --fps"),
+        (len(facts["fps"]) > 1, rate_warning(list(facts["fps"]), facts["packing"])),
         (
             alike,
-            f"{alike} pairs of actions of one class overlap: soft-NMS lowers the score of one of the two",
+            f"pairs of actions of one class that overlap: {alike}; soft-NMS lowers the score of one of two",
         ),
-        (rejects, f"{rejects} videos were rejected; their actions count as missed in mAP"),
+        (rejects, f"rejected videos: {rejects}; their actions count as missed in mAP"),
     ]
-    classes = class_warnings(facts["balance"], data["train_subset"])
     return (
-        [text for applies, text in found[:2] if applies]
-        + classes
-        + [text for applies, text in found[2:] if applies]
+        subset_warnings(data, facts["subsets"])
+        + ([] if total else ["no packed video has an action: there is nothing to learn"])
+        + name_warnings(facts["subsets"], facts["balance"]["per_class"])
+        + class_warnings(facts["balance"], data["train_subset"])
+        + [text for applies, text in found if applies]
     )
+
+
+def subset_warnings(data: Mapping[str, Any], subsets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """That there is nothing to validate on, or only what should be kept for the test."""
+    if data["val_subset"] != data["train_subset"]:
+        return []
+    others = [name for name, row in subsets.items() if row["packed"] and name != data["train_subset"]]
+    if not others:
+        return ["there is one subset only: nothing is left to validate on"]
+    return [
+        f"nothing is left to validate on but {listed(others)}, and a test set that chooses the checkpoint "
+        "tests no more: keep some training videos apart; or, the custom on THUMOS-14, put it in val_subset"
+    ]
+
+
+def rate_warning(rates: Sequence[str], packing: Mapping[str, Any]) -> str:
+    """What to do about videos of several frame rates, given the options they were packed with."""
+    lowest = min(rates, key=float)
+    if packing.get("copy"):
+        way = "pack without --copy"
+    elif packing.get("fps") and not packing.get("upscale"):
+        way = f"pack with --fps {lowest}, or let slower videos have frames repeated by --upscale"
+    else:
+        way = f"pack with --fps {lowest}"
+    return f"frame rates differ ({', '.join(rates[:4])}): {way}"
 
 
 def class_warnings(balance: Mapping[str, Any], train: str) -> list[str]:

@@ -118,22 +118,28 @@ def overlapping(segments: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.argwhere(np.triu(meet, 1))
 
 
+def actions_per_class(classes: Iterable[str], videos: Iterable[PackedVideo]) -> dict[str, dict[str, int]]:
+    """{class: {subset: number of actions}}, both by name; subsets without an action are left out."""
+    counts: dict[str, Counter[str]] = {label: Counter() for label in sorted(classes)}
+    for video in videos:
+        for action in video.actions:
+            counts[action.label][video.subset] += 1
+    return {label: dict(sorted(per.items())) for label, per in counts.items()}
+
+
 def balance_of(dataset: Dataset) -> dict[str, Any]:
     """Actions of packed videos per class and subset: what is rare, and what one subset alone has.
 
     ratio: the commonest class's count over the rarest's, among those that occur.
     """
-    counts: dict[str, Counter[str]] = {label: Counter() for label in dataset.classes}
-    for video in dataset.videos.values():
-        if video.reject is None:
-            for action in video.actions:
-                counts[action.label][video.subset] += 1
+    packed = [video for video in dataset.videos.values() if video.reject is None]
+    counts = actions_per_class(dataset.classes, packed)
     total = {label: sum(per.values()) for label, per in counts.items()}
     present = sorted((count, label) for label, count in total.items() if count)
     subsets = {subset for per in counts.values() for subset in per}
     alone = {label: next(iter(per)) for label, per in counts.items() if len(per) == 1 < len(subsets)}
     return {
-        "per_class": {label: dict(sorted(counts[label].items())) for label in sorted(counts)},
+        "per_class": counts,
         "ratio": round(present[-1][0] / present[0][0], 2) if present else None,
         "rarest": {label: count for count, label in present[:10]},
         "commonest": {label: count for count, label in present[:-6:-1]},

@@ -6,7 +6,8 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
+from tqdm import tqdm
 
 from pipeline.shards import Dataset, write_text
+from pipeline.verify import check_tars
 from tools.dataset_advice import advice_of
 from tools.dataset_facts import PERCENTILES, facts_of
 from train.edge import Command, Output, check_new_file, force_option, output_options, plain
@@ -24,9 +27,13 @@ SHOWN = 10  # lines of a list on the screen; --json has all of them
 BAR = 40  # characters of the longest bar
 
 
-def inspect_dataset(location: str) -> dict[str, Any]:
-    """The whole answer as JSON values: {"shards", "facts", "advice", "recipe"}. ValueError: no data set."""
+def inspect_dataset(location: str, *, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Any]:
+    """The whole answer as JSON values: {"shards", "facts", "advice", "recipe"}.
+
+    progress: wraps the iteration over the tars, which are all read. ValueError: no data set, or damage.
+    """
     dataset = Dataset.open(location)
+    check_tars(dataset, progress=progress)
     facts = facts_of(dataset)
     advice = advice_of(dataset, facts)
     advice["settings"]["data"]["shards"] = location
@@ -179,7 +186,8 @@ def main(shards: str, out: Path | None, force: bool, quiet: bool, as_json: bool)
     output = Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
-    document = inspect_dataset(shards)
+    reading = partial(tqdm, desc="reading tars", unit="tar", disable=output.no_bar)
+    document = inspect_dataset(shards, progress=reading)
     if not as_json:
         output.say(text_of(document))
     output.document(document)

@@ -6,9 +6,7 @@ import difflib
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,14 +24,14 @@ from pipeline.annotations import Video, read_annotations, read_classes
 from pipeline.journal import Journal
 from pipeline.pack_video import Job, Outcome, VideoFolder, check_video
 from pipeline.packing import Plan, finished, pack, remove_ours
-from pipeline.shards import Dataset, unique_keys
+from pipeline.shards import unique_keys
 from pipeline.transcode import ENCODERS, Form, exact_rate
 from pipeline.verify import verify as verify_shards
 from pipeline.workers import run_jobs
+from tools.packing_report import summary_of, text_of
 from train.edge import Command, Output, output_options
 
 FORM_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
-SHOWN = 20  # rejects and repairs listed on the screen; the files have all of them
 
 
 def classes_of(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
@@ -66,15 +64,26 @@ def plan_of(
     for subset in subsets:
         read_annotations(annotations, subset=subset)  # refuses a subset that is not there
     folder = VideoFolder(videos)
-    jobs = []
-    for name, video in annotated.items():
-        if not subsets or video.subset in subsets:
-            file, missing = folder.find(name)
-            jobs.append(
-                Job(keys[name], name, replace(video, key=keys[name]), folder.folder, file, missing, form)
-            )
+    found = {name: folder.find(name) for name in annotated}
+    refuse_shared_files(annotations, {name: file for name, (file, _) in found.items()})
+    jobs = [
+        Job(keys[name], name, video, folder.folder, *found[name], form)
+        for name, video in annotated.items()
+        if not subsets or video.subset in subsets
+    ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
-    return Plan(tuple(jobs), names, shard_size, settings_of(form, shard_size, subsets))
+    settings = settings_of(form, shard_size, subsets)
+    return Plan(tuple(jobs), names, shard_size, settings, folder.unnamed(annotated))
+
+
+def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None:
+    """ValueError when two names mean one file: it would be two videos, each with a part of the actions."""
+    names: dict[str, str] = {}
+    for name, file in files.items():
+        if file is not None and names.setdefault(file, name) != name:
+            raise ValueError(
+                f"{annotations}: {names[file]!r} and {name!r} are both the file {file!r}; want one name of it"
+            )
 
 
 def settings_of(form: Form | None, shard_size: int, subsets: tuple[str, ...]) -> dict:
@@ -103,54 +112,11 @@ def _checked(job: Job) -> tuple[Outcome, bytes]:
     return check_video(job), b""
 
 
-def report(outcomes: list[Outcome], output: Output, *, verb: str) -> dict:
-    """Print counts, rejects and repairs; returns them for --json."""
-    good = [outcome.video for outcome in outcomes if outcome.video.reject is None]
-    bad = [outcome.video for outcome in outcomes if outcome.video.reject is not None]
-    repairs = [repair for outcome in outcomes for repair in outcome.repairs]
-    kinds = Counter(repair.kind for repair in repairs)
-    minutes = sum(video.duration or 0.0 for video in good) / 60
-    frames = sum(video.num_frames for video in good)
-    actions = sum(len(video.actions) for video in good)
-    output.say(
-        f"{verb} {len(good)} of {len(outcomes)} videos: {minutes:.1f} min, {frames} frames, {actions} actions"
-    )
-    _list(output, "rejected", [f"{video.source}: {video.reject}" for video in bad])
-    text = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    lines = [f"{repair.video}: {repair.kind}: {repair.detail}" for repair in repairs]
-    _list(output, "repairs and remarks" + (f" ({text})" if text else ""), lines)
-    return {
-        "videos": len(outcomes),
-        "packed" if verb == "packed" else "usable": len(good),
-        "minutes": round(minutes, 3),
-        "frames": frames,
-        "actions": actions,
-        "rejected": {video.source: video.reject for video in bad},
-        "repairs": [asdict(repair) for repair in repairs],
-    }
-
-
-def _list(output: Output, title: str, lines: list[str]) -> None:
-    output.say(f"{title}: {len(lines)}")
-    for line in lines[:SHOWN]:
-        output.say(f"  {line}")
-    if len(lines) > SHOWN:
-        output.say(f"  ... and {len(lines) - SHOWN} more")
-
-
-def already(dataset: Dataset) -> dict:
-    """What --json says of a data set that was packed before."""
-    videos = list(dataset.videos.values())
-    good = [video for video in videos if video.reject is None]
-    return {
-        "videos": len(videos),
-        "packed": len(good),
-        "minutes": round(sum(video.duration or 0.0 for video in good) / 60, 3),
-        "frames": sum(video.num_frames for video in good),
-        "actions": sum(len(video.actions) for video in good),
-        "rejected": {video.source: video.reject for video in videos if video.reject is not None},
-        "repairs": [asdict(repair) for repair in dataset.repairs],
-    }
+def report(plan: Plan, outcomes: list[Outcome], state: str, output: Output) -> dict:
+    """Tell what became of the videos; returns it for --json."""
+    document = summary_of(plan, outcomes, state)
+    output.say(text_of(document, state))
+    return document
 
 
 def progress_bar(title: str, total: int, output: Output) -> Callable[[Iterable], Iterable]:
@@ -209,25 +175,23 @@ def main(ctx, videos, annotations, out, subsets, classes, shard_size, workers, *
     workers = workers or len(os.sched_getaffinity(0))
     form = form_of(ctx, **options)
     plan = plan_of(videos, annotations, subsets=subsets, classes=classes, form=form, shard_size=shard_size)
-    total = len(plan.jobs)
+    bar = partial(progress_bar, total=len(plan.jobs), output=output)
     if check_only:
-        checked = check(plan, workers=workers, progress=progress_bar("checking", total, output))
-        document = report(checked, output, verb="usable:")
+        document = report(plan, check(plan, workers=workers, progress=bar("checking")), "usable", output)
         output.document(document)
         sys.exit(1 if document["rejected"] else 0)
     if out is None:
         raise ValueError("--out: missing, want the folder to write (or --check)")
     if force:
         remove_ours(out)
-    if finished(plan, out):
+    outcomes = finished(plan, out)
+    if outcomes:
         output.say(f"{out}: already packed")
-        document = already(Dataset.open(out))
-    else:
-        packed = pack(plan, out, workers=workers, progress=progress_bar("packing", total, output))
-        document = report(packed, output, verb="packed")
+    document = report(
+        plan, outcomes or pack(plan, out, workers=workers, progress=bar("packing")), "packed", output
+    )
     if verify:
-        count = len(Dataset.open(out).videos)
-        document["verified_frames"] = verify_shards(out, progress=progress_bar("verifying", count, output))
+        document["verified_frames"] = verify_shards(out, progress=bar("verifying"))
         output.say(f"verified: {document['verified_frames']} frames read back")
     output.document({"out": out, **document})
     sys.exit(1 if document["rejected"] else 0)

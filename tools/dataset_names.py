@@ -1,0 +1,70 @@
+"""The names of subsets and classes: which a person would take for the same, and which subsets to use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MEANINGS = {"train": "training", "val": "validation", "testing": "test"}  # other usual names of a subset
+USUAL = {*MEANINGS, *MEANINGS.values()}
+
+
+def plain(name: str) -> str:
+    """A name without what the eye overlooks: case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name.casefold()) or name
+
+
+def meaning_of(subset: str) -> str:
+    """What people in the field mean by the name of a subset: training, validation, test, or what it says."""
+    return MEANINGS.get(plain(subset), plain(subset))
+
+
+def is_test(subset: str) -> bool:
+    """Whether a subset is called a test set, in whatever way."""
+    return plain(subset).startswith("test")
+
+
+def choose_subsets(counts: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """The subsets to train on and to validate on, by their usual names, else by size.
+
+    A test set is never proposed for validation: a checkpoint that it chose has not been tested. Where nothing
+    else is left, both are the same.
+    """
+    usable = [name for name, row in counts.items() if row["packed"]]
+    usable.sort(key=lambda name: (is_test(name), -counts[name]["packed"]))
+    wanted = ["training"]
+    if any(map(is_test, usable)):
+        wanted.append("validation")  # THUMOS-14 trains on what it calls so
+    train = next((name for want in wanted for name in usable if meaning_of(name) == want), usable[0])
+    others = [name for name in usable if name != train and not is_test(name)]
+    return train, next((name for name in others if meaning_of(name) == "validation"), [*others, train][0])
+
+
+def name_warnings(subsets: Iterable[str], labels: Iterable[str]) -> list[str]:
+    """Subsets that nobody will look for under their name, and names that are one to the eye and two here."""
+    subsets = sorted(subsets)
+    found = [
+        f"subset {name!r} is not {plain(name)!r}: names count letter by letter; correct the annotations, or "
+        "use just this name in settings"
+        for name in subsets
+        if plain(name) in USUAL and name != plain(name)
+    ]
+    for group in _groups(subsets, meaning_of):
+        found.append(f"subsets {_quoted(group)} are {len(group)} subsets: a run trains or validates on one")
+    for group in _groups(labels, plain):
+        found.append(
+            f"labels {_quoted(group)} are {len(group)} classes; if you mean one, spell it in one way"
+        )
+    return found
+
+
+def _groups(names: Iterable[str], key: Any) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(key(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))

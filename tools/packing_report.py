@@ -1,0 +1,78 @@
+"""What make-shards says in the end: counts, a table of classes and subsets, rejects, repairs, warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.pack_video import Outcome
+from pipeline.packing import Plan
+from tools.dataset_facts import actions_per_class
+from tools.dataset_names import name_warnings
+
+SHOWN = 20  # lines of a list on the screen; the files and --json have all of them
+NAMED = 5  # files named in a line
+
+
+def summary_of(plan: Plan, outcomes: Sequence[Outcome], state: str) -> dict[str, Any]:
+    """The answer as JSON values; `state` is the key that counts the good videos, "packed" or "usable"."""
+    videos = [outcome.video for outcome in outcomes]
+    good = [video for video in videos if video.reject is None]
+    per_class = actions_per_class(plan.classes, good)
+    return {
+        "videos": len(videos),
+        state: len(good),
+        "minutes": round(sum(video.duration or 0.0 for video in good) / 60, 3),
+        "frames": sum(video.num_frames for video in good),
+        "actions": sum(len(video.actions) for video in good),
+        "subsets": dict(sorted(Counter(video.subset for video in good).items())),
+        "per_class": per_class,
+        "rejected": {video.source: video.reject for video in videos if video.reject is not None},
+        "repairs": [asdict(repair) for outcome in outcomes for repair in outcome.repairs],
+        "unnamed": plan.unnamed,
+        "warnings": name_warnings({video.subset for video in videos}, per_class),
+    }
+
+
+def text_of(document: Mapping[str, Any], state: str) -> str:
+    """The answer for people."""
+    rejected, repairs, unnamed = (document[name] for name in ("rejected", "repairs", "unnamed"))
+    kinds = Counter(repair["kind"] for repair in repairs)
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    lines = [
+        f"{state}: {document[state]} of {document['videos']} videos: {document['minutes']:.1f} min, "
+        f"{document['frames']} frames, {document['actions']} actions",
+        *class_table(document["per_class"], document["subsets"]),
+        f"rejected: {len(rejected)}",
+        *_first(f"{name}: {reason}" for name, reason in rejected.items()),
+        f"repairs and remarks{f' ({told})' if told else ''}: {len(repairs)}",
+        *_first(f"{repair['video']}: {repair['kind']}: {repair['detail']}" for repair in repairs),
+    ]
+    if unnamed:
+        more = ", ..." if len(unnamed) > NAMED else ""
+        names = ", ".join(unnamed[:NAMED]) + more
+        lines.append(f"video files that no annotation names, left out: {len(unnamed)} ({names})")
+    return "\n".join([*lines, *(f"warning: {text}" for text in document["warnings"])])
+
+
+def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str, int]) -> list[str]:
+    """A line for each class with its actions in every subset, the rarest class first: typos are rare."""
+    rows = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
+    shown = [("videos", subsets), *rows[:SHOWN]]
+    width = 2 + max(len("actions of class"), *(len(label) for label, _ in shown))
+    head = "".join(name.rjust(max(10, len(name) + 2)) for name in subsets)
+    lines = [" " * width + head]
+    for label, counts in shown:
+        cells = "".join(str(counts.get(name, 0)).rjust(max(10, len(name) + 2)) for name in subsets)
+        lines.append(f"  {label}".ljust(width) + cells)
+    lines.insert(2, "  actions of class")
+    more = len(rows) - SHOWN
+    return lines + ([f"  ... and {more} more frequent classes"] if more > 0 else [])
+
+
+def _first(lines: Iterable[str]) -> list[str]:
+    lines = list(lines)
+    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return [f"  {line}" for line in lines[:SHOWN]] + more
