@@ -15,12 +15,18 @@ from train.postprocess import write_detections
 from train.report.build import write_report
 from train.report.charts import Line, column_chart, line_chart, smoothed, spread
 from train.report.page import duration_text, plural
-from train.report.svg import nice_step, tag, time_axis, value_axis
+from train.report.svg import figure, nice_step, tag, time_axis, value_axis
 from train.report.timelines import (
+    FEW,
+    MAX_LANES,
+    about_video,
     choose_videos,
     clock,
+    clock_axis,
     judge,
+    lanes_of,
     precision_recall,
+    rows_of,
     timeline,
     video_scores,
     working_point,
@@ -113,8 +119,11 @@ def test_a_run_without_anything_but_a_log_gets_its_report(tmp_path):
     text = write_report(folder, truth=TRUTH).read_text()
     parsed(text)
     assert "Loss" in text and "Accuracy" not in text
+    assert "No validation was logged so far." in text and "mAP on the validation videos" not in text
     (folder / "log.jsonl").unlink()
-    parsed(write_report(folder, truth=TRUTH).read_text())
+    text = write_report(folder, truth=TRUTH).read_text()
+    parsed(text)
+    assert "No step and no validation was logged so far." in text and "<svg" not in text
 
 
 def test_the_last_logged_evaluation_counts_where_metrics_json_is_missing(tmp_path):
@@ -207,6 +216,52 @@ def test_a_timeline_has_a_band_for_each_true_action_and_a_bar_for_each_detection
         parsed(timeline(judged, video, TRUTH[key].duration, working_point(judged)))
 
 
+def weak_case(count=200):
+    """One video, one right detection of the lowest score, the others near it and wrong."""
+    truth = {"v": Video("v", "validation", 100.0, (Action(40, 60, "jump"),))}
+    wrong = [found(i % 90, i % 90 + 9, "run" if i % 2 else "jump", 0.02 + i * 1e-6) for i in range(count - 1)]
+    return truth, {"v": [*wrong, found(40, 60, "jump", 0.019)]}
+
+
+def test_of_hundreds_of_detections_the_best_are_drawn_with_those_that_are_right():
+    truth, results = weak_case()
+    judged = judge(truth, results)
+    drawn = [row for _, rows in lanes_of(judged, 0, working_point(judged)) for row in rows]
+    assert len(drawn) == FEW + 2 and judged.hit[drawn].sum() == 1
+    wrong = sorted(judged.detected.scores[~judged.hit])[-FEW - 1 :]
+    assert sorted(judged.detected.scores[drawn])[1:] == wrong
+    about = about_video(judged, 0, 100.0, working_point(judged))
+    assert about == "1 true action, 1 min 40 s, 12 of 200 detections shown"
+
+
+def test_what_is_wrong_is_drawn_as_wrong_where_nothing_is_right():
+    judged = judge(TRUTH, {"good": [found(26, 29, "fly", 0.5)]})
+    assert '<rect class="wrong"' in timeline(judged, 0, 30.0, working_point(judged))
+
+
+def test_classes_without_a_lane_are_counted():
+    actions = [Action(i, i + 1, f"class {i}") for i in range(15)] + [Action(20, 21, "class 14")]
+    judged = judge({"v": Video("v", "validation", 30.0, tuple(actions))}, {})
+    lanes = [judged.labels[label] for label, _ in lanes_of(judged, 0, working_point(judged))]
+    assert len(lanes) == MAX_LANES and "class 14" in lanes  # it has the most true actions
+    assert "12 of 15 classes shown" in about_video(judged, 0, 30.0, working_point(judged))
+
+
+def test_detections_of_a_lane_never_cover_each_other():
+    random = np.random.default_rng(0)
+    extents = [(float(left), float(width)) for left, width in random.uniform(0, 50, (40, 2))]
+    rows = rows_of(extents)
+    assert rows[0] == 0 and sorted(set(rows)) == list(range(max(rows) + 1))
+    for row in set(rows):
+        own = sorted(extent for extent, place in zip(extents, rows, strict=True) if place == row)
+        assert all(left + width < after for (left, width), (after, _) in zip(own, own[1:], strict=False))
+
+
+def test_a_day_of_video_has_few_marks():
+    for longest in (181, 3600, 3 * 3600, 24 * 3600):
+        assert 3 <= len(clock_axis(longest).ticks) <= 11
+
+
 def test_bars_lie_where_their_seconds_are():
     judged = judge(TRUTH, RESULTS)
     drawn = parsed(timeline(judged, 0, 30.0, working_point(judged)))
@@ -225,7 +280,7 @@ def test_ticks_are_round_and_few():
     assert [nice_step(span, 5) for span in (1, 7, 100, 0.03)] == [0.2, 2, 20, 0.01]
     assert time_axis(0, 7, 0, 100).ticks == (0, 2, 4, 6)
     assert time_axis(20, 20, 0, 100).ticks == (20,)
-    assert value_axis([0, 0], 100, 0).high > 0
+    assert value_axis([0, 0], 100, 0).ticks[-1] == 1 and value_axis([1e-7], 100, 0, least=1).high == 1
     assert value_axis([0.02, 30], 100, 0, log=True).ticks == (0.01, 0.1, 1, 10, 100)
 
 
@@ -253,8 +308,14 @@ def test_columns_without_room_lose_their_texts_but_not_their_numbers():
     assert "<title>49: 49.00</title>" in chart
 
 
-def test_a_running_mean_keeps_the_number_of_points():
+def test_a_running_mean_keeps_few_points_as_they_are():
     assert smoothed([(0, 1.0), (1, 3.0), (2, 5.0)], 2) == [(0, 1.0), (1, 2.0), (2, 4.0)]
+    assert smoothed([], 1) == []
+
+
+def test_a_long_curve_keeps_its_end_and_few_points():
+    curve = smoothed([(i, float(i)) for i in range(9001)], 3)
+    assert len(curve) <= 300 and curve[-1] == (9000, 8999.0)
 
 
 def test_elements_escape_what_they_are_given():
@@ -266,4 +327,5 @@ def test_elements_escape_what_they_are_given():
 def test_durations_and_counts_read_well():
     assert [duration_text(s) for s in (4.25, 192, 3900)] == ["4.2 s", "3 min 12 s", "1 h 05 min"]
     assert [plural(1, "class", "classes"), plural(2000, "video")] == ["1 class", "2,000 videos"]
-    assert [clock(30, 60), clock(210, 400)] == ["30 s", "3:30"]
+    assert [clock(30, 60), clock(210, 400), clock(3810, 7200)] == ["30 s", "3:30", "1:03:30"]
+    assert [figure(v) for v in (0, 0.312, 6.824, 93.21, 100)] == ["0", "0.31", "6.82", "93.2", "100"]

@@ -20,13 +20,14 @@ import yaml
 
 from pipeline.shards import write_text
 from train.assess import assess
-from train.report.charts import column_chart, loss_chart, map_chart, precision_chart
+from train.report.charts import column_chart, loss_card, map_chart, precision_chart
 from train.report.diagnosis_charts import error_section
 from train.report.page import PAGE, card, duration_text, memory_text, percent, plural, tile
 from train.report.timelines import (
     TIOU,
     Judged,
     WorkingPoint,
+    about_video,
     choose_videos,
     judge,
     precision_recall,
@@ -96,18 +97,13 @@ def key_figures(run: RunFiles, point: WorkingPoint | None) -> str:
         low, high = metrics["tiou"][0], metrics["tiou"][-1]
         tiles.append(tile(percent(metrics["average_mAP"]), "average mAP", f"tIoU {low:g} to {high:g}"))
         tiles.append(tile(percent(metrics["mAP"][0]), f"mAP at tIoU {low:g}"))
-    if point is not None and point.recall > 0:
-        note = f"precision {point.precision:.0%}, recall {point.recall:.0%}"
+    if point is not None and point.recall:
+        note = f"precision {100 * point.precision:.0f} %, recall {100 * point.recall:.0f} %"
         tiles.append(tile(f"{point.f1:.2f}", f"best F1 at tIoU {TIOU:g}", note))
     seconds = (metrics or {}).get("seconds", {})
     if seconds.get("train"):
-        tiles.append(
-            tile(
-                duration_text(seconds["train"]),
-                "training",
-                f"evaluation {duration_text(seconds.get('eval', 0))}",
-            )
-        )
+        note = f"evaluation {duration_text(seconds.get('eval', 0))}"
+        tiles.append(tile(duration_text(seconds["train"]), "training", note))
     steps = run.of("train")
     if steps:
         tiles.append(tile(f"{steps[-1]['step']:,}", "optimizer steps", speed_note(steps)))
@@ -123,7 +119,8 @@ def speed_note(steps: list[dict[str, Any]]) -> str:
     data = [event["data_seconds"] for event in steps if "data_seconds" in event]
     if not step or not data:
         return ""
-    return f"{median(step):.2g} s each, {median(data):.2g} s waiting for data"
+    waiting = 100 * median(data) / max(median(step) + median(data), 1e-9)
+    return f"{median(step):.2g} s each, {waiting:.0f} % waiting for data"
 
 
 def device_note(run: RunFiles) -> str:
@@ -131,7 +128,7 @@ def device_note(run: RunFiles) -> str:
     if not starts:
         return ""
     ranks = starts[-1].get("world_size", 1)
-    return f"{ranks} process{'' if ranks == 1 else 'es'} on {starts[-1].get('device', '?')}"
+    return f"{plural(ranks, 'process', 'processes')} on {starts[-1].get('device', '?')}"
 
 
 def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
@@ -147,7 +144,7 @@ def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
         for name, (mean, loose) in sorted(table.items(), key=lambda item: -item[1][0])
     ]
     longest = max((len(name) for name in table), default=0)
-    opening = f'<div class="classes" style="--label:{min(longest, 18) + 1}ch">'
+    opening = f'<div class="classes" style="--label:{min(longest, 30) + 1}ch">'
     if len(rows) <= MANY_CLASSES:
         return f"{opening}{''.join(rows)}</div>"
     ends = MANY_CLASSES // 3
@@ -166,7 +163,7 @@ def video_cards(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], c
         key = judged.keys[number]
         video = truth[key]
         length = getattr(video, "duration", None)
-        about = plural(len(video.actions), "true action") + (f", {duration_text(length)}" if length else "")
+        about = about_video(judged, number, length, point)
         cards.append(
             f'<figure class="video"><figcaption><b>{escape(key)}</b><span>{about}</span>'
             f'<span class="score">F1 {scores[number]:.2f}</span></figcaption>'
@@ -179,8 +176,7 @@ KEY = (
     '<p class="key"><span><i class="k-truth"></i>true action</span>'
     '<span><i class="k-hit"></i>detection, right</span>'
     '<span><i class="k-wrong"></i>detection, wrong or a repeat</span>'
-    '<span><i class="k-weak"></i>below the cut</span>'
-    '<span><i class="k-cut"></i>cut with the best F1</span></p>'
+    '<span><i class="k-weak"></i>below the cut</span></p>'
 )
 
 
@@ -192,10 +188,11 @@ def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], cou
     chosen = f"{min(count, total)} of {plural(total, 'video')}, from the best to the worst in even steps."
     where = "No detection is right at this tIoU, so there is no cut."
     if point.recall:
-        where = f"The dashed line is the score {point.score:.3g}, where F1 over all videos is best."
+        where = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
     note = (
-        f"{chosen} Time runs to the right; a detection stands as high as its score. Right means matched with "
-        f"a true action of its class at tIoU {TIOU:g} or more, each action once. {where}"
+        f"{chosen} Of each the right detections and the best of "
+        f"the others, high scores on top. Right: matched with a true action of its class at tIoU {TIOU:g} or "
+        f"more, each action once. {where}"
     )
     cards = video_cards(judged, point, truth, count)
     return f'<h2>Detections against truth</h2><p class="note">{note}</p>{KEY}{cards}'
@@ -220,7 +217,7 @@ def accuracy(
     if judged is not None and point is not None and point.recall:
         best = (100 * point.recall, 100 * point.precision)
         chart = precision_chart(precision_recall(judged), best, tiou=TIOU)
-        cards += card(f"Precision over recall at tIoU {TIOU:g}", chart)
+        cards += card(f"Precision over recall at tIoU {TIOU:g}", chart, "All classes; the dot: best F1.")
     note = (
         f"Dark: average over all tIoU; pale: at tIoU {metrics['tiou'][0]:g}. Then the average in percent and "
         "the number of true actions."
@@ -241,12 +238,15 @@ def errors(run: RunFiles, truth: Mapping[str, Any]) -> str:
 
 def learning(run: RunFiles) -> str:
     """The curves. Without a logged evaluation, the final metrics stand at the last epoch."""
-    evals = run.of("eval")
+    steps, evals = run.of("train"), run.of("eval")
     if not evals and run.metrics:
-        last = max((event.get("epoch", 0) for event in run.of("train")), default=0)
+        last = max((event.get("epoch", 0) for event in steps), default=0)
         evals = [{"epoch": last, "metrics": run.metrics}]
-    cards = card("Loss", loss_chart(run.of("train"))) + card("mAP on the validation videos", map_chart(evals))
-    return f'<h2>Learning</h2><div class="grid2">{cards}</div>'
+    cards = loss_card(steps) if steps else ""
+    cards += card("mAP on the validation videos", map_chart(evals)) if evals else ""
+    missing = [what for what, there in (("step", steps), ("validation", evals)) if not there]
+    note = f'<p class="note">No {" and no ".join(missing)} was logged so far.</p>' if missing else ""
+    return f'<h2>Learning</h2>{note}<div class="grid2">{cards}</div>'
 
 
 def date_of(run: RunFiles, folder: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from train.report.page import card
 from train.report.svg import (
     BLUE,
     GREEN,
@@ -15,6 +16,7 @@ from train.report.svg import (
     SKY,
     VERMILION,
     Axis,
+    figure,
     image,
     number,
     rule,
@@ -24,9 +26,17 @@ from train.report.svg import (
     words,
 )
 
-WIDTH, HEIGHT = 560, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 134, 14, 44  # the right margin holds the lines' names
+WIDTH, HEIGHT = 480, 270
+LEFT, NAMES, RIGHT, TOP, BOTTOM = (
+    50,
+    132,
+    14,
+    14,
+    44,
+)  # NAMES: the right margin where it holds the lines' names
 LABEL_GAP = 15  # between the names at the lines' ends, pixels
+POINTS = 300  # of a loss's line; of more, every so many-th is drawn
+LEAST = 1.0  # where an axis of percents ends at the earliest
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,12 @@ class Line:
 
 
 def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Running mean over the last `window` points, fewer at the beginning."""
+    """Running mean over the last `window` points, fewer at the beginning; of many points, at POINTS."""
     means = []
-    for i, (x, _) in enumerate(points):
+    step = max(1, math.ceil(len(points) / POINTS))
+    for i in range((len(points) - 1) % step, len(points), step):  # the last is always there
         recent = [value for _, value in points[max(0, i + 1 - window) : i + 1]]
-        means.append((x, sum(recent) / len(recent)))
+        means.append((points[i][0], sum(recent) / len(recent)))
     return means
 
 
@@ -79,7 +90,7 @@ def grid(x: Axis, y: Axis, x_label: str, unit: str) -> list[str]:
 
 def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> str:
     """The line with its dots; one dot where there is one point only."""
-    style = {"stroke": line.colour, "stroke_width": line.width, "stroke_dasharray": line.dash}
+    style: dict[str, Any] = {"stroke": line.colour, "stroke_width": line.width, "stroke_dasharray": line.dash}
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
     parts = [tag("polyline", points=path, fill="none", opacity=0.28 if line.faint else None, **style)]
     if line.dots or len(line.points) == 1:
@@ -92,13 +103,17 @@ def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> str:
 
 def name_lines(lines: Sequence[Line], y: Axis) -> list[str]:
     """Each line's name beside its last point, pushed apart where they would overlap."""
-    left = WIDTH - RIGHT + 8.0
+    left = WIDTH - NAMES + 6.0
     parts = []
     places = spread([y(line.points[-1][1]) for line in lines], TOP + 4, HEIGHT - BOTTOM)
     for line, place in zip(lines, places, strict=True):
-        style = {"stroke": line.colour, "stroke_width": line.width, "stroke_dasharray": line.dash}
-        parts.append(tag("line", x1=left, x2=left + 16, y1=place, y2=place, **style))
-        parts.append(words(left + 21, place + 4, line.name, "name"))
+        style: dict[str, Any] = {
+            "stroke": line.colour,
+            "stroke_width": line.width,
+            "stroke_dasharray": line.dash,
+        }
+        parts.append(tag("line", x1=left, x2=left + 20, y1=place, y2=place, **style))
+        parts.append(words(left + 25, place + 4, line.name, "name"))
     return parts
 
 
@@ -110,31 +125,32 @@ def line_chart(
     unit: str = "",
     log: bool = False,
     x_range: tuple[float, float] | None = None,
+    named: bool = True,
 ) -> str:
-    """All lines over one x axis, each named at its end. Points that are not finite are left out.
+    """All lines over one x axis, `named` at their ends. Points that are not finite are left out.
 
-    log: a logarithmic y axis, if all values are above 0. x_range: ends of the x axis; without it, the data's.
-    title: what a screen reader says.
+    log: a logarithmic y axis; all values have to be above 0. x_range: ends of the x axis; without it, the
+    data's. title: what a screen reader says. unit: of y; with one, y is in percent.
     """
     lines = [replace(line, points=[p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
-        return '<p class="note">Nothing was logged.</p>'
+        return '<p class="note">No finite value was logged.</p>'
     xs = [a for line in lines for a, _ in line.points]
     ys = [b for line in lines for _, b in line.points]
     low, high = x_range or (min(xs), max(xs))
-    x = time_axis(low, high, LEFT, WIDTH - RIGHT, whole=True)
-    y = value_axis(ys, HEIGHT - BOTTOM, TOP, log=log and min(ys) > 0)
+    x = time_axis(low, high, LEFT, WIDTH - (NAMES if named else RIGHT), whole=True)
+    y = value_axis(ys, HEIGHT - BOTTOM, TOP, least=LEAST if unit else 0.0, log=log)
     parts = grid(x, y, x_label, unit)
     parts += [draw_line(line, x, y, unit) for line in sorted(lines, key=lambda line: not line.faint)]
-    parts += name_lines([line for line in lines if not line.faint], y)
+    parts += name_lines([line for line in lines if named and not line.faint], y)
     return image(parts, title, width=WIDTH, height=HEIGHT)
 
 
 def column_chart(values: Sequence[tuple[str, float]], *, x_label: str, title: str, unit: str = "") -> str:
-    """A column per (name, value), its value above it; both texts are left out where there is no room."""
-    y = value_axis([value for _, value in values], HEIGHT - BOTTOM, TOP + 14)
-    x = Axis(0, len(values), (), LEFT, WIDTH - 10)
+    """A column per (name, percent), its value above it; both texts are left out where there is no room."""
+    y = value_axis([value for _, value in values], HEIGHT - BOTTOM, TOP + 14, least=LEAST)
+    x = Axis(0, len(values), (), LEFT, WIDTH - RIGHT)
     parts = grid(x, y, x_label, unit)
     slot = (x.end - x.start) / len(values)
     width = min(46.0, 0.68 * slot)
@@ -143,34 +159,32 @@ def column_chart(values: Sequence[tuple[str, float]], *, x_label: str, title: st
         box = {"x": middle - width / 2, "y": top, "width": width, "height": y.start - top, "rx": 2}
         parts.append(tag("rect", title=f"{name}: {value:.2f}{unit}", class_="column", **box))
         if slot >= 28:
-            parts.append(words(middle, top - 5, f"{value:.1f}", "value", anchor="middle"))
+            parts.append(words(middle, top - 5, figure(value), "value", anchor="middle"))
             parts.append(words(middle, y.start + 18, name, "tick", anchor="middle"))
-    return image(parts, title, width=WIDTH, height=HEIGHT)
+    said = ", ".join(f"{name}: {figure(value)}{unit}" for name, value in values)
+    return image(parts, f"{title}: {said}", width=WIDTH, height=HEIGHT)
 
 
-def loss_chart(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Total loss, bold, over its parts."""
+def loss_card(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Total loss, bold, over its parts; logarithmic where a linear axis would hide the smaller ones."""
     names = sorted({name for event in steps for name in event.get("parts", {})})
     total = [(event["step"], _float(event.get("loss"))) for event in steps]
     window = max(1, len(total) // 25)
+    colours, dashes = (VERMILION, GREEN, PURPLE, ORANGE, SKY), ("7 3", "2 3", "9 3 2 3", "4 2")
     lines = []
-    styles = [(VERMILION, "7 3"), (GREEN, "2 3"), (PURPLE, "9 3 2 3"), (ORANGE, "4 2"), (SKY, "1 3")]
     for i, name in enumerate(names):
         points = [(event["step"], _float(event.get("parts", {}).get(name))) for event in steps]
-        colour, dash = styles[i % len(styles)]
+        colour, dash = colours[i % len(colours)], dashes[i % len(dashes)]
         lines.append(Line(name, smoothed(points, window), colour, dash, 1.6))
     if window > 1:
-        lines.append(Line("each step", total, BLUE, width=1.2, faint=True))
+        lines.append(Line("each step", smoothed(total, 1), BLUE, width=1.2, faint=True))
     lines.append(Line("total", smoothed(total, window), BLUE, width=2.8))
-    return line_chart(
-        lines, x_label="optimizer step", title="Loss over optimizer steps", log=spans_decades(lines)
-    )
-
-
-def spans_decades(lines: list[Line]) -> bool:
-    """Whether a linear axis would hide the smaller lines."""
-    values = [y for line in lines for _, y in line.points if y > 0]
-    return bool(values) and max(values) > 50 * min(values)
+    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    log = bool(values) and 0 < 50 * min(values) < max(values)
+    notes = [f"Means of {window} logged values; pale: each."] if window > 1 else []
+    notes += ["Logarithmic scale."] if log else []
+    chart = line_chart(lines, x_label="optimizer step", title="Loss over optimizer steps", log=log)
+    return card("Loss", chart, " ".join(notes))
 
 
 def _float(value: Any) -> float:
@@ -197,7 +211,7 @@ def _percents(evals: Sequence[Mapping[str, Any]], index: int) -> list[tuple[floa
 
 
 def precision_chart(points: Sequence[tuple[float, float]], best: tuple[float, float], *, tiou: float) -> str:
-    """Precision over recall of all classes together, both in percent, with the point of the best F1."""
+    """Precision over recall of all classes together, both in percent, with a dot at the best F1."""
     lines = [Line("all classes", points, BLUE, width=2.4), Line("best F1", [best], VERMILION, width=3.5)]
     title = f"Precision over recall at tIoU {tiou:g}"
-    return line_chart(lines, x_label="recall, percent", title=title, unit=" %", x_range=(0, 100))
+    return line_chart(lines, x_label="recall, percent", title=title, unit=" %", x_range=(0, 100), named=False)

@@ -60,7 +60,7 @@ h2 {{ margin: 44px 0 12px; font-size: 21px; letter-spacing: -0.01em; }}
 h3 {{ margin: 0 0 10px; font-size: 15px; }}
 .note {{ margin: 0 0 12px; color: var(--soft); max-width: 78ch; }}
 .card .note {{ font-size: 13px; margin-top: -6px; max-width: none; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(168px, 1fr)); gap: 14px;
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(164px, 1fr)); gap: 14px;
   margin-top: 26px; }}
 .tile, .card, .video {{ background: var(--paper); border: 1px solid var(--line); border-radius: 10px; }}
 .tile {{ padding: 14px 16px 12px; }}
@@ -68,9 +68,12 @@ h3 {{ margin: 0 0 10px; font-size: 15px; }}
 .figure {{ font-size: 25px; line-height: 1.3; font-weight: 650; letter-spacing: -0.02em; white-space: nowrap;
   font-variant-numeric: tabular-nums; }}
 .hint {{ color: var(--soft); font-size: 13px; }}
-.grid2 {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 16px; }}
-.card {{ padding: 18px 18px 14px; min-width: 0; }}
-.wide {{ margin-top: 16px; }}
+.grid2 {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr));
+  gap: 16px; }}
+.card {{ padding: 18px 18px 14px; min-width: 0; display: flex; flex-direction: column; }}
+.card .chart {{ margin-top: auto; }}
+.wide, .kinds {{ grid-column: 1 / -1; }}
+.grid2 + .wide {{ margin-top: 16px; }}
 .chart {{ display: block; width: 100%; height: auto; font-family: inherit; }}
 .chart text {{ fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }}
 .chart .name, .chart .value {{ fill: var(--ink); }}
@@ -79,7 +82,8 @@ h3 {{ margin: 0 0 10px; font-size: 15px; }}
 .mark {{ stroke: #1d2530; opacity: 0.07; pointer-events: none; }}
 .axis {{ stroke: #9aa5b1; stroke-width: 1; }}
 .column {{ fill: var(--blue); }}
-.classes {{ columns: 320px auto; column-gap: 36px; }}
+.chart .value {{ paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }}
+.classes {{ columns: calc(var(--label) + 200px) auto; column-gap: 36px; }}
 .class {{ display: grid; grid-template-columns: minmax(0, var(--label)) 1fr 40px 40px; gap: 10px;
   align-items: center; height: 25px; break-inside: avoid; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }}
@@ -93,11 +97,22 @@ h3 {{ margin: 0 0 10px; font-size: 15px; }}
 .key {{ display: flex; flex-wrap: wrap; gap: 6px 24px; margin: 0 0 14px; font-size: 13.5px; }}
 .key span {{ display: inline-flex; align-items: center; gap: 8px; }}
 .key i {{ width: 26px; }}
+.kinds {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 4px 24px;
+  font-size: 13.5px; color: var(--soft); }}
+.kinds i {{ display: inline-block; width: 13px; height: 13px; border-radius: 2px; margin-right: 8px;
+  vertical-align: -2px; }}
+.kinds b {{ color: var(--ink); }}
+table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 6px 12px 5px 0; text-align: left; vertical-align: top; }}
+th {{ font-weight: 600; }}
+tbody tr {{ border-top: 1px solid var(--line); }}
+td small {{ margin-left: 4px; }}
+th small {{ display: block; }}
+small {{ font-size: 12.5px; font-weight: 400; color: var(--soft); }}
 .k-truth {{ height: 16px; background: var(--truth); border-top: 4px solid var(--cap); }}
 .k-hit {{ height: 6px; border-radius: 2px; background: var(--blue); }}
 .k-wrong {{ height: 6px; border-radius: 2px; border: 1.5px solid var(--red); background: #fff; }}
 .k-weak {{ height: 4px; border-radius: 2px; background: #b3bdc9; }}
-.k-cut {{ border-top: 1.5px dashed #7d8894; }}
 .video {{ margin: 0 0 14px; padding: 14px 18px 10px; overflow-x: auto; }}
 .video .chart {{ min-width: 760px; }}
 figcaption {{ display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: baseline; margin-bottom: 10px; }}
@@ -108,7 +123,7 @@ figcaption .score {{ margin-left: auto; color: var(--ink); font-weight: 600;
 .lane {{ fill: #f6f8fa; }}
 .truth {{ fill: var(--truth); }}
 .cap {{ fill: var(--cap); }}
-.cut {{ stroke: #7d8894; stroke-width: 1; stroke-dasharray: 4 4; }}
+.cut {{ stroke: #5c6875; stroke-width: 1.2; stroke-dasharray: 4 4; }}
 .hit {{ fill: var(--blue); }}
 .wrong {{ fill: #ffffff; stroke: var(--red); stroke-width: 1.4; }}
 .hit.weak {{ fill: #8fbfdc; }}
@@ -118,6 +133,8 @@ summary {{ cursor: pointer; color: var(--soft); font-size: 13.5px; }}
 pre {{ background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
   overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
 footer {{ margin-top: 48px; color: var(--soft); font-size: 13px; }}
+@media (max-width: 600px) {{ main {{ padding: 24px 12px 48px; }} .card, .video {{ padding: 12px 12px 10px; }}
+  .chart .tick, .chart .name {{ font-size: 13.5px; }} }}
 @media print {{ body {{ background: #fff; }} .card, .video, .tile {{ break-inside: avoid; }} }}
 </style>
 </head>

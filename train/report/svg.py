@@ -81,18 +81,28 @@ def time_axis(
     return Axis(low, high, tuple(i * step for i in range(first, last + 1)), start, end)
 
 
-def value_axis(values: Sequence[float], start: float, end: float, *, log: bool = False) -> Axis:
-    """An axis from 0 (or a mark below the lowest value) to a mark above the highest; `log`: whole decades."""
+def value_axis(
+    values: Sequence[float], start: float, end: float, *, least: float = 0.0, log: bool = False
+) -> Axis:
+    """An axis from 0 (or a mark below the lowest value) to a mark above the highest; `log`: whole decades.
+
+    least: where the axis ends at the earliest; without it, zeros alone have an axis to 1.
+    """
     if log:
         first = math.floor(math.log10(min(values)))
         last = max(math.ceil(math.log10(max(values))), first + 1)
         ticks = tuple(10.0**i for i in range(first, last + 1))
         return Axis(ticks[0], ticks[-1], ticks, start, end, log=True)
-    low, high = min(0.0, *values), max(1e-9, *values)
+    low, high = min(0.0, *values), max(least, *values) or 1.0
     step = nice_step(high - low, 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(i * step for i in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks, start, end)
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A value beside its mark, in so many digits: 93.2, 6.82, 0.31; 0 without decimals is nothing at all."""
+    return f"{value:.{max(0, digits - len(str(int(abs(value)))))}f}" if value else "0"
 
 
 def number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Timelines of detections against truth: a lane per class, time to the right, score upwards.
+"""Timelines of detections against truth: a lane per class, time to the right, the best detections on top.
 
 A detection is a hit when the protocol matches it with a true action at tIoU 0.5: in the order of score, each
 true action once. Everything is drawn as SVG text.
@@ -6,6 +6,7 @@ true action once. Everything is drawn as SVG text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +14,17 @@ from typing import Any
 import numpy as np
 
 from train.matching import Rows, detection_rows, match_labels, truth_rows
+from train.report.page import duration_text, plural
 from train.report.svg import Axis, image, rule, tag, time_axis, words
 
 TIOU = 0.5
-WIDTH, LANE, GAP, TOP, LEFT, RIGHT = 1100, 58, 12, 4, 160, 20
+WIDTH, SIDE = 1100, 28  # the margins hold half of the outermost times
+NAME, CAP, ROW = 26, 5, 9  # heights: of a lane's name, a true action's cap, a row of detections
+LONGEST_NAME = 80  # characters
 MINUTES_FROM = 180  # seconds; longer videos have minutes on their axis
+STEPS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)  # between its marks, seconds
 MAX_LANES = 12  # of one video; a video with more classes shows those with the most true actions
+FEW = 10  # so many detections of a video are drawn, and 2 more for each true action
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class WorkingPoint:
     score: float
     precision: float
     recall: float
+
+    @property
+    def cut(self) -> float:
+        """The score from which detections are drawn as answers: all of them where none is right."""
+        return self.score if self.recall else 0.0
 
     @property
     def f1(self) -> float:
@@ -111,103 +122,138 @@ def choose_videos(scores: np.ndarray, count: int) -> list[int]:
     return [order[place] for place in places]
 
 
-def lanes_of(judged: Judged, video: int, point: WorkingPoint) -> list[int]:
-    """The classes of a video that get a lane: those with true actions first, then those answered."""
+def lanes_of(judged: Judged, video: int, point: WorkingPoint) -> list[tuple[int, np.ndarray]]:
+    """The lanes of a video: (class, its detections that are drawn, the best first).
+
+    Drawn are the right answers and the best of the other detections. Classes with true actions come first.
+    """
     true = judged.true.label[judged.true.video == video]
-    own = judged.detected.video == video
-    answered = judged.detected.label[own & (judged.detected.scores >= point.score)]
-    labels = [int(label) for label in np.unique(true)]
-    labels += [int(label) for label in np.unique(answered) if label not in true]
-    return labels[:MAX_LANES]
+    own = np.flatnonzero(judged.detected.video == video)
+    scores = judged.detected.scores[own]
+    right = judged.hit[own] & (scores >= point.cut)
+    chosen = own[np.lexsort((-scores, ~right))[: FEW + 2 * len(true)]]
+    best = chosen[np.argsort(-judged.detected.scores[chosen], kind="stable")]
+    classes = judged.detected.label[best]
+    labels = sorted(label for label, _ in Counter(true.tolist()).most_common(MAX_LANES))
+    answered = dict.fromkeys(classes[judged.detected.scores[best] >= point.cut].tolist())
+    labels += [label for label in answered if label not in labels]
+    return [(label, best[classes == label]) for label in labels[:MAX_LANES]]
+
+
+def about_video(judged: Judged, video: int, duration: float | None, point: WorkingPoint) -> str:
+    """What a video holds, and how much of it is drawn."""
+    lanes = lanes_of(judged, video, point)
+    true = judged.true.label[judged.true.video == video]
+    detections, drawn = int((judged.detected.video == video).sum()), sum(len(rows) for _, rows in lanes)
+    classes = len(np.unique(true))
+    facts = [plural(len(true), "true action")] + ([duration_text(duration)] if duration else [])
+    facts.append(
+        plural(detections, "detection")
+        if drawn == detections
+        else f"{drawn:,} of {plural(detections, 'detection')} shown"
+    )
+    if classes > MAX_LANES:
+        facts.append(f"{MAX_LANES} of {classes} classes shown")
+    return ", ".join(facts)
 
 
 def clock(seconds: float, longest: float) -> str:
-    """A time on the axis: seconds, or minutes and seconds in a long video."""
-    return f"{seconds:g} s" if longest <= MINUTES_FROM else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    """A time on the axis: 30 s, in a longer video 3:30, in one of over an hour 1:03:30."""
+    if longest <= MINUTES_FROM:
+        return f"{seconds:g} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours = f"{minutes // 60}:{minutes % 60:02d}" if longest > 3600 else f"{minutes}"
+    return f"{hours}:{rest:02d}"
 
 
 def clock_axis(longest: float) -> Axis:
     """Time from 0 to the video's end; marks at round seconds or, where `clock` counts minutes, at those."""
-    axis = time_axis(0.0, longest, LEFT, WIDTH - RIGHT, pieces=10)
+    axis = time_axis(0.0, longest, SIDE, WIDTH - SIDE, pieces=10)
     if longest <= MINUTES_FROM:
         return axis
-    step = next((s for s in (30, 60, 120, 300, 600, 1200) if longest / s <= 10), 3600)
+    step = next((s for s in STEPS if longest / s <= 10), STEPS[-1])
     return replace(axis, ticks=tuple(float(t) for t in range(0, int(longest) + 1, step)))
 
 
 def timeline(judged: Judged, video: int, duration: float | None, point: WorkingPoint) -> str:
-    """One video as SVG: a lane per class, bands for true actions, bars as high as their score."""
-    own_true = np.flatnonzero(judged.true.video == video)
-    own_detected = np.flatnonzero(judged.detected.video == video)
-    ends = [judged.true.segments[own_true, 1], judged.detected.segments[own_detected, 1]]
-    longest = duration or max(np.concatenate(ends).tolist(), default=1.0)
-    axis = clock_axis(max(longest, 1e-3))
-    labels = lanes_of(judged, video, point)
-    bottom = TOP + len(labels) * (LANE + GAP)
-    parts = []
-    for place, label in enumerate(labels):
-        parts += draw_lane(
-            judged,
-            own_true[judged.true.label[own_true] == label],
-            own_detected[judged.detected.label[own_detected] == label],
-            Lane(judged.labels[label], axis, TOP + place * (LANE + GAP), judged.top_score, point.score),
+    """One video as SVG: a lane per class, bands for true actions, under their caps the detections."""
+    own_true = judged.true.video == video
+    ends = [judged.true.segments[own_true, 1], judged.detected.segments[judged.detected.video == video, 1]]
+    longest = max(duration or max(np.concatenate(ends).tolist(), default=1.0), 1e-3)
+    axis = clock_axis(longest)
+    parts, top = [], 0.0
+    for label, rows in lanes_of(judged, video, point):
+        true = judged.true.segments[own_true & (judged.true.label == label)]
+        parts.append(
+            words(SIDE, top + 18, shortened(judged.labels[label]), "name", title=judged.labels[label])
         )
+        drawn, top = draw_lane(judged, true, rows, axis, top + NAME, point.cut)
+        parts += drawn
     for tick in axis.ticks:
-        parts.append(rule(axis(tick), TOP, axis(tick), bottom - GAP + 5, "mark"))
-        parts.append(words(axis(tick), bottom + 9, clock(tick, longest), "tick", anchor="middle"))
+        parts.append(rule(axis(tick), NAME, axis(tick), top + 5, "mark"))
+        parts.append(words(axis(tick), top + 18, clock(tick, longest), "tick", anchor="middle"))
     title = f"{judged.keys[video]}: detections against truth"
-    return image(parts, title, width=WIDTH, height=bottom + 18)
+    return image(parts, title, width=WIDTH, height=top + 24)
 
 
-@dataclass(frozen=True)
-class Lane:
-    """Where one class of one video is drawn."""
-
-    name: str
-    axis: Axis
-    top: float
-    top_score: float  # the score that reaches the lane's top
-    least: float  # the working point's score
-
-    def height_of(self, score: float) -> float:
-        """The pixel of a score; 0 is the floor."""
-        part = min(max(score / self.top_score, 0.0), 1.0)
-        return self.top + LANE - 4 - part * (LANE - 15)
+def shortened(name: str) -> str:
+    """A name that fits over its lane."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
-def draw_lane(judged: Judged, true: np.ndarray, detected: np.ndarray, lane: Lane) -> list[str]:
-    """One class: its name, the bands of truth, the line of the working point, the bars of detections."""
-    shown = lane.name if len(lane.name) <= 20 else lane.name[:18] + "..."
-    size = {"x": LEFT, "y": lane.top, "width": WIDTH - LEFT - RIGHT, "height": LANE, "rx": 3}
+def extent(segment: np.ndarray, axis: Axis) -> tuple[float, float]:
+    """Left end and width in pixels, inside the axis and wide enough to see."""
+    left = axis(min(max(segment[0], axis.low), axis.high))
+    return left, max(axis(min(segment[1], axis.high)) - left, 1.5)
+
+
+def rows_of(extents: Sequence[tuple[float, float]]) -> list[int]:
+    """The row of each extent: the highest where it covers none of those before it."""
+    rows: list[list[tuple[float, float]]] = []
+    placed = []
+    for left, width in extents:
+        free = (all(left >= b + 2 or left + width + 2 <= a for a, b in row) for row in rows)
+        place = next((i for i, is_free in enumerate(free) if is_free), len(rows))
+        rows += [[]] if place == len(rows) else []
+        rows[place].append((left, left + width))
+        placed.append(place)
+    return placed
+
+
+def draw_lane(
+    judged: Judged, true: np.ndarray, detected: np.ndarray, axis: Axis, top: float, cut: float
+) -> tuple[list[str], float]:
+    """One class: bands of truth, detections in rows that hide nothing; also where the lane ends."""
+    extents = [extent(judged.detected.segments[row], axis) for row in detected]
+    rows = rows_of(extents)
+    height = CAP + 4 + ROW * (max(rows, default=0) + 1)
+    size: dict[str, Any] = {"x": SIDE, "y": top, "width": WIDTH - 2 * SIDE, "height": height, "rx": 3}
     parts = [tag("rect", class_="lane", **size)]
-    parts.append(words(LEFT - 12, lane.top + LANE / 2 + 4, shown, "name", anchor="end", title=lane.name))
-    for row in true:
-        parts.append(draw_truth(judged.true.segments[row], lane))
-    if lane.least <= lane.top_score:
-        height = lane.height_of(lane.least)
-        parts.append(rule(LEFT, height, WIDTH - RIGHT, height, "cut"))
-    by_score = np.argsort(judged.detected.scores[detected], kind="stable")  # the best on top
-    return parts + [draw_detection(judged, int(row), lane) for row in detected[by_score]]
+    parts += [draw_truth(segment, axis, top, height) for segment in true]
+    for number, place, row in zip(detected, extents, rows, strict=True):
+        middle = top + CAP + 2 + ROW * (row + 0.5)
+        parts.append(draw_detection(judged, int(number), place, middle, cut))
+    return parts, top + height
 
 
-def draw_truth(segment: np.ndarray, lane: Lane) -> str:
+def draw_truth(segment: np.ndarray, axis: Axis, top: float, height: float) -> str:
     """A true action: a band over the whole lane with a dark cap."""
-    left = lane.axis(max(segment[0], lane.axis.low))
-    width = max(lane.axis(min(segment[1], lane.axis.high)) - left, 1.5)
-    place = {"x": left, "y": lane.top, "width": width}
-    inside = tag("rect", class_="truth", height=LANE, **place) + tag("rect", class_="cap", height=5, **place)
-    return tag("g", inside, title=f"true {lane.name}, {segment[0]:.2f} to {segment[1]:.2f} s")
+    left, width = extent(segment, axis)
+    place: dict[str, Any] = {"x": left, "y": top, "width": width}
+    inside = tag("rect", class_="truth", height=height, **place) + tag(
+        "rect", class_="cap", height=CAP, **place
+    )
+    return tag("g", inside, title=f"true action, {segment[0]:.2f} to {segment[1]:.2f} s")
 
 
-def draw_detection(judged: Judged, row: int, lane: Lane) -> str:
-    """A detection: blue if it is right, vermilion and hollow if not, pale below the working point."""
+def draw_detection(judged: Judged, row: int, place: tuple[float, float], middle: float, cut: float) -> str:
+    """A detection: blue if it is right, vermilion and hollow if not, pale and thin below the cut."""
     start, end = judged.detected.segments[row]
     score = float(judged.detected.scores[row])
-    left = lane.axis(max(start, lane.axis.low))
-    width = max(lane.axis(min(end, lane.axis.high)) - left, 1.5)
-    kind = ("hit" if judged.hit[row] else "wrong") + ("" if score >= lane.least else " weak")
+    kind = ("hit" if judged.hit[row] else "wrong") + ("" if score >= cut else " weak")
     verdict = "right" if judged.hit[row] else "wrong, or a repeat"
-    title = f"{lane.name}, {start:.2f} to {end:.2f} s, score {score:.3f}: {verdict}"
-    height = 5.0 if score >= lane.least else 3.0
-    place = {"x": left, "y": lane.height_of(score) - height / 2, "width": width, "height": height, "rx": 1.5}
-    return tag("rect", title=title, class_=kind, **place)
+    name = judged.labels[judged.detected.label[row]]
+    title = f"{name}, {start:.2f} to {end:.2f} s, score {score:.3g}: {verdict}"
+    height = 6.0 if score >= cut else 3.0
+    box = {"x": place[0], "y": middle - height / 2, "width": place[1], "height": height, "rx": 1.5}
+    return tag("rect", title=title, class_=kind, **box)
