@@ -24,6 +24,7 @@ from pipeline.pack_video import VideoFolder
 from pipeline.probe import probe
 from pipeline.shards import Dataset
 from tools.make_shards import main
+from tools.packing_report import class_table
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
@@ -162,9 +163,9 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
     (videos / "notes.txt").write_text("no video")
     done = run(videos, tmp_path / "a.csv", "--check")
     assert done.returncode == 0, done.stderr
-    table = [line.split() for line in done.stdout.splitlines()[1:6]]
-    assert table[:2] == [["Validation", "training"], ["videos", "2", "1"]]
-    assert table[3:] == [["Right", "1", "0"], ["right", "1", "1"]]  # the rarest first
+    table = [line.split() for line in done.stdout.splitlines()[1:5]]
+    assert table[0] == ["actions", "of", "class", "Validation", "training"]
+    assert table[1:] == [["Right", "1", "0"], ["right", "1", "1"], ["videos", "2", "1"]]
     for words in (
         "two: duplicate: right",
         "no annotation names, left out: 7 (spare 0.mp4, spare 1.mp4, ",
@@ -178,6 +179,13 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
     document = json.loads(packed.stdout)
     assert json.loads(again.stdout) == document and len(document["unnamed"]) == 7
     assert document["per_class"] == {"Right": {"Validation": 1}, "right": {"Validation": 1, "training": 1}}
+
+
+def test_the_table_of_many_classes_shows_the_rarest():
+    lines = class_table({f"class {number}": {"a": 500 - number} for number in range(200)}, {"a": 9, "b": 1})
+    assert lines[1].split() == ["class", "199", "301", "0"] and lines[-1].split() == ["videos", "9", "1"]
+    assert len(lines) == 23 and "180 more classes" in lines[-2]
+    assert len({len(line) for line in (*lines[:-2], lines[-1])}) == 1
 
 
 def test_remarks_name_videos_as_the_annotations_do(videos, tmp_path):

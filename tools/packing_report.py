@@ -58,18 +58,22 @@ def text_of(document: Mapping[str, Any], state: str) -> str:
 
 
 def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str, int]) -> list[str]:
-    """A line for each class with its actions in every subset, the rarest class first: typos are rare."""
+    """A line for each class with its actions in every subset, the rarest class first: typos are rare.
+
+    subsets: number of videos in each, for the last line.
+    """
     rows = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
-    shown = [("videos", subsets), *rows[:SHOWN]]
-    width = 2 + max(len("actions of class"), *(len(label) for label, _ in shown))
-    head = "".join(name.rjust(max(10, len(name) + 2)) for name in subsets)
-    lines = [" " * width + head]
-    for label, counts in shown:
-        cells = "".join(str(counts.get(name, 0)).rjust(max(10, len(name) + 2)) for name in subsets)
-        lines.append(f"  {label}".ljust(width) + cells)
-    lines.insert(2, "  actions of class")
-    more = len(rows) - SHOWN
-    return lines + ([f"  ... and {more} more frequent classes"] if more > 0 else [])
+    head = ("actions of class", {name: name for name in subsets})
+    table = [head, *rows[:SHOWN], ("videos", subsets)]
+    width = 4 + max(len(label) for label, _ in table)
+    lines = [
+        f"  {label}".ljust(width)
+        + "".join(f"{cells.get(name, 0):>{max(8, len(name)) + 2}}" for name in subsets)
+        for label, cells in table
+    ]
+    if len(rows) > SHOWN:
+        lines.insert(-1, f"  ... and {len(rows) - SHOWN} more classes, not as rare")
+    return lines
 
 
 def _first(lines: Iterable[str]) -> list[str]:
