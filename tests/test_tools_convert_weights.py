@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle  # to make what must be refused
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from tools.convert_weights import best_match, main, read_tensors, sources_of
+from tools.convert_weights import best_match, main, sources_of
+from tools.weight_files import read_tensors
 
 PUBLISHED = {
     "etad_tsp_r2plus1d_34_backbone.json": ("r2plus1d_34", "tsp"),
@@ -171,7 +174,11 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
     [
         ("none.pth", None, "no such file"),
         ("cut.pth", b"PK\x03\x04cut", "damaged, or no checkpoint"),
-        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "damaged, or no checkpoint"),
+        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "damaged, or no safetensors file"),
+        ("cut.npz", b"PK\x03\x04cut", "damaged, or no checkpoint"),
+        ("nothing.pth", b"", "is empty"),
+        ("page.pth", b"<!DOCTYPE html>", "is no checkpoint, it begins with b'<!DOCTYPE ht'"),
+        ("caffe2.pkl", pickle.dumps({"blobs": {"w": np.zeros(2)}}, protocol=2), "holds more than tensors"),
         ("empty.pth", {"epoch": 3}, "holds no tensors by name"),
         (
             "other.pth",
@@ -186,7 +193,9 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(name, content, mes
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    result = invoke(path, "--backbone", "r2plus1d_tiny", "--out", tmp_path / "out.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's remarks on pickles are not for the terminal
+        result = invoke(path, "--backbone", "r2plus1d_tiny", "--out", tmp_path / "out.safetensors")
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
     with pytest.raises(ValueError, match=message):
         best_match(read_tensors(path), backbone="r2plus1d_tiny", source=None)

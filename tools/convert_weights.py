@@ -1,39 +1,36 @@
 """Converts other projects' pretrained checkpoints to a backbone's weights: a safetensors file and a report.
 
 Every tensor is renamed by the rules in tools/weight_names. Whose rules, and which backbone, is found by
-trying all of them, unless told. Nothing in the file is executed: tensors are read with weights_only=True.
+trying all of them, unless told.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError  # the error alone: nothing here unpickles
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
 from pipeline.verify import file_sha256
+from tools.weight_files import read_tensors
 from tools.weight_names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
 from train.edge import Command, Output, check_new_file, force_option, output_options
 
 Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 ENOUGH = 0.95  # of the backbone's tensors must be in the file
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "blobs")
 _MMACTION2: dict[str, Convert] = {"mmaction2": slowfast.from_mmaction2}
 _MMACTION2["opentad-re2tal"] = slowfast.from_opentad_re2tal
 # by the beginning of a backbone's name, the longest that fits: source -> its rules
@@ -56,56 +53,6 @@ SOURCES: dict[str, dict[str, Convert]] = {
     },
 }
 NAMES = sorted({"leantad", *(source for sources in SOURCES.values() for source in sources)})
-
-
-# ----------------------------------------------------------------------------------------------- reading
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: .safetensors, .npz, or what torch.save wrote, wrappers taken off.
-
-    Raises ValueError if the file is none of these, is damaged, or would have to run code to be read.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; want a checkpoint (.pt, .pth, .bin, .safetensors, .npz)")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.as_tensor(arrays[name]) for name in arrays.files}
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path}: holds more than tensors, to be read by running code ({reason}); load it where it comes "
-            "from and save its state_dict alone: torch.save(checkpoint['state_dict'], ...), or, of Caffe2, "
-            "numpy.savez(..., **blobs)"
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: damaged, or no checkpoint ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return _unwrapped(content, path)
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    """Down through `WRAPPERS` to the dict that holds tensors."""
-    while isinstance(content, Mapping):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors = {
-        str(name): torch.as_tensor(value)
-        for name, value in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(value, Tensor | np.ndarray)
-    }
-    if not tensors:
-        raise ValueError(
-            f"{path}: holds no tensors by name; want a state_dict, alone or under {', '.join(WRAPPERS)}"
-        )
-    return tensors
 
 
 # ----------------------------------------------------------------------------------------------- matching
