@@ -106,7 +106,8 @@ def key_figures(run: RunFiles, point: WorkingPoint | None) -> str:
         tiles.append(tile(duration_text(seconds["train"]), "training", note))
     steps = run.of("train")
     if steps:
-        tiles.append(tile(f"{steps[-1]['step']:,}", "optimizer steps", speed_note(steps)))
+        count, noun = plural(steps[-1]["step"], "optimizer step").split(" ", 1)
+        tiles.append(tile(count, noun, speed_note(steps)))
     memory = [event["memory_mib"] for event in steps if event.get("memory_mib")]
     if memory:
         tiles.append(tile(memory_text(max(memory)), "peak memory", device_note(run)))
@@ -185,7 +186,9 @@ def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], cou
     total = sum(bool(video.actions) for video in truth.values())
     if not count or not total:
         return ""
-    chosen = f"{min(count, total)} of {plural(total, 'video')}, from the best to the worst in even steps."
+    chosen = f"{count} of {plural(total, 'video')}, from the best to the worst in even steps."
+    if count >= total:
+        chosen = f"{plural(total, 'video')} with true actions, the best first."
     where = "No detection is right at this tIoU, so there is no cut."
     if point.recall:
         where = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
