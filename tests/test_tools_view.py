@@ -231,11 +231,13 @@ def test_videos_of_a_packed_data_set_are_taken_out_of_its_shards(tmp_path):
     videos, tars = pack_samples(shards, [(packed, b"the bytes")])
     write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, settings={})
     library = Library.open((shards / "dataset.json",))
+    library.expect({"a": [], "b": []})
+    assert library.rejected() == {"b": "cut short"}
     view = make_view({"a": [], "b": []}, None, tmp_path / "view", title="t", library=library)
     assert [path.name for path in (view.out / "media").iterdir()] == ["a.mp4"]
     assert (view.out / "media" / "a.mp4").read_bytes() == b"the bytes"
     assert '"url":"../media/a.mp4"' in view.page_of("a").read_text()
-    assert "no video of this name" in view.page_of("b").read_text() and view.problems == []
+    assert "cut short" in view.page_of("b").read_text() and view.problems == []
     tar = shards / tars[0].file
     tar.write_bytes(tar.read_bytes().replace(b"the bytes", b"other one"))
     damaged = make_view({"a": []}, None, tmp_path / "again", title="t", library=library)

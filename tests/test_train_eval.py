@@ -152,9 +152,12 @@ def test_the_subset_is_the_one_asked_for_or_the_detections_own_but_never_a_guess
 
 
 def test_detections_of_other_videos_are_refused(truth, tmp_path):
-    results = written(tmp_path / "d.json", {"results": {"v_a": RESULTS["a"]}})
+    results = written(tmp_path / "d.json", {"results": {"c": RESULTS["a"]}})
     message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
-    assert "none of the 1 videos ('v_a', ...) is in the ground truth" in message
+    assert "none of the 1 videos ('c', ...) is in the ground truth" in message and "right file" in message
+    results = written(tmp_path / "d.json", {"results": {"t.mp4": RESULTS["a"]}})
+    message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
+    assert "of another subset, choose it with --subset" in message
 
 
 @pytest.mark.parametrize(
@@ -305,8 +308,8 @@ def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
         tmp_path / "dataset.json", {**document, "shards": [shard], "videos": videos, "repairs": []}
     )
     for location in (path, tmp_path):
-        truth, subset = read_truth(location, None, hint="validation")
-        assert subset == "validation" and set(truth) == {"a", "bad"}
+        truth = read_truth(location, None, hint="validation")
+        assert truth.subset == "validation" and set(truth.videos) == {"a", "bad"}
     write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, meta={"subset": "validation"})
     code, output = run("--detections", tmp_path / "d.json", "--ground-truth", path, "--tiou", "0.5")
     assert code == 0 and "50.00" in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,24 @@ if __name__ == "__main__":
 import click
 
 from pipeline.shards import write_text
+from train.coverage import check_overlap, unread
 from train.edge import Command, Output, check_new_file, force_option, output_options, plain
 from train.metrics import PROTOCOLS, parse_tiou
-from train.results import check_overlap, read_detections, read_truth
+from train.results import Truth, read_detections, read_truth, renamed
 
 if TYPE_CHECKING:
     from train.matching import Matched
 
 HELP = """Compare two result files: mAP of both, the difference, and its paired interval.
 
-A and B are detections in ActivityNet's format, of the same videos. Every resample draws the videos anew, with
-replacement, the same ones for both; differences are A minus B. A star marks an interval without zero.
+A and B are detections in ActivityNet's format (or folders of runs), of the same videos. Every resample draws
+the videos anew, with replacement, the same ones for both; differences are A minus B. A star marks an interval
+without zero. Videos that could not be read are named, count as empty, and make the exit code 1.
 """
 EXAMPLES = """
 \b
 Examples:
-  leantad compare runs/a/detections.json runs/b/detections.json --ground-truth data/demo
+  leantad compare runs/a runs/b --ground-truth data/demo
   leantad compare a.json b.json --ground-truth thumos_gt.json --subset test --tiou 0.1:0.1:0.9 --json
 """
 FILE = click.Path(path_type=Path)
@@ -68,24 +71,36 @@ def tables(result: Mapping[str, Any]) -> str:
     return f"{columns(rows)}\n{verdict}\n\n{columns(by_class)}{more}"
 
 
-def matched_with(
-    truth: Mapping[str, Any],
+@dataclass(frozen=True)
+class Side:
+    """A or B: matched with the ground truth, a remark on names (or ""), the videos that were not read."""
+
+    matched: Matched
+    remark: str
+    problems: list[str]
+
+
+def side_of(
+    truth: Truth,
     path: Path,
-    detections: Mapping[str, Any],
+    found: tuple[dict[str, Any], dict[str, Any]],
     tiou: Sequence[float],
     *,
     dedupe: bool,
-) -> Matched:
-    """The detections of a file, matched with the ground truth; errors name the file."""
+) -> Side:
+    """found: the results and "external_data" of the file. Errors and lines name it."""
     import numpy as np
 
     from train.matching import collect, match_collected
 
     try:
-        check_overlap(truth, detections)
-        return match_collected(collect(truth, detections, drop_duplicates=dedupe), np.array(tiou))
+        results, meta, remark = renamed(*found, truth)
+        check_overlap(truth, results)
+        data = collect(truth.videos, results, drop_duplicates=dedupe)
+        matched = match_collected(data, np.array(tiou))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return Side(matched, remark and f"{path}: {remark}", [f"{path}: {line}" for line in unread(meta)])
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
@@ -101,7 +116,9 @@ def matched_with(
 @click.option("--out", type=FILE, help="Also write the result as JSON to this file.")
 @force_option
 @output_options
+@click.pass_context
 def main(
+    ctx: click.Context,
     a: Path,
     b: Path,
     ground_truth: str,
@@ -122,20 +139,28 @@ def main(
     output = Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
-    (found_a, meta), (found_b, _) = read_detections(a), read_detections(b)
-    truth, chosen = read_truth(ground_truth, subset, hint=meta.get("subset"))
-    first, second = (
-        matched_with(truth, path, found, thresholds, dedupe=drop_duplicates)
+    found_a, found_b = read_detections(a), read_detections(b)
+    truth = read_truth(ground_truth, subset, hint=found_a[1].get("subset"))
+    sides = [
+        side_of(truth, path, found, thresholds, dedupe=drop_duplicates)
         for path, found in ((a, found_a), (b, found_b))
-    )
+    ]
+    first, second = (side.matched for side in sides)
     result = compare(first, second, resamples=resamples, seed=seed)
-    facts = {"a": a, "b": b, "ground_truth": ground_truth, "subset": chosen, "protocol": name}
-    result = plain({**facts, "num_videos": len(truth), **result})
-    output.say(f"A: {a}\nB: {b}\n{len(truth)} videos, {len(first.data.true.label)} true actions")
+    facts = {"a": a, "b": b, "ground_truth": ground_truth, "subset": truth.subset, "protocol": name}
+    result = plain({**facts, "num_videos": len(truth.videos), **result})
+    output.say(f"A: {a}\nB: {b}\n{len(truth.videos)} videos, {len(first.data.true.label)} true actions")
+    for side in sides:
+        if side.remark:
+            output.say(side.remark)
     output.say(tables(result))
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
     output.document(result)
+    problems = [line for side in sides for line in side.problems]
+    for line in problems:
+        click.echo(f"error: {line}", err=True)
+    ctx.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import click
 
 from tools.viewer.build import document_of, make_view
 from tools.viewer.media import Library
+from train.coverage import check_overlap
 from train.edge import Command, Output, check_new, force_option, output_options
 from train.report.page import plural
-from train.results import check_overlap, read_detections, read_truth
+from train.results import names_in, read_detections, read_truth, renamed, table_in
 
 EMBED_LIMIT_MIB = 64.0
 LONGEST_SECONDS = 1e9
@@ -66,7 +67,8 @@ def main(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Show DETECTIONS (ActivityNet's JSON) beside their videos: a page per video, and an index by error.
+    """Show DETECTIONS (ActivityNet's JSON, or a folder that predict or a run wrote) beside their videos: a
+    page per video, and an index by error.
 
     Linked videos are played from where they lie; those of a packed data set are copied to OUT/media. With a
     ground truth, the error of a video is `missed + false`: 1 - mean best tIoU of its true actions, plus the
@@ -75,21 +77,28 @@ def main(
     output = Output(quiet, as_json)
     check_new(out, force=force)
     results, meta = read_detections(detections)
-    truth = None
+    truth, called = None, names_in(results, meta)
     if ground_truth is not None:
-        truth, _ = read_truth(ground_truth, subset, hint=meta.get("subset"))
+        truth = read_truth(ground_truth, subset, hint=meta.get("subset"))
+        results, meta, line = renamed(results, meta, truth)
         check_overlap(truth, results)
+        if line:
+            output.remark(line)
+        called = {key: [*names, *truth.names.get(key, ())] for key, names in names_in(results, meta).items()}
     if not videos and ground_truth is not None and _is_packed(ground_truth):
         videos = (ground_truth,)
     library = Library.open(videos)
     library.add_predicted(meta.get("videos"))
+    library.expect(called)
+    rejected = {key: reason for key, reason in library.rejected().items() if not results[key]}
     view = make_view(
         results,
-        truth,
+        truth.videos if truth else None,
         out,
-        title=detections.resolve().parent.name or detections.stem,
+        title=_title(detections),
         library=library,
-        durations=_durations(meta.get("videos")),
+        durations=_durations(table_in(meta, "videos")),
+        rejected=rejected | _reasons(table_in(meta, "rejected")),
         embed_limit=embed_limit if embed else None,
         progress=_bar(output),
     )
@@ -106,15 +115,25 @@ def _is_packed(location: Path) -> bool:
     return location.name == "dataset.json" or (location / "dataset.json").is_file()
 
 
-def _durations(videos: Any) -> dict[str, float]:
+def _title(detections: Path) -> str:
+    """The name of the folder that they lie in."""
+    folder = detections.resolve() if detections.is_dir() else detections.resolve().parent
+    return folder.name or detections.stem
+
+
+def _durations(videos: dict[str, Any]) -> dict[str, float]:
     """Seconds of each video as `leantad predict` writes them under external_data.videos."""
-    table = videos if isinstance(videos, dict) else {}
-    said = {key: facts.get("duration") for key, facts in table.items() if isinstance(facts, dict)}
+    said = {key: facts.get("duration") for key, facts in videos.items() if isinstance(facts, dict)}
     return {
         key: float(value)
         for key, value in said.items()
-        if isinstance(value, (int, float)) and 0 < value < 1e9
+        if isinstance(value, (int, float)) and 0 < value < LONGEST_SECONDS
     }
+
+
+def _reasons(rejected: dict[str, Any]) -> dict[str, str]:
+    """Why videos were not read, as predict writes it under external_data.rejected."""
+    return {key: " ".join(str(reason).split()) for key, reason in rejected.items()}
 
 
 def _bar(output: Output) -> Any:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,118 +14,11 @@ if __name__ == "__main__":
 import click
 
 from train.assess import assess, format_assessment
+from train.coverage import check_overlap, coverage_lines, unread
 from train.edge import Command, Output, check_new_file, force_option, output_options
 from train.metrics import PROTOCOLS, parse_tiou
-from train.results import (
-    check_external,
-    check_overlap,
-    coverage_lines,
-    read_detections,
-    read_external_scores,
-    read_truth,
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was detected, and what it is to be compared with (None: nothing at hand)."""
-
-    results: dict[str, list[dict[str, Any]]]
-    truth: dict[str, Any] | None
-    meta: dict[str, Any]
-
-
-def evaluate_checkpoint(
-    checkpoint: Path,
-    *,
-    shards: str | None = None,
-    subset: str | None = None,
-    overrides: tuple[str, ...] = (),
-    external_scores: dict[str, dict[str, float]] | None = None,
-    raw: Path | None = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> Outcome:
-    """Run the network of a checkpoint over a subset of a data set; every video of the subset is in the
-    results.
-
-    Settings are the checkpoint's own with `overrides` (key=value) on top; shards and subset default to those
-    it was trained with. raw: keep the detector's outputs in this HDF5 file.
-    """
-    from tqdm import tqdm
-
-    from pipeline.shards import Dataset
-    from train.inference import detect_in, load_trained
-    from train.raw import RawWriter
-
-    given = [f"data.shards={json.dumps(shards)}"] if shards else []
-    given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
-    trained = load_trained(checkpoint, [*overrides, *given])
-    settings, subset = trained.settings, trained.settings.data.val_subset
-    dataset = Dataset.open(settings.data.shards)
-    if external_scores is not None:
-        check_external(external_scores, [video.key for video in dataset.packed(subset)])
-    meta = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
-    header = {**meta, "post": settings.post.model_dump(mode="json"), "videos": sorted(dataset.truth(subset))}
-    with RawWriter(raw, classes=trained.classes, meta=header) if raw else nullcontext() as writer:
-        found = detect_in(
-            trained,
-            dataset,
-            subset=subset,
-            batch_size=settings.optimizer.batch_size,
-            watch=partial(tqdm, desc="detecting", unit="window", disable=output.no_bar),
-            external_scores=external_scores,
-            keep=writer.add if writer is not None else None,
-        )
-    truth = dataset.truth(subset)
-    return Outcome({key: found.get(key, []) for key in truth}, truth, meta)
-
-
-def grouped(windows: Iterator[Any]) -> Iterator[list[Any]]:
-    """Windows of one video after another, as lists."""
-    group: list[Any] = []
-    for window in windows:
-        if group and window.key != group[0].key:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
-
-
-def reprocess(
-    raw: Path,
-    *,
-    overrides: tuple[str, ...] = (),
-    external_scores: dict[str, dict[str, float]] | None = None,
-) -> Outcome:
-    """Post-process a raw file anew; `overrides`: post.key=value on top of the settings in the file."""
-    from train.postprocess import PostSettings, detections_of
-    from train.raw import read_raw, read_raw_header
-
-    classes, meta = read_raw_header(raw)
-    settings = PostSettings.model_validate({**meta.pop("post", {}), **post_overrides(overrides)})
-    results: dict[str, list[dict[str, Any]]] = {key: [] for key in meta.pop("videos", [])}
-    for windows in grouped(read_raw(raw)):
-        key = windows[0].key
-        if results.get(key):
-            raise ValueError(f"{raw}: windows of {key!r} are not together; write it again with --raw")
-        results[key] = detections_of(windows, classes, settings, external_scores=external_scores)
-    return Outcome(results, None, {**meta, "raw": str(raw)})
-
-
-def post_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """{"sigma": 0.5} from ("post.sigma=0.5",): all else was settled when the model ran."""
-    import yaml
-
-    values = {}
-    for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator or not name.startswith("post."):
-            raise ValueError(
-                f"--set {override}: with --from-raw, want post.NAME=value such as post.sigma=0.5"
-            )
-        values[name.removeprefix("post.")] = yaml.safe_load(text)
-    return values
+from train.outcome import Outcome, evaluate_checkpoint, finished, reprocess
+from train.results import read_external_scores, read_truth, renamed
 
 
 def check_modes(given: dict[str, Any]) -> None:
@@ -162,12 +50,14 @@ def report(
     resamples: int = 0,
 ) -> dict[str, Any]:
     """Print what was compared and the tables; returns the metrics. The options are those of `assess`."""
-    assert outcome.truth is not None
-    check_overlap(outcome.truth, outcome.results)
+    truth = outcome.truth
+    assert truth is not None
+    results, meta, names = renamed(outcome.results, outcome.meta, truth)
+    check_overlap(truth, results)
     tiou, protocol = parse_tiou(tiou_text)
     metrics = assess(
-        outcome.truth,
-        outcome.results,
+        truth.videos,
+        results,
         tiou=tiou,
         protocol=protocol,
         drop_duplicates=drop_duplicates,
@@ -175,7 +65,7 @@ def report(
         bins=bins,
         resamples=resamples,
     )
-    for line in coverage_lines(outcome.truth, outcome.results):
+    for line in [*([names] if names else []), *coverage_lines(truth, results, meta)]:
         output.say(line)
     if drop_duplicates:
         output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
@@ -217,7 +107,9 @@ FILE = click.Path(path_type=Path)
 )
 @force_option
 @output_options
+@click.pass_context
 def main(
+    ctx: click.Context,
     checkpoint: Path | None,
     from_raw: Path | None,
     detections: Path | None,
@@ -237,9 +129,14 @@ def main(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone."""
-    given = {"checkpoint": checkpoint, "from-raw": from_raw, "detections": detections, "shards": shards}
-    given |= {"ground-truth": ground_truth, "raw": raw, "set": overrides, "external-scores": external_scores}
+    """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
+
+    Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
+    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1.
+    """
+    given: dict[str, object] = {"checkpoint": checkpoint, "from-raw": from_raw, "detections": detections}
+    given |= {"shards": shards, "ground-truth": ground_truth, "raw": raw, "set": overrides}
+    given |= {"external-scores": external_scores}
     check_modes(given)
     parse_tiou(tiou or protocol)  # a typing error must not cost a run of the model
     output = Output(quiet, as_json)
@@ -247,20 +144,25 @@ def main(
         check_new_file(path, force=force)
     scores = read_external_scores(external_scores) if external_scores else None
     if checkpoint:
-        wanted = {"shards": shards, "subset": subset, "overrides": overrides}
         with output.others_on_stderr():
             outcome = evaluate_checkpoint(
-                checkpoint, **wanted, external_scores=scores, raw=raw, output=output
+                checkpoint,
+                shards=shards,
+                subset=subset,
+                overrides=overrides,
+                external_scores=scores,
+                raw=raw,
+                output=output,
             )
     elif from_raw:
         outcome = reprocess(from_raw, overrides=overrides, external_scores=scores)
     else:
         assert detections is not None
-        outcome = Outcome(*_loaded(detections))
+        outcome = finished(detections)
     location = ground_truth or (None if checkpoint else shards)
     if location is not None:
-        truth, chosen = read_truth(location, subset, hint=outcome.meta.get("subset"))
-        outcome = Outcome(outcome.results, truth, {**outcome.meta, "subset": chosen})
+        truth = read_truth(location, subset, hint=outcome.meta.get("subset"))
+        outcome = Outcome(outcome.results, truth, {**outcome.meta, "subset": truth.subset})
     if not detections:
         from train.postprocess import write_detections
 
@@ -269,22 +171,21 @@ def main(
     if outcome.truth is None:
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
         output.document({"detections": out})
-        return
-    metrics = report(
-        outcome,
-        tiou or protocol,
-        output,
-        drop_duplicates=drop_duplicates,
-        diagnosis=diagnose,
-        bins=protocol,
-        resamples=resamples or 0,
-    )
-    output.document(metrics)
-
-
-def _loaded(path: Path) -> tuple[dict[str, list[dict[str, Any]]], None, dict[str, Any]]:
-    results, meta = read_detections(path)
-    return results, None, meta
+    else:
+        metrics = report(
+            outcome,
+            tiou or protocol,
+            output,
+            drop_duplicates=drop_duplicates,
+            diagnosis=diagnose,
+            bins=protocol,
+            resamples=resamples or 0,
+        )
+        output.document(metrics)
+    problems = unread(outcome.meta)
+    for line in problems:
+        click.echo(f"error: {line}", err=True)
+    ctx.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads what an evaluation compares (detections, ground truth, external scores) and says how they fit."""
+"""Reads what an evaluation compares: detections, ground truth, external scores; names videos alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.annotations import Video, read_annotations
-from train.matching import truth_rows
+from train.video_names import Names, match_videos
+
+if TYPE_CHECKING:
+    from pipeline.shards import Dataset
 
 SHOWN = 3  # names listed of a longer list
+JSON_NAME = "detections.json"  # what runs and predictions call their detections
+
+Results = dict[str, list[dict[str, Any]]]  # video -> [{"segment", "label", "score"}]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of one subset: its videos by key; names: of the videos of all subsets."""
+
+    videos: dict[str, Video]
+    subset: str
+    names: Names
 
 
 class _Repeated(Exception):
@@ -41,8 +57,15 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: nested too deeply, want detections or scores") from None
 
 
-def read_detections(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file."""
+def read_detections(path: Path) -> tuple[Results, dict[str, Any]]:
+    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file.
+
+    path: the file, or the folder of a run or a prediction, which has it.
+    """
+    if path.is_dir():
+        if not (path / JSON_NAME).is_file():
+            raise ValueError(f"{path}: no {JSON_NAME} in it, want a result file, or the folder of a run")
+        path = path / JSON_NAME
     document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, dict):
@@ -65,7 +88,8 @@ def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
     if not isinstance(document, dict):
         raise ValueError(f"{path}: got {_short(document)}, want an object {{video: {{label: score}}}}")
     table = document["results"] if isinstance(document.get("results"), dict) else document
-    names = document.get("class") if isinstance(document.get("class"), list) else []
+    classes = document.get("class")
+    names = classes if isinstance(classes, list) else []
     return {key: _label_scores(entry, names, f"{path}: {key}") for key, entry in table.items()}
 
 
@@ -90,15 +114,13 @@ def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str])
     missing = [key for key in videos if not scores.get(key)]
     if missing:
         raise ValueError(
-            f"external scores: none for {len(missing)} of {len(videos)} videos: {_some(missing)}; "
+            f"external scores: none for {len(missing)} of {len(videos)} videos: {some(missing)}; "
             "want label scores for every video"
         )
 
 
-def read_truth(
-    location: str | Path, subset: str | None, *, hint: str | None = None
-) -> tuple[dict[str, Video], str]:
-    """The ground truth of one subset: (videos by key, the subset's name).
+def read_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> Truth:
+    """The ground truth of one subset.
 
     location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
     one that `hint` (the detections' own word) names, or the only one; ValueError listing them if there are
@@ -108,12 +130,70 @@ def read_truth(
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
         videos = read_annotations(path)
         chosen = choose_subset(Counter(video.subset for video in videos.values()), subset, hint, location)
-        return {key: video for key, video in videos.items() if video.subset == chosen}, chosen
+        of_subset = {key: video for key, video in videos.items() if video.subset == chosen}
+        return Truth(of_subset, chosen, dict.fromkeys(videos, ()))
     from pipeline.shards import Dataset
 
     dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
     chosen = choose_subset(Counter(video.subset for video in dataset.videos.values()), subset, hint, location)
-    return dataset.truth(chosen), chosen
+    return truth_of(dataset, chosen)
+
+
+def truth_of(dataset: Dataset, subset: str) -> Truth:
+    """The ground truth of a packed data set's subset."""
+    return Truth(dataset.truth(subset), subset, names_of(dataset))
+
+
+def names_of(dataset: Dataset) -> Names:
+    """What the videos of a packed data set are called: their names in the annotations, and their files."""
+    return {key: [name for name in (v.source, v.file) if name] for key, v in dataset.videos.items()}
+
+
+def facts_of(dataset: Dataset, subset: str) -> dict[str, Any]:
+    """What detections in a packed subset say about its videos under "external_data", as predict does:
+    "videos", with name and seconds, and "rejected", with the reason.
+    """
+    videos = {key: video for key, video in sorted(dataset.videos.items()) if video.subset == subset}
+    return {
+        "videos": {key: {"source": v.source, "duration": v.duration} for key, v in videos.items()},
+        "rejected": {key: v.reject for key, v in videos.items() if v.reject is not None},
+    }
+
+
+def names_in(results: Results, meta: Mapping[str, Any]) -> Names:
+    """What the detected videos are called: the files and names that "external_data" states, if it does."""
+    stated = table_in(meta, "videos")
+    facts = {key: stated[key] if isinstance(stated.get(key), dict) else {} for key in results}
+    return {
+        key: [about[field] for field in ("file", "source") if isinstance(about.get(field), str)]
+        for key, about in facts.items()
+    }
+
+
+def table_in(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object of "external_data"; empty where a foreign file has none, or something else."""
+    table = meta.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def renamed(results: Results, meta: dict[str, Any], truth: Truth) -> tuple[Results, dict[str, Any], str]:
+    """Results and "external_data" under the names of the ground truth, and a line about names that differ.
+
+    The line is empty where none does. ValueError as `match_videos`.
+    """
+    pairs = match_videos(names_in(results, meta), truth.names)
+    other = [key for key, true in pairs.items() if key != true]
+    if not other:
+        return results, meta, ""
+    tables = {
+        name: {pairs.get(key, key): value for key, value in table_in(meta, name).items()}
+        for name in ("videos", "rejected")
+    }
+    line = (
+        f"{len(other)} of {len(results)} videos matched by file name, "
+        f"such as {other[0]!r} with {pairs[other[0]]!r}"
+    )
+    return {pairs.get(key, key): entries for key, entries in results.items()}, {**meta, **tables}, line
 
 
 def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None, where: str | Path) -> str:
@@ -129,64 +209,8 @@ def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None
     return chosen
 
 
-def coverage_lines(truth: Mapping[str, Video], detections: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """What is compared, and everything about it that a reader of the mAP should know, a line each."""
-    labels = Counter(action.label for video in truth.values() for action in video.actions)
-    total = sum(len(entries) for entries in detections.values())
-    missing = [key for key in truth if key not in detections]
-    strange = [key for key in detections if key not in truth]
-    named = Counter(entry["label"] for entries in detections.values() for entry in entries)
-    unknown = [label for label in named if label not in labels]
-    backward = sum(
-        float(entry["segment"][1]) <= float(entry["segment"][0])
-        for entries in detections.values()
-        for entry in entries
-    )
-    empty = sum(action.end <= action.start for video in truth.values() for action in video.actions)
-    index = {label: number for number, label in enumerate(labels)}
-    repeats = labels.total() - empty - len(truth_rows(truth, index, drop_duplicates=True).label)
-    lines = [
-        f"{len(truth)} videos with {labels.total()} true actions of {len(labels)} classes; "
-        f"{total} detections in {len(detections)} videos"
-    ]
-    if missing:
-        lines.append(
-            f"{len(missing)} videos have no entry in the detections and count as empty: {_some(missing)}"
-        )
-    if strange:
-        count = sum(len(detections[key]) for key in strange)
-        lines.append(
-            f"{len(strange)} detected videos are not in the ground truth: {_some(strange)}; "
-            f"their {count} detections are false positives"
-        )
-    if unknown:
-        count = sum(named[label] for label in unknown)
-        lines.append(
-            f"{len(unknown)} detected classes have no true action: {_some(unknown)}; "
-            f"their {count} detections count nowhere"
-        )
-    if backward:
-        lines.append(f"{backward} detections end before they last any time: false positives")
-    if empty:
-        lines.append(
-            f"{empty} true actions have no length and cannot be found (--drop-duplicates leaves them out)"
-        )
-    if repeats:
-        lines.append(f"{repeats} true actions repeat another one (--drop-duplicates leaves them out)")
-    return lines
-
-
-def check_overlap(truth: Mapping[str, Video], detections: Mapping[str, Any]) -> None:
-    """ValueError when detections and ground truth have no video in common: another file, or other names."""
-    if detections and not any(key in truth for key in detections):
-        ours, theirs = next(iter(truth)), next(iter(detections))
-        raise ValueError(
-            f"detections: none of the {len(detections)} videos ({theirs!r}, ...) is in the ground truth "
-            f"({ours!r}, ...), want the same names; is it another subset, or a 'v_' in front?"
-        )
-
-
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of the names, in quotes."""
     return ", ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
 
 

@@ -24,14 +24,15 @@ LONGEST_NAME = 100  # characters; a file system takes 255 bytes, a suffix and ".
 
 @dataclass
 class View:
-    """What was made. order: video numbers as the index lists them; names and pages: {video: its file};
-    problems: a line per video that is not as it was asked for.
+    """What was made. order: video numbers as the index lists them; names: {video: its page's file};
+    rejected: {video: why it was not read}; problems: a line per video that is not as it was asked for.
     """
 
     out: Path
     material: Material
     order: list[int]
     names: dict[str, str]
+    rejected: Mapping[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -55,23 +56,25 @@ def make_view(
     title: str,
     library: Library,
     durations: Mapping[str, float] | None = None,
+    rejected: Mapping[str, str] | None = None,
     embed_limit: float | None = None,
     progress: Any = None,
 ) -> View:
     """Write out/index.html and out/videos/NAME.html for every video of the results.
 
-    embed_limit: put videos of up to so many MiB into the pages; None: link them. A video that cannot be read
-    or is too large to embed gets its page without a player and a line in `problems`.
+    embed_limit: put videos of up to so many MiB into the pages; None: link them. A video that cannot be read,
+    could not be when detections were made (rejected: the reasons), or is too large to embed gets its page
+    without a player and a line in `problems`.
     """
     if not results:
         raise ValueError("detections: no video in them, want at least one entry under results")
     material = collect(results, truth, durations)
-    view = View(out, material, order_of(material), file_names(list(results)))
+    view = View(out, material, order_of(material), file_names(list(results)), rejected or {})
     (out / "videos").mkdir(parents=True, exist_ok=True)
     places: Iterable[int] = range(len(view.order))
     for place in progress(places) if progress else places:
         write_text(view.page(place), _video_page(view, place, library, embed_limit))
-    view.remarks = _remarks(material, truth, library)
+    view.remarks = _remarks(material, truth, library, view.rejected)
     listed = view.remarks + view.problems[:MOST_PROBLEMS]
     if len(view.problems) > MOST_PROBLEMS:
         listed.append(f"{len(view.problems) - MOST_PROBLEMS} more videos could not be shown")
@@ -86,6 +89,8 @@ def _video_page(view: View, place: int, library: Library, embed_limit: float | N
     data, media = page_data(view.material, video), ""
     data["video"], data["why"] = None, ""
     try:
+        if key in view.rejected:
+            raise ValueError(f"{key}: not read: {view.rejected[key]}")
         clip = library.find(key)
         if isinstance(clip, str):
             data["why"] = "made without --videos" if library.empty else clip
@@ -98,7 +103,7 @@ def _video_page(view: View, place: int, library: Library, embed_limit: float | N
         data["why"] = one_line(error)
         view.problems.append(data["why"])
     near = [view.page(i).name if 0 <= i < len(view.order) else None for i in (place - 1, place + 1)]
-    about = _about_video(view.material, video)
+    about = _about_video(view.material, video, view.rejected.get(key))
     return video_page(data, media, before=near[0], after=near[1], about=about)
 
 
@@ -110,11 +115,13 @@ def file_names(keys: list[str]) -> dict[str, str]:
     }
 
 
-def _about_video(material: Material, video: int) -> list[str]:
+def _about_video(material: Material, video: int, reason: str | None) -> list[str]:
     facts = [
         duration_text(length_of(material, video)),
         plural(len(material.detections_of[video]), "detection"),
     ]
+    if reason is not None:
+        facts = [f"not read: {reason}"]
     return [*facts, plural(len(material.truth_of[video]), "true action")] if material.has_truth else facts
 
 
@@ -124,7 +131,9 @@ def _about(material: Material) -> list[str]:
     return [*facts, plural(len(judged.true.scores), "true action")] if material.has_truth else facts
 
 
-def _remarks(material: Material, truth: Mapping[str, Video] | None, library: Library) -> list[str]:
+def _remarks(
+    material: Material, truth: Mapping[str, Video] | None, library: Library, rejected: Mapping[str, str]
+) -> list[str]:
     """What a reader of the index should know beside the list."""
     keys, known = set(material.judged.keys), truth or {}
     lines = []
@@ -132,14 +141,16 @@ def _remarks(material: Material, truth: Mapping[str, Video] | None, library: Lib
     if missing:
         what = f"{plural(len(missing), 'video')} of the ground truth"
         lines.append(f"{what} without an entry in the detections, not listed here: {_some(missing)}")
-    strange = [key for key in material.judged.keys if truth is not None and key not in known]
+    unread = rejected.keys() - known.keys()
+    strange = [key for key in material.judged.keys if truth is not None and key not in known.keys() | unread]
     if strange:
         lines.append(f"Not in the ground truth, shown as if nothing happened in them: {_some(strange)}")
     labels = {action.label for video in known.values() for action in video.actions}
     unknown = [name for name in material.judged.labels if truth is not None and name not in labels]
     if unknown:
         lines.append(f"Detected classes that have no true action anywhere: {_some(unknown)}")
-    lost = [key for key in material.judged.keys if isinstance(library.find(key), str)]
+    read = [key for key in material.judged.keys if key not in rejected]
+    lost = [key for key in read if isinstance(library.find(key), str)]
     if lost and not library.empty:
         pages = plural(len(lost), "page")
         lines.append(f"{pages} without a video, none of this name was found: {_some(lost)}")
@@ -154,8 +165,9 @@ def _index_data(view: View) -> dict[str, Any]:
     material, errors = view.material, video_errors(view.material)
     rows = []
     for video in view.order:
-        page = view.page_of(material.judged.keys[video])
-        rows.append([f"videos/{page.name}", *index_row(material, video, errors)])
+        key = material.judged.keys[video]
+        reason = view.rejected.get(key)
+        rows.append([f"videos/{view.page_of(key).name}", *index_row(material, video, errors), reason])
     return {"hasTruth": material.has_truth, "threshold": material.threshold, "videos": rows}
 
 

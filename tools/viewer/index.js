@@ -5,8 +5,8 @@ const data = JSON.parse(byId("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const PIECE = 80; // rows added at once
 
-const videos = data.videos.map(([page, name, length, actions, shown, missed, wrong, top, truth, found], rank) => (
-  { page, name, length, actions, shown, missed, wrong, error: missed + wrong, top, truth, found, rank }));
+const videos = data.videos.map(([page, name, length, actions, shown, missed, wrong, top, truth, found, reason], rank) => (
+  { page, name, length, actions, shown, missed, wrong, error: missed + wrong, top, truth, found, reason, rank }));
 
 const falling = (field) => (a, b) => b[field] - a[field] || a.rank - b.rank;
 const rising = (field) => (a, b) => a[field] - b[field] || a.rank - b.rank;
@@ -21,8 +21,8 @@ const orders = { ...(data.hasTruth ? judgedOrders : { "detections shown": inRank
 const facts = [
   ...(data.hasTruth ? [["error", (v) => v.error.toFixed(2)], ["missed", (v) => v.missed.toFixed(2)],
     ["false", (v) => v.wrong.toFixed(2)], ["true", (v) => v.actions]] : []),
-  ["shown", (v) => v.shown],
-  ...(data.hasTruth ? [] : [["top score", (v) => v.top.toFixed(3)]]),
+  ["shown", (v) => (v.reason ? "-" : v.shown)],
+  ...(data.hasTruth ? [] : [["top score", (v) => (v.reason ? "-" : v.top.toFixed(3))]]),
 ];
 
 /** One path for all rectangles of a kind: x and width in thousandths of the video. */
@@ -58,7 +58,7 @@ function rowOf(video) {
   link.href = video.page;
   const name = element("span", video.name, "name");
   name.title = video.name;
-  link.append(name, strip(video));
+  link.append(name, video.reason ? element("span", `not read: ${video.reason}`, "unread") : strip(video));
   facts.forEach(([title, text], i) => {
     const fact = element("span", "", i ? "fact" : "fact main");
     fact.append(element("small", `${title} `), String(text(video)));

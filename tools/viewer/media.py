@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.shards import Dataset
+from train.results import names_of
+from train.video_names import Names, match_videos
 
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
@@ -38,11 +40,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Library:
-    """All places to look for videos, in the order they were given."""
+    """All places to look for videos, in the order they were given.
+
+    called: what the videos that are looked for are called, and packed: where they lie in a packed data set,
+    or why they do not; both as `expect` takes them in.
+    """
 
     datasets: list[Dataset] = field(default_factory=list)
     folders: list[Any] = field(default_factory=list)  # pipeline.pack_video.VideoFolder
     files: dict[str, Path] = field(default_factory=dict)
+    called: dict[str, list[str]] = field(default_factory=dict)
+    packed: dict[str, Clip | str] = field(default_factory=dict)
 
     @staticmethod
     def open(locations: tuple[Path, ...]) -> Library:
@@ -80,22 +88,33 @@ class Library:
             if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
                 self.files.setdefault(key, path)
 
+    def expect(self, videos: Names) -> None:
+        """Look up, in all packed data sets at once, the videos that pages will ask for by these keys."""
+        for key, names in videos.items():
+            self.called[key] = [*names]
+        for dataset in self.datasets:
+            for key, there in match_videos(videos, names_of(dataset)).items():
+                clip = Clip(there, dataset=dataset)
+                self.packed.setdefault(key, dataset.videos[there].reject or clip)
+
+    def rejected(self) -> dict[str, str]:
+        """Videos that could not be packed, with the reason."""
+        return {key: reason for key, reason in self.packed.items() if isinstance(reason, str)}
+
     def find(self, key: str) -> Clip | str:
         """The video of this name, or why there is none."""
         reason = "no video of this name was found"
-        for name in (key, f"v_{key}"):  # ActivityNet's files have v_ in front
+        called = self.called.get(key, [])
+        for name in (key, f"v_{key}", *(Path(name).name for name in called)):  # v_: ActivityNet's files
             if name in self.files:
                 return Clip(key, path=self.files[name])
         for folder in self.folders:
-            file, missing = folder.find(key)
-            if file is not None:
-                return Clip(key, path=folder.folder / file)
-            reason = missing if missing and "have this name" in missing else reason
-        for dataset in self.datasets:
-            video = dataset.videos.get(key)
-            if video is not None and video.shard is not None:
-                return Clip(key, dataset=dataset)
-        return reason
+            for name in (key, *called):
+                file, missing = folder.find(name)
+                if file is not None:
+                    return Clip(key, path=folder.folder / file)
+                reason = missing if missing and "have this name" in missing else reason
+        return self.packed.get(key, reason)
 
 
 def embedded(clip: Clip, limit_mib: float) -> tuple[dict[str, Any], str]:
