@@ -7,6 +7,7 @@ pixels of it whether the file was packed and evaluated or is only predicted on.
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
@@ -75,8 +76,10 @@ def form_of(packing: Mapping[str, Any]) -> Form | None:
 
 
 def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
-    """The files that arguments name, by keys like those that make-shards gives; in order, each once.
+    """The files that arguments name, by names that tell them apart; in order, each once.
 
+    A file's name is its own without the ending. Where another file has the same, it is with the ending, and
+    then with as many folders in front as it takes, between slashes.
     An argument is a file (of any name), a folder (searched for videos at any depth) or a glob.
     Raises ValueError for one that leads to no file.
     """
@@ -84,11 +87,16 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
     for argument in arguments:
         for path in _files_of(argument):
             found.setdefault(path.resolve(), path)
-    paths = list(found.values())
-    uses = Counter(name for path in paths for name in {path.stem, path.name})
-    names = [next((name for name in (path.stem, path.name) if uses[name] == 1), str(path)) for path in paths]
-    keys = unique_keys(names)
-    return {keys[name]: path for name, path in zip(names, paths, strict=True)}
+    choices = {path: _names_of(path) for path in found.values()}
+    uses = Counter(name for names in choices.values() for name in set(names))
+    return {next((name for name in names if uses[name] == 1), names[-1]): p for p, names in choices.items()}
+
+
+def _names_of(path: Path) -> list[str]:
+    """What a file may be called, the shortest first; the last, its whole path, is no other file's."""
+    *folders, name = Path(os.path.abspath(path)).parts[1:]
+    depths = range(len(folders), -1, -1)
+    return ["/".join((*folders[depth:], last)) for depth in depths for last in (path.stem, name)]
 
 
 def _files_of(argument: str) -> list[Path]:
@@ -135,16 +143,17 @@ def prepare(
     be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
     wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
+    plain = unique_keys(files)  # what the journal's own files can be called
     jobs = [
-        Job(key, path.name, Video(key, SUBSET, None, ()), Path(), str(path), None, form)
+        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, form)
         for key, path in files.items()
     ]
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         journal = Journal(Path(folder))
         with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
-            for outcome in outcomes:
-                path = journal.data_of(outcome.video.key)
-                yield outcome.video, path
+            for key, outcome in zip(files, outcomes, strict=True):
+                path = journal.data_of(plain[key])
+                yield replace(outcome.video, key=key), path
                 path.unlink(missing_ok=True)
 
 

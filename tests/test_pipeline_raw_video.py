@@ -51,7 +51,7 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
         "a": "in/a.webm",
         "c": "in/deep/c.MKV",
         "b": "b.mp4",
-        "br_1": "br[1].mp4",
+        "br[1]": "br[1].mp4",
     }
     assert list(find_videos(["in/**/*.MKV"])) == ["c"]
     assert list(find_videos(["i?"])) == ["a", "c"]  # a glob that matches a folder means the videos in it
@@ -60,8 +60,17 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
 def test_files_of_one_name_keep_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "x.mp4", "x.avi", "m/day.mp4", "n/day.mp4", "alone.mp4")
-    keys = set(find_videos(["."]))
-    assert keys == {"x_mp4", "x_avi", "m_day_mp4", "n_day_mp4", "alone"}
+    assert set(find_videos(["."])) == {"x.mp4", "x.avi", "m/day", "n/day", "alone"}
+    assert list(find_videos(["m"])) == ["day"]  # others matter only where names collide
+
+
+def test_a_name_is_the_files_own_whatever_letters_it_has(tmp_path):
+    touch(tmp_path, "\u65e5\u672c.webm", 'a "quoted".avi', "\u00dcbung 1.mp4", "x.mp4", "x.avi", "x.mp4.avi")
+    touch(tmp_path, "...mp4", "new\nline.mkv")
+    found = find_videos([str(path) for path in tmp_path.iterdir()])
+    whole = str(tmp_path / "x.mp4")[1:]  # all that is shorter could be another file's
+    names = {"\u65e5\u672c", 'a "quoted"', "\u00dcbung 1", whole, "x.avi", "x.mp4.avi", "..", "new\nline"}
+    assert set(found) == names and found[whole] == tmp_path / "x.mp4"
 
 
 @pytest.mark.parametrize("argument", ["nowhere.mp4", "empty", "*.mp4"])

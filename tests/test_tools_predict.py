@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(inference, "detect_in", interrupted)
-    assert call(main, videos, "--checkpoint", run, "--out", out).exit_code == 1
+    assert call(main, videos, "--checkpoint", run, "--out", out).exit_code == 130
     assert len(calls) == 2 and list(out.iterdir()) == [] and list(scratch.iterdir()) == []
     assert multiprocessing.active_children() == []
 

@@ -50,11 +50,11 @@ def test_a_cue_lasts_a_millisecond_at_least():
 
 def test_the_csv_has_a_row_per_detection_and_quotes_what_needs_it():
     assert csv_text(FOUND).splitlines()[:3] == [
-        "video,start,end,label,score",
-        "a,3661.25,3663.0,jump,0.871",
+        "video,start,end,label,score,file",
+        "a,3661.25,3663.0,jump,0.871,in/a.mp4",
         'a,1.5,4.0004,"long',
     ]
-    assert csv_text(FOUND).endswith('a,1.5,3.0,"run, fast",0.25\n')
+    assert csv_text(FOUND).endswith('a,1.5,3.0,"run, fast",0.25,in/a.mp4\n')
 
 
 def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(tmp_path):
@@ -67,6 +67,20 @@ def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(t
     assert meta["checkpoint"] == "runs/demo" and meta["rejected"] == {"bad": "the file is empty (0 bytes)"}
     assert meta["videos"]["a"] == {"file": "in/a.mp4", "duration": 4000.0}
     assert (tmp_path / "quiet.srt").read_text() == ""
+
+
+@pytest.mark.parametrize("key", ["monday morning", "\u65e5" * 80, "m/day", "..", "x.mp4"])
+def test_subtitles_are_named_as_the_file_is_and_stay_in_the_folder(tmp_path, key):
+    out = tmp_path / "out"
+    out.mkdir()
+    write_outputs(out, [Found(key, Path("in/x.mp4"), 1.0, JUMPS)], meta={})
+    assert (out / f"{key}.srt").read_text() == subtitles(JUMPS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sum(path.is_file() for path in out.rglob("*")) == 3
+    for name in ("detections.json", "detections.csv"):
+        (out / name).unlink()
+    with pytest.raises(ValueError, match=r"\.srt: exists; --force replaces it"):
+        check_outputs(out, [key], force=False)
 
 
 def test_what_is_there_is_not_replaced_unless_asked(tmp_path):

@@ -167,7 +167,8 @@ def main(
 
     Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video. Scores
     and times are those that `leantad eval` would give for the packed file; the options only leave some out.
-    A file that cannot be used is named on stderr, the others go on, and the exit code is 1.
+    A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
+    used, it is 2, and nothing is written.
     """
     from train.inference import load_trained
 
@@ -178,12 +179,17 @@ def main(
         # A window that cannot be decoded must never be left out without a word.
         trained = load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
         selection = Selection(classes_asked(classes, trained.classes), min_score, top)
+        is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         workers = min(MOST_AHEAD, len(os.sched_getaffinity(0)))
         found = [
             replace(video, detections=selection.of(video.detections))
             for video in predict(trained, files, no_bar=output.no_bar, workers=workers)
         ]
+        if all(video.reason is not None for video in found):
+            if is_new:
+                out.rmdir()
+            raise ValueError(f"{out}: not written, as none of the {len(found)} files could be read")
         write_outputs(out, found, meta={"checkpoint": str(trained.folder)})
     output.say(table_of(found))
     output.say(f"written to {out}: detections.json, detections.csv, subtitles (.srt)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from pipeline.shards import write_text
 from train.edge import check_new
 from train.postprocess import write_detections
+from train.results import JSON_NAME
 
-JSON_NAME, CSV_NAME = "detections.json", "detections.csv"
+CSV_NAME = "detections.csv"
 BEST, ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
 
 
@@ -66,8 +68,13 @@ def classes_asked(text: str | None, known: Sequence[str]) -> frozenset[str] | No
 
 def check_outputs(out: Path, keys: Sequence[str], *, force: bool) -> None:
     """ValueError if a file that would be written is there already, unless `force`."""
-    for name in (JSON_NAME, CSV_NAME, *(f"{key}.srt" for key in keys)):
-        check_new(out / name, force=force)
+    for path in (out / JSON_NAME, out / CSV_NAME, *(subtitles_of(out, key) for key in keys)):
+        check_new(path, force=force)
+
+
+def subtitles_of(out: Path, key: str) -> Path:
+    """Where the subtitles of a video go: named as the file is, players find them beside it."""
+    return out / f"{key}.srt"
 
 
 def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) -> None:
@@ -78,7 +85,10 @@ def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) ->
     """
     for video in found:
         if video.reason is None:
-            write_text(out / f"{video.key}.srt", subtitles(video.detections))
+            path, partial = subtitles_of(out, video.key), out / "subtitles"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(partial, subtitles(video.detections))  # a long name leaves no room for ".tmp"
+            os.replace(partial, path)
     write_text(out / CSV_NAME, csv_text(found))
     videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
     rejected = {video.key: video.reason for video in found if video.reason is not None}
@@ -108,13 +118,14 @@ def _clock(milliseconds: int) -> str:
 
 
 def csv_text(found: Sequence[Found]) -> str:
-    """The columns video, start, end, label, score; times in seconds, a row per detection."""
+    """The columns video, start, end, label, score, file; times in seconds, a row per detection."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["video", "start", "end", "label", "score"])
+    table.writerow(["video", "start", "end", "label", "score", "file"])
     for video in found:
         for detection in video.detections:
-            table.writerow([video.key, *detection["segment"], detection["label"], detection["score"]])
+            about = (detection["label"], detection["score"], video.file)
+            table.writerow([video.key, *detection["segment"], *about])
     return text.getvalue()
 
 
@@ -127,8 +138,10 @@ def table_of(found: Sequence[Found]) -> str:
             rows.append((video.key, "-", "-", "nothing found", "-"))
         for detection in video.detections[:best]:
             start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
-            rows.append((video.key, start, end, _line(detection["label"]), f"{detection['score']:.3f}"))
-    shown = rows[: ROWS + 1]
+            rows.append(
+                (_line(video.key), start, end, _line(detection["label"]), f"{detection['score']:.3f}")
+            )
+    shown = [tuple(map(_line, row)) for row in rows[: ROWS + 1]]
     widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
     sides = "<>><>"  # text to the left, numbers to the right
     lines = [
