@@ -186,9 +186,8 @@ def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], cou
     total = sum(bool(video.actions) for video in truth.values())
     if not count or not total:
         return ""
-    chosen = f"{count} of {plural(total, 'video')}, from the best to the worst in even steps."
-    if count >= total:
-        chosen = f"{plural(total, 'video')} with true actions, the best first."
+    most = f"{count} of {plural(total, 'video')}, from the best to the worst in even steps."
+    chosen = most if count < total else f"{plural(total, 'video')} with true actions, the best first."
     where = "No detection is right at this tIoU, so there is no cut."
     if point.recall:
         where = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
