@@ -82,5 +82,22 @@ def test_a_file_of_other_videos_is_named(files):
     assert "b.json: detections: none of the 1 videos" in result.stderr
 
 
+def test_folders_of_runs_are_compared_and_names_are_matched_as_eval_does(files):
+    for name in "ab":
+        (files / name).mkdir()
+        document = json.loads((files / f"{name}.json").read_text())
+        document["external_data"]["rejected"] = {"v3": "the file is empty"}
+        (files / name / "detections.json").write_text(json.dumps(document))
+    names = [str(files / "a"), str(files / "b"), "--ground-truth", str(files / "truth.csv")]
+    (files / "truth.csv").write_text((files / "truth.csv").read_text().replace(",0,10", ".mp4,0,10"))
+    result = CliRunner().invoke(main, [*names, "--resamples", "20"])
+    assert (
+        result.exit_code == 1
+        and f"error: {files / 'b'}: v3.mp4: not read: the file is empty" in result.stderr
+    )
+    assert f"{files / 'a'}: 44 of 44 videos matched by file name, such as 'v0' with 'v0.mp4'" in result.stdout
+    assert "96.59" in result.stdout
+
+
 def test_help_has_an_example():
     assert "leantad compare" in CliRunner().invoke(main, ["--help"]).output

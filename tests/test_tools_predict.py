@@ -186,6 +186,28 @@ def test_results_are_not_replaced_without_force_and_that_is_told_at_once(videos,
     assert (tmp_path / "second.srt").read_text().startswith("1\n00:00:0")
 
 
+def test_where_nothing_can_be_read_nothing_is_written(videos, run, tmp_path):
+    empty, out = tmp_path / "zero.mp4", tmp_path / "found"
+    empty.touch()
+    result = call(main, empty, "--checkpoint", run, "--out", out)
+    assert result.exit_code == 2 and "written to" not in result.stdout and not out.exists()
+    assert f"error: {empty}: the file is empty" in result.stderr
+    assert "not written, as none of the 1 files could be read" in result.stderr
+    empty.write_bytes((videos / "second.webm").read_bytes())
+    predicted(empty, "--checkpoint", run, "--out", out)  # no --force: there is nothing to replace
+
+
+def test_names_with_any_letters_lead_to_subtitles_beside_the_video(videos, run, tmp_path):
+    names = ["monday morning", "\u00dcbung \u65e5\u672c", 'a "quoted"']
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in names:
+        (films / f"{name}.webm").write_bytes((videos / "second.webm").read_bytes())
+    found = predicted(films, "--checkpoint", run, "--out", tmp_path / "found")["videos"]
+    assert set(found) == set(names)
+    assert {path.stem for path in (tmp_path / "found").glob("*.srt")} == set(names)
+
+
 def test_bad_input_is_one_line(videos, run, tmp_path):
     source = ("--checkpoint", run, "--out", tmp_path / "found")
     assert "no such file or folder" in refused(tmp_path / "nowhere.mp4", *source)

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from train.eval import main
+from train.outcome import packing_differences
 from train.postprocess import RawWindow, detections_of, write_detections
 from train.raw import write_raw
-from train.results import read_external_scores, read_truth
+from train.results import read_detections, read_external_scores, read_truth
 
 ROOT = Path(__file__).resolve().parents[1]
 TRUTH = {
@@ -315,6 +316,57 @@ def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
     assert code == 0 and "50.00" in output
 
 
+@pytest.mark.parametrize("names", [("a.mp4", "b c.mov"), ("v_a", "v_b c"), ("in/a.mp4", "in\\b c.mov")])
+def test_a_video_is_found_however_the_ground_truth_spells_it(tmp_path, names):
+    rows = [
+        "video,start,end,label,subset",
+        f"{names[0]},0,10,jump,validation",
+        f"{names[1]},5,9,run,training",
+    ]
+    (tmp_path / "truth.csv").write_text("\n".join([*rows, ""]))
+    videos = {"a": {"file": "in/a.mp4"}, "b c": {"file": "in/b c.mov"}}
+    results = {"a": RESULTS["a"], "b c": RESULTS["a"]}
+    written(tmp_path / "detections.json", {"results": results, "external_data": {"videos": videos}})
+    source = ("--detections", tmp_path, "--ground-truth", tmp_path / "truth.csv", "--tiou", "0.5")
+    code, output = run(*source, "--subset", "validation")
+    assert code == 0 and "100.00" in output
+    assert f"2 of 2 videos matched by file name, such as 'a' with {names[0]!r}" in output
+    assert "their 1 detections are false positives (1 videos are of another subset)" in output
+
+
+def test_videos_that_were_not_read_are_named_count_as_missed_and_make_the_exit_code_1(truth, tmp_path):
+    meta = {
+        "subset": "validation",
+        "rejected": {"b": "the file\nis empty", **{f"x{i}": "?" for i in range(30)}},
+    }
+    path = written(tmp_path / "d.json", {"results": RESULTS, "external_data": meta})
+    result = CliRunner().invoke(
+        main, ["--detections", str(path), "--ground-truth", str(truth), "--tiou", "0.5", "--json"]
+    )
+    assert result.exit_code == 1 and json.loads(result.stdout)["average_mAP"] == 0.5
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert errors[0] == "error: b: not read: the file is empty" and len(errors) == 21
+    assert errors[-1] == "error: 11 more videos were not read"
+    assert "1 detections in 1 videos; 1 more could not be read" in result.stderr
+
+
+def test_a_folder_without_detections_is_refused(truth, tmp_path):
+    assert "no detections.json in it" in refused("--detections", tmp_path, "--ground-truth", truth)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "says"),
+    [
+        ({"fps": 15.0, "gop": 8, "plan": "a"}, {"fps": 15.0, "gop": 8, "plan": "b"}, ""),
+        ({"fps": 30.0, "gop": 8}, {"fps": 15.0, "gop": 8}, "fps 30.0 here, 15.0 there"),
+        ({"copy": True}, {"copy": False, "fps": 15.0}, "copy True here, False there"),
+        ({"copy": True}, {"copy": True}, ""),
+    ],
+)
+def test_packing_is_compared_where_it_decides_about_pixels(here, there, says):
+    assert packing_differences(here, there) == says
+
+
 @pytest.mark.slow
 def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     """Untrained weights, two videos in overlapping windows; the encoder's first weights file is long gone."""
@@ -348,6 +400,21 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert once["num_videos"] == 2 and once["num_detections"] > 0
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
     assert results[0] == results[1]
+    document = json.loads(truth.read_text())
+    rejected = next(key for key, video in document["videos"].items() if video["subset"] == "validation")
+    document["videos"][rejected] |= {"reject": "cut short", "shard": None}
+    document["classes"] += ["zoom"]
+    truth.write_text(json.dumps(document))
+    (checkpoint / "packing.json").write_text(json.dumps(document["settings"] | {"copy": False, "fps": 7.0}))
+    other = CliRunner().invoke(
+        main, ["--checkpoint", str(checkpoint), "--shards", str(shards), "--out", str(tmp_path / "o.json")]
+    )
+    assert other.exit_code == 1 and f"error: {rejected}: not read: cut short" in other.stderr
+    assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
+    assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["external_data"]["rejected"] == {
+        rejected: "cut short"
+    }
     elsewhere = ("--out", tmp_path / "none.d.json")
     message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
     assert "nowhere" in message and "validation" in message

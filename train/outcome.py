@@ -91,9 +91,7 @@ def other_data(trained: Trained, dataset: Dataset) -> list[str]:
     if (trained.folder / PACKING).is_file():  # older releases wrote none
         differ = packing_differences(dataset.settings, read_packing(trained.folder))
         if differ:
-            lines.append(
-                f"packed otherwise than what the weights were trained on: {differ}; mAP may be lower"
-            )
+            lines.append(f"packed otherwise than what the weights were trained on ({differ}); mAP may suffer")
     for whose, names, others in (
         ("the checkpoint does not know", dataset.classes, trained.classes),
         ("the data set does not have", trained.classes, dataset.classes),
