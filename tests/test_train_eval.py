@@ -400,6 +400,10 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert once["num_videos"] == 2 and once["num_detections"] > 0
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
     assert results[0] == results[1]
+    elsewhere = ("--out", tmp_path / "none.d.json")
+    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
+    assert "nowhere" in message and "validation" in message
+
     document = json.loads(truth.read_text())
     rejected = next(key for key, video in document["videos"].items() if video["subset"] == "validation")
     document["videos"][rejected] |= {"reject": "cut short", "shard": None}
@@ -412,9 +416,4 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert other.exit_code == 1 and f"error: {rejected}: not read: cut short" in other.stderr
     assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
     assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
-    assert json.loads((tmp_path / "o.json").read_text())["external_data"]["rejected"] == {
-        rejected: "cut short"
-    }
-    elsewhere = ("--out", tmp_path / "none.d.json")
-    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
-    assert "nowhere" in message and "validation" in message
+    assert read_detections(tmp_path / "o.json")[1]["rejected"] == {rejected: "cut short"}
