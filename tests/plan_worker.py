@@ -23,7 +23,9 @@ from model.network import Network
 from tools.plan_engine import Engine, moments
 from tools.plan_step import fake_step, forward
 from tools.plan_tracker import PartBytes
-from train.engine import build_engine, leave, rank, read_ds_config, start_process_group, world_size
+from train.engine import build_engine, start_process_group
+from train.optimizer import read_ds_config
+from train.processes import leave, rank, world_size
 from train.settings import Settings, settings_from
 
 MIB = 2**20

@@ -338,7 +338,7 @@ def test_the_command_prints_parts_and_ready_options(tmp_path):
     result = run("--memory", "2", "--json", "--set", f"data.shards={tmp_path / 'absent'}")
     text = result.stderr  # with --json for people, and the document on stdout
     assert "working set" in text and "CUDA context" in text and "####" in text
-    assert "assumed 5 classes" in text and "fits. " in text and "--set encoder.piece_clips=" in text
+    assert "assumed 5 classes" in text and "It fits. So" in text and "--set encoder.piece_clips=" in text
     document = json.loads(result.stdout)
     assert document["fits"] and document["peak"] == sum(document["parts"].values())
     assert list(document["parts"]) == list(PARTS)

@@ -101,19 +101,27 @@ def document(estimate: Estimate, memory: int, fits: bool, options: list[Option])
     }
 
 
-def advice(options: list[Option], memory: int) -> str:
-    """The options, one per line, ready to be copied."""
+def advice(options: list[Option], memory: int, fits: bool) -> str:
+    """Whether the recipe fits, and the options, one per line, ready to be copied."""
     width = max(len(option.line()) for option in options)
-    head = "what fits (one of these):" if len(options) > 1 else "what fits:"
+    these = "each of these" if len(options) > 1 else "this"
+    head = f"It fits. So does {these}:" if fits else f"It does not fit. {these.capitalize()} does:"
     return "\n".join([head, *(f"  {o.line():<{width}}  {o.total / memory:>4.0%}  {o.why}" for o in options)])
 
 
 def refusal(least: Estimate, memory: int, settings: Settings, engine: Engine) -> str:
     """Why not even the least of all settings fits, and what would help."""
-    part = least.largest_part
+    from tools.plan_memory import CONTEXT
+
+    by_size = sorted(least.parts, key=lambda part: -least.parts[part])
+    large = [part for part in by_size if part != CONTEXT][:2]
+    if least.parts.get(CONTEXT, 0) >= memory:
+        large = [CONTEXT]
+    sizes = " and ".join(f"{least.parts[part] / 2**30:.2f} for {part}" for part in large)
+    remedies = dict.fromkeys(remedy(part, settings, engine) for part in large)  # each once, in order
     return (
         f"plan: nothing fits into {memory / 2**30:g} GiB: one clip at a time is {least.total / 2**30:.2f}, "
-        f"of it {least.parts[part] / 2**30:.2f} for {part}; change: {remedy(part, settings, engine)}"
+        f"of it {sizes}; change: {'; '.join(remedies)}"
     )
 
 
@@ -181,7 +189,7 @@ def command(
     options = search.options()
     output.document(document(whole, size, fits, options))
     if options:
-        output.say(("fits. " if fits else "does not fit. ") + advice(options, size))
+        output.say(advice(options, size, fits))
         return
     click.echo(refusal(of(search.smallest()), size, settings, engine), err=True)
     raise click.exceptions.Exit(1)
