@@ -29,21 +29,16 @@ from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips
 from train.engine import (
-    OptimizerSettings,
-    agree,
-    barrier,
     build_engine,
     full_state_dict,
     learning_rates,
-    leave,
     load_state,
     log_scalars,
-    rank,
-    read_ds_config,
     save_state,
     start_process_group,
-    world_size,
 )
+from train.optimizer import OptimizerSettings, read_ds_config
+from train.processes import agree, barrier, leave, rank, world_size
 
 STEPS, TOTAL_STEPS = 3, 10
 SETTINGS = OptimizerSettings(

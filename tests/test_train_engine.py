@@ -14,8 +14,15 @@ import pytest
 from engine_worker import MODES, RESUMED, Network
 
 from train import engine as engine_module
-from train.engine import OptimizerSettings, read_ds_config
-from train.optimizer import check_ds_config, deepspeed_dict, lr_factor, parameter_groups
+from train.optimizer import (
+    OptimizerSettings,
+    check_ds_config,
+    deepspeed_dict,
+    lr_factor,
+    parameter_groups,
+    read_ds_config,
+)
+from train.processes import LAUNCH_VARIABLES, complete_launch_variables
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 EXACT = [name for name, mode in MODES.items() if not mode.bf16]
@@ -23,9 +30,7 @@ EXACT = [name for name, mode in MODES.items() if not mode.bf16]
 
 def launch(processes: int, result: Path) -> dict:
     """One launch runs every configuration in turn: importing DeepSpeed takes longer than they do."""
-    env = {
-        k: v for k, v in os.environ.items() if k not in (*engine_module.LAUNCH_VARIABLES, "DS_ACCELERATOR")
-    }
+    env = {k: v for k, v in os.environ.items() if k not in (*LAUNCH_VARIABLES, "DS_ACCELERATOR")}
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(many if processes > 1 else []), str(WORKER), str(result)]
     done = subprocess.run(command, env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
@@ -176,14 +181,14 @@ def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
 
 
 def test_half_a_launch_is_refused_and_a_single_process_needs_none(monkeypatch):
-    for name in engine_module.LAUNCH_VARIABLES:
+    for name in LAUNCH_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="torchrun --nproc_per_node"):
-        engine_module._complete_launch_variables()
+        complete_launch_variables()
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    engine_module._complete_launch_variables()
+    complete_launch_variables()
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("0", "1")
     assert 0 < int(os.environ["MASTER_PORT"]) < 65536
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from model.network import Network
 from train.settings import Settings
+from train.tensors import read_safetensors
 
 
 def load_encoder_weights(network: Network, path: Path) -> None:
@@ -20,7 +20,7 @@ def load_encoder_weights(network: Network, path: Path) -> None:
         raise ValueError(
             f"encoder.weights: {path} is not a file; want a safetensors file of backbone weights"
         )
-    weights = load_file(path)
+    weights = read_safetensors(path)
     own = network.encoder.backbone.state_dict()
     for name, tensor in own.items():
         if name not in weights:

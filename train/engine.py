@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -30,28 +29,10 @@ from train.optimizer import (
     has_compiler,
     lr_factor,
     parameter_groups,
-    read_ds_config,
 )
+from train.processes import barrier, complete_launch_variables, rank, world_size
+from train.tensors import read_safetensors
 
-__all__ = [
-    "OptimizerSettings",
-    "agree",
-    "barrier",
-    "compile_ops",
-    "build_engine",
-    "full_state_dict",
-    "leave",
-    "learning_rates",
-    "load_state",
-    "log_scalars",
-    "rank",
-    "read_ds_config",
-    "save_state",
-    "start_process_group",
-    "world_size",
-]
-
-LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
 STATE_FILE = "state.json"
 
@@ -90,51 +71,6 @@ def compile_ops() -> None:
 # -------------------------------------------------------------------------------------------- processes
 
 
-def rank() -> int:
-    """Number of this process, 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Number of processes, 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def barrier() -> None:
-    """Wait for all processes."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def agree(flag: bool) -> bool:
-    """Whether the flag is set on any rank; all ranks call it and get the same answer."""
-    if world_size() == 1:
-        return bool(flag)
-    flags = torch.tensor(float(bool(flag)), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags.item())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _complete_launch_variables() -> None:
-    """Set the launcher's variables for a single process; without them DeepSpeed looks for MPI and dies."""
-    missing = [name for name in LAUNCH_VARIABLES if name not in os.environ]
-    if not missing:
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"launch: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} are not set; start "
-            "with `deepspeed train/main.py ...` or `torchrun --nproc_per_node N train/main.py ...`"
-        )
-    single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    os.environ.update(single | {"MASTER_PORT": str(_free_port())})
-
-
 def start_process_group(device: torch.device | str) -> torch.device:
     """Join the launcher's processes, or be the only one; gloo on the CPU, NCCL on GPUs.
 
@@ -144,7 +80,7 @@ def start_process_group(device: torch.device | str) -> torch.device:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = _deepspeed()
-    _complete_launch_variables()
+    complete_launch_variables()
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -153,24 +89,6 @@ def start_process_group(device: torch.device | str) -> torch.device:
         with redirect_stdout(StringIO()):  # it says in each run that its operation was built
             deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
-
-
-def leave(code: int) -> None:
-    """End this process together with the others; the last thing it does, and at once if it is not alone.
-
-    A process that just exits can take the others down. Destroying the group is not enough: DeepSpeed keeps
-    groups of its own alive, whose gloo threads outlive it and now and then abort the interpreter's exit
-    ("terminate called without an active exception") after all the work is done. So several processes leave
-    without the interpreter's clean-up; a single one goes the ordinary way.
-    """
-    several = world_size() > 1
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-    if several:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 # ----------------------------------------------------------------------------------------------- engine
@@ -238,6 +156,9 @@ def _load_safely(path: str, map_location: Any = None) -> Any:
         raise ValueError(
             f"{path}: refused, it is damaged or holds objects that could run code; use another checkpoint"
         ) from None
+    except (RuntimeError, OSError, EOFError) as error:  # a file that was cut gives each of them
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: damaged ({reason}); use another checkpoint") from None
 
 
 def _layout(engine: Any) -> dict[str, Any]:
@@ -293,7 +214,7 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: DeepSpeed finds no state under {STATE_TAG}/; resume from another checkpoint"
         )
-    rng = load_file(_rng_file(folder))
+    rng = read_safetensors(_rng_file(folder))
     RngState(torch.device(engine.device), rng["cpu"], rng.get("cuda")).restore()
     return client_state
 

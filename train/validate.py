@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards import write_text
-from train.engine import barrier, rank, world_size
 from train.inference import detect, infer
 from train.metrics import evaluate
 from train.postprocess import write_detections
+from train.processes import barrier, rank, world_size
 from train.report.build import write_report
 from train.run import Run
 
