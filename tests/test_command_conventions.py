@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tools.cli import COMMANDS
 from tools.cli import main as leantad
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
-from train.edge import Command, Output, check_new, check_new_file, output_options, plain
+from train.edge import Command, Output, check_new, check_new_file, counted, output_options, plain
 from train.eval import main as evaluate
 from train.main import remove_run, settings_of_run
 
@@ -99,6 +100,40 @@ def test_results_go_to_stdout_and_all_else_to_stderr(options, stdout, stderr):
         assert result.stdout == stdout
     else:
         assert json.loads(result.stdout) == {"map": None, "path": "a/b", "tiou": [0.5, None]}
+
+
+@click.command(cls=Command, interrupted="the same command continues")
+@click.argument("how")
+def stopped(how: str) -> None:
+    signal.raise_signal(signal.SIGINT) if how == "at once" else None
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:  # as numpy's import within torch's
+        raise AttributeError("module has no attribute") from None
+
+
+@pytest.mark.parametrize("how", ["at once", "swallowed by a library that fails later"])
+def test_ctrl_c_is_one_line_and_exit_code_130(how):
+    before = signal.getsignal(signal.SIGINT)
+    result = CliRunner().invoke(stopped, [how])
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; the same command continues\n" and not result.stdout
+    assert signal.getsignal(signal.SIGINT) is before
+    assert make_shards.interrupted == "the same command continues"
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
+    def slow(module: str):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", slow)
+    result = CliRunner().invoke(leantad, ["train"])
+    assert result.exit_code == 130 and result.stderr == "interrupted\n"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
+def test_one_is_no_plural(number, text):
+    assert counted(number, "class", "classes") == text
 
 
 def test_what_a_compiler_prints_stays_out_of_the_document():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import click
 
@@ -36,6 +37,12 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(COMMANDS[name][0]).main
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from train.edge import leaving_on_ctrl_c  # not for --help
+
+        with leaving_on_ctrl_c():  # a command is imported before it is called
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

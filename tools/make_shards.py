@@ -144,6 +144,7 @@ def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
 @click.command(
     cls=Command,
     epilog="Example: leantad make-shards videos/ annotations.json --out shards/ --verify",
+    interrupted="the same command continues",
 )
 @click.argument("videos", type=click.Path(path_type=Path))
 @click.argument("annotations", type=click.Path(path_type=Path))

@@ -1,7 +1,7 @@
 """The edge between the code and a person at a terminal: what all commands have in common.
 
-Exit codes: 0 all done, 1 some inputs failed (the others are done), 2 wrong usage or bad input. Results go to
-stdout, as text or (--json) as one JSON document; progress, remarks and errors go to stderr.
+Exit codes: 0 all done, 1 some inputs failed (the others are done), 2 wrong usage or bad input, 130 Ctrl-C.
+Results go to stdout, as text or (--json) as one JSON document; progress, remarks and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -36,15 +38,54 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """`1 step`, `2 steps`; several: a plural that does more than add an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+@contextmanager
+def leaving_on_ctrl_c(advice: str = "") -> Iterator[None]:
+    """Ctrl-C within becomes one line on stderr and exit code 130; advice: what the line says besides.
+
+    A library that is being imported may swallow a KeyboardInterrupt and fail later for what it left half
+    made; so whatever fails after a Ctrl-C is taken to fail because of it.
+    """
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.default_int_handler(number, frame)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except (SystemExit, click.exceptions.Exit):
+        raise
+    except BaseException as error:
+        if os.environ.get("LEANTAD_DEBUG") or not (asked or isinstance(error, KeyboardInterrupt)):
+            raise
+        below_the_bar = "\n" if sys.stderr.isatty() else ""
+        click.echo(f"{below_the_bar}interrupted{advice and '; ' + advice}", err=True)
+        raise click.exceptions.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 class Command(click.Command):
     """A click command whose ValueError and OSError become `error: ...` on stderr and exit code 2.
 
-    Set LEANTAD_DEBUG=1 to see the traceback instead.
+    Ctrl-C becomes exit code 130, see leaving_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead.
     """
+
+    def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.interrupted = interrupted
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with leaving_on_ctrl_c(self.interrupted):
+                return super().invoke(ctx)
         except (ValueError, OSError) as error:
             if os.environ.get("LEANTAD_DEBUG"):
                 raise
