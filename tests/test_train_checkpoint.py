@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from train import checkpoint
 from train.checkpoint import (
     check_classes,
+    last_checkpoint,
     load_weights,
+    mend_links,
     read_classes,
     read_packing,
     read_progress,
     read_weights,
+    weights_folder,
     write_checkpoint,
 )
 
@@ -198,3 +202,34 @@ def test_the_files_are_plain(tmp_path):
     assert json.loads((folder / "classes.json").read_text()) == CLASSES
     assert (folder / "settings.yaml").read_text().startswith("seed: 3\n")
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".tmp")]
+
+
+def test_a_copy_without_links_goes_on_from_the_newest_and_keeps_the_best(tmp_path):
+    for step, is_best in ((90, True), (999999, False), (1000000, False)):
+        write(tmp_path, step, seed=step, is_best=is_best)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "last").unlink()
+    (checkpoints / "best").unlink()
+    assert last_checkpoint(tmp_path) == checkpoints / "step_1000000" == weights_folder(tmp_path)
+    assert "step_1000000" in (mend_links(tmp_path) or "")
+    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_1000000", "step_000090"]
+    assert mend_links(tmp_path) is None
+    assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_copy_with_folders_in_place_of_links_is_written_to(tmp_path):
+    write(tmp_path, 1, is_best=True)
+    last = tmp_path / "checkpoints" / "last"
+    last.unlink()
+    shutil.copytree(tmp_path / "checkpoints" / "step_000001", last)
+    assert last_checkpoint(tmp_path) == last
+    write(tmp_path, 2, seed=2)
+    assert os.readlink(last) == "step_000002" and read_progress(last)["step"] == 2
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path):
+    write(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "step_000001" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged"):
+        read_weights(path.parent)

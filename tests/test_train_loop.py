@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
 
 from train.eval import main as evaluate
+from train.main import main as train
 from train.metrics import PROTOCOLS
 
 
@@ -107,7 +109,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp
     os.kill(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
-    assert "stopped and saved" in errors
+    assert f"stopped and saved; go on with: leantad train --resume --out {out}" in errors
     assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
     assert_same_weights(out, finished)
 
@@ -131,6 +133,39 @@ def test_resuming_a_complete_run_changes_nothing(shards, finished):
     assert [
         line for line in (finished / "log.jsonl").read_text().splitlines() if '"train"' in line
     ] == trained
+
+
+def test_a_copy_that_lost_its_links_goes_on_and_says_so(shards, finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    for link in ("last", "best"):
+        (copy / "checkpoints" / link).unlink()
+    arguments = {"run__checkpoint_every": 1}
+    assert "holds a run already" in run(shards, copy, **arguments).stderr
+    result = run(shards, copy, "--resume", quiet=False, **arguments)
+    assert result.exit_code == 0 and "the link was lost" in result.stderr, result.output
+    assert_same_weights(copy, finished)
+    (copy / "settings.yaml").unlink()
+    result = CliRunner().invoke(train, ["--resume", "--out", str(copy)])
+    assert result.exit_code == 2 and "settings.yaml: no such file; give the --recipe" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "rng_*.safetensors"])
+def test_a_damaged_training_state_is_named(shards, finished, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    (path,) = (copy / "checkpoints" / "last" / "resume").rglob(name)
+    path.write_bytes(path.read_bytes()[:5000] if path.suffix == ".pt" else b"cut")
+    result = run(shards, copy, "--resume", run__checkpoint_every=1)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output
+    assert f"{path.name}: damaged" in result.stderr
+
+
+def test_a_batch_larger_than_the_data_is_told(shards, tmp_path):
+    result = run(shards, tmp_path / "run", quiet=False, optimizer__batch_size=5, run__epochs=1)
+    assert result.exit_code == 0, result.output
+    assert "warning: a step takes 5 windows of video, training has 4" in result.stderr
+    assert "1 rank x 5 videos x 1 = 5 videos a step, 1 step an epoch, 1 in all" in result.stdout
 
 
 def test_a_folder_with_a_run_is_not_overwritten(shards, finished):

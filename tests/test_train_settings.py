@@ -66,9 +66,15 @@ def test_a_key_set_twice_is_refused_by_line(tmp_path):
         (["--recipe", "demo", "--set", "encodr.clip_ratio=0.2"], "did you mean 'encoder'?"),
         (["--recipe", "demo", "--set", "data.shards=nowhere"], "nowhere"),
         ([], "--recipe: missing"),
+        (["--resume"], "--resume: no run in "),
+        (["--recipe", "binary.yaml"], "binary.yaml: byte 0 is not UTF-8 text"),
+        (["--recipe", "control.yaml"], "control.yaml: not YAML"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_run(arguments, message, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_run(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("binary.yaml").write_bytes(b"\xff\xfe")
+    Path("control.yaml").write_bytes(b"seed: \x01")
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
     lines = result.stderr.strip().splitlines()

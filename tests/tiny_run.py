@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
-from train.engine import LAUNCH_VARIABLES
 from train.main import main as train
+from train.processes import LAUNCH_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -54,9 +54,12 @@ def arguments(shards: Path, out: Path, **changes: object) -> list[str]:
     return ["--recipe", "demo", "--out", str(out), "--quiet", *sets]
 
 
-def run(shards: Path, out: Path, *flags: str, **changes: object):
+def run(shards: Path, out: Path, *flags: str, quiet: bool = True, **changes: object):
     """Train in this process; returns click's result."""
-    return CliRunner().invoke(train, [*arguments(shards, out, **changes), *flags])
+    words = arguments(shards, out, **changes)
+    if not quiet:
+        words.remove("--quiet")
+    return CliRunner().invoke(train, [*words, *flags])
 
 
 def start(shards: Path, out: Path, *flags: str, launcher: int = 0, **changes: object) -> subprocess.Popen:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -24,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.engine import barrier, rank
+from train.processes import barrier, rank
+from train.tensors import read_safetensors
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
@@ -53,6 +54,8 @@ def _flush_tree(folder: Path) -> None:
 
 def _point(link: Path, target: str) -> None:
     """Make `link` a link to the neighbour `target`, in one step."""
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)  # a copy made without links has whole folders in their place
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -75,6 +78,33 @@ def _prune(checkpoints: Path) -> None:
             path.unlink()
         elif path.name not in keep:
             shutil.rmtree(path)
+
+
+def _kept(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = (run / "checkpoints").glob("step_*")
+    return sorted(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """What a run goes on from: `last`, or the newest checkpoint where that link is lost; None: nothing."""
+    last = run / "checkpoints" / "last"
+    return last if last.is_dir() else next(reversed(_kept(run)), None)
+
+
+def mend_links(run: Path) -> str | None:
+    """Make the links anew that a plain copy of a run loses; says what was done, None if nothing.
+
+    Only the last and the best are kept: the newest and, with a best one at all, the oldest.
+    """
+    last, best = (run / "checkpoints" / name for name in ("last", "best"))
+    kept = _kept(run)
+    if last.is_dir() or not kept:
+        return None
+    _point(last, kept[-1].name)
+    if not best.is_dir() and read_progress(last).get("best", -1.0) >= 0:
+        _point(best, kept[0].name)
+    return f"{last}: the link was lost, as in a plain copy; made anew, to {kept[-1].name}"
 
 
 def fill_weights(
@@ -134,9 +164,9 @@ def write_checkpoint(
 
 def weights_folder(checkpoint: Path) -> Path:
     """The folder with the weights: the one given, or the best (else the last) checkpoint of a run folder."""
-    candidates = [checkpoint, checkpoint / "checkpoints" / "best", checkpoint / "checkpoints" / "last"]
+    candidates = [checkpoint, checkpoint / "checkpoints" / "best", last_checkpoint(checkpoint)]
     for folder in candidates:
-        if (folder / WEIGHTS).is_file():
+        if folder is not None and (folder / WEIGHTS).is_file():
             return folder
     raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
 
@@ -195,10 +225,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{path}: no such file; want a folder that a run wrote under checkpoints/")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
+    return read_safetensors(path)
 
 
 def _mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:

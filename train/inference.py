@@ -24,7 +24,7 @@ from pipeline.records import Videos
 from train.build import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.postprocess import ExternalScores, PostSettings, RawWindow, detections_of
-from train.settings import Settings, load_settings
+from train.settings import Settings, read_settings
 
 Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
 
@@ -47,7 +47,9 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> Trained:
     """
     folder = weights_folder(checkpoint)
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
-    settings = load_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
+    if not (folder / SETTINGS).is_file():
+        raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
+    settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
     classes = tuple(read_classes(folder))
     device = resolve_device(settings.run.device)
     network = build_network(settings, len(classes)).to(device)

@@ -13,7 +13,9 @@ from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.order import stable_seed
 from pipeline.windows import seconds_to_steps
-from train.engine import agree, barrier, learning_rates, log_scalars, rank, world_size
+from train.edge import counted
+from train.engine import learning_rates, log_scalars
+from train.processes import agree, barrier, rank, world_size
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
@@ -98,9 +100,9 @@ def report_step(
     run: Run, log: RunLog, loss: float, parts: dict, data_seconds: float, step_seconds: float
 ) -> None:
     """The progress line always, log.jsonl and TensorBoard every run.log_every steps."""
-    memory = memory_mib(run.device)
-    log.advance(loss, parts, data_seconds, step_seconds, memory)
-    step = run.progress.step
+    memory, step = memory_mib(run.device), run.progress.step
+    epoch = (step - 1) // run.steps_per_epoch + 1
+    log.advance(epoch=epoch, loss=loss, data_seconds=data_seconds, step_seconds=step_seconds, memory=memory)
     if step % run.settings.run.log_every and step != run.total_steps:
         return
     norm = run.engine.get_global_grad_norm()
@@ -160,6 +162,23 @@ def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
     return True
 
 
+def say_size(run: Run, log: RunLog) -> None:
+    """What a step and an epoch are, and a warning if a step sees the same windows twice."""
+    optimizer, there = run.settings.optimizer, len(run.train_loader.samples)
+    factors = "ranks x optimizer.batch_size x optimizer.accumulation_steps"
+    size = world_size() * optimizer.batch_size * optimizer.accumulation_steps
+    log.say(
+        f"{counted(world_size(), 'rank')} x {counted(optimizer.batch_size, 'video')} x "
+        f"{optimizer.accumulation_steps} = {counted(size, 'video')} a step, "
+        f"{counted(run.steps_per_epoch, 'step')} an epoch, {run.total_steps} in all, on {run.device}"
+    )
+    if size > there:
+        log.warn(
+            f"a step takes {size} windows of video, {run.settings.data.train_subset} has "
+            f"{there}, so that each step repeats some; choose {factors} to be {there} at most"
+        )
+
+
 def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool = False) -> bool:
     """Train from settings into the run folder; True when the run is complete, False when it was interrupted.
 
@@ -174,11 +193,7 @@ def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool =
         device=str(run.device),
         torch=torch.__version__,
     )
-    ranks, videos, micro = world_size(), settings.optimizer.batch_size, settings.optimizer.accumulation_steps
-    log.say(
-        f"{ranks} rank(s) x {videos} videos x {micro} = {ranks * videos * micro} videos a step, "
-        f"{run.steps_per_epoch} steps an epoch, {run.total_steps} in all, on {run.device}"
-    )
+    say_size(run, log)
     interrupt = Interrupt()
     try:
         complete = train_until_done(run, log, interrupt)

@@ -43,25 +43,24 @@ def settings_of_run(
     recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
 ):
     """The settings to run with; refuses to overwrite a run, or to resume one under other settings."""
-    from train.settings import load_settings, parse_yaml
+    from train.checkpoint import last_checkpoint
+    from train.settings import load_settings, read_settings, read_yaml
 
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
     written = out / "settings.yaml"
-    has_run = (out / "checkpoints" / "last").exists()
+    has_run = last_checkpoint(out) is not None
     has_results = has_run or any((out / name).exists() for name in RESULTS)
     if has_results and not (resume or force):
         raise ValueError(
             f"--out {out}: holds a run already; go on with --resume, start anew with --force, or choose "
             "another folder"
         )
-    if not resume or not written.exists():
-        if recipe is None:
-            raise ValueError("--recipe: missing; want a YAML file, such as train/recipes/demo.yaml")
-        return load_settings(recipe, overrides)
-    settings = load_settings(recipe if recipe is not None else written, overrides)
-    if has_run:
-        old = parse_yaml(written.read_text(), where=str(written))
+    if recipe is None and not (resume and written.exists()):
+        raise ValueError(missing_recipe(out, resume=resume, has_run=has_run))
+    settings = load_settings(recipe, overrides) if recipe is not None else read_settings(written, overrides)
+    if has_run and resume and written.exists():
+        old = read_yaml(written)
         differ = [
             key for key in changed_keys(old, settings.model_dump(mode="json")) if key != "run.report_videos"
         ]
@@ -71,6 +70,15 @@ def settings_of_run(
                 "resume without --recipe and --set, or start anew with another --out"
             )
     return settings
+
+
+def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
+    """Why there are no settings to run with, and where to get them."""
+    if has_run:
+        return f"{out / 'settings.yaml'}: no such file; give the --recipe and --set the run was started with"
+    if resume:
+        return f"--resume: no run in {out}; want the folder of one, or --recipe to start one there"
+    return "--recipe: missing; want a YAML file, such as train/recipes/demo.yaml"
 
 
 def train(
@@ -86,8 +94,10 @@ def train(
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
     from pipeline.shards import write_text
     from train.build import resolve_device
-    from train.engine import leave, rank, start_process_group
+    from train.checkpoint import last_checkpoint, mend_links
+    from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
+    from train.processes import leave, rank, world_size
     from train.settings import dump_settings
 
     start_process_group(resolve_device(settings.run.device))
@@ -97,7 +107,13 @@ def train(
                 remove_run(out)
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "settings.yaml", dump_settings(settings))
-        has_run = resume and (out / "checkpoints" / "last").exists()
+        has_run = resume and last_checkpoint(out) is not None
+        if resume and rank() == 0:
+            remark = (
+                mend_links(out) if has_run else f"{out}: no checkpoint to go on from; this is the first step"
+            )
+            if remark is not None:
+                output.remark(remark)
         with output.others_on_stderr():
             complete = fit(settings, out, resume=has_run, quiet=output.quiet)
     except TrainingStopped as stopped:
@@ -111,7 +127,8 @@ def train(
         if complete:
             print_result(out, output)
         else:
-            click.echo(f"stopped and saved; go on with: python train/main.py --resume --out {out}", err=True)
+            command = "leantad train" if world_size() == 1 else "deepspeed ... train/main.py"
+            click.echo(f"stopped and saved; go on with: {command} --resume --out {out}", err=True)
             output.document({"complete": False, "out": out})
     return code
 
@@ -135,6 +152,7 @@ Examples:
   leantad train --recipe demo --out runs/demo
   deepspeed train/main.py --recipe train/recipes/demo.yaml --out runs/demo   (all GPUs of the machine)
 """,
+    interrupted="--resume goes on from the last checkpoint, if there is one",
 )
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="YAML of settings, or the name of a shipped one."

@@ -13,17 +13,10 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.shards import Dataset
 from train.build import build_network, resolve_device
-from train.checkpoint import check_classes, read_progress, write_checkpoint
-from train.engine import (
-    build_engine,
-    full_state_dict,
-    load_state,
-    rank,
-    save_state,
-    start_process_group,
-    world_size,
-)
+from train.checkpoint import check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
 from train.optimizer import DS_CONFIG, read_ds_config
+from train.processes import rank, world_size
 from train.settings import Settings
 
 
@@ -82,7 +75,8 @@ class Run:
         )
 
     def _resume(self) -> None:
-        last = self.folder / "checkpoints" / "last"
+        last = last_checkpoint(self.folder)
+        assert last is not None, "resume: nothing to resume"
         check_classes(last, self.dataset.classes)
         self.progress = Progress(**read_progress(last))
         load_state(self.engine, last / "resume")

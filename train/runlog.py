@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ def memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+# 80 columns hold it in a long run; the bar has what a wider terminal leaves.
+LINE = "{n_fmt}/{total_fmt} {desc} left {remaining} {bar}"
+
+
 class RunLog:
-    """Appends events to log.jsonl and keeps a progress bar; silent on every rank but 0."""
+    """Appends events to log.jsonl and keeps a progress line; silent on every rank but 0."""
 
     def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, quiet: bool):
         self.path = folder / "log.jsonl"
@@ -33,7 +38,7 @@ class RunLog:
             total=total_steps,
             initial=first_step,
             desc="training",
-            unit="step",
+            bar_format=LINE,
             disable=quiet or not self.active,
             dynamic_ncols=True,
             mininterval=0.5,
@@ -60,19 +65,24 @@ class RunLog:
                 file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
 
     def advance(
-        self, loss: float, parts: dict[str, float], data_seconds: float, step_seconds: float, memory: float
-    ):
-        """Move the progress bar by one step."""
+        self, *, epoch: int, loss: float, data_seconds: float, step_seconds: float, memory: float
+    ) -> None:
+        """Move the progress line by one step; memory: MiB. The parts of the loss are in log.jsonl."""
         if self.active:
-            named = " ".join(f"{name} {value:.2f}" for name, value in parts.items())
-            timing = f"data {data_seconds:.2f}s step {step_seconds:.2f}s {memory:.0f} MiB"
-            self.bar.set_postfix_str(f"loss {loss:.3f} ({named}) {timing}", refresh=False)
+            timing = f"data {data_seconds:.2f}s step {step_seconds:.2f}s"
+            text = f"epoch {epoch} loss {loss:.4g} {timing} {memory:.0f} MiB"
+            self.bar.set_description_str(text, refresh=False)
             self.bar.update(1)
 
     def say(self, text: str) -> None:
         """A line for people, above the progress bar."""
         if self.active and not self.quiet:
             tqdm.write(text)
+
+    def warn(self, text: str) -> None:
+        """A warning for people, on stderr."""
+        if self.active and not self.quiet:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

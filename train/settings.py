@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.detector.detector import DetectorSettings
 from model.network import EncoderSettings
 from pipeline.loader import DataSettings
-from train.engine import OptimizerSettings
+from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -78,6 +78,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ValueError(f"{where}, line {line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:  # a character that no YAML has
+        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{where}, {error}") from error
 
@@ -119,27 +121,39 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     return Settings.model_validate(values)
 
 
-def load_settings(recipe: Path | None, overrides: Iterable[str] = ()) -> Settings:
-    """The recipe (a path, or the name of one in train/recipes) with the overrides on top.
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file; ValueError naming it, and the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; want a YAML file") from None
+    return parse_yaml(text, where=str(path))
 
-    Raises ValueError naming the recipe and the setting for an unknown key or a value out of range.
+
+def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """The settings in a YAML file with the overrides on top.
+
+    Raises ValueError naming the file and the setting for an unknown key or a value out of range.
     """
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        if not recipe.exists() and (RECIPES / f"{recipe}.yaml").exists():
-            recipe = RECIPES / f"{recipe}.yaml"
-        if not recipe.is_file():
-            known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-            raise ValueError(f"--recipe {recipe}: no such file; shipped recipes: {known}")
-        loaded = parse_yaml(recipe.read_text(), where=str(recipe))
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"{recipe}: got a {type(loaded).__name__}, want groups of settings (key: value)")
-        values = cast("dict[str, Any]", loaded or {})
+    loaded = read_yaml(path)
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ValueError(f"{path}: got a {type(loaded).__name__}, want groups of settings (key: value)")
+    values = cast("dict[str, Any]", loaded or {})
     for override in overrides:
         apply_override(values, override)
     return settings_from(values)
 
 
+def load_settings(recipe: Path, overrides: Iterable[str] = ()) -> Settings:
+    """read_settings of a recipe: a path, or the name of one in train/recipes."""
+    if not recipe.exists() and (RECIPES / f"{recipe}.yaml").exists():
+        recipe = RECIPES / f"{recipe}.yaml"
+    if not recipe.is_file():
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise ValueError(f"--recipe {recipe}: no such file; shipped recipes: {known}")
+    return read_settings(recipe, overrides)
+
+
 def dump_settings(settings: Settings) -> str:
-    """The full resolved settings as YAML; load_settings reads it back to the same settings."""
+    """The full resolved settings as YAML; read_settings reads it back to the same settings."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

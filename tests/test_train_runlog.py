@@ -1,0 +1,30 @@
+"""The progress line: all that people are told to read in it is there, at 80 columns."""
+
+from __future__ import annotations
+
+import pytest
+from tqdm import tqdm
+
+from train.runlog import LINE, RunLog
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "epoch", "seconds", "want"),
+    [
+        (12, 700, 1, 1.2, "12/700 epoch 1 loss 28.71 data 0.02s step 1.22s 12345 MiB left 01:08"),
+        # ActivityNet: 60 epochs of 10,000 videos
+        (
+            123456,
+            600000,
+            13,
+            7e4,
+            "123456/600000 epoch 13 loss 28.71 data 0.02s step 1.22s 12345 MiB left 75",
+        ),
+    ],
+)
+def test_the_progress_line_fits_a_terminal(tmp_path, step, total, epoch, seconds, want):
+    log = RunLog(tmp_path, rank=0, total_steps=total, first_step=step, quiet=True)
+    log.advance(epoch=epoch, loss=28.712, data_seconds=0.021, step_seconds=1.2249, memory=12345.0)
+    line = tqdm.format_meter(step, total, seconds, ncols=80, prefix=log.bar.desc, bar_format=LINE)
+    log.close()
+    assert want in line and len(line) <= 80
