@@ -328,6 +328,22 @@ def test_bad_detections_are_one_line_and_code_2(tmp_path, content, says):
     assert says in result.stderr and result.stderr.count("\n") == (1 if says else 0)
 
 
+def test_videos_and_truth_are_found_however_they_are_spelled(files, tmp_path):
+    database = json.loads(files[1].read_text())["database"]
+    spelled = {f"v_{key}.mp4": one for key, one in database.items()}
+    (tmp_path / "truth.json").write_text(json.dumps({"database": spelled}))
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "v_good.mp4").write_bytes(b"x")
+    source = (files[0], "--ground-truth", tmp_path / "truth.json", "--videos", films)
+    result = run(*source, "--out", tmp_path / "view", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "4 of 4 videos matched by file name, such as 'good' with 'v_good.mp4'" in result.stderr
+    document = json.loads(result.stdout)
+    assert document["videos"]["v_bad.mp4"]["error"] == pytest.approx(2.0)
+    assert "v_good.mp4" in Path(document["videos"]["v_good.mp4"]["page"]).read_text()
+
+
 # --- in a real browser --------------------------------------------------------------------------------------
 
 
@@ -461,6 +477,21 @@ def test_the_page_opens_with_what_the_best_threshold_shows(page, site):
     )
     assert names == ["jump", "run"]
     assert page.title == "good - LeanTAD" and text(page, "#level") == "0.700"
+
+
+def test_a_video_that_was_not_read_says_so_and_shows_no_time(page, tmp_path):
+    results = {"good": RESULTS["good"], "zero": []}
+    videos = {"external_data": {"rejected": {"zero": "the file\nis empty"}}, "results": results}
+    (tmp_path / "detections.json").write_text(json.dumps(videos))
+    result = run(tmp_path, "--out", tmp_path / "view")
+    assert result.exit_code == 1 and result.stderr == "error: zero: not read: the file is empty\n"
+    go(page, tmp_path / "view" / "index.html")
+    rows = page.execute_script("return [...document.querySelectorAll('#videos a')].map((e) => e.innerText)")
+    assert rows[1].split("\n") == ["zero", "not read: the file is empty", "-", "-"]
+    go(page, tmp_path / "view" / "videos" / "zero.html")
+    assert text(page, "main").strip().endswith("nothing was detected in it: the file is empty.")
+    assert text(page, "header").count("not read: the file is empty") == 1
+    assert not page.find_element("id", "timeline").is_displayed()
 
 
 def test_the_slider_changes_what_is_shown_and_how_well_it_fits(page, site):

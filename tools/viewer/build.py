@@ -87,7 +87,7 @@ def _video_page(view: View, place: int, library: Library, embed_limit: float | N
     video = view.order[place]
     key = view.material.judged.keys[video]
     data, media = page_data(view.material, video), ""
-    data["video"], data["why"] = None, ""
+    data["video"], data["why"], data["unread"] = None, "", view.rejected.get(key)
     try:
         if key in view.rejected:
             raise ValueError(f"{key}: not read: {view.rejected[key]}")

@@ -33,6 +33,10 @@ function cannotPlay() {
 }
 
 function openVideo() {
+  if (data.unread) {
+    sayUnplayable(`This video could not be read, so nothing was detected in it: ${data.unread}.`);
+    return;
+  }
   if (!data.video) {
     sayUnplayable(`No video (${data.why}). The timeline and the table work without it.`);
     return;

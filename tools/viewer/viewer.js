@@ -164,6 +164,7 @@ window.addEventListener("keydown", (event) => {
 // --- start ---
 
 document.body.classList.toggle("judging", data.hasTruth);
+document.body.classList.toggle("blank", Boolean(data.unread) && !truth.length); // there is no time to show
 byId("threshold").value = placeOf(state.threshold);
 update(state.threshold);
 openVideo();
