@@ -341,7 +341,7 @@ def test_videos_and_truth_are_found_however_they_are_spelled(files, tmp_path):
     assert "4 of 4 videos matched by file name, such as 'good' with 'v_good.mp4'" in result.stderr
     document = json.loads(result.stdout)
     assert document["videos"]["v_bad.mp4"]["error"] == pytest.approx(2.0)
-    assert "v_good.mp4" in Path(document["videos"]["v_good.mp4"]["page"]).read_text()
+    assert 'films/v_good.mp4"' in Path(document["videos"]["v_good.mp4"]["page"]).read_text()
 
 
 # --- in a real browser --------------------------------------------------------------------------------------

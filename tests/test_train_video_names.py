@@ -51,7 +51,17 @@ def test_activitynets_prefix_may_be_on_either_side():
 
 def test_an_equal_key_is_never_taken_by_another_spelling():
     assert match_videos({"a.mp4": [], "a": []}, {"a": []}) == {"a": "a"}
+    assert match_videos({"a": ["b.mp4"]}, {"a": [], "b.mp4": []}) == {"a": "a"}
     assert match_videos({"_abc": [], "abc": []}, {"abc": [], "def": []}) == {"abc": "abc"}
+
+
+def test_a_strict_rule_settles_what_a_loose_one_could_not():
+    assert match_videos({"x_mp4": [], "x_avi": []}, {"x.avi": [], "x.mp4": []}) == {
+        "x_mp4": "x.mp4",
+        "x_avi": "x.avi",
+    }
+    accents = {"day \u00fc.mp4": [], "day u.mp4": []}
+    assert match_videos({"1": ["in/day u\u0308.mp4"]}, accents) == {"1": "day \u00fc.mp4"}
 
 
 def test_names_that_are_only_alike_are_other_videos():
