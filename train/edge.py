@@ -43,30 +43,37 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
 @contextmanager
 def leaving_on_ctrl_c(advice: str = "") -> Iterator[None]:
     """Ctrl-C within becomes one line on stderr and exit code 130; advice: what the line says besides.
 
-    A library that is being imported may swallow a KeyboardInterrupt and fail later for what it left half
-    made; so whatever fails after a Ctrl-C is taken to fail because of it.
+    While a library is imported it leaves at once: torch's import, for one, swallows a KeyboardInterrupt in
+    that of numpy, and the command would go on, or fail later, with half of numpy.
     """
-    asked = False
+
+    def say() -> None:
+        below_the_bar = "\n" if sys.stderr.isatty() else ""
+        click.echo(f"{below_the_bar}interrupted{advice and '; ' + advice}", err=True)
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        if _importing(frame):
+            say()
+            os._exit(130)
         signal.default_int_handler(number, frame)
 
     previous = signal.signal(signal.SIGINT, note)
     try:
         yield
-    except (SystemExit, click.exceptions.Exit):
-        raise
-    except BaseException as error:
-        if os.environ.get("LEANTAD_DEBUG") or not (asked or isinstance(error, KeyboardInterrupt)):
+    except KeyboardInterrupt:
+        if os.environ.get("LEANTAD_DEBUG"):
             raise
-        below_the_bar = "\n" if sys.stderr.isatty() else ""
-        click.echo(f"{below_the_bar}interrupted{advice and '; ' + advice}", err=True)
+        say()
         raise click.exceptions.Exit(130) from None
     finally:
         signal.signal(signal.SIGINT, previous)
