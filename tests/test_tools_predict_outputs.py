@@ -69,7 +69,7 @@ def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(t
     assert (tmp_path / "quiet.srt").read_text() == ""
 
 
-@pytest.mark.parametrize("key", ["monday morning", "\u65e5" * 80, "m/day", "..", "x.mp4"])
+@pytest.mark.parametrize("key", ["monday morning", "\u65e5" * 80, "m/day", "..", "x.mp4", "subtitles/x"])
 def test_subtitles_are_named_as_the_file_is_and_stay_in_the_folder(tmp_path, key):
     out = tmp_path / "out"
     out.mkdir()

@@ -85,7 +85,7 @@ def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) ->
     """
     for video in found:
         if video.reason is None:
-            path, partial = subtitles_of(out, video.key), out / "subtitles"
+            path, partial = subtitles_of(out, video.key), out / ".srt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(partial, subtitles(video.detections))  # a long name leaves no room for ".tmp"
             os.replace(partial, path)
