@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from functools import partial
@@ -26,8 +27,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones import BACKBONES, build_backbone
 from model.rewire import reconstruction_error, rewire, rewired_stages
+from pipeline.shards import write_text
 from tools.bench_memory import parse_clip, resolve_device, where
-from train.edge import Command, Output, output_options
+from train.edge import Command, Output, check_new_file, force_option, output_options
 
 MODES = ("plain", "checkpoint", "reversible")
 BETAS = ((1.0, True), (1.0, False), (0.9, False), (0.7, False))  # beta, exact
@@ -175,6 +177,8 @@ def error_table(rows: list[dict[str, Any]]) -> str:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @click.option("--what", type=click.Choice(["time", "error", "both"]), default="both", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file, too.")
+@force_option
 @output_options
 def main(
     backbones: tuple[str, ...],
@@ -183,11 +187,15 @@ def main(
     repeats: int,
     what: str,
     device: str,
+    out: Path | None,
+    force: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Measure the time and the precision of rewired backbones. bfloat16 runs the branches under autocast."""
     output = Output(quiet, as_json)
+    if out is not None:
+        check_new_file(out, force=force)
     for name in backbones:
         with torch.device("meta"):
             build_backbone(name)  # a wrong name must not cost a run
@@ -206,7 +214,10 @@ def main(
     for rows, table in ((times, time_table), (errors, error_table)):
         if rows:
             output.say(table(rows))
-    output.document({**facts, "clip": clip, "times": times, "errors": errors})
+    document = {**facts, "clip": clip, "times": times, "errors": errors}
+    output.document(document)
+    if out is not None:
+        write_text(out, json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":
