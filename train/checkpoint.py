@@ -28,6 +28,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from train.edge import counted
 from train.processes import barrier, rank
 from train.tensors import read_safetensors
 
@@ -215,8 +216,8 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
     differ = next((i for i, (old, new) in pairs if old != new), min(len(saved), len(classes)))
     old, new = (repr(names[differ]) if differ < len(names) else "none" for names in (saved, list(classes)))
     raise ValueError(
-        f"{Path(folder) / CLASSES}: {len(saved)} classes, the data has {len(classes)}; number {differ} is "
-        f"{old} here and {new} there; use data with the classes the weights were trained for"
+        f"{Path(folder) / CLASSES}: {counted(len(saved), 'class', 'classes')}, the data has {len(classes)}; "
+        f"number {differ} is {old} here and {new} there; use data with the classes the weights were trained for"
     )
 
 
