@@ -53,15 +53,11 @@ def evaluate_checkpoint(
     """
     from tqdm import tqdm
 
-    from pipeline.shards import Dataset
-    from train.inference import detect_in, load_trained
+    from train.inference import detect_in
     from train.raw import RawWriter
 
-    given = [f"data.shards={json.dumps(shards)}"] if shards else []
-    given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
-    trained = load_trained(checkpoint, [*overrides, *given])
+    trained, dataset = _opened(checkpoint, shards, subset, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
-    dataset = Dataset.open(settings.data.shards)
     for line in other_data(trained, dataset):
         output.remark(f"warning: {settings.data.shards}: {line}")
     if external_scores is not None:
@@ -81,6 +77,18 @@ def evaluate_checkpoint(
         )
     truth = truth_of(dataset, subset)
     return Outcome({key: found.get(key, []) for key in truth.videos}, truth, meta)
+
+
+def _opened(
+    checkpoint: Path, shards: str | None, subset: str | None, overrides: tuple[str, ...]
+) -> tuple[Trained, Dataset]:
+    from pipeline.shards import Dataset
+    from train.inference import load_trained
+
+    given = [f"data.shards={json.dumps(shards)}"] if shards else []
+    given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
+    trained = load_trained(checkpoint, [*overrides, *given])
+    return trained, Dataset.open(trained.settings.data.shards)
 
 
 def other_data(trained: Trained, dataset: Dataset) -> list[str]:
