@@ -217,7 +217,8 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
     old, new = (repr(names[differ]) if differ < len(names) else "none" for names in (saved, list(classes)))
     raise ValueError(
         f"{Path(folder) / CLASSES}: {counted(len(saved), 'class', 'classes')}, the data has {len(classes)}; "
-        f"number {differ} is {old} here and {new} there; use data with the classes the weights were trained for"
+        f"number {differ} is {old} here and {new} there; use data with the classes the weights were "
+        "trained for"
     )
 
 
