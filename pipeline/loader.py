@@ -116,9 +116,8 @@ class Loader:
         ]
         self._shares = [] if training else self._evaluation_shares()
         most = len(self.samples) if training else max(map(len, self._shares))
-        self.steps_per_epoch = steps_per_epoch(
-            most, batch_size=batch_size, world_size=world_size if training else 1
-        )
+        ranks = world_size if training else 1
+        self.steps_per_epoch = steps_per_epoch(most, batch_size=batch_size, world_size=ranks)
         self.label_of = {name: number for number, name in enumerate(dataset.classes)}
         self.bad: set[int] = set()
         self._epoch, self._step = 0, 0
