@@ -18,9 +18,11 @@ import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+# libswscale's numbers, which PyAV names only from 18 on; Python 3.10 has 17
+FULL_CHR_H_INT, ACCURATE_RND = 1 << 13, 1 << 18
 # What DALI's CPU decoder asks of libswscale: chroma interpolated bilinearly, full precision, always BT.601,
 # the range as the file says. So the pixels are equal bit for bit (tested); PyAV's own defaults repeat chroma.
-RGB_FLAGS = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+RGB_FLAGS = Interpolation.BILINEAR | FULL_CHR_H_INT | ACCURATE_RND
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from .decode_av import ACCURATE_RND
 from .probe import Facts, FrameReader, Unreadable, probe, rate_of
 
 # Containers round stamps to ticks of their clock (1 ms in Matroska): a stamp may be that much too late.
 STAMP_ROUNDING = Fraction(1, 1000)
-SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+SCALING = Interpolation.BICUBIC | ACCURATE_RND
 BT601_TAG, LIMITED_TAG = 6, 1  # FFmpeg's numbers for SMPTE 170M and limited range
 COLORSPACES = {
     1: Colorspace.ITU709,
