@@ -29,12 +29,13 @@ from .probe import Facts, FrameReader, Unreadable, probe, rate_of
 STAMP_ROUNDING = Fraction(1, 1000)
 SCALING = Interpolation.BICUBIC | ACCURATE_RND
 BT601_TAG, LIMITED_TAG = 6, 1  # FFmpeg's numbers for SMPTE 170M and limited range
+BT2020 = 9  # libswscale's number, which PyAV names only from 18 on
 COLORSPACES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
     7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
+    9: BT2020,
+    10: BT2020,
 }
 
 # No B-frames and no hidden frames: one packet per frame, in the order shown. 300 frames of 170x128 measured:
