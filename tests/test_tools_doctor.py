@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def test_every_codec_that_has_an_encoder_is_decoded():
     found = {codec: doctor_decode.try_codec(codec, "cpu") for codec in ("vp9", "h264", "mpeg4")}
     assert all(item.state == OK and "off by" in item.text for item in found.values()), found
     assert "by DALI" in found["vp9"].text and "by PyAV" in found["h264"].text
+
+
+def test_no_encoder_leaves_this_thread_in_real_time():
+    """SVT-AV1 does that to its caller if that is root; a process that waits in a loop then holds its core."""
+    doctor_decode.try_codec("av1", "cpu")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_decoder_that_shows_the_frame_before_is_broken(monkeypatch):

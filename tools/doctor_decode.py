@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from typing import Any
 
@@ -85,7 +86,9 @@ def try_codec(codec: str, device: str) -> Finding:
     """Encode and decode a clip; what a failure means depends on whether make-shards writes this codec."""
     where = f"decode {codec} on {device}"
     try:
-        data = encode_clip(codec)
+        # For root SVT-AV1 makes its caller a real-time thread, which starves whatever that starts later.
+        with ThreadPoolExecutor(1) as apart:
+            data = apart.submit(encode_clip, codec).result()
         if data is None:
             return Finding(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
         error, decoder = decode_error(codec, data, device)
