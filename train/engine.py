@@ -86,6 +86,8 @@ def start_process_group(device: torch.device | str) -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
+        if os.environ["WORLD_SIZE"] == "1":  # no port: one that was free a moment ago may be taken by now
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         with redirect_stdout(StringIO()):  # it says in each run that its operation was built
             deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
