@@ -29,7 +29,7 @@ data/demo/dataset.json: data/demo-videos/annotations.json
 	@$(BIN)/python tools/make_shards.py data/demo-videos/videos data/demo-videos/annotations.json --out data/demo --copy --force
 
 demo: data/demo/dataset.json
-	@if [ -e runs/demo/report.html ]; then \
+	@if [ -e runs/demo/metrics.json ]; then \
 	  echo "runs/demo is complete: open runs/demo/report.html, or remove runs/demo to train again"; \
 	else $(BIN)/python train/main.py --recipe train/recipes/demo.yaml --out runs/demo --resume; fi
 

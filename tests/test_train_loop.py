@@ -110,6 +110,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
     assert f"stopped and saved; go on with: leantad train --resume --out {out}" in errors
+    assert "stopped before the end" in (out / "report.html").read_text()
     assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
     assert_same_weights(out, finished)
 

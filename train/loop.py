@@ -19,7 +19,7 @@ from train.processes import agree, barrier, rank, world_size
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
-from train.validate import finish, validate
+from train.validate import finish, report, validate
 
 
 class TrainingStopped(Exception):
@@ -138,6 +138,8 @@ def evaluate_and_save(run: Run, log: RunLog) -> None:
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
     run.save(is_best=is_best)
+    if not last:
+        report(run)
 
 
 def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
@@ -205,5 +207,7 @@ def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool =
         run.val_loader.close()
     if complete:
         finish(run)
+    else:
+        report(run)
     barrier()
     return complete

@@ -12,6 +12,7 @@ from train.metrics import evaluate
 from train.postprocess import write_detections
 from train.processes import barrier, rank, world_size
 from train.report.build import write_report
+from train.results import facts_of
 from train.run import Run
 
 
@@ -38,16 +39,23 @@ def validate(run: Run) -> dict[str, Any]:
     metrics = evaluate(truth, results, protocol=settings.run.protocol)
     if rank() == 0:
         write_detections(
-            run.folder / "detections.json", results, meta={"subset": subset, "step": run.progress.step}
+            run.folder / "detections.json",
+            results,
+            meta={"subset": subset, "step": run.progress.step, **facts_of(dataset, subset)},
         )
     return metrics
 
 
+def report(run: Run) -> None:
+    """report.html from what the run folder holds so far."""
+    if rank() == 0:
+        write_report(run.folder, truth=run.dataset.truth(run.settings.data.val_subset))
+
+
 def finish(run: Run) -> None:
-    """After the last step: metrics.json with the times, and report.html."""
-    if rank() != 0:
-        return
-    seconds = {name: round(value, 2) for name, value in run.progress.seconds.items()}
-    metrics = {**run.progress.metrics, "seconds": seconds}
-    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    write_report(run.folder, truth=run.dataset.truth(run.settings.data.val_subset))
+    """After the last step: metrics.json with the times, and the last report.html."""
+    if rank() == 0:
+        seconds = {name: round(value, 2) for name, value in run.progress.seconds.items()}
+        metrics = {**run.progress.metrics, "seconds": seconds}
+        write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    report(run)
