@@ -12,6 +12,7 @@ from painted_video import encode, number_of, painted_video
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.decode import _run_dali, decode_clips, decode_frames
 from pipeline.decode_av import cut, open_packets, runs_of
+from pipeline.transcode import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
@@ -113,7 +114,7 @@ def random_video(color_range, colorspace, pix_fmt):
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
 @pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
-@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
+@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709, BT2020])
 def test_both_decoders_give_equal_colours(color_range, colorspace, pix_fmt):
     """Bit for bit: both call libswscale with the same flags, BT.601 whatever the file says, and its range."""
     data = random_video(color_range, colorspace, pix_fmt)
