@@ -16,7 +16,7 @@ import click
 
 from pipeline.shards import write_text
 from train.coverage import check_overlap, unread
-from train.edge import Command, Output, check_new_file, force_option, output_options, plain
+from train.edge import Command, Output, check_new_file, end, force_option, output_options, plain
 from train.metrics import PROTOCOLS, parse_tiou
 from train.results import Truth, read_detections, read_truth, renamed
 
@@ -157,10 +157,7 @@ def main(
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
     output.document(result)
-    problems = [line for side in sides for line in side.problems]
-    for line in problems:
-        click.echo(f"error: {line}", err=True)
-    ctx.exit(1 if problems else 0)
+    end(ctx, [line for side in sides for line in side.problems])
 
 
 if __name__ == "__main__":

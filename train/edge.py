@@ -11,12 +11,12 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -99,6 +99,13 @@ class Command(click.Command):
             click.echo(f"error: {one_line(error)}", err=True)
             sys.stdout.flush()
             ctx.exit(2)
+
+
+def end(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
+    """Name the inputs that failed, a line each, and leave: exit code 1, or 0 if there are none."""
+    for line in problems:
+        click.echo(f"error: {line}", err=True)
+    ctx.exit(1 if problems else 0)
 
 
 def output_options(function: Decorated) -> Decorated:

@@ -15,7 +15,7 @@ import click
 
 from train.assess import assess, format_assessment
 from train.coverage import check_overlap, coverage_lines, unread
-from train.edge import Command, Output, check_new_file, force_option, output_options
+from train.edge import Command, Output, check_new_file, end, force_option, output_options
 from train.metrics import PROTOCOLS, parse_tiou
 from train.outcome import Outcome, evaluate_checkpoint, finished, reprocess
 from train.results import read_external_scores, read_truth, renamed
@@ -182,10 +182,7 @@ def main(
             resamples=resamples or 0,
         )
         output.document(metrics)
-    problems = unread(outcome.meta)
-    for line in problems:
-        click.echo(f"error: {line}", err=True)
-    ctx.exit(1 if problems else 0)
+    end(ctx, unread(outcome.meta))
 
 
 if __name__ == "__main__":
