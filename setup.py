@@ -10,15 +10,22 @@ setup(
     # By hand: the names are generic, and find_packages would pick up whatever lies beside them.
     packages=[
         "pipeline",
+        "pipeline.packing",
         "model",
         "model.backbones",
         "model.detector",
         "model.tracing",
         "train",
+        "train.evaluation",
         "train.report",
         "tools",
+        "tools.benchmarks",
+        "tools.dataset",
+        "tools.machine",
+        "tools.planning",
         "tools.viewer",
-        "tools.weight_names",
+        "tools.weights",
+        "tools.weights.names",
     ],
     package_data={"train": ["recipes/*.yaml"], "tools.viewer": ["*.html", "*.css", "*.js"]},
     install_requires=[

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .foreign import Branches, ForeignStage, rewire_foreign
 from .recompute import recompute
 from .reversible import Branch, Recurrence, run_stage
+from .tracing.install import Branches, ForeignStage, rewire_foreign
 
 
 @dataclass(frozen=True)

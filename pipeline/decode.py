@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
 from .augment import View, apply_view
-from .decode_av import Packets, cut, decode_by_av, open_packets
+from .packets import Packets, cut, decode_by_av, open_packets
 
 # fn.decoders.video of DALI 2.4; the names are FFmpeg's, "libdav1d" is PyAV's name for AV1.
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})

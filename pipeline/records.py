@@ -63,7 +63,7 @@ class PackedVideo:
 
 
 class Videos(Protocol):
-    """What training, evaluation and prediction read videos from: a data set, or one file (raw_video.py)."""
+    """What training, evaluation and prediction read videos from: a data set, or one file (prepare.py)."""
 
     @property
     def classes(self) -> Sequence[str]: ...

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips
+from train.distributed import agree, barrier, leave, rank, world_size
 from train.engine import (
     build_engine,
     full_state_dict,
@@ -38,7 +39,6 @@ from train.engine import (
     start_process_group,
 )
 from train.optimizer import OptimizerSettings, read_ds_config
-from train.processes import agree, barrier, leave, rank, world_size
 
 STEPS, TOTAL_STEPS = 3, 10
 SETTINGS = OptimizerSettings(

@@ -4,7 +4,8 @@
     python -m torch.distributed.run --nproc_per_node 2 tests/plan_worker.py r2plus1d_18 "zero 3"
 
 Prints estimate and real peak in MiB for each mode and moment; into a file NAME.json, if it is named, go
-[{"mode": ..., "moment": ..., "estimate": bytes, "real": bytes}], which test_tools_plan_engine.py reads.
+[{"mode": ..., "moment": ..., "estimate": bytes, "real": bytes}], which
+test_tools_planning_deepspeed_memory.py reads.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.network import Network
-from tools.plan_engine import Engine, moments
-from tools.plan_step import fake_step, forward
-from tools.plan_tracker import PartBytes
+from tools.planning.deepspeed_memory import Engine, moments
+from tools.planning.step import fake_step, forward
+from tools.planning.tracker import PartBytes
+from train.distributed import leave, rank, world_size
 from train.engine import build_engine, start_process_group
 from train.optimizer import read_ds_config
-from train.processes import leave, rank, world_size
 from train.settings import Settings, settings_from
 
 MIB = 2**20

@@ -19,7 +19,7 @@ from tools.cli import COMMANDS
 from tools.cli import main as leantad
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
-from train.edge import Command, Output, check_new, check_new_file, counted, output_options, plain
+from train.cli import Command, Output, check_new, check_new_file, counted, output_options, plain
 from train.eval import main as evaluate
 from train.main import remove_run, settings_of_run
 
@@ -120,7 +120,7 @@ def test_no_import_swallows_a_ctrl_c(tmp_path):
     library = "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\n"
     (tmp_path / "library.py").write_text(library)
     code = (
-        "import click; from train.edge import Command\n"
+        "import click; from train.cli import Command\n"
         "@click.command(cls=Command)\n"
         "def main():\n"
         "    import sys; sys.path.insert(0, sys.argv[1]); import library; print('went on')\n"
@@ -147,7 +147,7 @@ def test_one_is_no_plural(number, text):
 
 def test_what_a_compiler_prints_stays_out_of_the_document():
     code = (
-        "import subprocess, sys; from train.edge import Output\n"
+        "import subprocess, sys; from train.cli import Output\n"
         "output = Output(as_json=True)\n"
         "with output.others_on_stderr():\n"
         "    subprocess.run(['echo', 'compiling'], check=True)\n"

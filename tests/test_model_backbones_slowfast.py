@@ -17,7 +17,7 @@ from model.backbones import build_backbone
 from model.backbones.slowfast import Bottleneck, Convolution, Layout, SlowFast, spread_frames, strided_frames
 from model.reversible import run_stage
 from model.rewire import branches_of, rewire
-from tools.memory_trackers import SavedBytes
+from tools.benchmarks.trackers import SavedBytes
 
 TINY = Layout(
     blocks=(2, 3),

@@ -25,7 +25,7 @@ from model.backbones.video_swin import (
 )
 from model.reversible import run_stage
 from model.rewire import branches_of, rewire, set_beta
-from tools.memory_trackers import SavedBytes
+from tools.benchmarks.trackers import SavedBytes
 
 CPU = torch.device("cpu")
 TINY = Layout(8, depths=(2, 3, 2), heads=(1, 2, 2), window=(2, 3, 3))

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from model.detector import Detector, DetectorSettings
-from model.detector.truth import Truth, pack_truth
+from model.detector.ground_truth import Truth, pack_truth
 from model.segments import pairwise_tiou, soft_nms
 
 SMALL = DetectorSettings(num_steps=16, hidden=16, fc=24, head=16, roi_bins=8, proposal_ratio=0.2)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model.recompute import RngState, frozen_statistics, recompute
-from tools.memory_trackers import SavedBytes
+from tools.benchmarks.trackers import SavedBytes
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.reversible import NOISE_GAIN, TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
-from tools.memory_trackers import LiveBytes, SavedBytes
+from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 BETAS = (0.4, 0.7, 1.0)
 

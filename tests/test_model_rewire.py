@@ -15,7 +15,7 @@ from model.backbones.r2plus1d import BasicBlock
 from model.recompute import frozen_statistics
 from model.reversible import Recurrence, smallest_beta
 from model.rewire import RewiredStage, describe, rewire, set_beta
-from tools.memory_trackers import SavedBytes
+from tools.benchmarks.trackers import SavedBytes
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ from model.backbones import build_backbone
 from model.grid import Grid
 from model.reversible import Branch, Recurrence
 from model.rewire import rewire, rewired_stages, set_beta
-from tools.memory_trackers import LiveBytes, SavedBytes
+from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 DEEP = {  # the deepest of each family that a test can afford, and a clip just large enough for its strides
     "r2plus1d_34": (3, 8, 32, 32),

@@ -11,8 +11,8 @@ from painted_video import encode, number_of, painted_video
 
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.decode import _run_dali, decode_clips, decode_frames
-from pipeline.decode_av import cut, open_packets, runs_of
-from pipeline.transcode import BT2020
+from pipeline.packets import cut, open_packets, runs_of
+from pipeline.packing.transcode import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
@@ -186,7 +186,7 @@ def from_start(data, wanted):
     """What plain PyAV decodes, counted from the first frame; a slow and obvious reference."""
     from av.video.reformatter import VideoReformatter
 
-    from pipeline.decode_av import _to_rgb
+    from pipeline.packets import _to_rgb
 
     with av.open(io.BytesIO(data)) as container:
         return np.stack(

@@ -11,10 +11,11 @@ from painted_video import number_of, painted_video
 from pydantic import ValidationError
 
 from pipeline.annotations import Action
+from pipeline.dataset import Dataset
 from pipeline.loader import DataSettings, Loader
+from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.prefetch import Prefetch
 from pipeline.records import PackedVideo
-from pipeline.shards import Dataset, pack_samples, write_dataset
 
 NUM_FRAMES, FPS = 50, 25.0
 SETTINGS = DataSettings(shards="unused", num_clips=4, clip_frames=3, resize=32, crop=24, color=0.2)

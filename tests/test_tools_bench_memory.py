@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from tools.bench_memory import main
-from tools.memory_rows import MODES
-from tools.memory_trackers import LiveBytes, SavedBytes
+from tools.benchmarks.memory import MODES
+from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 SMALL = ["--backbone", "r2plus1d_tiny", "--clip", "3x8x16x16", "--device", "cpu"]
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from metric_cases import found
 
 from tools.compare import main
-from train.metrics import evaluate
-from train.results import read_truth
+from train.evaluation.average_precision import evaluate
+from train.evaluation.files import read_truth
 
 CLASSES = [f"c{number:02d}" for number in range(22)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
 from tools.convert_weights import best_match, main, sources_of
-from tools.weight_files import read_tensors
+from tools.weights.files import read_tensors
 
 PUBLISHED = {
     "etad_tsp_r2plus1d_34_backbone.json": ("r2plus1d_34", "tsp"),

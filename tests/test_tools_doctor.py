@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools import doctor, doctor_checks, doctor_decode
+from tools import doctor
 from tools.doctor import CHECKS, findings_of, in_process, main
-from tools.doctor_checks import BROKEN, OK, WARNING, read_constraints
+from tools.machine import checks, decoders
+from tools.machine.checks import BROKEN, OK, WARNING, read_constraints
 
 
 @pytest.fixture
@@ -29,20 +30,20 @@ def fake_torch(tmp_path, monkeypatch):
 
 def test_this_machine_can_train():
     """The checks that load libraries, in this process: CI has what training needs."""
-    for check in (doctor_checks.check_torch, doctor_decode.check_decode, doctor_checks.check_deepspeed):
+    for check in (checks.check_torch, decoders.check_decode, checks.check_deepspeed):
         found = list(check())
         assert found and not [item for item in found if item.state == BROKEN], found
 
 
 def test_every_codec_that_has_an_encoder_is_decoded():
-    found = {codec: doctor_decode.try_codec(codec, "cpu") for codec in ("vp9", "h264", "mpeg4")}
+    found = {codec: decoders.try_codec(codec, "cpu") for codec in ("vp9", "h264", "mpeg4")}
     assert all(item.state == OK and "off by" in item.text for item in found.values()), found
     assert "by DALI" in found["vp9"].text and "by PyAV" in found["h264"].text
 
 
 def test_no_encoder_leaves_this_thread_in_real_time():
     """SVT-AV1 does that to its caller if that is root; a process that waits in a loop then holds its core."""
-    doctor_decode.try_codec("av1", "cpu")
+    decoders.try_codec("av1", "cpu")
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
@@ -55,7 +56,7 @@ def test_a_decoder_that_shows_the_frame_before_is_broken(monkeypatch):
         return true(data, np.maximum(wanted - 1, 0), **how)
 
     monkeypatch.setattr(pipeline.decode, "decode_frames", late)
-    found = doctor_decode.try_codec("h264", "cpu")
+    found = decoders.try_codec("h264", "cpu")
     assert found.state == BROKEN and "other frames" in found.todo
 
 
@@ -66,7 +67,7 @@ def test_a_codec_that_cannot_be_decoded_is_told_in_the_decoders_words(monkeypatc
         raise ValueError("no such\n decoder")
 
     monkeypatch.setattr(pipeline.decode, "decode_frames", refuse)
-    packed, other = doctor_decode.try_codec("vp9", "cpu"), doctor_decode.try_codec("mpeg4", "cpu")
+    packed, other = decoders.try_codec("vp9", "cpu"), decoders.try_codec("mpeg4", "cpu")
     assert packed.state == BROKEN and "ValueError: no such decoder" in packed.text
     assert other.state == WARNING and "--copy" in other.todo
 
@@ -101,7 +102,7 @@ def test_a_library_that_hangs_is_given_up(fake_torch):
 
 def test_a_check_of_this_process_that_raises_is_a_finding(monkeypatch):
     def check():
-        yield doctor_checks.Finding(OK, "first")
+        yield checks.Finding(OK, "first")
         raise PermissionError(13, "Permission denied", "/dev/shm")
 
     monkeypatch.setitem(doctor.CHECKS, "disk", (check, False))
@@ -119,17 +120,17 @@ def test_a_gpu_without_its_video_library_is_told_the_flag_of_the_container(monke
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(doctor_checks.ctypes, "CDLL", missing)
-    monkeypatch.setattr(doctor_checks, "gpu_driver", lambda: {"driver_version": "580.1"})
-    monkeypatch.setattr(doctor_checks, "in_container", lambda: True)
-    (found,) = doctor_checks.check_nvdec()
+    monkeypatch.setattr(checks.ctypes, "CDLL", missing)
+    monkeypatch.setattr(checks, "gpu_driver", lambda: {"driver_version": "580.1"})
+    monkeypatch.setattr(checks, "in_container", lambda: True)
+    (found,) = checks.check_nvdec()
     assert found.state == BROKEN and "libnvcuvid.so.1" in found.text
     assert "NVIDIA_DRIVER_CAPABILITIES=video,compute,utility" in found.todo
 
 
 def test_a_missing_compiler_is_named_with_the_package(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    found = list(doctor_checks.check_compiler())
+    found = list(checks.check_compiler())
     assert found[0].state in (BROKEN, WARNING) and "no no-such-compiler" in found[0].text
     assert "apt-get install g++" in found[0].todo
 
@@ -139,18 +140,18 @@ def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
     text += "torch==99; python_version < '3.0'\nav==0 ; python_version > '3'\n"
     assert read_constraints(text) == {"click": "0.1", "no-such-thing": "1", "av": "0"}
     (tmp_path / "constraints.txt").write_text(text)
-    monkeypatch.setattr(doctor_checks, "ROOT", tmp_path)
-    found = list(doctor_checks.check_versions())
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    found = list(checks.check_versions())
     assert found[0].state == WARNING and "click " in found[0].text and "(tested: 0.1)" in found[0].text
-    monkeypatch.setattr(doctor_checks, "ROOT", Path("nowhere"))
-    states = [item.state for item in doctor_checks.check_versions()]
+    monkeypatch.setattr(checks, "ROOT", Path("nowhere"))
+    states = [item.state for item in checks.check_versions()]
     assert states == [WARNING, OK]  # all there, none to compare with
 
 
 def test_a_built_extension_is_seen_in_torchs_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert doctor_checks.built_ops() == set()
+    assert checks.built_ops() == set()
     folder = tmp_path / f"py{sys.version_info[0]}{sys.version_info[1]}_cpu" / "cpu_adam"
     folder.mkdir(parents=True)
     (folder / "cpu_adam.so").touch()
-    assert doctor_checks.built_ops() == {"cpu_adam"}
+    assert checks.built_ops() == {"cpu_adam"}

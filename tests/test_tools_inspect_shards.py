@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.annotations import Action, Repair, read_annotations
-from pipeline.records import PackedVideo
-from pipeline.shards import Dataset, Shard, write_dataset
+from pipeline.dataset import Dataset
+from pipeline.packing.shard_writer import write_dataset
+from pipeline.records import PackedVideo, Shard
 from pipeline.windows import windows_of
-from tools.dataset_advice import advice_of, best_tiou, coverage_of, rate_warning
-from tools.dataset_facts import facts_of, histogram
-from tools.dataset_names import choose_subsets, name_warnings
+from tools.dataset.advice import advice_of, best_tiou, coverage_of, rate_warning
+from tools.dataset.facts import facts_of, histogram
+from tools.dataset.names import choose_subsets, name_warnings
 from tools.inspect_shards import inspect_dataset, main
 
 

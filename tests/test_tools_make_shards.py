@@ -18,13 +18,13 @@ import pytest
 from click.testing import CliRunner
 from packing_cases import numbers_in, write_video
 
-from pipeline import packing
-from pipeline.journal import Journal
-from pipeline.pack_video import VideoFolder
-from pipeline.probe import probe
-from pipeline.shards import Dataset
+from pipeline.dataset import Dataset
+from pipeline.packing import pack_dataset
+from pipeline.packing.journal import Journal
+from pipeline.packing.pack_video import VideoFolder
+from pipeline.packing.probe import probe
+from tools.dataset.packing_report import class_table
 from tools.make_shards import main
-from tools.packing_report import class_table
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
@@ -382,7 +382,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(undisturbed, tmp_path, 
 @pytest.mark.parametrize("step", ["commit_shard", "write_rejects", "write_dataset"])
 def test_a_run_that_dies_between_two_steps_continues(undisturbed, tmp_path, monkeypatch, step):
     options, wanted = undisturbed
-    owner, calls = Journal if step == "commit_shard" else packing, []
+    owner, calls = Journal if step == "commit_shard" else pack_dataset, []
     original = getattr(owner, step)
 
     def die(*arguments, **named):

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+import tools.planning.estimate
+import tools.planning.step
 from model.network import Network
 from model.sampling import num_kept
-from tools import plan_memory, plan_step
-from tools.memory_trackers import LiveBytes
+from tools.benchmarks.trackers import LiveBytes
 from tools.plan import command
-from tools.plan_advice import Search, largest, ratio_of
-from tools.plan_engine import Engine
-from tools.plan_memory import PARTS, Source, decoder, estimate, loader_frames
-from tools.plan_step import (
+from tools.planning.deepspeed_memory import Engine
+from tools.planning.estimate import PARTS, Source, decoder, estimate, loader_frames
+from tools.planning.search import Search, largest, ratio_of
+from tools.planning.step import (
     BOUNDARIES,
     FRAMES,
     GRADIENTS,
@@ -32,7 +33,7 @@ from tools.plan_step import (
     fake_step,
     measure_step,
 )
-from tools.plan_tracker import PartBytes
+from tools.planning.tracker import PartBytes
 from train.settings import Settings, settings_from
 
 MIB = 2**20
@@ -71,7 +72,7 @@ def real_peak(settings: Settings, *, device: str = "cpu") -> int:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with live if device == "cpu" else nullcontext():
-        plan_step.forward(settings, network, clips).backward()
+        tools.planning.step.forward(settings, network, clips).backward()
     peak = live.peak if device == "cpu" else torch.cuda.max_memory_allocated() - before
     return peak + sum(storage.nbytes() for storage in known)
 
@@ -120,7 +121,7 @@ def test_the_first_pieces_stand_for_all(monkeypatch):
     few = fake_step(settings, 5)
     clip, kept = 3 * 8 * 32 * 32, num_kept(12, 0.5)
     assert few.parts[FRAMES] == 2 * (12 + kept) * clip, "the videos, and copies of every other clip"
-    monkeypatch.setattr(plan_step, "RUN_PIECES", {False: 99, True: 99})
+    monkeypatch.setattr(tools.planning.step, "RUN_PIECES", {False: 99, True: 99})
     every = fake_step(settings, 5)
     assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
 
@@ -136,7 +137,7 @@ def test_a_piece_without_a_graph_may_be_the_larger_one():
 def test_every_family_is_built_without_values(backbone):
     settings = run_settings(encoder={"backbone": backbone})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    network = plan_step._fake_network(settings, 5, torch.bfloat16, mode)
+    network = tools.planning.step._fake_network(settings, 5, torch.bfloat16, mode)
     assert all(isinstance(p, FakeTensor) and p.dtype == torch.bfloat16 for p in network.parameters())
     weight = torch.nn.init.trunc_normal_(torch.zeros(100))
     assert weight.std() > 0.5, "torch's own drawing is back"
@@ -181,7 +182,7 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
     def by_beta(*_, beta: float, **__) -> StepPeak:
         return StepPeak({WORKING: 10**9 if beta == 0 else 1}, {}, (1,), (1,))
 
-    monkeypatch.setattr(plan_memory, "fake_step", by_beta)
+    monkeypatch.setattr(tools.planning.estimate, "fake_step", by_beta)
     beta = {"schedule": "linear", "start": 0.0, "end": 1.0}
     engine, source = Engine.of({}, 1), Source(32, 32)
     found = {

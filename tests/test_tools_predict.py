@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from painted_video import painted_video
 from tiny_run import SMALL
 
-from pipeline.shards import Dataset
+from pipeline.dataset import Dataset
 from tools.make_shards import main as make_shards
 from tools.predict import SecondsBar, main, predict
-from train.build import build_network
+from train.build_network import build_network
 from train.checkpoint import write_checkpoint
 from train.eval import main as evaluate
 from train.inference import load_trained

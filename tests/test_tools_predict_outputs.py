@@ -16,7 +16,7 @@ from tools.predict_outputs import (
     table_of,
     write_outputs,
 )
-from train.results import read_detections
+from train.evaluation.files import read_detections
 
 
 def detection(start: float, end: float, label: str, score: float) -> dict:

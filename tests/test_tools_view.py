@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from painted_video import painted_video
 
 from pipeline.annotations import Action, Video
+from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.records import PackedVideo
-from pipeline.shards import pack_samples, write_dataset
 from tools.view import main
 from tools.viewer.build import file_names, make_view
 from tools.viewer.content import collect, index_row, order_of, page_data, video_errors

@@ -14,6 +14,7 @@ import pytest
 from engine_worker import MODES, RESUMED, Network
 
 from train import engine as engine_module
+from train.distributed import LAUNCH_VARIABLES, complete_launch_variables
 from train.optimizer import (
     OptimizerSettings,
     check_ds_config,
@@ -22,7 +23,6 @@ from train.optimizer import (
     parameter_groups,
     read_ds_config,
 )
-from train.processes import LAUNCH_VARIABLES, complete_launch_variables
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 EXACT = [name for name, mode in MODES.items() if not mode.bf16]

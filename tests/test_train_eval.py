@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from train.eval import main
-from train.outcome import packing_differences
+from train.evaluation.files import read_detections, read_external_scores, read_truth
+from train.evaluation.sources import packing_differences
 from train.postprocess import RawWindow, detections_of, write_detections
-from train.raw import write_raw
-from train.results import read_detections, read_external_scores, read_truth
+from train.raw_outputs import write_raw
 
 ROOT = Path(__file__).resolve().parents[1]
 TRUTH = {
@@ -372,7 +372,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     """Untrained weights, two videos in overlapping windows; the encoder's first weights file is long gone."""
     from tiny_run import SMALL, make_shards_of
 
-    from train.build import build_network
+    from train.build_network import build_network
     from train.checkpoint import fill_weights
     from train.settings import load_settings
 

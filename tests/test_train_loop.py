@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
 
 from train.eval import main as evaluate
+from train.evaluation.average_precision import PROTOCOLS
 from train.main import main as train
-from train.metrics import PROTOCOLS
 
 
 @pytest.fixture(scope="module")

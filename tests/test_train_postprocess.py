@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.annotations import Action, Video
-from train.metrics import evaluate
+from train.evaluation.average_precision import evaluate
 from train.postprocess import PostSettings, RawWindow, boundary_scores, detections_of, write_detections
 
 HARD = PostSettings(nms="hard", threshold=0.5)

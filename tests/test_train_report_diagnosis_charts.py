@@ -7,7 +7,7 @@ import re
 import pytest
 from metric_cases import found, random_case, video
 
-from train.assess import assess
+from train.evaluation.evaluate import assess
 from train.report.charts import BOTTOM, HEIGHT, TOP, WIDTH
 from train.report.diagnosis_charts import bin_text, bins_chart, bins_table, error_section, profile_chart
 from train.report.svg import value_axis

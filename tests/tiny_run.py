@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
+from train.distributed import LAUNCH_VARIABLES
 from train.main import main as train
-from train.processes import LAUNCH_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

@@ -23,8 +23,8 @@ import click
 import numpy as np
 
 from pipeline.annotations import Action, Video
-from pipeline.shards import write_text
-from train.edge import Command, Output, check_new_file, force_option, output_options
+from pipeline.packing.shard_writer import write_text
+from train.cli import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
 
@@ -97,14 +97,14 @@ def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], no
 
 def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """JSON there and back, then each measure from the parsed detections on."""
-    from train.bootstrap import bootstrap
-    from train.characteristics import characteristics_of
-    from train.diagnosis import diagnose
-    from train.matching import collect, match_collected
-    from train.metrics import evaluate, parse_tiou
+    from train.evaluation.average_precision import evaluate, parse_tiou
+    from train.evaluation.bootstrap import bootstrap
+    from train.evaluation.characteristics import characteristics_of
+    from train.evaluation.diagnosis import diagnose
+    from train.evaluation.files import read_detections
+    from train.evaluation.matching import collect, match_collected
+    from train.evaluation.recall import recall_metrics
     from train.postprocess import write_detections
-    from train.recall import recall_metrics
-    from train.results import read_detections
 
     truth = make_truth(sizes)
     results = make_detections(sizes, truth)

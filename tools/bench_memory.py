@@ -22,8 +22,8 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.shards import write_text
-from train.edge import Command, Output, check_new_file, force_option, output_options
+from pipeline.packing.shard_writer import write_text
+from train.cli import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure the training memory of a backbone: plain, checkpointed and reversible.
 
@@ -129,7 +129,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from tools.memory_rows import MODES, Settings, check, measure
+    from tools.benchmarks.memory import MODES, Settings, check, measure
 
     output = Output(quiet, as_json)
     settings = Settings(backbone, parse_clip(clip), dtype, clips, ratios, piece, beta, resolve_device(device))

@@ -27,9 +27,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones import BACKBONES, build_backbone
 from model.rewire import reconstruction_error, rewire, rewired_stages
-from pipeline.shards import write_text
+from pipeline.packing.shard_writer import write_text
 from tools.bench_memory import parse_clip, resolve_device, where
-from train.edge import Command, Output, check_new_file, force_option, output_options
+from train.cli import Command, Output, check_new_file, force_option, output_options
 
 MODES = ("plain", "checkpoint", "reversible")
 BETAS = ((1.0, True), (1.0, False), (0.9, False), (0.7, False))  # beta, exact

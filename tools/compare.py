@@ -14,14 +14,14 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.shards import write_text
-from train.coverage import check_overlap, unread
-from train.edge import Command, Output, check_new_file, end, force_option, output_options, plain
-from train.metrics import PROTOCOLS, parse_tiou
-from train.results import Truth, read_detections, read_truth, renamed
+from pipeline.packing.shard_writer import write_text
+from train.cli import Command, Output, check_new_file, end, force_option, output_options, plain
+from train.evaluation.average_precision import PROTOCOLS, parse_tiou
+from train.evaluation.coverage import check_overlap, unread
+from train.evaluation.files import Truth, read_detections, read_truth, renamed
 
 if TYPE_CHECKING:
-    from train.matching import Matched
+    from train.evaluation.matching import Matched
 
 HELP = """Compare two result files: mAP of both, the difference, and its paired interval.
 
@@ -47,7 +47,7 @@ def signed(bounds: Sequence[float | None]) -> str:
 
 def cells(title: str, row: Mapping[str, Any]) -> list[str]:
     """A line of the tables."""
-    from train.bootstrap import marked
+    from train.evaluation.bootstrap import marked
 
     figures = [f"{100 * row['a']:.2f}", f"{100 * row['b']:.2f}", f"{100 * row['difference']:+.2f}"]
     star = "*" if marked(row["interval"]) else ""
@@ -56,7 +56,7 @@ def cells(title: str, row: Mapping[str, Any]) -> list[str]:
 
 def tables(result: Mapping[str, Any]) -> str:
     """Both tables as text: by tIoU, and by class with the largest differences first."""
-    from train.assess import columns
+    from train.evaluation.evaluate import columns
 
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
@@ -91,7 +91,7 @@ def side_of(
     """found: the results and "external_data" of the file. Errors and lines name it."""
     import numpy as np
 
-    from train.matching import collect, match_collected
+    from train.evaluation.matching import collect, match_collected
 
     try:
         results, meta, remark = renamed(*found, truth)
@@ -133,7 +133,7 @@ def main(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from train.bootstrap import compare
+    from train.evaluation.bootstrap import compare
 
     thresholds, name = parse_tiou(tiou or protocol)
     output = Output(quiet, as_json)

@@ -1,6 +1,6 @@
 """Converts other projects' pretrained checkpoints to a backbone's weights: a safetensors file and a report.
 
-Every tensor is renamed by the rules in tools/weight_names. Whose rules, and which backbone, is found by
+Every tensor is renamed by the rules in tools/weights/names. Whose rules, and which backbone, is found by
 trying all of them, unless told.
 """
 
@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from pipeline.verify import file_sha256
-from tools.weight_files import read_tensors
-from tools.weight_names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
-from train.edge import Command, Output, check_new_file, force_option, output_options
+from pipeline.packing.verify import file_sha256
+from tools.weights.files import read_tensors
+from tools.weights.names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
+from train.cli import Command, Output, check_new_file, force_option, output_options
 
 Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -18,10 +18,10 @@ if __name__ == "__main__":
 
 import click
 
-from tools import doctor_checks as checks
-from tools.doctor_checks import BROKEN, ROOT, WARNING, Finding, words
-from tools.doctor_decode import check_decode
-from train.edge import Command, Output, output_options
+from tools.machine import checks as checks
+from tools.machine.checks import BROKEN, ROOT, WARNING, Finding, words
+from tools.machine.decoders import check_decode
+from train.cli import Command, Output, output_options
 
 MARK = "@finding "  # before a child's lines: what libraries print on stdout is not a finding
 TIME_LIMIT = 120.0  # seconds a check may take; all of them take about ten

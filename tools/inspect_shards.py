@@ -17,11 +17,12 @@ if __name__ == "__main__":
 import click
 from tqdm import tqdm
 
-from pipeline.shards import Dataset, write_text
-from pipeline.verify import check_tars
-from tools.dataset_advice import advice_of
-from tools.dataset_facts import PERCENTILES, facts_of
-from train.edge import Command, Output, check_new_file, force_option, output_options, plain
+from pipeline.dataset import Dataset
+from pipeline.packing.shard_writer import write_text
+from pipeline.packing.verify import check_tars
+from tools.dataset.advice import advice_of
+from tools.dataset.facts import PERCENTILES, facts_of
+from train.cli import Command, Output, check_new_file, force_option, output_options, plain
 
 SHOWN = 10  # lines of a list on the screen; --json has all of them
 BAR = 40  # characters of the longest bar

@@ -21,15 +21,15 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
-from pipeline.journal import Journal
-from pipeline.pack_video import Job, Outcome, VideoFolder, check_video
-from pipeline.packing import Plan, finished, pack, remove_ours
-from pipeline.shards import unique_keys
-from pipeline.transcode import ENCODERS, Form, exact_rate
-from pipeline.verify import verify as verify_shards
-from pipeline.workers import run_jobs
-from tools.packing_report import summary_of, text_of
-from train.edge import Command, Output, output_options
+from pipeline.packing.journal import Journal
+from pipeline.packing.pack_dataset import Plan, finished, pack, remove_ours
+from pipeline.packing.pack_video import Job, Outcome, VideoFolder, check_video
+from pipeline.packing.shard_writer import unique_keys
+from pipeline.packing.transcode import ENCODERS, Form, exact_rate
+from pipeline.packing.verify import verify as verify_shards
+from pipeline.packing.workers import run_jobs
+from tools.dataset.packing_report import summary_of, text_of
+from train.cli import Command, Output, output_options
 
 FORM_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
 

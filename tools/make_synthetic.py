@@ -16,9 +16,9 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.transcode import encode_video
+from pipeline.packing.transcode import encode_video
 from tools.synthetic_scene import Script, render, write_script
-from train.edge import Command, Output, check_new, force_option, output_options
+from train.cli import Command, Output, check_new, force_option, output_options
 
 SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
 

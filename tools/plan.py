@@ -1,8 +1,8 @@
 """Tells whether a run fits into a GPU, part by part, without one, and which settings fit.
 
-One training step of the recipe's network runs on fake tensors (tools/plan_step.py); what DeepSpeed, the
-loader and the decoder hold is added by arithmetic (tools/plan_memory.py); settings that fit are searched
-(tools/plan_advice.py).
+One training step of the recipe's network runs on fake tensors (planning/step.py); what DeepSpeed, the loader
+and the decoder hold is added by arithmetic (planning/estimate.py); settings that fit are searched
+(planning/search.py).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if __name__ == "__main__":
 
 import click
 
-from train.edge import Command, Output, one_line, output_options
+from train.cli import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
-    from tools.plan_advice import Option
-    from tools.plan_engine import Engine
-    from tools.plan_memory import Estimate, Source
+    from tools.planning.deepspeed_memory import Engine
+    from tools.planning.estimate import Estimate, Source
+    from tools.planning.search import Option
     from train.settings import Settings
 
 HELP = """Estimate the peak GPU memory of a training run, by part, without a GPU.
@@ -36,8 +36,8 @@ ASPECT = 16 / 9  # of the videos, assumed without a data set
 
 def facts(settings: Settings, classes: int | None, output: Output, *, must: bool) -> tuple[int, Source]:
     """Number of classes and size of the pictures: from the data set, or (unless `must`) assumed aloud."""
-    from pipeline.shards import Dataset
-    from tools.plan_memory import Source
+    from pipeline.dataset import Dataset
+    from tools.planning.estimate import Source
 
     try:
         dataset = Dataset.open(settings.data.shards)
@@ -69,9 +69,9 @@ def table(estimate: Estimate, memory: int) -> str:
 
 def remedy(part: str, settings: Settings, engine: Engine) -> str:
     """What makes this part smaller, beyond batch, pieces and ratio."""
-    from tools.plan_engine import OPTIMIZER
-    from tools.plan_memory import CONTEXT, DECODER
-    from tools.plan_step import BOUNDARIES, BUCKETS, FEATURES, FRAMES, WORKING
+    from tools.planning.deepspeed_memory import OPTIMIZER
+    from tools.planning.estimate import CONTEXT, DECODER
+    from tools.planning.step import BOUNDARIES, BUCKETS, FEATURES, FRAMES, WORKING
 
     if part in (BOUNDARIES, WORKING):
         if not settings.encoder.reversible and not settings.encoder.frozen:
@@ -111,7 +111,7 @@ def advice(options: list[Option], memory: int, fits: bool) -> str:
 
 def refusal(least: Estimate, memory: int, settings: Settings, engine: Engine) -> str:
     """Why not even the least of all settings fits, and what would help."""
-    from tools.plan_memory import CONTEXT
+    from tools.planning.estimate import CONTEXT
 
     by_size = sorted(least.parts, key=lambda part: -least.parts[part])
     large = [part for part in by_size if part != CONTEXT][:2]
@@ -156,9 +156,9 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from tools.plan_advice import Search
-    from tools.plan_engine import Engine
-    from tools.plan_memory import GIB, HEADROOM, estimate
+    from tools.planning.deepspeed_memory import Engine
+    from tools.planning.estimate import GIB, HEADROOM, estimate
+    from tools.planning.search import Search
     from train.optimizer import has_compiler, read_ds_config
     from train.settings import load_settings
 

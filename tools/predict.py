@@ -20,12 +20,12 @@ if __name__ == "__main__":
 import click
 from tqdm import tqdm
 
-from pipeline.excerpt import PackedFile
-from pipeline.raw_video import SUBSET, OneVideo, find_videos, form_of, prepare, stated_seconds
+from pipeline.packets_file import PackedFile
+from pipeline.packing.prepare import SUBSET, OneVideo, find_videos, form_of, prepare, stated_seconds
+from pipeline.packing.transcode import Form
 from pipeline.records import PackedVideo
-from pipeline.transcode import Form
 from tools.predict_outputs import Found, Selection, check_outputs, classes_asked, table_of, write_outputs
-from train.edge import Command, Output, force_option, one_line, output_options
+from train.cli import Command, Output, force_option, one_line, output_options
 
 if TYPE_CHECKING:
     from train.inference import Trained

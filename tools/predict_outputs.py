@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards import write_text
-from train.edge import check_new
+from pipeline.packing.shard_writer import write_text
+from train.cli import check_new
+from train.evaluation.files import JSON_NAME
 from train.postprocess import write_detections
-from train.results import JSON_NAME
 
 CSV_NAME = "detections.csv"
 BEST, ROWS = 3, 20  # in the table: detections of each of many videos, lines in all

@@ -13,10 +13,10 @@ import click
 
 from tools.viewer.build import document_of, make_view
 from tools.viewer.media import Library
-from train.coverage import check_overlap
-from train.edge import Command, Output, check_new, force_option, output_options
+from train.cli import Command, Output, check_new, force_option, output_options
+from train.evaluation.coverage import check_overlap
+from train.evaluation.files import names_in, read_detections, read_truth, renamed, table_in
 from train.report.page import plural
-from train.results import names_in, read_detections, read_truth, renamed, table_in
 
 EMBED_LIMIT_MIB = 64.0
 LONGEST_SECONDS = 1e9

@@ -28,8 +28,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.edge import counted
-from train.processes import barrier, rank
+from train.cli import counted
+from train.distributed import barrier, rank
 from train.tensors import read_safetensors
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"

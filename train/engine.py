@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
+from train.distributed import barrier, complete_launch_variables, rank, world_size
 from train.optimizer import (
     OptimizerSettings,
     deepspeed_dict,
@@ -30,7 +31,6 @@ from train.optimizer import (
     lr_factor,
     parameter_groups,
 )
-from train.processes import barrier, complete_launch_variables, rank, world_size
 from train.tensors import read_safetensors
 
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given

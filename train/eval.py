@@ -13,12 +13,12 @@ if __name__ == "__main__":
 
 import click
 
-from train.assess import assess, format_assessment
-from train.coverage import check_overlap, coverage_lines, unread
-from train.edge import Command, Output, check_new_file, end, force_option, output_options
-from train.metrics import PROTOCOLS, parse_tiou
-from train.outcome import Outcome, evaluate_checkpoint, finished, reprocess
-from train.results import read_external_scores, read_truth, renamed
+from train.cli import Command, Output, check_new_file, end, force_option, output_options
+from train.evaluation.average_precision import PROTOCOLS, parse_tiou
+from train.evaluation.coverage import check_overlap, coverage_lines, unread
+from train.evaluation.evaluate import assess, format_assessment
+from train.evaluation.files import read_external_scores, read_truth, renamed
+from train.evaluation.sources import Outcome, evaluate_checkpoint, finished, reprocess
 
 
 def check_modes(given: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from model.network import Network
 from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.records import Videos
-from train.build import build_network, resolve_device
+from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.postprocess import ExternalScores, PostSettings, RawWindow, detections_of
 from train.settings import Settings, read_settings

@@ -13,9 +13,9 @@ from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.order import stable_seed
 from pipeline.windows import seconds_to_steps
-from train.edge import counted
+from train.cli import counted
+from train.distributed import agree, barrier, rank, world_size
 from train.engine import learning_rates, log_scalars
-from train.processes import agree, barrier, rank, world_size
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings

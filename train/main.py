@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.edge import Command, Output, output_options
+from train.cli import Command, Output, output_options
 
 # What a run leaves beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
@@ -92,12 +92,12 @@ def train(
 ) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from pipeline.shards import write_text
-    from train.build import resolve_device
+    from pipeline.packing.shard_writer import write_text
+    from train.build_network import resolve_device
     from train.checkpoint import last_checkpoint, mend_links
+    from train.distributed import leave, rank, world_size
     from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
-    from train.processes import leave, rank, world_size
     from train.settings import dump_settings
 
     start_process_group(resolve_device(settings.run.device))
@@ -137,7 +137,7 @@ def print_result(out: Path, output: Output) -> None:
     """The mAP table and where to look."""
     import json
 
-    from train.metrics import format_table
+    from train.evaluation.average_precision import format_table
 
     metrics = json.loads((out / "metrics.json").read_text())
     output.say(format_table(metrics))

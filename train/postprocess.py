@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.shards import write_text
+from pipeline.packing.shard_writer import write_text
 from pipeline.windows import steps_to_seconds
 
 EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet

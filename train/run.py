@@ -10,13 +10,13 @@ from typing import Any
 from model.rewire import set_beta
 from model.schedule import beta_at
 from pipeline.batch import Batch
+from pipeline.dataset import Dataset
 from pipeline.loader import Loader
-from pipeline.shards import Dataset
-from train.build import build_network, resolve_device
+from train.build_network import build_network, resolve_device
 from train.checkpoint import check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
 from train.optimizer import DS_CONFIG, read_ds_config
-from train.processes import rank, world_size
 from train.settings import Settings
 
 

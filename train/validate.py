@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards import write_text
+from pipeline.packing.shard_writer import write_text
+from train.distributed import barrier, rank, world_size
+from train.evaluation.average_precision import evaluate
+from train.evaluation.files import facts_of
 from train.inference import detect, infer
-from train.metrics import evaluate
 from train.postprocess import write_detections
-from train.processes import barrier, rank, world_size
 from train.report.build import write_report
-from train.results import facts_of
 from train.run import Run
 
 

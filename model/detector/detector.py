@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..segments import pairwise_tiou
 from . import losses
+from .ground_truth import Truth, pack_truth
 from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
 from .proposals import (
@@ -29,7 +30,6 @@ from .proposals import (
     sample_balanced,
     sample_random,
 )
-from .truth import Truth, pack_truth
 
 
 class LossWeights(BaseModel):

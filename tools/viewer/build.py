@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations import Video
-from pipeline.shards import unique_keys, write_text
-from train.edge import one_line
+from pipeline.packing.shard_writer import unique_keys, write_text
+from train.cli import one_line
 from train.report.page import duration_text, plural
 
 from .content import Material, collect, index_row, length_of, order_of, page_data, video_errors

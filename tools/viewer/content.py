@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from train.matching import detection_rows, overlapping_pairs
+from train.evaluation.matching import detection_rows, overlapping_pairs
 from train.report.timelines import Judged, judge, working_point
 
 # Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most

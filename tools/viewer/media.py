@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.shards import Dataset
-from train.results import names_of
-from train.video_names import Names, match_videos
+from pipeline.dataset import Dataset
+from train.evaluation.files import names_of
+from train.evaluation.video_names import Names, match_videos
 
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
@@ -47,7 +47,7 @@ class Library:
     """
 
     datasets: list[Dataset] = field(default_factory=list)
-    folders: list[Any] = field(default_factory=list)  # pipeline.pack_video.VideoFolder
+    folders: list[Any] = field(default_factory=list)  # pipeline.packing.pack_video.VideoFolder
     files: dict[str, Path] = field(default_factory=dict)
     called: dict[str, list[str]] = field(default_factory=dict)
     packed: dict[str, Clip | str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Library:
                 folder = location.parent if location.name == "dataset.json" else location
                 library.datasets.append(Dataset.open(folder))
             elif location.is_dir():
-                from pipeline.pack_video import VideoFolder
+                from pipeline.packing.pack_video import VideoFolder
 
                 library.folders.append(VideoFolder(location))
             else:
@@ -80,7 +80,7 @@ class Library:
 
         Only video files are: a foreign result file must not put any other file of this machine into a page.
         """
-        from pipeline.pack_video import VIDEO_SUFFIXES
+        from pipeline.packing.pack_video import VIDEO_SUFFIXES
 
         for key, facts in videos.items() if isinstance(videos, dict) else []:
             file = facts.get("file") if isinstance(facts, dict) else None

@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.shards import write_text
-from train.assess import assess
+from pipeline.packing.shard_writer import write_text
+from train.evaluation.evaluate import assess
+from train.evaluation.files import read_detections
 from train.report.charts import column_chart, loss_card, map_chart, precision_chart
 from train.report.diagnosis_charts import error_section
 from train.report.page import PAGE, card, duration_text, memory_text, percent, plural, tile
@@ -35,7 +36,6 @@ from train.report.timelines import (
     video_scores,
     working_point,
 )
-from train.results import read_detections
 
 DEFAULT_VIDEOS = 8
 MANY_CLASSES = 60  # of more classes, the best and the worst are shown and the rest folded away

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.assess import TITLES
-from train.diagnosis import ERRORS, OUTCOMES
+from train.evaluation.diagnosis import ERRORS, OUTCOMES
+from train.evaluation.evaluate import TITLES
 from train.report.charts import (
     BOTTOM,
     HEIGHT,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from train.matching import Rows, detection_rows, match_labels, truth_rows
+from train.evaluation.matching import Rows, detection_rows, match_labels, truth_rows
 from train.report.page import duration_text, plural
 from train.report.svg import Axis, image, rule, tag, time_axis, words
 

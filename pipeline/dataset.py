@@ -1,0 +1,179 @@
+"""Read shards: NNNNN.tar + NNNNN.idx (DALI's index, v1.2) + dataset.json; shard_writer.py writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .annotations import Repair, Video
+from .records import DESCRIPTION, FILE_NAME, FORMAT, KEY, VERSION, PackedVideo, Shard, read_index
+from .remote import Source, cache_folder, cache_root, fetch, locate
+
+
+class Dataset:
+    """A data set that was packed: what is in it, and the encoded bytes of each video.
+
+    classes: sorted names. videos: by key. settings: how it was packed. shards: the tars, in order.
+    repairs: what was corrected in the annotations, by the video's name there.
+    """
+
+    def __init__(self, folder: Path, document: dict[str, Any], source: Source):
+        self.folder, self.source = folder, source
+        self.classes: tuple[str, ...] = tuple(document["classes"])
+        self.settings: dict[str, Any] = document["settings"]
+        self.repairs = tuple(Repair(**entry) for entry in document["repairs"])
+        shards = [Shard(**entry) for entry in document["shards"]]
+        videos = [PackedVideo.from_json(key, entry) for key, entry in document["videos"].items()]
+        names = {shard.file for shard in shards}
+        _check_names(shards, videos, names, source)
+        chosen: set[str | None] = set(source.chosen or names)
+        self.shards = {shard.file: shard for shard in shards if shard.file in chosen}
+        if chosen == names:
+            chosen.add(None)  # the shard of rejected videos
+        self.videos: dict[str, PackedVideo] = {video.key: video for video in videos if video.shard in chosen}
+        self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
+
+    @staticmethod
+    def open(location: str | Path) -> Dataset:
+        """Open a folder, one or more tars in it (path, glob, brace range) or a URL (see remote.py).
+
+        Where only some of the tars are named, the data set has the videos in those, and no rejected ones.
+        Raises ValueError, one line, when there is no data set or it is not one of this version, and when a
+        tar is cut or missing; a remote one is looked at when it is fetched. Without a single tar the data set
+        can still be opened for what it says about its videos, the ground truth for one.
+        """
+        source = locate(location)
+        if source.folder is not None:
+            folder = source.folder
+            path = folder / DESCRIPTION
+            if not path.is_file():
+                raise ValueError(f"{folder}: no {DESCRIPTION} in it, want a folder that make-shards finished")
+            text = path.read_bytes()
+        else:
+            assert source.url is not None
+            path = cache_root() / f"{hashlib.sha256(source.url.encode()).hexdigest()[:20]}.json"
+            fetch(source.url, path)
+            text = path.read_bytes()
+            folder = cache_folder(source.url, text)
+        where = source.url or str(path)
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT or document["version"] != VERSION:
+                raise ValueError(
+                    f"got {document['format']} version {document['version']}, want {FORMAT} {VERSION}"
+                )
+            dataset = Dataset(folder, document, source)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where}: not a data set of make-shards: {error!r}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if any((folder / name).is_file() for name in dataset.shards):
+            for name in dataset.at_hand():
+                dataset.check_size(name)
+        return dataset
+
+    def at_hand(self) -> list[str]:
+        """The tars that belong on this machine: all, or of a remote data set those fetched so far."""
+        remote = self.source.url is not None
+        return [name for name in self.shards if not remote or (self.folder / name).is_file()]
+
+    def check_size(self, name: str) -> None:
+        """ValueError unless a tar is there and as long as dataset.json says: one look finds a broken copy."""
+        path, wanted = self.folder / name, self.shards[name].bytes
+        size = path.stat().st_size if path.is_file() else 0
+        if size != wanted:
+            local = self.source.url is None
+            again = (
+                "copy it again, or pack again with make-shards --force"
+                if local
+                else "remove it to fetch it again"
+            )
+            raise ValueError(f"{path}: has {size} bytes, want {wanted} as in dataset.json; {again}")
+
+    def packed(self, subset: str) -> list[PackedVideo]:
+        """The videos of a subset that have pixels, by key. Raises ValueError when there are none."""
+        found = [video for _, video in sorted(self.videos.items()) if video.subset == subset and video.shard]
+        if not found:
+            counts: dict[str, int] = {}
+            for video in self.videos.values():
+                counts[video.subset] = counts.get(video.subset, 0) + (video.shard is not None)
+            known = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+            raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {known}")
+        return found
+
+    def truth(self, subset: str) -> dict[str, Video]:
+        """All videos of a subset, the rejected ones too: they stay in the denominator of mAP."""
+        return {
+            key: Video(key, subset, video.duration, video.actions)
+            for key, video in sorted(self.videos.items())
+            if video.subset == subset
+        }
+
+    def read(self, key: str) -> bytes:
+        """The encoded bytes of one video. Raises ValueError, naming shard and key, when they are damaged."""
+        video = self.videos.get(key)
+        if video is None or video.shard is None:
+            raise ValueError(
+                f"{self.folder}: {key} has no packed video ({video.reject if video else 'unknown key'})"
+            )
+        where = f"{self._local(video.shard)}: {video.name}"
+        entry = self.index(video.shard).get(f"{key}.mp4")
+        if entry is None:
+            raise ValueError(f"{where}: not in the index, pack the data set again")
+        offset, size = entry
+        with open(self._local(video.shard), "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise ValueError(
+                f"{where}: the tar is cut, {len(data)} of {size} bytes are there; copy or pack it again"
+            )
+        if hashlib.sha256(data).hexdigest() != video.sha256:
+            raise ValueError(
+                f"{where}: sha256 differs from dataset.json, the tar is damaged; copy or pack it again"
+            )
+        return data
+
+    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]:
+        """Bytes in which `frames` of a video are, their numbers in them, how many frames they hold: all."""
+        return self.read(key), frames, self.videos[key].num_frames
+
+    def _local(self, name: str) -> Path:
+        path = self.folder / name
+        if self.source.url is not None and not path.is_file():
+            fetch(self.source.url_of(name), path)
+            if name in self.shards:
+                self.check_size(name)
+        return path
+
+    def index(self, shard: str) -> dict[str, tuple[int, int]]:
+        """Where the members of a tar lie: name -> (offset, size) in bytes. Raises ValueError without it."""
+        if shard not in self._indexes:
+            path = self._local(self.shards[shard].index)
+            try:
+                self._indexes[shard] = read_index(path)
+            except FileNotFoundError:
+                raise ValueError(
+                    f"{path}: missing, want the index beside the tar; copy or pack it again"
+                ) from None
+        return self._indexes[shard]
+
+
+def _check_names(shards: list[Shard], videos: list[PackedVideo], names: set[str], source: Source) -> None:
+    """A file name that leaves the folder, or a tar that the data set does not have, is an error."""
+    for name in [name for shard in shards for name in (shard.file, shard.index)]:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"file name {name!r} leaves the folder, want plain names such as 00000.tar")
+    for video in videos:
+        if not KEY.fullmatch(video.key):
+            raise ValueError(f"key {video.key!r}: want letters, digits, _ and - only")
+        if video.shard is not None and video.shard not in names:
+            raise ValueError(f"{video.key} lies in {video.shard}, which is not one of its shards")
+    unknown = sorted(set(source.chosen or ()) - names)
+    if unknown:
+        raise ValueError(f"does not list {unknown[0]}, want one of its own tars")

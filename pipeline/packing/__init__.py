@@ -1,0 +1,1 @@
+"""Source videos to shards: probe, transcode, write, verify."""

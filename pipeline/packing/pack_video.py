@@ -1,0 +1,225 @@
+"""One video on its way into a shard: find its file, decode it, re-encode or keep it, fit its actions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..annotations import Repair, Video, repair_actions
+from ..records import PackedVideo
+from .probe import Facts, Unreadable, probe
+from .transcode import Form, transcode
+
+VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
+VIDEO_SUFFIXES += (".ogv", ".ts", ".webm", ".wmv")
+ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with one video.
+
+    source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
+    reason in missing. form: what to re-encode to; None keeps the bytes.
+    """
+
+    key: str
+    source: str
+    video: Video
+    folder: Path
+    file: str | None
+    missing: str | None
+    form: Form | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video: packed (reject None; not yet in a shard) or rejected, and its repairs."""
+
+    video: PackedVideo
+    repairs: tuple[Repair, ...]
+
+
+class VideoFolder:
+    """The files under a folder, found by the names that annotations use; a name never leads out of it."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.files = sorted(self._walk())
+        if not self.files:
+            raise ValueError(f"{folder}: no file in it, want a folder of videos")
+        self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
+        self.by_name: dict[str, list[str]] = {}  # that, or its last parts
+        self.by_looks: dict[str, list[str]] = {}  # the name without case, signs and folders
+        for file in self.files:
+            for path in _spellings(file):
+                self.by_path.setdefault(path, []).append(file)
+                for tail in (path, *_tails(path)):
+                    self.by_name.setdefault(tail, []).append(file)
+            self.by_looks.setdefault(_looks(file), []).append(file)
+
+    def _walk(self):
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if not name.startswith("."):
+                    yield os.path.relpath(os.path.join(folder, name), self.folder)
+
+    def _meant(self, name: str) -> list[str]:
+        """The files that a name can mean: by path or file name, with or without suffix; else with v_ before
+        it; else by a path that begins above the folder. A path never means a file in another sub-folder.
+        """
+        path = _spelling(name)
+        found = self.by_name.get(path) or self.by_name.get(ACTIVITYNET_PREFIX + path)
+        above = (self.by_path[tail] for tail in _tails(path) if tail in self.by_path)
+        return found or next(above, [])
+
+    def find(self, name: str) -> tuple[str | None, str | None]:
+        """(file, None), or (None, reason) with the name that looks the same, if there is one."""
+        found = self._meant(name)
+        if len(found) == 1:
+            return found[0], None
+        if found:
+            return None, f"{len(found)} files have this name: {', '.join(found[:3])}"
+        near = self.by_looks.get(_looks(name), [])
+        return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
+
+    def unnamed(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The video files that none of these names can mean."""
+        named = {file for name in names for file in self._meant(name)}
+        return tuple(file for file in self.files if file not in named and len(_spellings(file)) == 2)
+
+
+def _spelling(path: str) -> str:
+    """A path with / between folders and composed letters: Windows and macOS write both otherwise."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def _spellings(file: str) -> list[str]:
+    """The path of a file, and that without its suffix if it is one of a video."""
+    stem, suffix = os.path.splitext(_spelling(file))
+    return [stem + suffix, stem] if suffix.lower() in VIDEO_SUFFIXES else [stem + suffix]
+
+
+def _tails(path: str) -> list[str]:
+    """What is left of a path without its first folder, its first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[number:]) for number in range(1, len(parts))]
+
+
+def _looks(path: str) -> str:
+    name = unicodedata.normalize("NFKC", _spellings(path)[-1].rpartition("/")[2]).casefold()
+    return "".join(letter for letter in name if letter.isalnum()) or name
+
+
+def pack_video(job: Job) -> tuple[Outcome, bytes]:
+    """Do one job; returns the outcome and the encoded bytes (none when rejected)."""
+    try:
+        data, source, packed = _encoded(job)
+        return _fitted(job, source, packed, hashlib.sha256(data).hexdigest()), data
+    except Unreadable as error:
+        return reject(job, error.reason), b""
+
+
+def check_video(job: Job) -> Outcome:
+    """Only look: decode the file whole and fit the actions to it; nothing is encoded."""
+    try:
+        facts = probe(_path(job))
+        _refuse_copy(job, facts)
+        return _fitted(job, facts, facts, None)
+    except Unreadable as error:
+        return reject(job, error.reason)
+
+
+def reject(job: Job, reason: str) -> Outcome:
+    """The outcome of a video that cannot be packed; its actions stay, so that evaluation counts them."""
+    actions, repairs = repair_actions(job.video, None)
+    video = PackedVideo(
+        key=job.key,
+        subset=job.video.subset,
+        duration=job.video.duration,
+        fps=0.0,
+        num_frames=0,
+        width=0,
+        height=0,
+        codec="",
+        actions=actions,
+        shard=None,
+        reject=" ".join(reason.split()),
+        source=job.source,
+        file=job.file,
+    )
+    return Outcome(video, repairs)
+
+
+def _fitted(job: Job, source: Facts, packed: Facts, sha256: str | None) -> Outcome:
+    """Fit the actions to the packed video. Raises Unreadable when all of them lie outside it."""
+    duration = float(packed.duration)
+    actions, repairs = repair_actions(job.video, float(source.duration))
+    # Packing rounds the length to a frame: ends follow without a word, an action that vanishes is named.
+    actions, lost = repair_actions(replace(job.video, actions=actions), duration)
+    repairs += tuple(repair for repair in lost if repair.kind == "outside")
+    if not actions and any(repair.kind == "outside" for repair in repairs):
+        first = min(action.start for action in job.video.actions)
+        raise Unreadable(
+            job.source, f"no action overlaps it: it ends at {duration:.2f} s, they begin at {first:g} s"
+        )
+    video = PackedVideo(
+        key=job.key,
+        subset=job.video.subset,
+        duration=duration,
+        fps=float(packed.fps),
+        num_frames=packed.num_frames,
+        width=packed.width,
+        height=packed.height,
+        codec=packed.codec,
+        actions=actions,
+        shard=None,
+        reject=None,
+        source=job.source,
+        sha256=sha256,
+        file=job.file,
+    )
+    return Outcome(video, repairs + _remarks(job, source))
+
+
+def _remarks(job: Job, source: Facts) -> tuple[Repair, ...]:
+    """What a person should know though nothing was cut off."""
+    remarks = []
+    stated, found = job.video.duration, float(source.duration)
+    if stated is not None and abs(stated - found) > max(1.0, 0.02 * found):
+        remarks.append(Repair(job.source, "duration", f"annotated {stated:.2f} s, decoded {found:.2f} s"))
+    if source.transfer is not None:
+        remarks.append(Repair(job.source, "hdr", f"{source.transfer} brightness kept, not tone-mapped"))
+    return tuple(remarks)
+
+
+def _encoded(job: Job) -> tuple[bytes, Facts, Facts]:
+    """Bytes to pack, facts of the source file, facts of those bytes."""
+    path = _path(job)
+    if job.form is not None:
+        return transcode(path, job.form)
+    facts = probe(path)
+    _refuse_copy(job, facts)
+    return path.read_bytes(), facts, facts
+
+
+def _path(job: Job) -> Path:
+    if job.file is None:
+        raise Unreadable(job.source, job.missing or "no file")
+    return job.folder / job.file
+
+
+def _refuse_copy(job: Job, facts: Facts) -> None:
+    """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
+    if job.form is None and facts.rotation:
+        reason = f"to be shown turned by {facts.rotation} degrees, which --copy cannot do; re-encode it"
+        raise Unreadable(job.source, reason)
+    if job.form is None and not facts.steady:
+        reason = (
+            f"frames at uneven times (about {float(facts.fps):.2f} a second); re-encode it, without --copy"
+        )
+        raise Unreadable(job.source, reason)

@@ -1,0 +1,173 @@
+"""Video files as they lie on disk, brought one by one into the form a data set was packed in: no shards.
+
+Whatever make-shards would do to a file is done here, by the same function, so that a network sees the same
+pixels of it whether the file was packed and evaluated or is only predicted on.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ..annotations import Video
+from ..packets_file import Excerpt, PackedFile
+from ..records import PackedVideo
+from .journal import Journal
+from .pack_video import VIDEO_SUFFIXES, Job, Outcome, pack_video, reject
+from .probe import FrameReader, Unreadable
+from .shard_writer import unique_keys
+from .transcode import Form, exact_rate, is_in_form
+from .workers import run_jobs
+
+SUBSET = "files"  # videos that no annotation gives a subset
+
+
+@dataclass(frozen=True)
+class OneVideo:
+    """A data set of one video, a file on disk: what Loader wants of one."""
+
+    video: PackedVideo
+    file: PackedFile
+    classes: tuple[str, ...] = ()
+
+    def packed(self, subset: str) -> list[PackedVideo]:
+        """The video, whatever the subset."""
+        return [self.video]
+
+    def excerpt(self, key: str, frames: NDArray[np.int64]) -> Excerpt:
+        """The encoded bytes that `frames` need."""
+        return self.file.excerpt(frames)
+
+
+def form_of(packing: Mapping[str, Any]) -> Form | None:
+    """The training form that a data set's `settings` (dataset.json) describe; None: the bytes were kept.
+
+    Raises ValueError when they do not say it.
+    """
+    if packing.get("copy") is True:
+        return None
+    try:
+        fps = float(packing["fps"])
+        return Form(
+            codec=str(packing["codec"]),
+            fps=exact_rate(fps) if fps else Fraction(0),
+            short_side=int(packing["short_side"]),
+            gop=int(packing["gop"]),
+            upscale=bool(packing["upscale"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"got {dict(packing)}, want copy, or codec, fps, short_side, gop and upscale; take them from "
+            'the "settings" in the dataset.json that the weights were trained on'
+        ) from None
+
+
+def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
+    """The files that arguments name, by names that tell them apart; in order, each once.
+
+    A file's name is its own without the ending. Where another file has the same, it is with the ending, and
+    then with as many folders in front as it takes, between slashes.
+    An argument is a file (of any name), a folder (searched for videos at any depth) or a glob.
+    Raises ValueError for one that leads to no file.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        for path in _files_of(argument):
+            found.setdefault(path.resolve(), path)
+    choices = {path: _names_of(path) for path in found.values()}
+    uses = Counter(name for names in choices.values() for name in set(names))
+    return {next((name for name in names if uses[name] == 1), names[-1]): p for p, names in choices.items()}
+
+
+def _names_of(path: Path) -> list[str]:
+    """What a file may be called, the shortest first; the last, its whole path, is no other file's."""
+    *folders, name = Path(os.path.abspath(path)).parts[1:]
+    depths = range(len(folders), -1, -1)
+    return ["/".join((*folders[depth:], last)) for depth in depths for last in (path.stem, name)]
+
+
+def _files_of(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = _videos_under(path)
+    elif glob.has_magic(argument):
+        matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+        files = [file for match in matches for file in (_videos_under(match) if match.is_dir() else [match])]
+    else:
+        raise ValueError(f"{argument}: no such file or folder; want videos, folders of them, or globs")
+    if not files:
+        raise ValueError(f"{argument}: no video in it, want files ending in {', '.join(VIDEO_SUFFIXES)}")
+    return files
+
+
+def _videos_under(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return sorted(
+        path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def stated_seconds(path: Path) -> float:
+    """How long a file says it is, in seconds; 0.0 where it does not say or cannot be read."""
+    try:
+        with FrameReader(path).opened() as (container, stream):
+            if stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return (container.duration or 0) / av.time_base
+    except (Unreadable, OSError):
+        return 0.0
+
+
+def prepare(
+    files: Mapping[str, Path], form: Form | None, *, workers: int
+) -> Generator[tuple[PackedVideo, Path], None, None]:
+    """Bring files into a training form, in processes of their own; yields them in order.
+
+    form: what to re-encode to, None to keep the bytes; a file that is in this form already is kept, too.
+    With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
+    be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
+    wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
+    """
+    plain = unique_keys(files)  # what the journal's own files can be called
+    jobs = [
+        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, form)
+        for key, path in files.items()
+    ]
+    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
+        journal = Journal(Path(folder))
+        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
+            for key, outcome in zip(files, outcomes, strict=True):
+                path = journal.data_of(plain[key])
+                yield replace(outcome.video, key=key), path
+                path.unlink(missing_ok=True)
+
+
+def _pack(folder: str, job: Job) -> tuple[Outcome, bytes]:
+    """pack_video; an error of whatever kind is this file's own and does not stop the others.
+
+    Runs in a process of its own, which may be killed: its temporary files lie in `folder`, too.
+    """
+    tempfile.tempdir = folder
+    try:
+        if job.form is not None and is_in_form(job.folder / str(job.file), job.form):
+            job = replace(job, form=None)
+        return pack_video(job)
+    except OSError as error:
+        return reject(job, error.strerror or str(error)), b""
+    except Exception as error:
+        return reject(job, f"{type(error).__name__}: {error}"), b""

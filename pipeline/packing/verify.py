@@ -1,0 +1,78 @@
+"""Read a packed data set back through the training decoder: every byte, every frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..dataset import Dataset
+from ..records import PackedVideo
+
+PIECE_FRAMES = 256  # frames in memory at a time
+
+
+def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = iter) -> None:
+    """Read every tar that is on this machine, and its index.
+
+    Raises ValueError naming those that are not what was written.
+    """
+    damaged = [name for name in progress(dataset.at_hand()) if not _is_whole(dataset, name)]
+    if damaged:
+        names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+        raise ValueError(
+            f"{dataset.folder}: sha256 differs from dataset.json in {len(damaged)} of {len(dataset.shards)} "
+            f"tars ({names}); copy these again, or pack again with make-shards --force"
+        )
+
+
+def _is_whole(dataset: Dataset, name: str) -> bool:
+    dataset.check_size(name)
+    dataset.index(name)
+    return file_sha256(dataset.folder / name) == dataset.shards[name].sha256
+
+
+def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = iter) -> int:
+    """Decode all packed videos; returns the number of frames.
+
+    Raises ValueError naming the shard and the key when a tar is not the one that was written, or a video does
+    not decode to the frames and size that dataset.json states.
+    """
+    dataset = Dataset.open(location)
+    check_tars(dataset)
+    packed = [video for video in dataset.videos.values() if video.shard is not None]
+    return sum(_verify_video(dataset, video) for video in progress(packed))
+
+
+def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
+    from ..decode import decode_frames  # DALI and torch: only who verifies waits for them
+
+    data, seen = dataset.read(video.key), 0
+    try:
+        for piece in decode_frames(
+            data,
+            np.arange(video.num_frames),
+            codec=video.codec,
+            num_frames=video.num_frames,
+            device="cpu",
+            piece_frames=PIECE_FRAMES,
+        ):
+            if tuple(piece.shape[1:3]) != (video.height, video.width):
+                raise ValueError(f"decodes to {tuple(piece.shape[1:3])}, want {video.height}x{video.width}")
+            seen += len(piece)
+        if seen != video.num_frames:
+            raise ValueError(f"decodes to {seen} frames, want {video.num_frames}")
+    except ValueError as error:
+        raise ValueError(f"{dataset.folder / str(video.shard)}: {video.name}: {error}") from None
+    return seen
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""Files on disk: which are meant, what they are called, and the form they are brought into."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from fractions import Fraction
+
+import av
+import pytest
+from painted_video import painted_video
+
+from pipeline.packing.pack_video import pack_video
+from pipeline.packing.prepare import find_videos, form_of, prepare, stated_seconds
+from pipeline.packing.transcode import Form, exact_rate, is_in_form, transcode
+from tools.make_shards import settings_of
+
+FORM = Form(fps=Fraction(10), short_side=32, gop=4)
+
+
+@pytest.fixture(scope="module")
+def source() -> bytes:
+    return painted_video(30, size=(48, 64), codec="libx264", fps=15)
+
+
+@pytest.mark.parametrize("fps", [15.0, 0.0, 29.97, 12.5])
+def test_the_form_comes_back_from_what_make_shards_writes(fps):
+    form = Form(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
+    assert form_of(settings_of(form, 64, ())) == form
+    assert form_of(settings_of(None, 64, ())) is None
+
+
+@pytest.mark.parametrize("packing", [{}, {"copy": False}, {"codec": "vp9", "fps": "fast"}])
+def test_settings_that_do_not_say_the_form_are_refused(packing):
+    with pytest.raises(ValueError, match="want copy, or codec, fps, short_side"):
+        form_of(packing)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "b.mp4", "in/deep/c.MKV", "in/a.webm", "in/notes.txt", "in/.hidden/x.mp4", "in/.y.mp4")
+    touch(tmp_path, "odd.bin", "br[1].mp4")
+    found = find_videos(["odd.bin", "in", "*.mp4", "./b.mp4", "br[1].mp4"])
+    assert {key: str(path) for key, path in found.items()} == {
+        "odd": "odd.bin",
+        "a": "in/a.webm",
+        "c": "in/deep/c.MKV",
+        "b": "b.mp4",
+        "br[1]": "br[1].mp4",
+    }
+    assert list(find_videos(["in/**/*.MKV"])) == ["c"]
+    assert list(find_videos(["i?"])) == ["a", "c"]  # a glob that matches a folder means the videos in it
+
+
+def test_files_of_one_name_keep_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "x.mp4", "x.avi", "m/day.mp4", "n/day.mp4", "alone.mp4")
+    assert set(find_videos(["."])) == {"x.mp4", "x.avi", "m/day", "n/day", "alone"}
+    assert list(find_videos(["m"])) == ["day"]  # others matter only where names collide
+
+
+def test_a_name_is_the_files_own_whatever_letters_it_has(tmp_path):
+    touch(tmp_path, "\u65e5\u672c.webm", 'a "quoted".avi', "\u00dcbung 1.mp4", "x.mp4", "x.avi", "x.mp4.avi")
+    touch(tmp_path, "...mp4", "new\nline.mkv")
+    found = find_videos([str(path) for path in tmp_path.iterdir()])
+    whole = str(tmp_path / "x.mp4")[1:]  # all that is shorter could be another file's
+    names = {"\u65e5\u672c", 'a "quoted"', "\u00dcbung 1", whole, "x.avi", "x.mp4.avi", "..", "new\nline"}
+    assert set(found) == names and found[whole] == tmp_path / "x.mp4"
+
+
+@pytest.mark.parametrize("argument", ["nowhere.mp4", "empty", "*.mp4"])
+def test_an_argument_that_leads_to_no_video_is_refused_by_name(argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "empty/notes.txt")
+    with pytest.raises(ValueError, match=r"no (such file|video in it)") as error:
+        find_videos([argument])
+    assert str(error.value).startswith(argument)
+
+
+def test_the_stated_length_is_told_and_damage_is_no_error(tmp_path, source):
+    (tmp_path / "whole.mp4").write_bytes(source)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert stated_seconds(tmp_path / "whole.mp4") == pytest.approx(2.0, abs=1e-3)  # the header's clock
+    assert stated_seconds(tmp_path / "broken.mp4") == stated_seconds(tmp_path / "absent.mp4") == 0.0
+
+
+def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_path, source, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    names = ("one", "two", "three")
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(source if name != "two" else source[: len(source) // 2])
+    files = {name: tmp_path / f"{name}.mp4" for name in names}
+    data, _, facts = transcode(source, FORM)
+    with closing(prepare(files, FORM, workers=2)) as prepared:
+        videos = [(video, path.read_bytes() if path.exists() else b"") for video, path in prepared]
+    (one, first), (two, nothing), (_, last) = videos
+    assert first == last == data
+    assert (one.key, one.fps, one.num_frames, one.height) == ("one", 10.0, facts.num_frames, 32)
+    assert one.duration == float(facts.duration) and one.reject is None
+    assert nothing == b"" and two.num_frames == 0 and two.reject
+    assert list(scratch.iterdir()) == []
+
+
+def test_who_stops_early_leaves_no_process_and_no_file(tmp_path, source, monkeypatch):
+    import multiprocessing
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    path = tmp_path / "v.mp4"
+    path.write_bytes(source)
+    prepared = prepare({f"v{number}": path for number in range(4)}, FORM, workers=2)
+    next(prepared)
+    prepared.close()
+    assert multiprocessing.active_children() == [] and list(scratch.iterdir()) == []
+
+
+def test_an_error_of_the_decoder_is_that_files_own(tmp_path, source, monkeypatch):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(source)
+
+    def fail_once(job):
+        if job.key == "bad":
+            raise RuntimeError("unheard of")
+        return pack_video(job)
+
+    monkeypatch.setattr("pipeline.packing.prepare.pack_video", fail_once)
+    bad, good = prepare({"bad": path, "good": path}, FORM, workers=1)
+    assert bad[0].reject == "RuntimeError: unheard of" and good[0].reject is None
+
+
+def test_a_file_in_the_training_form_is_not_encoded_again(tmp_path, source):
+    data, _, _ = transcode(source, FORM)
+    path = tmp_path / "packed.mp4"
+    path.write_bytes(data)
+    ((video, kept),) = ((video, file.read_bytes()) for video, file in prepare({"v": path}, FORM, workers=1))
+    assert kept == data and video.codec == "vp9"
+    other = Form(fps=Fraction(10), short_side=32, gop=5)
+    (again,) = (file.read_bytes() for _, file in prepare({"v": path}, other, workers=1))
+    assert again != data
+
+
+def test_a_mark_that_outlived_an_editor_is_not_believed(tmp_path, source):
+    data, _, _ = transcode(source, FORM)
+    (tmp_path / "packed.mp4").write_bytes(data)
+    with av.open(str(tmp_path / "packed.mp4")) as packed, av.open(str(tmp_path / "cut.mp4"), "w") as output:
+        output.metadata.update(packed.metadata)
+        stream = output.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 42, 32, "yuv420p"
+        for frame in packed.decode(video=0):
+            frame.pict_type = 0
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    with av.open(str(tmp_path / "cut.mp4")) as edited:
+        assert edited.metadata["comment"].startswith("leantad vp9 fps 10")
+    assert is_in_form(data, FORM) and not is_in_form(tmp_path / "cut.mp4", FORM)
+    assert not is_in_form(source, FORM) and not is_in_form(b"no video", FORM)

@@ -1,0 +1,93 @@
+"""Workers: outcomes in order, a crash costs one video, a failure that is not a video's stops the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.annotations import Video
+from pipeline.packing.journal import Journal
+from pipeline.packing.pack_video import Job, Outcome, reject
+from pipeline.packing.workers import run_jobs
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(name, name, Video(name, "s", None, ()), Path(), None, None, None) for name in names]
+
+
+def slow_first(job: Job) -> tuple[Outcome, bytes]:
+    time.sleep(0.3 if job.key == "a" else 0)
+    return reject(job, f"by {job.key}"), job.key.encode()
+
+
+def crash_on_b(job: Job) -> tuple[Outcome, bytes]:
+    if job.key == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow_first(job)
+
+
+def full_disk(job: Job) -> tuple[Outcome, bytes]:
+    raise OSError(28, "No space left on device")
+
+
+def reasons(journal: Journal, task, *names: str) -> list[str | None]:
+    return [outcome.video.reject for outcome in run_jobs(jobs(*names), journal, task, workers=2)]
+
+
+def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
+    journal = Journal(tmp_path)
+    assert reasons(journal, slow_first, "a", "b", "c", "d") == ["by a", "by b", "by c", "by d"]
+    assert journal.data_of("c").read_bytes() == b"c"
+
+
+def test_what_the_journal_has_is_not_done_again(tmp_path):
+    journal = Journal(tmp_path)
+    assert reasons(journal, slow_first, "a", "b") == ["by a", "by b"]
+    assert reasons(journal, full_disk, "a", "b") == ["by a", "by b"]
+
+
+def test_a_crashing_decoder_costs_one_video(tmp_path):
+    found = reasons(Journal(tmp_path), crash_on_b, "a", "b", "c")
+    assert found == ["by a", "the process that decoded it was killed twice (SIGKILL)", "by c"]
+
+
+def test_a_full_disk_stops_the_run_and_blames_no_video(tmp_path):
+    journal = Journal(tmp_path)
+    with pytest.raises(ValueError, match=r"[ab]: its worker failed: .*No space left"):
+        reasons(journal, full_disk, "a", "b")
+    assert journal.outcome("a") is None and journal.outcome("b") is None
+
+
+ENDLESS = """
+import sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from pipeline.journal import Journal
+from pipeline.workers import run_jobs
+from test_pipeline_packing_workers import jobs
+for _ in run_jobs(jobs("a", "b"), Journal(Path({folder!r})), lambda job: time.sleep(300), workers=2):
+    pass
+"""
+
+
+def test_workers_end_with_the_run_that_is_killed(tmp_path):
+    tests = Path(__file__).parent
+    code = ENDLESS.format(root=str(tests.parent), tests=str(tests), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)  # let the second one get as far as its watch
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives the run that started it"
+        time.sleep(0.01)

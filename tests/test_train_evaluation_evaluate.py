@@ -1,0 +1,71 @@
+"""All measures together: what `leantad eval` prints and writes with --diagnose and --bootstrap."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from metric_cases import found, random_case, video
+
+from train.eval import main
+from train.evaluation.average_precision import evaluate
+from train.evaluation.evaluate import TITLES, assess, format_assessment
+
+
+def test_the_map_is_that_of_evaluate_and_the_rest_comes_on_request():
+    truth, detections = random_case(3)
+    metrics = assess(truth, detections, tiou=(0.5, 0.75), protocol="activitynet")
+    plain = evaluate(truth, detections, tiou=(0.5, 0.75))
+    assert {key: metrics[key] for key in plain} == plain
+    assert set(metrics) - set(plain) == {"recall"}
+    text = format_assessment(metrics)
+    assert "AR@100" in text and "AUC" in text and "low" not in text and "background" not in text
+
+
+def test_everything_asked_for_stands_in_the_tables():
+    truth, detections = random_case(3)
+    metrics = assess(
+        truth, detections, tiou=(0.3, 0.5), protocol="thumos", diagnosis=True, bins="thumos", resamples=10
+    )
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    lines = format_assessment(metrics).splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["tIoU", "mAP", "low", "high"]
+    assert "10 resamples of the videos (seed 0)" in lines[4]
+    for title in TITLES.values():
+        assert sum(line.startswith(title) for line in lines) == 2
+    assert sum(" .. " in line for line in lines) == len(TITLES)
+    assert sum(line.startswith(("coverage", "length", "instances")) for line in lines) == 3
+    assert max(map(len, lines)) < 200
+    classes = lines[-len(metrics["per_class"]) :]
+    assert {line.split()[0] for line in classes} == set(metrics["per_class"])
+    averages = [float(line.split()[2]) for line in classes]
+    assert averages == sorted(averages, reverse=True)
+
+
+def test_tables_are_whole_without_a_single_detection():
+    truth = {"v": video("v", (0, 10, "run"), duration=None)}
+    metrics = assess(truth, {}, tiou=(0.5,), protocol="activitynet", diagnosis=True, resamples=3)
+    text = format_assessment(metrics)
+    assert any(line.split()[:2] == ["all", "0.0"] and "100.0" in line for line in text.splitlines())  # missed
+    assert "nan" not in text
+
+
+def test_eval_prints_the_diagnosis_and_writes_it_with_the_metrics(tmp_path):
+    (tmp_path / "truth.csv").write_text("video,start,end,label,subset\nv,0,10,run,validation\n")
+    results = {"v": [found(0, 10, "run", 0.9), found(0, 3, "run", 0.8)]}
+    (tmp_path / "found.json").write_text(json.dumps({"results": results}))
+    options = ["--detections", str(tmp_path / "found.json"), "--ground-truth", str(tmp_path / "truth.csv")]
+    told = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4"])
+    assert told.exit_code == 0, told.output
+    assert "localisation" in told.stdout and "AR@100 100.00 [100.00, 100.00]" in told.stdout
+    asked = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4", "--json"])
+    metrics = json.loads(asked.stdout)
+    assert metrics["diagnosis"]["top"]["share"]["localisation"] == pytest.approx(0.5)
+    assert metrics["intervals"]["resamples"] == 4
+    assert metrics["recall"]["AR"]["100"] == 1
+
+
+def test_a_single_resample_is_refused():
+    result = CliRunner().invoke(main, ["--detections", "x.json", "--ground-truth", "y", "--bootstrap", "1"])
+    assert result.exit_code == 2 and "bootstrap" in result.stderr

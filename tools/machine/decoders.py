@@ -1,0 +1,116 @@
+"""Doctor's test of the decoders: a second of each codec through the training decoder, pixels compared."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distributions
+from typing import Any
+
+from tools.machine.checks import BROKEN, OK, WARNING, Finding, words
+
+# Encoder of PyAV, container, options. Pictures are large enough for every NVDEC (VP9 and HEVC: 144 pixels).
+CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "vp9": ("libvpx-vp9", "mp4", {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"}),
+    "h264": ("libx264", "mp4", {"preset": "veryfast", "crf": "18", "bf": "2"}),
+    "hevc": ("libx265", "mp4", {"preset": "ultrafast", "crf": "18", "x265-params": "log-level=none"}),
+    "av1": ("libsvtav1", "mp4", {"preset": "12", "crf": "20", "svtav1-params": "lp=1"}),
+    "vp8": ("libvpx", "matroska", {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "2M"}),
+    "mpeg4": ("mpeg4", "mp4", {"qscale": "3"}),
+    "mjpeg": ("mjpeg", "matroska", {"qscale": "3"}),
+    "mpeg2video": ("mpeg2video", "matroska", {"qscale": "3"}),
+}
+HEIGHT, WIDTH, FRAMES = 160, 192, 24
+PACKED = ("vp9", "h264")  # what make-shards writes
+REINSTALL = "reinstall nvidia-dali and av in the versions of constraints.txt; on a GPU see NVDEC above"
+
+
+def picture(number: int) -> Any:
+    """Picture `number` of the test clip, (H, W, 3) uint8: smooth, and 6 levels brighter each time."""
+    import numpy as np
+
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    grey = 30 + 40 * rows / HEIGHT + 20 * columns / WIDTH + 6 * number
+    return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def encode_clip(codec: str) -> bytes | None:
+    """One second of test pictures, or None where PyAV has no encoder."""
+    import av
+
+    encoder, container, options = CLIPS[codec]
+    try:
+        av.codec.Codec(encoder, "w")
+    except av.FFmpegError:
+        return None
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream: Any = output.add_stream(encoder, rate=FRAMES, options=options)
+        stream.width, stream.height = WIDTH, HEIGHT
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            output.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
+    """Decode every third picture as training does; the largest mean difference in levels, and by what.
+
+    Against PyAV's own conversion, frame by frame: a wrong frame differs by 6 levels or more.
+    """
+    import av
+    import numpy as np
+
+    from pipeline.decode import CPU_CODECS, GPU_CODECS, decode_frames
+
+    with av.open(io.BytesIO(data), "r") as container:
+        name = container.streams.video[0].codec_context.name
+        shown = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+    wanted = np.arange(0, len(shown), 3)
+    parts = [
+        part.cpu().numpy().copy()
+        for part in decode_frames(
+            data, wanted, codec=name, num_frames=len(shown), device=device, piece_frames=64
+        )
+    ]
+    found = np.concatenate(parts).astype(float)
+    error = max(float(abs(image - shown[number]).mean()) for image, number in zip(found, wanted, strict=True))
+    by_dali = name in (CPU_CODECS if device == "cpu" else GPU_CODECS)
+    return error, "DALI" if by_dali else "PyAV"
+
+
+def try_codec(codec: str, device: str) -> Finding:
+    """Encode and decode a clip; what a failure means depends on whether make-shards writes this codec."""
+    where = f"decode {codec} on {device}"
+    try:
+        # For root SVT-AV1 makes its caller a real-time thread, which starves whatever that starts later.
+        with ThreadPoolExecutor(1) as apart:
+            data = apart.submit(encode_clip, codec).result()
+        if data is None:
+            return Finding(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
+        error, decoder = decode_error(codec, data, device)
+    except Exception as failure:  # the next codec may work all the same
+        if codec in PACKED:
+            return Finding(BROKEN, f"{where}: {words(failure)}", REINSTALL)
+        return Finding(WARNING, f"{where}: {words(failure)}", "pack such videos without --copy")
+    # Rounding and chroma interpolation differ between decoders by under 2 levels on these grey pictures.
+    good = error < 2.5
+    todo = "" if good else "the decoder shows other frames or colours; report it with this line"
+    return Finding(OK if good else BROKEN, f"{where}: by {decoder}, off by {error:.2f} levels", todo)
+
+
+def check_decode() -> Iterator[Finding]:
+    """The decoders, and a one-second clip of each codec on the CPU and on the GPU if there is one."""
+    import av
+    import torch
+
+    import pipeline.decode  # noqa: F401 - DALI's import is the first thing that can fail
+
+    dali = next((item for item in distributions() if item.metadata["Name"].startswith("nvidia-dali")), None)
+    yield Finding(OK, f"DALI {dali.version if dali else '?'}, PyAV {av.__version__}: imported")
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        for codec in CLIPS:
+            yield try_codec(codec, device)

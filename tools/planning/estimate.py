@@ -1,0 +1,108 @@
+"""The memory of one device in a training step: what the fake step found, and what engine and loader add.
+
+DeepSpeed's share is in deepspeed_memory.py; it is arithmetic, as are the loader's batches and the decoder.
+Nobody sees the workspaces of kernels (cuDNN's convolutions above all), NVDEC's own pictures, and what
+PyTorch's allocator loses between blocks; HEADROOM is left for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.augment import resized_size
+from pipeline.loader import DataSettings
+from tools.planning.deepspeed_memory import OPTIMIZER, Engine, moments
+from tools.planning.step import (
+    BOUNDARIES,
+    BUCKETS,
+    FEATURES,
+    FRAMES,
+    GRADIENTS,
+    WEIGHTS,
+    WORKING,
+    fake_step,
+)
+from train.settings import Settings
+
+GIB = 2**30
+HEADROOM = 0.1  # share of the GPU that is not planned with
+# Driver, torch's kernels and cuDNN, before the first tensor. Assumed, not measured: it depends on the GPU;
+# nvidia-smi shows the true figure beside `python -c "import torch; torch.zeros(1).cuda(); input()"`.
+CUDA_CONTEXT = 600 * 2**20
+DECODER, CONTEXT = "decoder", "CUDA context"
+PARTS = (
+    WEIGHTS, GRADIENTS, OPTIMIZER, BUCKETS, FRAMES, BOUNDARIES, WORKING, FEATURES, DECODER, CONTEXT,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures of the data set's videos, in pixels: as decoded, before the resize."""
+
+    height: int
+    width: int
+
+
+def loader_frames(settings: Settings) -> int:
+    """Bytes of clips besides the micro batch that is trained on.
+
+    The other micro batches of the step, those decoded ahead, and one more while single videos become a batch.
+    """
+    data, batch_size = settings.data, settings.optimizer.batch_size
+    batch = batch_size * data.num_clips * 3 * data.clip_frames * data.crop**2
+    ahead = settings.optimizer.accumulation_steps - 1 + data.prefetch + (batch_size > 1)
+    return batch * ahead
+
+
+def decoder(data: DataSettings, source: Source) -> int:
+    """Bytes while a video is decoded (pipeline/decode.py, pipeline/augment.py), at most.
+
+    A piece of frames at the source's size; if they are resized, the results in float32 and 64 frames on the
+    way there; if they are recoloured, the crops in float32; and the crops once more, as bytes.
+    """
+    frames = min(data.piece_frames, data.num_clips * data.clip_frames)
+    pixels = frames * 3 * source.height * source.width
+    height, width = resized_size(source.height, source.width, data.resize)
+    crops, resized = frames * 3 * data.crop**2, 0
+    if (height, width) != (source.height, source.width):
+        resized = frames * 3 * height * width * (4 + 1) + 64 * 3 * source.height * source.width * 4
+    recoloured = crops * (4 + 1) if data.color > 0 else 0
+    return pixels + resized + recoloured + crops
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by part at the moment of a step when one GPU holds most, and which moment that is."""
+
+    parts: dict[str, int]
+    moment: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def largest_part(self) -> str:
+        return max(self.parts, key=lambda part: self.parts[part])
+
+
+def _betas(settings: Settings) -> set[float]:
+    """The coefficients at the ends of the run: a small one stores what a large one recomputes."""
+    beta = settings.encoder.beta
+    moves = settings.encoder.reversible and beta.schedule != "constant"
+    return {beta.start, beta.end} if moves else {beta.end}
+
+
+def estimate(settings: Settings, engine: Engine, *, num_classes: int, source: Source) -> Estimate:
+    """The peak of a run with these settings, on each of its devices."""
+    always = {
+        FRAMES: loader_frames(settings),
+        DECODER: decoder(settings.data, source),
+        CONTEXT: 0 if engine.on_cpu else CUDA_CONTEXT,
+    }
+    found = []
+    for beta in _betas(settings):
+        step = fake_step(settings, num_classes, dtype=engine.dtype, reducer=engine.reducer, beta=beta)
+        for moment, parts in moments(step, engine, always).items():
+            found.append(Estimate({part: parts.get(part, 0) for part in PARTS}, moment))
+    return max(found, key=lambda one: one.total)

@@ -1,0 +1,1 @@
+"""Other projects' checkpoints: reading the files, and whose names are whose."""

@@ -1,0 +1,173 @@
+"""Confidence intervals by the bootstrap over videos, and the paired comparison of two sets of detections.
+
+What is resampled: the videos of the ground truth, as many as there are, with replacement; a drawn video
+brings its true actions and detections along, and counts as often as it was drawn. Detections in videos that
+the ground truth lacks count once in every resample. A class whose true actions are all in videos that were
+not drawn has no AP in that resample. Interval: percentiles. Efron and Tibshirani, "An Introduction to the
+Bootstrap" (1993), chapter 13.
+
+A true positive stays one whatever other videos are drawn, so nothing is matched again: each resample weighs
+the same sorted detections anew. Copies of a video stand side by side where scores are equal; that raises AP a
+little, so that the interval lies somewhat higher than the figure (AutoLoc on THUMOS-14: 21.0 in 19.8 to
+23.7). The difference of two sets hardly suffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.evaluation.average_precision import curves_of
+from train.evaluation.diagnosis import headline_of, name_headline, outcomes_of
+from train.evaluation.matching import Matched
+from train.evaluation.recall import RECALL_TIOU, SHOWN_AN, area_under, average_recall, first_ranks
+
+LEVEL = 0.95
+Statistic = Callable[[np.ndarray], np.ndarray]  # how often each video counts (videos,) -> figures (n,)
+
+
+def draws(num_videos: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each video is drawn, (videos,), once per resample; the same for the same seed."""
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = generator.integers(num_videos, size=num_videos)
+        yield np.bincount(drawn, minlength=num_videos).astype(np.float64)
+
+
+def resample(statistic: Statistic, num_videos: int, *, resamples: int, seed: int) -> np.ndarray:
+    """The statistic of every resample, (resamples, n). ValueError unless there are at least 2 resamples."""
+    if resamples < 2:
+        raise ValueError(f"bootstrap: got {resamples} resamples, want at least 2 (1,000 are usual)")
+    return np.array([statistic(copies) for copies in draws(num_videos, resamples, seed)])
+
+
+def interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """The percentile interval over the first axis: (resamples, ...) -> (2, ...); NaN samples are left out."""
+    tail = 50 * (1 - level)
+    bounds = np.full((2, *samples.shape[1:]), np.nan)
+    known = ~np.isnan(samples).all(axis=0)
+    bounds[:, known] = np.nanpercentile(samples[:, known], [tail, 100 - tail], axis=0)
+    return bounds
+
+
+def class_areas(matched: Matched) -> Statistic:
+    """AP of each class and threshold for a weighting of the videos, (K * L,); NaN where there is no truth."""
+    curves, true, num_classes = curves_of(matched), matched.data.true, len(matched.data.names)
+
+    def areas(copies: np.ndarray) -> np.ndarray:
+        num_true = np.bincount(true.label, weights=copies[true.video], minlength=num_classes)
+        kept = np.append(copies, 1.0)[matched.detected.video]  # unknown videos, -1, count once
+        return curves.area(kept, num_true).T.reshape(-1)
+
+    return areas
+
+
+def mean_of(areas: np.ndarray, num_thresholds: int) -> np.ndarray:
+    """mAP of each threshold and their average, (resamples, L + 1), from what `class_areas` gives."""
+    table = areas.reshape(len(areas), -1, num_thresholds)
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):  # a resample without a single true action is NaN
+        means = np.where(known, table, 0).sum(axis=1) / known.sum(axis=1)
+    return np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
+
+
+def recall_curve(matched: Matched) -> Statistic:
+    """AR@AN at SHOWN_AN and the AUC under a weighting of the videos."""
+    found = first_ranks(matched.data, RECALL_TIOU)
+
+    def figures(copies: np.ndarray) -> np.ndarray:
+        curve = average_recall(found, copies)
+        return np.array([*curve[np.array(SHOWN_AN) - 1], area_under(curve)])
+
+    return figures
+
+
+def bootstrap(matched: Matched, *, resamples: int, seed: int = 0, diagnosis: bool = False) -> dict[str, Any]:
+    """95 % intervals [low, high] of mAP, AR and, if asked, the headline of the diagnosis; plain numbers.
+
+    {"resamples", "seed", "level", "unit": "video", "mAP": [one per threshold], "average_mAP", "AR": {"1":
+    ..}, "AUC", "diagnosis": the keys of its "top"}.
+    """
+    count, num_videos = len(matched.thresholds), len(matched.data.keys)
+
+    def bounds(statistic: Statistic) -> list[list[float]]:
+        return pairs(interval(resample(statistic, num_videos, resamples=resamples, seed=seed)))
+
+    means = mean_of(resample(class_areas(matched), num_videos, resamples=resamples, seed=seed), count)
+    mean_bounds, recall_bounds = pairs(interval(means)), bounds(recall_curve(matched))
+    result: dict[str, Any] = {
+        "resamples": resamples,
+        "seed": seed,
+        "level": LEVEL,
+        "unit": "video",
+        "mAP": mean_bounds[:count],
+        "average_mAP": mean_bounds[count],
+        "AR": dict(zip(map(str, SHOWN_AN), recall_bounds, strict=False)),
+        "AUC": recall_bounds[-1],
+    }
+    if diagnosis:
+        result["diagnosis"] = name_headline(bounds(headline_of(matched, outcomes_of(matched))))
+    return result
+
+
+def pairs(bounds: np.ndarray) -> list[Any]:
+    """(2, n) -> [[low, high], ...]; null where there is no number."""
+    return [[None if np.isnan(x) else float(x) for x in column] for column in bounds.T]
+
+
+def compare(first: Matched, second: Matched, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """mAP of two sets of detections of the same ground truth, and the intervals of their differences.
+
+    Every resample draws the same videos for both, so what makes a video hard or easy cancels out. Differences
+    are first minus second. Returns {"tiou", "resamples", "seed", "level", "rows": [a row of "average", then
+    of each threshold: {"tiou", "a", "b", "difference", "interval", "a_better"}], "classes": {name: the same,
+    averaged over the thresholds}}; "a_better" is the share of resamples in which the first is better, ties
+    counting half.
+    """
+    if first.data.keys != second.data.keys or first.data.names != second.data.names:
+        raise ValueError("compare: the two were matched with different ground truths, want the same")
+    count = len(first.thresholds)
+    once = np.ones((1, len(first.data.keys)))
+    sides = []
+    for matched in (first, second):
+        statistic = class_areas(matched)
+        samples = resample(statistic, len(first.data.keys), resamples=resamples, seed=seed)
+        sides.append(np.concatenate([statistic(once[0])[None], samples]))
+    means = [np.roll(mean_of(side, count), 1, axis=1) for side in sides]  # the average comes first
+    classes = [side.reshape(len(side), -1, count).mean(axis=2) for side in sides]
+    rows = _differences(means[0], means[1])
+    titles = ["average", *(f"{value:g}" for value in first.thresholds)]
+    return {
+        "tiou": first.thresholds.tolist(),
+        "resamples": resamples,
+        "seed": seed,
+        "level": LEVEL,
+        "rows": [{"tiou": title, **row} for title, row in zip(titles, rows, strict=True)],
+        "classes": dict(zip(first.data.names, _differences(classes[0], classes[1]), strict=True)),
+    }
+
+
+def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
+    """A row per column of (1 + resamples, n); the first line holds the figures themselves."""
+    gap = a - b
+    bounds = pairs(interval(gap[1:]))
+    better = np.where(np.isnan(gap[1:]), np.nan, (np.sign(gap[1:]) + 1) / 2)
+    share = np.nansum(better, axis=0) / np.maximum((~np.isnan(better)).sum(axis=0), 1)
+    return [
+        {
+            "a": float(a[0, i]),
+            "b": float(b[0, i]),
+            "difference": float(gap[0, i]),
+            "interval": bounds[i],
+            "a_better": float(share[i]),
+        }
+        for i in range(a.shape[1])
+    ]
+
+
+def marked(samples: Sequence[float | None]) -> bool:
+    """Whether an interval leaves out zero."""
+    low, high = samples
+    return low is not None and high is not None and (low > 0 or high < 0)
