@@ -22,7 +22,7 @@ setup: .venv/ready
 .venv/ready: setup.py constraints.txt tools/setup_env.sh
 	@bash tools/setup_env.sh "$(PYTHON)" $(PIP_ARGS)
 
-data/demo-videos/annotations.json: .venv/ready tools/make_synthetic.py tools/synthetic_scene.py
+data/demo-videos/annotations.json: .venv/ready tools/make_synthetic.py tools/synthetic/scene.py
 	@$(BIN)/python tools/make_synthetic.py --out data/demo-videos --force
 
 data/demo/dataset.json: data/demo-videos/annotations.json

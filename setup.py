@@ -23,6 +23,7 @@ setup(
         "tools.dataset",
         "tools.machine",
         "tools.planning",
+        "tools.synthetic",
         "tools.viewer",
         "tools.weights",
         "tools.weights.names",

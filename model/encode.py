@@ -163,7 +163,7 @@ class _SampledEncode(torch.autograd.Function):
     """(B*N, C, L, H, W) -> (B*N, D, t); the gradient reaches the parameters through the kept clips alone."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, clips: Tensor, anchor: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, plan: _Plan, clips: Tensor, graph_handle: Tensor, *parameters: Tensor) -> Tensor:
         # Grad mode is off inside a Function's forward: no graph is built here.
         ctx.plan, ctx.with_parameters = plan, bool(parameters)
         ctx.calls, features = [], _Features(plan.num_clips)
@@ -191,11 +191,13 @@ class _SampledEncode(torch.autograd.Function):
         return None, None, None
 
 
-def _split(index: Tensor, piece_clips: int) -> tuple[Tensor, ...]:
-    return tuple(index.split(piece_clips)) if len(index) else ()
+def _split(index: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
+    return tuple(index.split(clips_per_forward)) if len(index) else ()
 
 
-def _plan(encoder: nn.Module, clips: Tensor, kept: Tensor, piece_clips: int, scale: GradientScale) -> _Plan:
+def _plan(
+    encoder: nn.Module, clips: Tensor, kept: Tensor, clips_per_forward: int, scale: GradientScale
+) -> _Plan:
     """Which flattened clip is encoded in which piece."""
     num_videos, num_clips = clips.shape[:2]
     if kept.ndim != 2 or len(kept) != num_videos or not 1 <= kept.shape[1] <= num_clips:
@@ -209,8 +211,8 @@ def _plan(encoder: nn.Module, clips: Tensor, kept: Tensor, piece_clips: int, sca
         raise ValueError("kept: got a clip more than once in one video, want each at most once")
     return _Plan(
         encoder=encoder,
-        kept=_split(is_kept.nonzero()[:, 0], piece_clips),
-        others=_split((~is_kept).nonzero()[:, 0], piece_clips),
+        kept=_split(is_kept.nonzero()[:, 0], clips_per_forward),
+        others=_split((~is_kept).nonzero()[:, 0], clips_per_forward),
         num_clips=num_videos * num_clips,
         gradient_factor=num_clips / kept.shape[1] if scale == "inverse" else 1.0,
     )
@@ -219,15 +221,15 @@ def _plan(encoder: nn.Module, clips: Tensor, kept: Tensor, piece_clips: int, sca
 def _encode(plan: _Plan, clips: Tensor) -> Tensor:
     """(B*N, C, L, H, W) -> (B*N, D, t), by the way that fits how the parameters are held."""
     trainable = [p for _, p in _trainable(plan.encoder)]
-    anchor = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
+    graph_handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
     partitioned = _is_partitioned(plan.encoder)
-    return _SampledEncode.apply(plan, clips, anchor, *([] if partitioned else trainable))
+    return _SampledEncode.apply(plan, clips, graph_handle, *([] if partitioned else trainable))
 
 
-def _encode_without_graph(encoder: nn.Module, clips: Tensor, piece_clips: int) -> Tensor:
+def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
     features = _Features(len(clips))
     with torch.no_grad():
-        for index in torch.arange(len(clips)).split(piece_clips):
+        for index in torch.arange(len(clips)).split(clips_per_forward):
             features.put(index, encoder(_take(clips, index)))
     return features.stacked()
 
@@ -237,14 +239,14 @@ def sampled_encode(
     clips: Tensor,
     kept: Tensor,
     *,
-    piece_clips: int,
+    clips_per_forward: int,
     gradient_scale: GradientScale = "none",
 ) -> Tensor:
     """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
 
     encoder: (n, C, L, H, W) -> (n, D, t); gets the clips as they are (uint8: it normalises them itself).
     clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`.
-    piece_clips: clips encoded at once; the memory of the encoder's graph is proportional to it.
+    clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
     gradient_scale: what becomes of the clips left out of the gradient.
         "none"     nothing: the expected gradient is M / N of the full one (as in ETAD's released code). The
                    factor hardly matters to Adam, but it does to clipping by a norm shared with the detector.
@@ -262,14 +264,14 @@ def sampled_encode(
     if clips.ndim != 6 or clips.requires_grad:
         got = f"shape {tuple(clips.shape)}, requires_grad {clips.requires_grad}"
         raise ValueError(f"clips: got {got}, want (B, N, C, L, H, W) without requires_grad")
-    if piece_clips < 1:
-        raise ValueError(f"piece_clips: got {piece_clips}, want at least 1")
+    if clips_per_forward < 1:
+        raise ValueError(f"clips_per_forward: got {clips_per_forward}, want at least 1")
     if gradient_scale not in ("none", "inverse"):
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, want 'none' or 'inverse'")
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
     if torch.is_grad_enabled() and _trainable(encoder):
-        features = _encode(_plan(encoder, clips, kept, piece_clips, gradient_scale), flat)
+        features = _encode(_plan(encoder, clips, kept, clips_per_forward, gradient_scale), flat)
     else:
-        features = _encode_without_graph(encoder, flat, piece_clips)
+        features = _encode_without_graph(encoder, flat, clips_per_forward)
     by_video = features.unflatten(0, (num_videos, -1))  # (B, N, D, t)
     return by_video.transpose(1, 2).flatten(2)  # (B, D, N*t)

@@ -34,7 +34,7 @@ class EncoderSettings(BaseModel):
     # coefficient of the reversible recurrence over the run: 0 is the pretrained network, 1 is Re2TAL's
     beta: BetaSettings = BetaSettings()
     # at beta = 1 keep the states on a fixed-point grid: nothing is lost when they are recomputed
-    exact: bool = True
+    fixed_point_states: bool = True
     # count each rewired branch 1 + beta times: closer to the pretrained network; False is Re2TAL's network
     leapfrog: bool = False
     # safetensors file with the backbone's pretrained weights; None: random initialisation
@@ -53,7 +53,7 @@ class EncoderSettings(BaseModel):
     # None: as many as the backbone gives, for few long ones (Re2TAL)
     steps_per_clip: int | None = Field(1, ge=1)
     # clips that go through the encoder at once: time against memory
-    piece_clips: int = Field(4, ge=1)
+    clips_per_forward: int = Field(4, ge=1)
 
     def model_post_init(self, context: object, /) -> None:
         """Refuse an unknown backbone by name."""
@@ -79,7 +79,12 @@ class ClipEncoder(nn.Module):
         self.mean = torch.tensor(self.backbone.mean).view(1, 3, 1, 1, 1) * 255
         self.std = torch.tensor(self.backbone.std).view(1, 3, 1, 1, 1) * 255
         if settings.reversible:
-            rewire(self.backbone, beta=settings.beta.end, exact=settings.exact, leapfrog=settings.leapfrog)
+            rewire(
+                self.backbone,
+                beta=settings.beta.end,
+                fixed_point_states=settings.fixed_point_states,
+                leapfrog=settings.leapfrog,
+            )
         if settings.frozen:
             self.requires_grad_(False)
 
@@ -145,6 +150,6 @@ class Network(nn.Module):
             self.encoder,
             clips,
             kept,
-            piece_clips=self.settings.piece_clips,
+            clips_per_forward=self.settings.clips_per_forward,
             gradient_scale=self.settings.gradient_scale,
         )

@@ -112,12 +112,12 @@ def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
     return y, CallState(kind, dtype, None if rng.is_current() else rng)
 
 
-def learns(module: nn.Module) -> bool:
+def has_trainable_parameters(module: nn.Module) -> bool:
     """Whether any parameter of the module wants a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def anchor(x: Tensor, learning: bool) -> Tensor:
+def graph_handle(x: Tensor, learning: bool) -> Tensor:
     """An empty tensor that requires grad if `learning`: it keeps an autograd function in the graph.
 
     For functions that have no parameter among their inputs, where x alone may not require grad.
@@ -150,6 +150,6 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     `module` holds the parameters and batch norms that the function uses. Costs one extra forward; gradients
     are those of plain autograd, random numbers those of the first run.
     """
-    if not torch.is_grad_enabled() or not (x.requires_grad or learns(module)):
+    if not torch.is_grad_enabled() or not (x.requires_grad or has_trainable_parameters(module)):
         return function(x)
-    return _Recompute.apply(function, module, x, anchor(x, learns(module)))
+    return _Recompute.apply(function, module, x, graph_handle(x, has_trainable_parameters(module)))

@@ -16,9 +16,9 @@ The backward pass walks it with two states in hand and runs one branch at a time
 in this: one coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y
 are kept instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`,
 where the inverse would lose too many digits, the same function keeps the input of every branch
-(checkpointing). At beta = 1 the states can be kept on a fixed-point grid (`exact`, model/grid.py): every sum
-and difference is then exact, the inverse is bitwise equal whatever the dtype of the branches, and so are the
-gradients, where a ReLU at a rounding edge would otherwise flip.
+(checkpointing). At beta = 1 the states can be kept on a fixed-point grid (`fixed_point_states`,
+model/grid.py): every sum and difference is then exact, the inverse is bitwise equal whatever the dtype of the
+branches, and so are the gradients, where a ReLU at a rounding edge would otherwise flip.
 
 `leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
 which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
@@ -37,7 +37,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .grid import Grid
-from .recompute import CallState, anchor, learns, recorded_call
+from .recompute import CallState, graph_handle, has_trainable_parameters, recorded_call
 
 # Largest relative error accepted in a reconstructed state, by the dtype that the branches compute in.
 # Gradients of smooth branches then agree with plain autograd to about as much. (That of a ReLU jumps where a
@@ -105,7 +105,7 @@ class Recurrence:
             return gradient
         return torch.where(after > 0, gradient, self.beta * gradient)
 
-    def advance(self, before: Tensor, now: Tensor, branch: Tensor) -> Tensor:
+    def forward_step(self, before: Tensor, now: Tensor, branch: Tensor) -> Tensor:
         """x_{i+1} from x_{i-1}, x_i and what branch i adds."""
         if self.beta == 0:
             mixed = now
@@ -113,14 +113,14 @@ class Recurrence:
             mixed = before if self.beta == 1 else (1 - self.beta) * now + self.beta * before
         return self.activate(mixed + branch)
 
-    def retreat(self, now: Tensor, after: Tensor, branch: Tensor) -> Tensor:
+    def inverse_step(self, now: Tensor, after: Tensor, branch: Tensor) -> Tensor:
         """x_{i-1} from x_i, x_{i+1} and what branch i added; beta > 0."""
         if self.beta == 1:
             return after - branch
         z = torch.where(after > 0, after, after / self.beta) if self.post_activation else after
         return (z - (1 - self.beta) * now - branch) / self.beta
 
-    def join(self, before: Tensor, last: Tensor) -> Tensor:
+    def output_of(self, before: Tensor, last: Tensor) -> Tensor:
         """The stage output from x_{n-1} and x_n."""
         return last if self.beta == 0 else (last + self.beta * before) / (1 + self.beta)
 
@@ -158,22 +158,22 @@ class _Stage:
     rule: Recurrence
     branches: Sequence[Branch]
     invert: bool
-    exact: bool
-    on_error: Callable[[Tensor], None] | None
+    fixed_point_states: bool
+    on_reconstruction_error: Callable[[Tensor], None] | None
 
     def first_to_learn(self) -> int:
-        return next(i for i, branch in enumerate(self.branches) if learns(branch.module))
+        return next(i for i, branch in enumerate(self.branches) if has_trainable_parameters(branch.module))
 
     def grid(self, x: Tensor) -> Grid | None:
-        return Grid.of(x) if self.exact else None
+        return Grid.of(x) if self.fixed_point_states else None
 
     def run(self, x: Tensor) -> Tensor:
         grid = self.grid(x)
         before = now = _rounded(x, grid)
         for branch in self.branches:
             y = _rounded(self.rule.step(branch, now), grid)
-            before, now = now, self.rule.advance(before, now, y)
-        return self.rule.join(before, now)
+            before, now = now, self.rule.forward_step(before, now, y)
+        return self.rule.output_of(before, now)
 
 
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
@@ -190,10 +190,10 @@ class _Reversible(torch.autograd.Function):
         for branch in stage.branches:
             y, call = recorded_call(partial(stage.rule.step, branch), states[-1])
             calls.append(call)
-            states.append(stage.rule.advance(states[-2], states[-1], _rounded(y, grid)))
+            states.append(stage.rule.forward_step(states[-2], states[-1], _rounded(y, grid)))
             if stage.invert:
                 del states[0]
-        output = stage.rule.join(states[-2], states[-1])
+        output = stage.rule.output_of(states[-2], states[-1])
         ctx.stage, ctx.calls, ctx.grid = stage, calls, grid
         ctx.save_for_backward(*((states[-1], output) if stage.invert else states[1:]))
         return output
@@ -202,7 +202,7 @@ class _Reversible(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         first = 0 if ctx.needs_input_grad[1] else ctx.stage.first_to_learn()
-        walk = _Walk(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
+        walk = _BackwardPass(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
         return None, walk.back(gradient, first), None
 
 
@@ -219,7 +219,7 @@ def _branch_backward(
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _BackwardPass:
     """The way back through a stage, with what its forward kept."""
 
     stage: _Stage
@@ -239,9 +239,11 @@ class _Walk:
             if d_branch is not None:
                 d_after = d_after + d_branch
             after, now = now, self._before(i, now, after, y)
-        if self.stage.invert and first == 0 and self.stage.on_error is not None:
+        if self.stage.invert and first == 0 and self.stage.on_reconstruction_error is not None:
             # Both are the stage input now, but `now` went through one more branch.
-            self.stage.on_error(torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after))
+            self.stage.on_reconstruction_error(
+                torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after)
+            )
         return d_after + d_now
 
     def _last_two(self) -> tuple[Tensor, Tensor]:
@@ -255,7 +257,7 @@ class _Walk:
         """x_{i-1}; y is what branch i gave at x_i."""
         if not self.stage.invert:
             return self.saved[max(i - 1, 0)]
-        return self.stage.rule.retreat(now, after, _rounded(y, self.grid))
+        return self.stage.rule.inverse_step(now, after, _rounded(y, self.grid))
 
 
 def run_stage(
@@ -266,9 +268,9 @@ def run_stage(
     post_activation: bool = False,
     leapfrog: bool = False,
     invert: bool | None = None,
-    exact: bool = False,
+    fixed_point_states: bool = False,
     store: bool = False,
-    on_error: Callable[[Tensor], None] | None = None,
+    on_reconstruction_error: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
 
@@ -278,7 +280,7 @@ def run_stage(
     exact: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the largest input of
         each sample (model/grid.py), so that the inverse is bitwise equal; at other betas it says nothing.
     store: leave all activations to autograd, for a stage within a module that is recomputed as a whole;
-        nothing is inverted, and `invert` and `exact` say nothing.
+        nothing is inverted, and `invert` and `fixed_point_states` say nothing.
     on_error: gets, after each inverted backward, the relative error with which the stage input was
         reconstructed: a scalar on the device of x (to read it is to wait for the device).
     Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
@@ -287,14 +289,14 @@ def run_stage(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x
-    exact = exact and beta == 1 and not store
+    fixed_point_states = fixed_point_states and beta == 1 and not store
     if invert is None:
         dtype = working_dtype(branches, x)
         invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
-    stage = _Stage(rule, branches, invert, exact, on_error)
-    learning = any(learns(branch.module) for branch in branches)
+    stage = _Stage(rule, branches, invert, fixed_point_states, on_reconstruction_error)
+    learning = any(has_trainable_parameters(branch.module) for branch in branches)
     if store or not torch.is_grad_enabled() or not (x.requires_grad or learning):
         return stage.run(x)
-    return _Reversible.apply(stage, x, anchor(x, learning))
+    return _Reversible.apply(stage, x, graph_handle(x, learning))

@@ -36,9 +36,10 @@ class Rewired:
 class RewiredStage(nn.Sequential):
     """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
 
-    `stored` names the transitions, and the runs of blocks, that keep their activations. `invert`, `exact`
-    and `leapfrog` are those of `run_stage`. `reconstruction_error` holds, after a backward pass that
-    inverted, the relative error of the last reconstructed run (a scalar tensor), else None.
+    `stored` names the transitions, and the runs of blocks, that keep their activations. `invert`,
+    `fixed_point_states` and `leapfrog` are those of `run_stage`. `reconstruction_error` holds, after a
+    backward pass that inverted, the relative error of the last reconstructed run (a scalar tensor), else
+    None.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class RewiredStage(nn.Sequential):
         blocks: OrderedDict[str, nn.Module],
         *,
         beta: float,
-        exact: bool,
+        fixed_point_states: bool,
         leapfrog: bool,
         stored: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(blocks)
         self.beta = beta
-        self.exact = exact
+        self.fixed_point_states = fixed_point_states
         self.leapfrog = leapfrog
         self.stored = stored
         self.invert: bool | None = None
@@ -77,9 +78,9 @@ class RewiredStage(nn.Sequential):
             post_activation=blocks[0].post_activation,
             leapfrog=self.leapfrog,
             invert=self.invert,
-            exact=self.exact,
+            fixed_point_states=self.fixed_point_states,
             store=stored,
-            on_error=self._note_error,
+            on_reconstruction_error=self._note_error,
         )
 
     def _transition(self, block: nn.Module, x: Tensor, stored: bool) -> Tensor:
@@ -168,7 +169,7 @@ def rewire(
     network: nn.Module,
     *,
     beta: float = 1.0,
-    exact: bool = True,
+    fixed_point_states: bool = True,
     leapfrog: bool = False,
     stored: Collection[str] | None = None,
     branches: Branches | None = None,
@@ -201,7 +202,12 @@ def rewire(
         if stored:
             raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
         rows = rewire_foreign(
-            network, beta=beta, exact=exact, leapfrog=leapfrog, hook=branches, example=example
+            network,
+            beta=beta,
+            fixed_point_states=fixed_point_states,
+            leapfrog=leapfrog,
+            hook=branches,
+            example=example,
         )
         return [Rewired(*row) for row in rows]
     _check_network(network)
@@ -213,7 +219,14 @@ def rewire(
     for name, module in list(network.named_modules()):
         if name in network.stage_names:
             table.extend(
-                _rewire_stage(network, name, beta=beta, exact=exact, leapfrog=leapfrog, stored=stored)
+                _rewire_stage(
+                    network,
+                    name,
+                    beta=beta,
+                    fixed_point_states=fixed_point_states,
+                    leapfrog=leapfrog,
+                    stored=stored,
+                )
             )
         elif name in stored and name in network.recomputed_names:
             table.append(Rewired(name, "plain", 0, "not a residual stage; activations stored"))
@@ -231,7 +244,13 @@ def _is_apart(name: str, parts: set[str]) -> bool:
 
 
 def _rewire_stage(
-    network: nn.Module, name: str, *, beta: float, exact: bool, leapfrog: bool, stored: Collection[str]
+    network: nn.Module,
+    name: str,
+    *,
+    beta: float,
+    fixed_point_states: bool,
+    leapfrog: bool,
+    stored: Collection[str],
 ) -> Iterator[Rewired]:
     stage = network.get_submodule(name)
     kept = frozenset(other.removeprefix(f"{name}.") for other in stored if other.startswith(f"{name}."))
@@ -239,7 +258,9 @@ def _rewire_stage(
         # The stage runs again as a whole, with a graph: to invert or recompute then would be a third run.
         kept = frozenset(child for child, _ in stage.named_children())
     blocks = OrderedDict(stage.named_children())
-    rewired = RewiredStage(blocks, beta=beta, exact=exact, leapfrog=leapfrog, stored=kept)
+    rewired = RewiredStage(
+        blocks, beta=beta, fixed_point_states=fixed_point_states, leapfrog=leapfrog, stored=kept
+    )
     parent, _, child = name.rpartition(".")
     rewired.training = stage.training  # not .train(): frozen batch norms inside are in another mode
     setattr(network.get_submodule(parent), child, rewired)

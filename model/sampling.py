@@ -70,14 +70,3 @@ def sample_clips(
     if draw is None:
         raise ValueError(f"clip sampling strategy: got {strategy!r}, want 'random', 'uniform' or 'block'")
     return draw(num_videos, num_clips, num_kept(num_clips, ratio), generator)
-
-
-def sample_proposals(candidates: Tensor, num_samples: int, *, generator: torch.Generator) -> Tensor:
-    """Draw `num_samples` of the candidate segments, without replacement.
-
-    candidates: (P, 2) start and end in feature steps. Returns (num_samples, 2), in the candidates' order.
-    """
-    if not 1 <= num_samples <= len(candidates):
-        raise ValueError(f"num_samples: got {num_samples}, want 1 to {len(candidates)} (the candidates)")
-    chosen = torch.randperm(len(candidates), generator=generator, device=generator.device)[:num_samples]
-    return candidates[chosen.sort().values.to(candidates.device)]

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from .files import parse_json
+from .text import short
 
 CSV_COLUMNS = ("video", "start", "end", "label")
 DEFAULT_SUBSET = "training"
@@ -131,16 +133,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path, text: str) -> dict[str, Video]:
-    try:
-        document = json.loads(text, object_pairs_hook=_refuse_repeats)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
-        ) from None
-    except _Repeated as error:
-        raise ValueError(f"{path}: {error} stands there more than once in one object, want it once") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply, want the ActivityNet layout") from None
+    document = parse_json(text, where=path)
     database = document.get("database") if isinstance(document, dict) else None
     if not isinstance(database, dict):
         raise ValueError(
@@ -149,27 +142,15 @@ def _read_json(path: Path, text: str) -> dict[str, Video]:
     return {key: _video_of(f"{path}: database.{key}", key, entry) for key, entry in database.items()}
 
 
-class _Repeated(Exception):
-    """A key that one JSON object has twice."""
-
-
-def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(repr(next(name for name in names if names.count(name) > 1)))
-    return result
-
-
 def _video_of(where: str, key: str, entry: object) -> Video:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: got {_short(entry)}, want an object with subset and annotations")
+        raise ValueError(f"{where}: got {short(entry)}, want an object with subset and annotations")
     subset = entry.get("subset", DEFAULT_SUBSET)
     if not isinstance(subset, str) or not subset:
-        raise ValueError(f"{where}.subset: got {_short(subset)}, want a name such as training")
+        raise ValueError(f"{where}.subset: got {short(subset)}, want a name such as training")
     annotations = entry.get("annotations", [])
     if not isinstance(annotations, list):
-        raise ValueError(f"{where}.annotations: got {_short(annotations)}, want a list")
+        raise ValueError(f"{where}.annotations: got {short(annotations)}, want a list")
     duration = _duration(f"{where}.duration", entry.get("duration"))
     actions = [_action_of(f"{where}.annotations[{i}]", item) for i, item in enumerate(annotations)]
     return Video(key, subset, duration, _by_start(actions))
@@ -178,7 +159,7 @@ def _video_of(where: str, key: str, entry: object) -> Video:
 def _action_of(where: str, item: object) -> Action:
     segment = item.get("segment") if isinstance(item, dict) else None
     if not isinstance(segment, list) or len(segment) != 2:
-        raise ValueError(f'{where}: got {_short(item)}, want {{"segment": [start, end], "label": name}}')
+        raise ValueError(f'{where}: got {short(item)}, want {{"segment": [start, end], "label": name}}')
     start, end = (_seconds(f"{where}.segment", value) for value in segment)
     return _action(where, start, end, item.get("label"))
 
@@ -241,7 +222,7 @@ def _videos_of_rows(path: Path, header: list[str], rows) -> dict[str, Video]:
 
 def _action(where: str, start: float, end: float, label: object) -> Action:
     if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"{where}: label is {_short(label)}, want a class name")
+        raise ValueError(f"{where}: label is {short(label)}, want a class name")
     if start > end:
         raise ValueError(f"{where}: start {start:g} s is after end {end:g} s, want start before end")
     return Action(start, end, label.strip())
@@ -253,9 +234,9 @@ def _seconds(where: str, value: object) -> float:
             raise ValueError
         seconds = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"{where}: got {_short(value)}, want a number of seconds") from None
+        raise ValueError(f"{where}: got {short(value)}, want a number of seconds") from None
     if not math.isfinite(seconds):
-        raise ValueError(f"{where}: got {_short(value)}, want a finite number of seconds")
+        raise ValueError(f"{where}: got {short(value)}, want a finite number of seconds")
     return seconds
 
 
@@ -265,15 +246,10 @@ def _duration(where: str, value: object) -> float | None:
     seconds = _seconds(where, value)
     if seconds < 0:
         raise ValueError(
-            f"{where}: got {_short(value)}, want seconds >= 0 (leave it out where it is not known)"
+            f"{where}: got {short(value)}, want seconds >= 0 (leave it out where it is not known)"
         )
     return seconds or None
 
 
 def _by_start(actions: list[Action]) -> tuple[Action, ...]:
     return tuple(sorted(actions, key=lambda action: (action.start, action.end, action.label)))
-
-
-def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Repair, Video
+from .files import sha256_of
 from .records import DESCRIPTION, FILE_NAME, FORMAT, KEY, VERSION, PackedVideo, Shard, read_index
 from .remote import Source, cache_folder, cache_root, fetch, locate
 
@@ -56,7 +56,7 @@ class Dataset:
             text = path.read_bytes()
         else:
             assert source.url is not None
-            path = cache_root() / f"{hashlib.sha256(source.url.encode()).hexdigest()[:20]}.json"
+            path = cache_root() / f"{sha256_of(source.url)[:20]}.json"
             fetch(source.url, path)
             text = path.read_bytes()
             folder = cache_folder(source.url, text)
@@ -133,7 +133,7 @@ class Dataset:
             raise ValueError(
                 f"{where}: the tar is cut, {len(data)} of {size} bytes are there; copy or pack it again"
             )
-        if hashlib.sha256(data).hexdigest() != video.sha256:
+        if sha256_of(data) != video.sha256:
             raise ValueError(
                 f"{where}: sha256 differs from dataset.json, the tar is damaged; copy or pack it again"
             )

@@ -38,13 +38,14 @@ def decode_clips(
     crop: int,
     view: View,
     device: torch.device | str,
-    piece_frames: int,
+    decode_chunk_frames: int,
 ) -> torch.Tensor:
     """Decode the clips of one video.
 
     data: the encoded file. frames: (N, L) frame numbers. codec: its FFmpeg name. num_frames: how many frames
     the video has. resize: short side in pixels. Returns (N, 3, L, crop, crop) uint8 on `device`. At most
-    `piece_frames` frames are held at source size. ValueError if a frame does not exist or cannot be decoded.
+    `decode_chunk_frames` frames are held at source size. ValueError if a frame does not exist or cannot be
+    decoded.
     """
     wanted, inverse = np.unique(frames, return_inverse=True)
     inverse = inverse.reshape(frames.shape)
@@ -53,7 +54,12 @@ def decode_clips(
     by_frame = clips.permute(0, 2, 1, 3, 4)
     done = 0
     for piece in decode_frames(
-        data, wanted, codec=codec, num_frames=num_frames, device=device, piece_frames=piece_frames
+        data,
+        wanted,
+        codec=codec,
+        num_frames=num_frames,
+        device=device,
+        decode_chunk_frames=decode_chunk_frames,
     ):
         images = apply_view(piece, view, resize=resize, crop=crop)  # (F, C, H, W)
         clip, place = np.nonzero((inverse >= done) & (inverse < done + len(piece)))
@@ -71,11 +77,12 @@ def decode_frames(
     codec: str,
     num_frames: int,
     device: torch.device | str,
-    piece_frames: int,
+    decode_chunk_frames: int,
 ) -> Iterator[torch.Tensor]:
     """Decode the frames `wanted` (rising, each once), piece by piece.
 
-    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `piece_frames`; a piece is valid until the next one.
+    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `decode_chunk_frames`; a piece is valid until the
+    next one.
     """
     device = torch.device(device)
     # DALI would give a black picture for a frame past the end
@@ -84,11 +91,11 @@ def decode_frames(
     with open_packets(data, num_frames) as video:
         codecs = CPU_CODECS if device.type == "cpu" else GPU_CODECS
         if codec in codecs and video.places is not None:
-            yield from _decode_by_dali(video, wanted, device, piece_frames)
+            yield from _decode_by_dali(video, wanted, device, decode_chunk_frames)
             return
         arrays = decode_by_av(video, wanted)
-        for start in range(0, len(wanted), piece_frames):
-            yield _stack(arrays, min(piece_frames, len(wanted) - start)).to(device)
+        for start in range(0, len(wanted), decode_chunk_frames):
+            yield _stack(arrays, min(decode_chunk_frames, len(wanted) - start)).to(device)
 
 
 def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
@@ -105,10 +112,10 @@ def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
 
 
 def _decode_by_dali(
-    video: Packets, wanted: NDArray[np.int64], device: torch.device, piece_frames: int
+    video: Packets, wanted: NDArray[np.int64], device: torch.device, decode_chunk_frames: int
 ) -> Iterator[torch.Tensor]:
-    for start in range(0, len(wanted), piece_frames):
-        piece = wanted[start : start + piece_frames]
+    for start in range(0, len(wanted), decode_chunk_frames):
+        piece = wanted[start : start + decode_chunk_frames]
         # Cutting a video with B-frames would rest on how NVDEC reorders; those are decoded from their start.
         data, numbers = (video.data, piece) if video.reordered else cut(video, piece)
         yield _run_dali(data, numbers, device)

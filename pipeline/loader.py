@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .augment import CENTRE, View, draw_view
 from .batch import Batch
 from .decode import decode_clips
-from .order import advance, deal, epoch_order, stable_seed, steps_per_epoch, whole_videos
+from .order import epoch_order, indices_by_video, next_position, rank_indices, stable_seed, steps_per_epoch
 from .prefetch import Prefetch
 from .windows import Window, clip_frames, segments_in, windows_of
 
@@ -53,7 +53,9 @@ class DataSettings(BaseModel):
     )  # largest relative change of brightness, contrast, saturation in training
     shuffle_frames: bool = False  # frames of each clip in random order: what is left is known without motion
     prefetch: int = Field(1, ge=1)  # batches made ready ahead; each costs a batch of clips in memory
-    piece_frames: int = Field(512, ge=1)  # frames held at source size at once: 512 of 340x256 are 134 MB
+    decode_chunk_frames: int = Field(
+        512, ge=1
+    )  # frames held at source size at once: 512 of 340x256 are 134 MB
     skip_bad: int = Field(
         0, ge=0
     )  # unreadable samples that may be replaced, per process; beyond it the run stops
@@ -146,7 +148,7 @@ class Loader:
         )
         try:
             for (epoch, step), batch in ahead:
-                self._epoch, self._step = advance(epoch, step, steps=self.steps_per_epoch)
+                self._epoch, self._step = next_position(epoch, step, steps=self.steps_per_epoch)
                 if not self.training and self._step == 0:
                     self._epoch = 0  # the next pass is the same one again
                 if batch.clips.is_cuda:  # made on the thread's stream, used on the caller's
@@ -164,7 +166,7 @@ class Loader:
     def _positions_from(self, epoch: int, step: int) -> Iterator[tuple[int, int]]:
         while True:
             yield epoch, step
-            epoch, step = advance(epoch, step, steps=self.steps_per_epoch)
+            epoch, step = next_position(epoch, step, steps=self.steps_per_epoch)
             if not self.training and step == 0:
                 return
 
@@ -182,7 +184,7 @@ class Loader:
     def _evaluation_shares(self) -> list[np.ndarray]:
         """The sample numbers that each rank evaluates: all windows of a video on one rank."""
         keys = [sample.video.key for sample in self.samples]
-        return [whole_videos(keys, rank=r, world_size=self.world_size) for r in range(self.world_size)]
+        return [indices_by_video(keys, rank=r, world_size=self.world_size) for r in range(self.world_size)]
 
     def _batch_at(self, epoch: int, step: int) -> Batch:
         """The batch of a position: a function of the position and of the samples alone."""
@@ -190,7 +192,9 @@ class Loader:
             return self._evaluation_batch(step)
         order = epoch_order(len(self.samples), seed=self.seed, epoch=epoch)
         how = {"batch_size": self.batch_size, "rank": self.rank, "world_size": self.world_size}
-        taken = [self._first_readable(order, int(place), epoch) for place in deal(len(order), step, **how)]
+        taken = [
+            self._first_readable(order, int(place), epoch) for place in rank_indices(len(order), step, **how)
+        ]
         return self._collate([sample for sample, _ in taken], [clips for _, clips in taken])
 
     def _evaluation_batch(self, step: int) -> Batch:
@@ -250,7 +254,7 @@ class Loader:
             crop=settings.crop,
             view=self._view(sample, epoch),
             device=self.device,
-            piece_frames=settings.piece_frames,
+            decode_chunk_frames=settings.decode_chunk_frames,
         )
 
     def _view(self, sample: Sample, epoch: int) -> View:

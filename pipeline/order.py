@@ -34,7 +34,9 @@ def steps_per_epoch(num_samples: int, *, batch_size: int, world_size: int) -> in
     return -(-num_samples // (batch_size * world_size))
 
 
-def deal(num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
+def rank_indices(
+    num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int
+) -> NDArray[np.int64]:
     """Places (batch_size,) in the epoch's list that `rank` takes at `step`.
 
     Places that wrap around only fill up the last step; every other one is dealt exactly once over all ranks
@@ -44,7 +46,7 @@ def deal(num_samples: int, step: int, *, batch_size: int, rank: int, world_size:
     return (first + np.arange(batch_size, dtype=np.int64)) % num_samples
 
 
-def whole_videos(keys: Sequence[str], *, rank: int, world_size: int) -> NDArray[np.int64]:
+def indices_by_video(keys: Sequence[str], *, rank: int, world_size: int) -> NDArray[np.int64]:
     """Sample numbers of every `world_size`-th video, beginning with the `rank`-th: what a rank evaluates.
 
     keys: the video of each sample, the windows of a video in a row; they stay on one rank, which merges them.
@@ -54,6 +56,6 @@ def whole_videos(keys: Sequence[str], *, rank: int, world_size: int) -> NDArray[
     return np.flatnonzero(video_of % world_size == rank)
 
 
-def advance(epoch: int, step: int, *, steps: int) -> tuple[int, int]:
+def next_position(epoch: int, step: int, *, steps: int) -> tuple[int, int]:
     """The position after (epoch, step), where an epoch has `steps` steps."""
     return (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)

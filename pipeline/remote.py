@@ -9,13 +9,13 @@ whole.
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import replacing, sha256_of
 from .records import DESCRIPTION
 
 SCHEME = re.compile(r"^([a-z0-9]+://|pipe:)", re.IGNORECASE)
@@ -109,7 +109,7 @@ def cache_root() -> Path:
 
 def cache_folder(url: str, description: bytes) -> Path:
     """The cache folder of one data set as it is now: another dataset.json has another, so no tar is stale."""
-    digest = hashlib.sha256(url.encode() + b"\0" + description).hexdigest()[:20]
+    digest = sha256_of(url.encode() + b"\0" + description)[:20]
     return cache_root() / digest
 
 
@@ -119,16 +119,12 @@ def fetch(url: str, target: Path) -> None:
     Raises ValueError with the URL and the reason when it cannot be read.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with _open_url(url) as stream, open(partial, "wb") as file:
+        with replacing(target) as partial, _open_url(url) as stream, open(partial, "wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
-        os.replace(partial, target)
     except (OSError, ImportError) as error:
         reason = re.search(r"exit \d+", str(error))
         raise ValueError(f"{url}: could not be fetched ({reason.group() if reason else error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open_url(url: str):

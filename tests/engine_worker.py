@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips
-from train.distributed import agree, barrier, leave, rank, world_size
+from train.distributed import any_rank, barrier, rank, shut_down, world_size
 from train.engine import (
     build_engine,
     full_state_dict,
@@ -144,7 +144,7 @@ class Network(nn.Module):
             parameter.requires_grad_(not (frozen and name.startswith(frozen)))
 
     def forward(self, clips: Tensor, kept: Tensor) -> Tensor:
-        return self.loss(sampled_encode(self.encoder, clips, kept, piece_clips=4))
+        return self.loss(sampled_encode(self.encoder, clips, kept, clips_per_forward=4))
 
     def loss(self, features: Tensor) -> Tensor:
         scores = self.detector(features).float()
@@ -354,11 +354,11 @@ def main(result_file: Path) -> None:
         results["resume"][name] = resume(folders[0] / name, MODES[name])
     results["refusals"] = refusals(folders[0] / "zero 1")
     results["tensorboard"] = tensorboard(folders[0] / "tensorboard")
-    results["agree"] = [agree(False), agree(rank() == world_size() - 1)]
+    results["agree"] = [any_rank(False), any_rank(rank() == world_size() - 1)]
     if rank() == 0:
         result_file.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    leave(0)
+    shut_down(0)

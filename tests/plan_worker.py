@@ -21,10 +21,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.network import Network
-from tools.planning.deepspeed_memory import Engine, moments
+from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig, moments
 from tools.planning.step import fake_step, forward
 from tools.planning.tracker import PartBytes
-from train.distributed import leave, rank, world_size
+from train.distributed import rank, shut_down, world_size
 from train.engine import build_engine, start_process_group
 from train.optimizer import read_ds_config
 from train.settings import Settings, settings_from
@@ -70,12 +70,12 @@ def settings_of(backbone: str, optimizer: dict) -> Settings:
     return settings_from(
         {
             "data": {"shards": "none", "num_clips": 3, "clip_frames": frames, "resize": size, "crop": size},
-            "encoder": {"backbone": backbone, "piece_clips": 1, "clip_ratio": 0.6},
+            "encoder": {"backbone": backbone, "clips_per_forward": 1, "clip_ratio": 0.6},
             "detector": {
                 "num_steps": 8,
-                "hidden": 16 if tiny else 64,
-                "fc": 32 if tiny else 256,
-                "head": 16,
+                "neck_dim": 16 if tiny else 64,
+                "fc_dim": 32 if tiny else 256,
+                "head_dim": 16,
                 "roi_bins": 8,
                 "regression_tiou": (0.7,),
             },
@@ -135,7 +135,9 @@ def real_peaks(settings: Settings, config: dict) -> dict[str, int]:
 
 def estimates(settings: Settings, config: dict) -> dict[str, int]:
     """Bytes that plan says, at the same moments."""
-    engine = Engine.of(config, world_size(), device="cpu", cpp_adam=settings.optimizer.cpu_adam)
+    engine = DeepSpeedMemoryConfig.of(
+        config, world_size(), device="cpu", cpp_adam=settings.optimizer.cpu_adam
+    )
     step = fake_step(settings, NUM_CLASSES, dtype=engine.dtype, reducer=engine.reducer)
     found = {moment: parts.total() for moment, parts in moments(step, engine, {}).items()}
     reduced = found.pop("the reduction of gradients")  # which belongs to engine.backward
@@ -166,4 +168,4 @@ if __name__ == "__main__":
     given = sys.argv[2:]
     files = [Path(name) for name in given if name.endswith(".json")]
     main(sys.argv[1], files[0] if files else None, [name for name in given if not name.endswith(".json")])
-    leave(0)
+    shut_down(0)

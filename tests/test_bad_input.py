@@ -115,7 +115,8 @@ def test_a_checkpoint_of_another_model(made, tmp_path):
     out = tmp_path / "run"
     assert run(made / "shards", out, run__epochs=1).exit_code == 0
     result = CliRunner().invoke(
-        evaluate, ["--checkpoint", str(out), "--set", "detector.hidden=32", "--out", str(tmp_path / "d.json")]
+        evaluate,
+        ["--checkpoint", str(out), "--set", "detector.neck_dim=32", "--out", str(tmp_path / "d.json")],
     )
     assert_refused(result, "detector", "16", "32")
     assert not (tmp_path / "d.json").exists()

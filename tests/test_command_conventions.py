@@ -19,7 +19,7 @@ from tools.cli import COMMANDS
 from tools.cli import main as leantad
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
-from train.cli import Command, Output, check_new, check_new_file, counted, output_options, plain
+from train.cli import Command, Output, check_new, check_new_file, output_options, plain
 from train.eval import main as evaluate
 from train.main import remove_run, settings_of_run
 
@@ -138,11 +138,6 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", slow)
     result = CliRunner().invoke(leantad, ["train"])
     assert result.exit_code == 130 and result.stderr == "interrupted\n"
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
-def test_one_is_no_plural(number, text):
-    assert counted(number, "class", "classes") == text
 
 
 def test_what_a_compiler_prints_stays_out_of_the_document():

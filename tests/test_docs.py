@@ -44,7 +44,7 @@ TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color":
 PLANNED = {
     "data.num_clips": 1,
     "encoder.clip_ratio": 1,
-    "encoder.piece_clips": 16,
+    "encoder.clips_per_forward": 16,
     "optimizer.batch_size": 16,
 }
 # documented words -> what is run in their place

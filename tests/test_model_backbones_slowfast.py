@@ -137,7 +137,7 @@ def test_features_are_those_of_the_equations(source):
 @pytest.mark.parametrize("source", list(LAYOUTS))
 def test_rewired_at_beta_one_is_re2tal_with_its_gradients(source):
     network, other = tiny(LAYOUTS[source]), tiny(LAYOUTS[source])
-    rewire(network, beta=1.0, exact=False)
+    rewire(network, beta=1.0, fixed_point_states=False)
     y, expected = network(clip()), Reference(other, LAYOUTS[source], rewired=True)(clip())
     y.square().mean().backward()
     expected.square().mean().backward()

@@ -251,7 +251,7 @@ def test_gradients_of_the_rewired_network_are_those_of_plain_autograd(beta):
 def test_one_stage_inverts_with_drop_path_on():
     stage = randomised(VideoSwin(TINY, drop_path=0.5)).double().train().layer2
     x, errors = torch.randn(4, 3, 4, 5, 16, dtype=torch.float64, requires_grad=True), []
-    y = run_stage(branches_of(list(stage)), x, beta=0.7, invert=True, on_error=errors.append)
+    y = run_stage(branches_of(list(stage)), x, beta=0.7, invert=True, on_reconstruction_error=errors.append)
     y.sum().backward()
     assert errors[0] < 1e-12  # 1e-16 / 0.7^6, and the slope of the branches
 
@@ -280,7 +280,7 @@ def test_beta_one_is_the_network_of_re2tal():
             y1 = x1 + block.attn(block.norm1(x2))
             x1, x2 = y1, x2 + block.mlp(block.norm2(y1))
         x = (x1 + x2) / 2
-    rewire(network, beta=1.0, exact=False)
+    rewire(network, beta=1.0, fixed_point_states=False)
     assert torch.allclose(network(clip), network.norm(x).movedim(4, 1), rtol=1e-12, atol=1e-12)
 
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from model.detector import Detector, DetectorSettings
 from model.detector.ground_truth import Truth, pack_truth
-from model.segments import pairwise_tiou, soft_nms
+from model.segments import pairwise_tiou
 
-SMALL = DetectorSettings(num_steps=16, hidden=16, fc=24, head=16, roi_bins=8, proposal_ratio=0.2)
+SMALL = DetectorSettings(num_steps=16, neck_dim=16, fc_dim=24, head_dim=16, roi_bins=8, proposal_ratio=0.2)
 SEGMENTS = [torch.tensor([[2.0, 7.0], [5.0, 12.5]]), torch.zeros(0, 2)]
 LABELS = [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)]
 
@@ -132,7 +132,8 @@ def test_wrong_features_and_counts_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"hidden": 30}, {"roi_bins": 7}, {"regression_tiou": ()}, {"proposal_ratio": 0}, {"stages": 3}]
+    "wrong",
+    [{"neck_dim": 30}, {"roi_bins": 7}, {"regression_tiou": ()}, {"proposal_ratio": 0}, {"stages": 3}],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
@@ -168,7 +169,9 @@ def bumps(num_steps: int) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.
 
 @pytest.mark.slow
 def test_the_detector_alone_overfits_a_few_sequences():
-    settings = DetectorSettings(num_steps=32, hidden=32, fc=64, head=32, roi_bins=8, proposal_ratio=0.2)
+    settings = DetectorSettings(
+        num_steps=32, neck_dim=32, fc_dim=64, head_dim=32, roi_bins=8, proposal_ratio=0.2
+    )
     torch.manual_seed(0)
     detector = Detector(settings, num_features=8, num_classes=3)
     features, segments, labels = bumps(32)
@@ -180,8 +183,11 @@ def test_the_detector_alone_overfits_a_few_sequences():
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
         optimizer.step()
     prediction = detector.predict(features)
-    scores = prediction.quality[:, None] * prediction.class_scores.transpose(1, 2)
-    kept = soft_nms(prediction.segments[:, None], scores, max_keep=1)  # the best of each class in each video
+    scores = prediction.quality[:, :, None] * prediction.class_scores
+    best = scores.argmax(1)  # (B, K): the best proposal of each class in each video
     for video, (some_segments, some_labels) in enumerate(zip(segments, labels, strict=True)):
         for segment, label in zip(some_segments, some_labels.tolist(), strict=True):
-            assert pairwise_tiou(kept.segments[video, label], segment[None]).item() >= 0.7
+            assert (
+                pairwise_tiou(prediction.segments[video, best[video, label]][None], segment[None]).item()
+                >= 0.7
+            )

@@ -10,10 +10,10 @@ import torch
 from model.detector import losses
 from model.detector.proposals import (
     candidate_proposals,
+    decode_boundaries,
     decode_centre_width,
-    decode_ends,
+    encode_boundaries,
     encode_centre_width,
-    encode_ends,
     refine,
     sample_balanced,
     sample_random,
@@ -101,7 +101,7 @@ def test_offset_loss_counts_only_positive_proposals():
 
 def test_end_targets_follow_the_anchor_length():
     anchors, matched = torch.tensor([[[0.0, 10.0], [0.0, 2.0]]]), torch.tensor([[[0.9, 12.0], [0.9, 2.0]]])
-    assert losses.end_targets(anchors, matched, tolerance=0.1).tolist() == [[[1, 0], [0, 1]]]
+    assert losses.boundary_match_targets(anchors, matched, tolerance=0.1).tolist() == [[[1, 0], [0, 1]]]
 
 
 def test_losses_without_positives_are_finite_and_stay_in_the_graph():
@@ -126,7 +126,7 @@ def test_the_map_holds_every_segment_with_whole_ends_once():
 
 
 @pytest.mark.parametrize(
-    "encode, decode", [(encode_ends, decode_ends), (encode_centre_width, decode_centre_width)]
+    "encode, decode", [(encode_boundaries, decode_boundaries), (encode_centre_width, decode_centre_width)]
 )
 def test_offsets_go_there_and_back(encode, decode):
     anchors, targets = torch.tensor([[2.0, 6.0], [1.0, 9.0]]), torch.tensor([[3.0, 5.5], [0.0, 12.0]])

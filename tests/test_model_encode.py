@@ -55,33 +55,35 @@ def pieces(numbers: list[int], size: int) -> list[list[int]]:
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
-def reference(encoder: nn.Module, clips: Tensor, kept: Tensor, piece_clips: int) -> tuple[Tensor, Tensor]:
+def reference(
+    encoder: nn.Module, clips: Tensor, kept: Tensor, clips_per_forward: int
+) -> tuple[Tensor, Tensor]:
     """The slow way: the kept clips in their pieces with a graph, then the others without, put in order."""
     num_clips = clips.shape[1]
     flat = clips.flatten(0, 1)
     chosen = [b * num_clips + i for b, row in enumerate(kept.tolist()) for i in row]
     others = [i for i in range(len(flat)) if i not in chosen]
     found: dict[int, Tensor] = {}
-    for numbers in pieces(chosen, piece_clips):
+    for numbers in pieces(chosen, clips_per_forward):
         found |= dict(zip(numbers, encoder(flat[numbers]), strict=True))
     with torch.no_grad():
-        for numbers in pieces(others, piece_clips):
+        for numbers in pieces(others, clips_per_forward):
             found |= dict(zip(numbers, encoder(flat[numbers]), strict=True))
     rows = [torch.cat([found[b * num_clips + i] for i in range(num_clips)], 1) for b in range(B)]
     return torch.stack(rows), kept
 
 
-def compare(encoder: Encoder, clips: Tensor, kept: Tensor, piece_clips: int) -> None:
+def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: int) -> None:
     """Features and gradients of sampled_encode against the reference, from one and the same random state."""
     gradient = feature_gradient(clips.shape[1])
     torch.manual_seed(5)
-    want, _ = reference(encoder, clips, kept, piece_clips)
+    want, _ = reference(encoder, clips, kept, clips_per_forward)
     after = torch.get_rng_state()
     want.backward(gradient)
     want_gradients = gradients(encoder)
     encoder.zero_grad()
     torch.manual_seed(5)
-    got = sampled_encode(encoder, clips, kept, piece_clips=piece_clips)
+    got = sampled_encode(encoder, clips, kept, clips_per_forward=clips_per_forward)
     assert torch.equal(torch.get_rng_state(), after)
     got.backward(gradient)
     assert torch.equal(torch.get_rng_state(), after), "the backward moved the global generator"
@@ -92,24 +94,24 @@ def compare(encoder: Encoder, clips: Tensor, kept: Tensor, piece_clips: int) -> 
         torch.testing.assert_close(value, want_gradients[name], rtol=1e-12, atol=1e-14, msg=name)
 
 
-@pytest.mark.parametrize("piece_clips", [1, 4, 100])
+@pytest.mark.parametrize("clips_per_forward", [1, 4, 100])
 @pytest.mark.parametrize("strategy", ["random", "uniform", "block"])
-def test_gradients_are_those_of_plain_autograd_on_the_sampled_clips(strategy, piece_clips):
-    compare(Encoder(), make_clips(), draw(0.4, strategy=strategy), piece_clips)
+def test_gradients_are_those_of_plain_autograd_on_the_sampled_clips(strategy, clips_per_forward):
+    compare(Encoder(), make_clips(), draw(0.4, strategy=strategy), clips_per_forward)
 
 
 @pytest.mark.parametrize(("num_clips", "ratio"), [(1, 1.0), (1, 1e-6), (N, 1.0), (N, 1e-6)])
 def test_one_clip_and_all_clips_are_no_exception(num_clips, ratio):
-    compare(Encoder(), make_clips(num_clips), draw(ratio, num_clips), piece_clips=3)
+    compare(Encoder(), make_clips(num_clips), draw(ratio, num_clips), clips_per_forward=3)
 
 
 def test_gradients_add_to_those_already_there():
     encoder, clips, kept = Encoder(dropout=0), make_clips(), draw(0.4)
     for _ in range(2):
-        sampled_encode(encoder, clips, kept, piece_clips=4).backward(feature_gradient(N))
+        sampled_encode(encoder, clips, kept, clips_per_forward=4).backward(feature_gradient(N))
     twice = gradients(encoder)
     encoder.zero_grad()
-    sampled_encode(encoder, clips, kept, piece_clips=4).backward(feature_gradient(N))
+    sampled_encode(encoder, clips, kept, clips_per_forward=4).backward(feature_gradient(N))
     for name, value in gradients(encoder).items():
         assert torch.equal(twice[name], 2 * value)
 
@@ -118,21 +120,21 @@ def test_the_sum_over_all_single_clips_is_the_full_gradient():
     encoder, clips = Encoder(dropout=0), make_clips()
     for i in range(N):
         kept = torch.full((B, 1), i)
-        sampled_encode(encoder, clips, kept, piece_clips=2).backward(feature_gradient(N))
+        sampled_encode(encoder, clips, kept, clips_per_forward=2).backward(feature_gradient(N))
     summed = gradients(encoder)
     encoder.zero_grad()
-    sampled_encode(encoder, clips, draw(1.0), piece_clips=4).backward(feature_gradient(N))
+    sampled_encode(encoder, clips, draw(1.0), clips_per_forward=4).backward(feature_gradient(N))
     for name, value in gradients(encoder).items():
         torch.testing.assert_close(summed[name], value, rtol=1e-12, atol=1e-14)  # another order of sums
 
 
 def test_inverse_scale_counts_the_kept_clips_for_all():
     encoder, clips, kept = Encoder(dropout=0), make_clips(), draw(0.4)  # 3 of 7
-    features = sampled_encode(encoder, clips, kept, piece_clips=4)
+    features = sampled_encode(encoder, clips, kept, clips_per_forward=4)
     features.backward(feature_gradient(N))
     plain = gradients(encoder)
     encoder.zero_grad()
-    scaled = sampled_encode(encoder, clips, kept, piece_clips=4, gradient_scale="inverse")
+    scaled = sampled_encode(encoder, clips, kept, clips_per_forward=4, gradient_scale="inverse")
     scaled.backward(feature_gradient(N))
     assert torch.equal(scaled, features)
     for name, value in gradients(encoder).items():
@@ -142,13 +144,13 @@ def test_inverse_scale_counts_the_kept_clips_for_all():
 @pytest.mark.parametrize("strategy", ["random", "uniform"])
 def test_inverse_scale_is_unbiased(strategy):
     encoder, clips = Encoder(dropout=0), make_clips()
-    sampled_encode(encoder, clips, draw(1.0), piece_clips=14).backward(feature_gradient(N))
+    sampled_encode(encoder, clips, draw(1.0), clips_per_forward=14).backward(feature_gradient(N))
     full = encoder.first.weight.grad.clone()
     encoder.zero_grad()
     generator, rounds = torch.Generator().manual_seed(4), 400
     for _ in range(rounds):
         kept = sample_clips(B, N, 0.4, strategy=strategy, generator=generator)
-        features = sampled_encode(encoder, clips, kept, piece_clips=14, gradient_scale="inverse")
+        features = sampled_encode(encoder, clips, kept, clips_per_forward=14, gradient_scale="inverse")
         features.backward(feature_gradient(N) / rounds)
     mean = encoder.first.weight.grad
     # Relative deviation of one draw is about 1, so of the mean of 400 about 0.05; "none" is off by 0.57.
@@ -157,7 +159,7 @@ def test_inverse_scale_is_unbiased(strategy):
 
 def test_clips_are_handed_over_as_they_are_in_pieces_and_the_kept_ones_twice():
     encoder = Encoder()
-    sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=4).backward(feature_gradient(N))
+    sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4).backward(feature_gradient(N))
     without, again = [(4, False), (2, False), (4, False), (4, False)], [(4, True), (2, True)]
     assert [(count, graph) for count, _, graph in encoder.seen] == without + again
     assert {dtype for _, dtype, _ in encoder.seen} == {torch.uint8}
@@ -167,7 +169,7 @@ def test_clips_are_handed_over_as_they_are_in_pieces_and_the_kept_ones_twice():
 def test_without_anything_to_train_clips_are_encoded_once_and_without_a_graph(frozen):
     encoder = Encoder(dropout=0).requires_grad_(frozen != "everything")
     with torch.set_grad_enabled(frozen == "everything"):
-        features = sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=4)
+        features = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4)
     assert not features.requires_grad
     assert [(count, graph) for count, _, graph in encoder.seen] == [
         (4, False),
@@ -179,9 +181,9 @@ def test_without_anything_to_train_clips_are_encoded_once_and_without_a_graph(fr
 
 def test_training_and_evaluation_give_the_same_features():
     encoder = Encoder(dropout=0)
-    trained = sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=3)
+    trained = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=3)
     with torch.no_grad():
-        evaluated = sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=5)
+        evaluated = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=5)
     # float64: other pieces, other order of the convolutions' sums
     torch.testing.assert_close(trained.detach(), evaluated, rtol=1e-12, atol=1e-14)
 
@@ -189,14 +191,14 @@ def test_training_and_evaluation_give_the_same_features():
 def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
     encoder = Encoder()
     encoder.first.requires_grad_(False)
-    compare(encoder, make_clips(), draw(0.4), piece_clips=4)
+    compare(encoder, make_clips(), draw(0.4), clips_per_forward=4)
     assert encoder.first.weight.grad is None and encoder.last.weight.grad is not None
 
 
 def test_a_parameter_that_takes_no_part_gets_zeros():
     encoder = Encoder()
     encoder.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=4).backward(feature_gradient(N))
+    sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4).backward(feature_gradient(N))
     assert torch.equal(encoder.spare.grad, torch.zeros(3, dtype=torch.float64))
 
 
@@ -207,7 +209,7 @@ def test_batch_norm_counts_each_piece_once():
     want, _ = reference(one, clips, kept, 4)
     want.backward(feature_gradient(N))
     torch.manual_seed(5)
-    got = sampled_encode(two, clips, kept, piece_clips=4)
+    got = sampled_encode(two, clips, kept, clips_per_forward=4)
     got.backward(feature_gradient(N))
     assert torch.equal(got, want)
     assert two.norm.num_batches_tracked == 4
@@ -221,7 +223,7 @@ def test_each_parameter_is_accumulated_once():
     encoder, counts = Encoder(), []
     for name, p in encoder.named_parameters():
         p.register_post_accumulate_grad_hook(lambda _, name=name: counts.append(name))
-    sampled_encode(encoder, make_clips(), draw(1.0), piece_clips=1).backward(feature_gradient(N))
+    sampled_encode(encoder, make_clips(), draw(1.0), clips_per_forward=1).backward(feature_gradient(N))
     assert sorted(counts) == sorted(name for name, _ in encoder.named_parameters())
 
 
@@ -231,10 +233,10 @@ def test_many_pieces_in_bfloat16_are_summed_in_float32():
         B, 150, *SHAPE
     )  # the same clip 300 times: the sum is 150 x the gradient of two
     gradient = feature_gradient(1, torch.bfloat16)
-    sampled_encode(encoder, clips, draw(1.0, 150), piece_clips=1).backward(gradient.repeat(1, 1, 150))
+    sampled_encode(encoder, clips, draw(1.0, 150), clips_per_forward=1).backward(gradient.repeat(1, 1, 150))
     got = encoder.last.bias.grad.float()
     encoder.zero_grad()
-    sampled_encode(encoder, clips[:, :1], draw(1.0, 1), piece_clips=1).backward(gradient)
+    sampled_encode(encoder, clips[:, :1], draw(1.0, 1), clips_per_forward=1).backward(gradient)
     # One rounding to bfloat16 is 2^-9; here and in the reference. Summed in bfloat16 it is off by up to 0.28.
     torch.testing.assert_close(got, 150 * encoder.last.bias.grad.float(), rtol=2**-7, atol=1e-3)
 
@@ -242,7 +244,7 @@ def test_many_pieces_in_bfloat16_are_summed_in_float32():
 def test_autocast_of_the_forward_holds_in_the_backward():
     encoder = Encoder(dropout=0, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = sampled_encode(encoder, make_clips(), draw(0.4), piece_clips=4)
+        features = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4)
     seen: list[torch.dtype] = []
     encoder.last.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     features.backward(feature_gradient(N, features.dtype))
@@ -273,7 +275,7 @@ def test_the_graph_held_is_that_of_one_piece(monkeypatch):
         return Probe.apply(output) if torch.is_grad_enabled() else None
 
     encoder.first.register_forward_hook(hook)
-    features = sampled_encode(encoder, make_clips(), draw(1.0), piece_clips=2)
+    features = sampled_encode(encoder, make_clips(), draw(1.0), clips_per_forward=2)
     gc.collect()
     assert not alive, "the forward kept a graph"
     features.backward(feature_gradient(N))
@@ -287,12 +289,12 @@ def test_the_graph_held_is_that_of_one_piece(monkeypatch):
         ({"kept": torch.tensor([[0, 0], [1, 2]])}, "more than once"),
         ({"kept": torch.tensor([[0, 7], [1, 2]])}, "want 0 to 6"),
         ({"kept": torch.tensor([[0, 1]])}, "want \\(2, M\\)"),
-        ({"piece_clips": 0}, "at least 1"),
+        ({"clips_per_forward": 0}, "at least 1"),
         ({"gradient_scale": "mean"}, "'none' or 'inverse'"),
         ({"encoder": nn.Sequential(Encoder(), nn.Flatten())}, "one row of features per clip"),
     ],
 )
 def test_wrong_input_is_named(change, message):
-    good = {"encoder": Encoder(), "clips": make_clips(), "kept": draw(0.4), "piece_clips": 4}
+    good = {"encoder": Encoder(), "clips": make_clips(), "kept": draw(0.4), "clips_per_forward": 4}
     with pytest.raises(ValueError, match=message):
         sampled_encode(**(good | change))

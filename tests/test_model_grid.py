@@ -73,7 +73,9 @@ def test_an_exact_stage_reconstructs_its_input_bit_for_bit(dtype):
     errors: list[torch.Tensor] = []
     branches = _mlp(48, dtype)
     x = torch.randn(4, 7, 16, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    run_stage(branches, x, beta=1.0, exact=True, on_error=errors.append).square().sum().backward()
+    run_stage(
+        branches, x, beta=1.0, fixed_point_states=True, on_reconstruction_error=errors.append
+    ).square().sum().backward()
     assert errors == [0]
 
 
@@ -89,7 +91,7 @@ def test_an_exact_stage_has_the_gradients_of_the_rounded_recurrence():
         y = branch(now)
         before, now = now, before + (y + (grid.round(y.detach()) - y.detach()))
     slow = (now + before) / 2
-    fast = run_stage(branches, x, beta=1.0, exact=True)
+    fast = run_stage(branches, x, beta=1.0, fixed_point_states=True)
     assert torch.equal(slow.detach(), fast.detach())
     expected = torch.autograd.grad(slow.square().sum(), parameters)
     fast.square().sum().backward()

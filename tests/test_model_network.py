@@ -9,8 +9,8 @@ from torch import nn
 from model.detector.detector import DetectorSettings
 from model.network import ClipEncoder, EncoderSettings, Network
 
-TINY = EncoderSettings(backbone="r2plus1d_tiny", clip_ratio=0.5, piece_clips=3)
-SMALL = DetectorSettings(num_steps=8, hidden=16, fc=16, head=16, roi_bins=4)
+TINY = EncoderSettings(backbone="r2plus1d_tiny", clip_ratio=0.5, clips_per_forward=3)
+SMALL = DetectorSettings(num_steps=8, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)
 TRUTH = (
     [torch.tensor([[1.0, 4.0]]), torch.zeros(0, 2)],
     [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)],

@@ -103,10 +103,10 @@ def saved_bytes(branches: list[Branch], x: Tensor, **options) -> int:
 def test_inverse_recovers_the_state_before(beta, post_activation):
     rule = Recurrence(beta, post_activation)
     before, now, branch = torch.randn(3, 4, 5, 6, dtype=torch.float64)
-    after = rule.advance(before, now, branch)
+    after = rule.forward_step(before, now, branch)
     # One rounding (1e-16), divided by beta twice.
-    assert torch.allclose(rule.retreat(now, after, branch), before, atol=1e-14, rtol=0)
-    assert torch.allclose(rule.split(rule.join(now, after), after), now, atol=1e-14, rtol=0)
+    assert torch.allclose(rule.inverse_step(now, after, branch), before, atol=1e-14, rtol=0)
+    assert torch.allclose(rule.split(rule.output_of(now, after), after), now, atol=1e-14, rtol=0)
 
 
 def test_beta_zero_is_the_original_network_bit_for_bit():
@@ -292,7 +292,7 @@ def reconstruction_error(num_branches: int, beta: float, dtype: torch.dtype, pos
     errors: list[Tensor] = []
     options = {"beta": beta, "post_activation": post_activation, "invert": True}
     x = torch.randn(16, 64, dtype=torch.promote_types(dtype, torch.float32), requires_grad=True)
-    y = run_stage(branches, x, **options, on_error=errors.append)
+    y = run_stage(branches, x, **options, on_reconstruction_error=errors.append)
     y.sum().backward()
     return errors[0].item()
 

@@ -55,8 +55,8 @@ def slow_forward(network: nn.Module, x: Tensor, beta: float) -> Tensor:
             x = rule.activate(first.downsample(x) + rule.branch(first.residual, x))
         before = now = x
         for block in others:
-            before, now = now, rule.advance(before, now, rule.branch(block.residual, now))
-        x = rule.join(before, now)
+            before, now = now, rule.forward_step(before, now, rule.branch(block.residual, now))
+        x = rule.output_of(before, now)
     return x
 
 
@@ -94,7 +94,7 @@ def test_beta_zero_reproduces_batch_norm_statistics_too():
 def test_gradients_equal_plain_autograd_through_the_same_recurrence(beta):
     plain, network = tiny(), tiny()
     y, expected = step(_Slow(plain, beta), clips())
-    rewire(network, beta=beta, exact=False)
+    rewire(network, beta=beta, fixed_point_states=False)
     for name in network.stage_names:
         getattr(network, name).invert = True
     y2, found = step(network, clips())
@@ -128,7 +128,7 @@ def test_float32_gradients_are_as_good_as_plain_autograds():
 
 def test_leapfrog_scales_the_branches_of_a_recurrence_and_no_transition():
     network, plain = tiny(), tiny()
-    rewire(network, beta=1.0, exact=False, leapfrog=True)
+    rewire(network, beta=1.0, fixed_point_states=False, leapfrog=True)
     x = clips()
     y = plain.stem(x)
     for name in plain.stage_names:
@@ -283,7 +283,7 @@ def test_bfloat16_gradients_are_as_good_as_without_the_inverse(beta):
 
 def test_reconstruction_error_is_reported():
     network = tiny(torch.float32)
-    rewire(network, beta=1.0, exact=False)
+    rewire(network, beta=1.0, fixed_point_states=False)
     assert network.layer1.reconstruction_error is None
     step(network, clips(dtype=torch.float32))
     assert 0 < network.layer1.reconstruction_error.item() < 1e-5  # TOLERANCE of float32
@@ -327,7 +327,7 @@ def test_a_stage_within_a_recomputed_module_runs_twice_and_not_three_times():
     x, results = torch.randn(2, 8, 4, 6, 6), []
     for stored in ((), ("layer1",)):
         network = Whole()
-        table = rewire(network, beta=1.0, exact=False, stored=stored)
+        table = rewire(network, beta=1.0, fixed_point_states=False, stored=stored)
         runs = []
         network.layer1.blocks[1].conv1.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         results.append(step(network, x))
@@ -442,7 +442,7 @@ def test_pre_activation_blocks_with_two_branches_form_one_recurrence():
 
     blocks = [Block().double() for _ in range(3)]
     network = prepared(layer1=nn.Sequential(*blocks))
-    assert [row.num_branches for row in rewire(network, beta=1.0, exact=False)] == [2, 2, 2]
+    assert [row.num_branches for row in rewire(network, beta=1.0, fixed_point_states=False)] == [2, 2, 2]
     x = torch.randn(5, 4, dtype=torch.float64)
     one = other = x  # Re2TAL's two streams: y1 = x1 + F(x2), y2 = x2 + G(y1)
     for b in blocks:

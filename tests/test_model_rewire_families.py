@@ -53,7 +53,7 @@ def plain_stage(
     *,
     beta: float,
     post_activation: bool,
-    exact: bool,
+    fixed_point_states: bool,
     store: bool,
     **_: object,
 ) -> Tensor:
@@ -61,12 +61,12 @@ def plain_stage(
     rule, grid = Recurrence(beta, post_activation), Grid.of(x)
 
     def rounded(y: Tensor) -> Tensor:
-        return y + (grid.round(y.detach()) - y.detach()) if exact and not store else y
+        return y + (grid.round(y.detach()) - y.detach()) if fixed_point_states and not store else y
 
     before = now = rounded(x)
     for branch in branches:
-        before, now = now, rule.advance(before, now, rounded(rule.branch(branch, now)))
-    return rule.join(before, now)
+        before, now = now, rule.forward_step(before, now, rounded(rule.branch(branch, now)))
+    return rule.output_of(before, now)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.sampling import num_kept, sample_clips, sample_proposals
+from model.detector.proposals import sample_proposals
+from model.sampling import num_kept, sample_clips
 
 STRATEGIES = ("random", "uniform", "block")
 

@@ -94,7 +94,7 @@ VARIANTS = [(Network, Block, None), (Untraceable, Block, None), (Network, Stubbo
 def test_a_users_network_gets_the_two_streams_and_their_gradients(kind, block, branches):
     network, plain = kind(block).double(), kind(block).double()
     names = list(network.state_dict())
-    table = rewire(network, exact=False, branches=branches, example={"x": inputs()})
+    table = rewire(network, fixed_point_states=False, branches=branches, example={"x": inputs()})
     assert [(row.name, row.kind, row.num_branches) for row in table] == [
         (f"layers.{i}", "reversible", 2) for i in range(4)
     ]

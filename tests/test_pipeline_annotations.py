@@ -54,7 +54,7 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
         ("a.json", '{"database": {', "line 1, column 15: not JSON"),
         ("a.json", "[]", 'no "database" object'),
         ("a.json", '{"database": {}}', "no video in it"),
-        ("a.json", '{"database": {"v": {}, "v": {}}}', "'v' stands there more than once"),
+        ("a.json", '{"database": {"v": {}, "v": {}}}', "'v' stands twice in one object"),
         ("a.json", '{"database": {"v": 3}}', "database.v: got 3, want an object"),
         ("a.json", '{"database": {"v": {"subset": 3}}}', "database.v.subset: got 3"),
         ("a.json", '{"database": {"v": {"duration": -1}}}', "database.v.duration: got -1"),

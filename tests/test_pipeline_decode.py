@@ -18,10 +18,15 @@ PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
 
 
-def frames_of(data, wanted, *, codec, num_frames, piece_frames=3, device="cpu"):
+def frames_of(data, wanted, *, codec, num_frames, decode_chunk_frames=3, device="cpu"):
     """Decoded frames as one array (F, H, W, 3)."""
     pieces = decode_frames(
-        data, np.asarray(wanted), codec=codec, num_frames=num_frames, device=device, piece_frames=piece_frames
+        data,
+        np.asarray(wanted),
+        codec=codec,
+        num_frames=num_frames,
+        device=device,
+        decode_chunk_frames=decode_chunk_frames,
     )
     return np.concatenate([piece.cpu().numpy().copy() for piece in pieces])
 
@@ -83,11 +88,11 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
 def test_pieces_do_not_change_the_pixels(vp9, codec):
-    whole = frames_of(vp9, range(120), codec=codec, num_frames=120, piece_frames=512)
+    whole = frames_of(vp9, range(120), codec=codec, num_frames=120, decode_chunk_frames=512)
     assert len(whole) == 120
-    for piece_frames in (1, 7):
+    for decode_chunk_frames in (1, 7):
         wanted = range(3, 120, 5)
-        pieces = frames_of(vp9, wanted, codec=codec, num_frames=120, piece_frames=piece_frames)
+        pieces = frames_of(vp9, wanted, codec=codec, num_frames=120, decode_chunk_frames=decode_chunk_frames)
         assert difference(pieces, whole[list(wanted)]) == 0
 
 
@@ -221,7 +226,7 @@ def clips_of(data, frames, **how):
         "resize": 32,
         "crop": 32,
         "view": CENTRE,
-        "piece_frames": 16,
+        "decode_chunk_frames": 16,
         **how,
     }
     return decode_clips(data, np.asarray(frames), **{"device": "cpu", **how})
@@ -240,9 +245,9 @@ def test_clips_are_replayable_and_do_not_depend_on_the_pieces(vp9):
     view = View(0.2, 0.9, True, Colour(1.1, 0.8, 1.3))
     frames = np.arange(120).reshape(8, 15)
     how = {"resize": 40, "crop": 24, "view": view}
-    clips = clips_of(vp9, frames, piece_frames=512, **how)
-    assert torch.equal(clips, clips_of(vp9, frames, piece_frames=7, **how))
-    assert torch.equal(clips, clips_of(vp9, frames, piece_frames=7, codec=PYAV, **how))
+    clips = clips_of(vp9, frames, decode_chunk_frames=512, **how)
+    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, **how))
+    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, codec=PYAV, **how))
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
@@ -265,7 +270,7 @@ def test_broken_bytes_are_an_error_and_the_next_video_decodes(vp9, codec):
         broken[at] ^= 0x5A
     for data in (bytes(broken), vp9[: len(vp9) // 2], b"no video at all" * 100):
         with pytest.raises(ValueError) as error:
-            frames_of(data, range(120), codec=codec, num_frames=120, piece_frames=50)
+            frames_of(data, range(120), codec=codec, num_frames=120, decode_chunk_frames=50)
         assert "\n" not in str(error.value)
         frames = frames_of(vp9, WANTED, codec=codec, num_frames=120)
         assert [number_of(frame) for frame in frames] == WANTED.tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.order import advance, deal, epoch_order, stable_seed, steps_per_epoch
+from pipeline.order import epoch_order, next_position, rank_indices, stable_seed, steps_per_epoch
 
 
 def test_an_epoch_is_a_permutation_that_seed_and_epoch_change():
@@ -23,7 +23,7 @@ def test_the_order_never_changes_between_machines_and_versions():
 def test_every_sample_once_over_the_ranks_and_the_last_step_filled_up(world_size, batch_size, num_samples):
     steps = steps_per_epoch(num_samples, batch_size=batch_size, world_size=world_size)
     dealt = [
-        deal(num_samples, step, batch_size=batch_size, rank=rank, world_size=world_size)
+        rank_indices(num_samples, step, batch_size=batch_size, rank=rank, world_size=world_size)
         for step in range(steps)
         for rank in range(world_size)
     ]
@@ -34,11 +34,11 @@ def test_every_sample_once_over_the_ranks_and_the_last_step_filled_up(world_size
 
 
 def test_a_step_holds_the_same_samples_on_one_rank_or_four():
-    one = deal(100, 3, batch_size=4, rank=0, world_size=1)
-    four = [deal(100, 3, batch_size=1, rank=rank, world_size=4) for rank in range(4)]
+    one = rank_indices(100, 3, batch_size=4, rank=0, world_size=1)
+    four = [rank_indices(100, 3, batch_size=1, rank=rank, world_size=4) for rank in range(4)]
     assert one.tolist() == np.concatenate(four).tolist()
 
 
 def test_positions_advance_through_the_epochs():
-    assert advance(0, 0, steps=2) == (0, 1)
-    assert advance(0, 1, steps=2) == (1, 0)
+    assert next_position(0, 0, steps=2) == (0, 1)
+    assert next_position(0, 1, steps=2) == (1, 0)

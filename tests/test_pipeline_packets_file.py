@@ -11,7 +11,7 @@ from pipeline.packets_file import PackedFile
 
 
 def pixels(data: bytes, frames, num_frames: int, codec: str) -> np.ndarray:
-    how = {"codec": codec, "num_frames": num_frames, "device": "cpu", "piece_frames": 512}
+    how = {"codec": codec, "num_frames": num_frames, "device": "cpu", "decode_chunk_frames": 512}
     return np.concatenate([piece.numpy().copy() for piece in decode_frames(data, np.unique(frames), **how)])
 
 

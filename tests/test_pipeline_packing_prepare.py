@@ -11,10 +11,10 @@ from painted_video import painted_video
 
 from pipeline.packing.pack_video import pack_video
 from pipeline.packing.prepare import find_videos, form_of, prepare, stated_seconds
-from pipeline.packing.transcode import Form, exact_rate, is_in_form, transcode
+from pipeline.packing.transcode import EncodingSpec, exact_rate, is_in_form, transcode
 from tools.make_shards import settings_of
 
-FORM = Form(fps=Fraction(10), short_side=32, gop=4)
+FORM = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def source() -> bytes:
 
 @pytest.mark.parametrize("fps", [15.0, 0.0, 29.97, 12.5])
 def test_the_form_comes_back_from_what_make_shards_writes(fps):
-    form = Form(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
+    form = EncodingSpec(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
     assert form_of(settings_of(form, 64, ())) == form
     assert form_of(settings_of(None, 64, ())) is None
 
@@ -142,7 +142,7 @@ def test_a_file_in_the_training_form_is_not_encoded_again(tmp_path, source):
     path.write_bytes(data)
     ((video, kept),) = ((video, file.read_bytes()) for video, file in prepare({"v": path}, FORM, workers=1))
     assert kept == data and video.codec == "vp9"
-    other = Form(fps=Fraction(10), short_side=32, gop=5)
+    other = EncodingSpec(fps=Fraction(10), short_side=32, gop=5)
     (again,) = (file.read_bytes() for _, file in prepare({"v": path}, other, workers=1))
     assert again != data
 

@@ -17,7 +17,7 @@ from packing_cases import numbers_in, write_video
 from pipeline.packing.probe import probe
 from pipeline.packing.transcode import (
     STAMP_ROUNDING,
-    Form,
+    EncodingSpec,
     encode_video,
     exact_rate,
     resample,
@@ -69,31 +69,33 @@ def test_resampling_reads_only_what_it_needs():
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_painted_frame_numbers_survive_halving_the_rate(tmp_path, codec):
     stamps = [round(number * 1000 / 30) for number in range(80)]
-    data, source, result = transcode(write_video(tmp_path / "a.mkv", stamps), Form(codec=codec))
+    data, source, result = transcode(write_video(tmp_path / "a.mkv", stamps), EncodingSpec(codec=codec))
     assert numbers_in(data) == [number % 44 for number in range(0, 80, 2)]
     assert source.fps == 30 and result.fps == 15 and result.num_frames == 40 and result.codec == codec
 
 
 def test_an_uneven_video_is_shown_at_its_own_times(tmp_path):
     path = write_video(tmp_path / "a.mp4", [0, 100, 200, 700, 800, 900])
-    data, source, result = transcode(path, Form(fps=Fraction(10), upscale=True))
+    data, source, result = transcode(path, EncodingSpec(fps=Fraction(10), upscale=True))
     assert not source.steady and result.steady
     assert numbers_in(data) == [0, 1, 2, 2, 2, 2, 2, 3, 4, 5][: result.num_frames]
     assert abs(result.duration - source.duration) <= Fraction(1, 20)
 
 
 def test_a_late_first_frame_is_time_zero(tmp_path):
-    data, _, _ = transcode(write_video(tmp_path / "a.mkv", range(3000, 4000, 100)), Form(fps=Fraction(5)))
+    data, _, _ = transcode(
+        write_video(tmp_path / "a.mkv", range(3000, 4000, 100)), EncodingSpec(fps=Fraction(5))
+    )
     assert numbers_in(data) == [0, 2, 4, 6, 8]
 
 
 def test_neither_rate_nor_size_grow_unless_asked(tmp_path):
     path = write_video(tmp_path / "a.mp4", range(0, 1000, 100))
-    _, _, result = transcode(path, Form(fps=Fraction(15), short_side=128))
+    _, _, result = transcode(path, EncodingSpec(fps=Fraction(15), short_side=128))
     assert (result.fps, result.width, result.height) == (10, 64, 48)
-    _, _, result = transcode(path, Form(fps=Fraction(20), short_side=96, upscale=True))
+    _, _, result = transcode(path, EncodingSpec(fps=Fraction(20), short_side=96, upscale=True))
     assert (result.fps, result.width, result.height) == (20, 128, 96)
-    _, _, result = transcode(path, Form(fps=Fraction(0), short_side=0))
+    _, _, result = transcode(path, EncodingSpec(fps=Fraction(0), short_side=0))
     assert (result.fps, result.width, result.height) == (10, 64, 48)
 
 
@@ -109,7 +111,7 @@ def test_neither_rate_nor_size_grow_unless_asked(tmp_path):
     ],
 )
 def test_sizes_by_hand(stored, aspect, short_side, wanted):
-    assert training_size(*stored, Fraction(aspect), Form(short_side=short_side)) == wanted
+    assert training_size(*stored, Fraction(aspect), EncodingSpec(short_side=short_side)) == wanted
 
 
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
@@ -130,7 +132,7 @@ def test_key_frames_are_regular_and_every_packet_is_a_frame(codec, gop):
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_the_key_frames_of_the_source_do_not_come_through(tmp_path, codec):
     path = write_video(tmp_path / "a.mp4", range(0, 2800, 40), g="7", size=(64, 48))
-    data, _, _ = transcode(path, Form(codec=codec, fps=Fraction(0), short_side=0))
+    data, _, _ = transcode(path, EncodingSpec(codec=codec, fps=Fraction(0), short_side=0))
     with av.open(io.BytesIO(data)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     assert [number for number, packet in enumerate(packets) if packet.is_keyframe] == [0, 32, 64]
@@ -139,7 +141,7 @@ def test_the_key_frames_of_the_source_do_not_come_through(tmp_path, codec):
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_equal_input_gives_equal_bytes(shared_real, codec):
     path = shared_real / "videos" / "mmaction2_demo_spatiotemporal_det.mp4"
-    made = [transcode(path, Form(codec=codec))[0] for _ in range(2)]
+    made = [transcode(path, EncodingSpec(codec=codec))[0] for _ in range(2)]
     assert made[0] == made[1]
     if codec == "h264":  # with either, one encoding in thirty differs on a busy machine
         assert b" threads=1 " in made[0] and b" mbtree=0" in made[0]
@@ -147,7 +149,7 @@ def test_equal_input_gives_equal_bytes(shared_real, codec):
 
 def test_the_ntsc_rate_is_kept_exactly(shared_real):
     path = shared_real / "videos" / "mmaction2_test_video_structuralize.mp4"
-    _, source, result = transcode(path, Form(fps=Fraction(0), short_side=64))
+    _, source, result = transcode(path, EncodingSpec(fps=Fraction(0), short_side=64))
     assert source.fps == result.fps == Fraction(30000, 1001) and result.num_frames == 300
     assert exact_rate(29.97) == Fraction(30000, 1001) and exact_rate(23.976) == Fraction(24000, 1001)
     assert exact_rate(12.5) == Fraction(25, 2) and exact_rate(15) == 15
@@ -167,7 +169,7 @@ def test_the_picture_is_turned_upright(tmp_path, turn, corner, short_side, size)
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    data, source, result = transcode(path, Form(short_side=short_side))
+    data, source, result = transcode(path, EncodingSpec(short_side=short_side))
     assert source.rotation == turn and result.rotation == 0
     assert (result.width, result.height) == (size if turn in (0, 180) else size[::-1])
     with av.open(io.BytesIO(data)) as container:
@@ -191,7 +193,7 @@ def test_colours_become_bt601_limited(tmp_path):
         )
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    data, _, _ = transcode(path, Form())
+    data, _, _ = transcode(path, EncodingSpec())
     with av.open(io.BytesIO(data)) as container:
         stored = next(container.decode(video=0)).to_ndarray()
     red, green, blue = (value / 255 for value in rgb)
@@ -223,7 +225,7 @@ def test_real_files_last_as_long_as_their_source(shared_real, codec):
     for path in sorted((shared_real / "videos").iterdir()):
         if path.name == "decord_corrupted.mp4":
             continue
-        data, source, result = transcode(path, Form(codec=codec))
+        data, source, result = transcode(path, EncodingSpec(codec=codec))
         again = probe(data)
         assert again == result and result.duration == result.num_frames / result.fps
         assert abs(result.duration - source.duration) <= Fraction(1, 2) / result.fps, path.name

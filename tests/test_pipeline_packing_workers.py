@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.annotations import Video
 from pipeline.packing.journal import Journal
-from pipeline.packing.pack_video import Job, Outcome, reject
+from pipeline.packing.pack_video import Job, PackResult, reject
 from pipeline.packing.workers import run_jobs
 
 
@@ -21,18 +21,18 @@ def jobs(*names: str) -> list[Job]:
     return [Job(name, name, Video(name, "s", None, ()), Path(), None, None, None) for name in names]
 
 
-def slow_first(job: Job) -> tuple[Outcome, bytes]:
+def slow_first(job: Job) -> tuple[PackResult, bytes]:
     time.sleep(0.3 if job.key == "a" else 0)
     return reject(job, f"by {job.key}"), job.key.encode()
 
 
-def crash_on_b(job: Job) -> tuple[Outcome, bytes]:
+def crash_on_b(job: Job) -> tuple[PackResult, bytes]:
     if job.key == "b":
         os.kill(os.getpid(), signal.SIGKILL)
     return slow_first(job)
 
 
-def full_disk(job: Job) -> tuple[Outcome, bytes]:
+def full_disk(job: Job) -> tuple[PackResult, bytes]:
     raise OSError(28, "No space left on device")
 
 
@@ -68,8 +68,8 @@ ENDLESS = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from pipeline.journal import Journal
-from pipeline.workers import run_jobs
+from pipeline.packing.journal import Journal
+from pipeline.packing.workers import run_jobs
 from test_pipeline_packing_workers import jobs
 for _ in run_jobs(jobs("a", "b"), Journal(Path({folder!r})), lambda job: time.sleep(300), workers=2):
     pass

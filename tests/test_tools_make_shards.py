@@ -169,7 +169,7 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
     for words in (
         "two: duplicate: right",
         "no annotation names, left out: 7 (spare 0.mp4, spare 1.mp4, ",
-        ", spare 4.mp4, ...)",
+        ", spare 4.mp4 and 2 more)",
         "warning: subset 'Validation' is not 'validation'",
         "warning: labels 'Right' and 'right' are 2 classes",
     ):

@@ -9,7 +9,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from tools.make_synthetic import main, make_video
-from tools.synthetic_scene import CLASSES, Action, Script, render, write_script
+from tools.synthetic.scene import CLASSES, Action, Script, render, write_script
 
 OPTIONS = {"seed": 3, "size": 32, "fps": 12, "shortest": 2.0, "longest": 4.0}
 

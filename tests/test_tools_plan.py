@@ -19,7 +19,7 @@ from model.network import Network
 from model.sampling import num_kept
 from tools.benchmarks.trackers import LiveBytes
 from tools.plan import command
-from tools.planning.deepspeed_memory import Engine
+from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
 from tools.planning.estimate import PARTS, Source, decoder, estimate, loader_frames
 from tools.planning.search import Search, largest, ratio_of
 from tools.planning.step import (
@@ -43,12 +43,12 @@ def run_settings(**groups: dict) -> Settings:
     """The demo's kind of run, smaller; `groups` say what differs."""
     values: dict = {
         "data": {"shards": "none", "num_clips": 8, "clip_frames": 8, "resize": 32, "crop": 32},
-        "encoder": {"backbone": "r2plus1d_tiny", "piece_clips": 4},
+        "encoder": {"backbone": "r2plus1d_tiny", "clips_per_forward": 4},
         "detector": {
             "num_steps": 8,
-            "hidden": 16,
-            "fc": 32,
-            "head": 16,
+            "neck_dim": 16,
+            "fc_dim": 32,
+            "head_dim": 16,
             "roi_bins": 8,
             "regression_tiou": (0.7,),
         },
@@ -79,12 +79,12 @@ def real_peak(settings: Settings, *, device: str = "cpu") -> int:
 
 DEMO = {
     "data": {"num_clips": 16},
-    "detector": {"num_steps": 16, "hidden": 64, "fc": 128, "regression_tiou": (0.7, 0.8)},
+    "detector": {"num_steps": 16, "neck_dim": 64, "fc_dim": 128, "regression_tiou": (0.7, 0.8)},
 }
 R18 = {"data": {"num_clips": 4, "resize": 48, "crop": 48}, "optimizer": {"batch_size": 1}}
 
 
-R18_ENCODER = {"backbone": "r2plus1d_18", "piece_clips": 2}
+R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_estimate_is_the_peak_on_a_gpu(reversible):
     """Large enough clips that 10 % is more than a workspace of cuDNN."""
     groups = {"data": {"num_clips": 16, "clip_frames": 16, "resize": 112, "crop": 112}}
     settings = run_settings(
-        **groups, encoder={"backbone": "r2plus1d_18", "piece_clips": 8, "reversible": reversible}
+        **groups, encoder={"backbone": "r2plus1d_18", "clips_per_forward": 8, "reversible": reversible}
     )
     found = fake_step(settings, 5)
     assert found.total == pytest.approx(real_peak(settings, device="cuda"), rel=0.1)
@@ -128,7 +128,7 @@ def test_the_first_pieces_stand_for_all(monkeypatch):
 
 def test_a_piece_without_a_graph_may_be_the_larger_one():
     """Few kept clips, the others in large pieces: the peak is in the forward pass."""
-    encoder = {"clip_ratio": 0.1, "piece_clips": 11, "reversible": True}
+    encoder = {"clip_ratio": 0.1, "clips_per_forward": 11, "reversible": True}
     settings = run_settings(data={"num_clips": 12}, encoder=encoder, optimizer={"batch_size": 1})
     assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.01)  # all of it is seen
 
@@ -184,7 +184,7 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
 
     monkeypatch.setattr(tools.planning.estimate, "fake_step", by_beta)
     beta = {"schedule": "linear", "start": 0.0, "end": 1.0}
-    engine, source = Engine.of({}, 1), Source(32, 32)
+    engine, source = DeepSpeedMemoryConfig.of({}, 1), Source(32, 32)
     found = {
         reversible: estimate(
             run_settings(encoder={"beta": beta, "reversible": reversible}),
@@ -230,11 +230,11 @@ def test_loader_and_decoder_by_hand():
     assert loader_frames(one) == batch * (1 + 3)
     two = run_settings(optimizer={"batch_size": 2})
     assert loader_frames(two) == 2 * batch * (1 + 1), "one ahead, and single videos while they are stacked"
-    data = run_settings(data={"piece_frames": 10, "resize": 32}).data
+    data = run_settings(data={"decode_chunk_frames": 10, "resize": 32}).data
     assert decoder(data, Source(32, 64)) == 10 * 3 * (32 * 64 + 32 * 32)
     resized = 10 * 3 * 32 * 64 * 5 + 64 * 3 * 64 * 128 * 4
     assert decoder(data, Source(64, 128)) == 10 * 3 * (64 * 128 + 32 * 32) + resized
-    coloured = data.model_copy(update={"color": 0.2, "piece_frames": 512})
+    coloured = data.model_copy(update={"color": 0.2, "decode_chunk_frames": 512})
     assert decoder(coloured, Source(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
         "64 frames are all there are"
     )
@@ -279,7 +279,7 @@ def peak_by_formula(settings: Settings) -> int:
     """Ten for the run, per clip of a piece 5, per video 7, per clip with a gradient 1."""
     kept = num_kept(settings.data.num_clips, settings.encoder.clip_ratio)
     videos = settings.optimizer.batch_size
-    return 10 + 5 * settings.encoder.piece_clips + 7 * videos + kept * videos
+    return 10 + 5 * settings.encoder.clips_per_forward + 7 * videos + kept * videos
 
 
 @pytest.mark.parametrize(
@@ -288,25 +288,28 @@ def peak_by_formula(settings: Settings) -> int:
         # 8 clips, 3 of them kept, 2 videos, pieces of 4: needs 50
         (
             50,
-            ["--set encoder.piece_clips=4"],
+            ["--set encoder.clips_per_forward=4"],
         ),
         (
             62,
             [
-                "--set encoder.piece_clips=6",
-                "--set encoder.piece_clips=4 --set optimizer.batch_size=3",
-                "--set encoder.piece_clips=4 --set encoder.clip_ratio=1",
+                "--set encoder.clips_per_forward=6",
+                "--set encoder.clips_per_forward=4 --set optimizer.batch_size=3",
+                "--set encoder.clips_per_forward=4 --set encoder.clip_ratio=1",
             ],
         ),
-        (40, ["--set encoder.piece_clips=2"]),
+        (40, ["--set encoder.clips_per_forward=2"]),
         (
             30,
-            ["--set encoder.piece_clips=2 --set optimizer.batch_size=1 --set optimizer.accumulation_steps=2"],
+            [
+                "--set encoder.clips_per_forward=2 --set optimizer.batch_size=1 "
+                "--set optimizer.accumulation_steps=2"
+            ],
         ),
         (
             24,
             [
-                "--set encoder.piece_clips=1 --set optimizer.batch_size=1 "
+                "--set encoder.clips_per_forward=1 --set optimizer.batch_size=1 "
                 "--set optimizer.accumulation_steps=2 --set encoder.clip_ratio=0.2"
             ],
         ),
@@ -325,7 +328,7 @@ def test_pieces_give_way_first_then_videos_then_the_gradient(budget, lines):
 
 # as many videos, clips and gradients as anybody is advised, so that there is nothing to search for
 SMALL = ["detector.num_steps=8", "detector.regression_tiou=[0.7]", "data.num_clips=8"]
-SMALL += ["encoder.piece_clips=128", "encoder.clip_ratio=1", "optimizer.batch_size=16"]
+SMALL += ["encoder.clips_per_forward=128", "encoder.clip_ratio=1", "optimizer.batch_size=16"]
 TINY = ["--recipe", "demo", "--classes", "5", *(word for value in SMALL for word in ("--set", value))]
 
 
@@ -339,11 +342,13 @@ def test_the_command_prints_parts_and_ready_options(tmp_path):
     result = run("--memory", "2", "--json", "--set", f"data.shards={tmp_path / 'absent'}")
     text = result.stderr  # with --json for people, and the document on stdout
     assert "working set" in text and "CUDA context" in text and "####" in text
-    assert "assumed 5 classes" in text and "It fits. So" in text and "--set encoder.piece_clips=" in text
+    assert (
+        "assumed 5 classes" in text and "It fits. So" in text and "--set encoder.clips_per_forward=" in text
+    )
     document = json.loads(result.stdout)
     assert document["fits"] and document["peak"] == sum(document["parts"].values())
     assert list(document["parts"]) == list(PARTS)
-    assert document["options"][0]["set"]["encoder.piece_clips"] == 128
+    assert document["options"][0]["set"]["encoder.clips_per_forward"] == 128
     assert all(option["peak"] <= 0.9 * document["memory"] for option in document["options"])
 
 

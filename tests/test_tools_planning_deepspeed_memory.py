@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.planning.deepspeed_memory import OPTIMIZER, Engine, moments
+from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.search import changed
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, WORKING, Reducer, StepPeak, fake_step
 from tools.planning.tracker import PartBytes
@@ -84,7 +84,7 @@ def parts_in(moment: str, zero: dict, processes: int = 1, **where) -> list[int]:
     config = {
         "zero_optimization": {"reduce_bucket_size": 10, "stage3_param_persistence_threshold": 0, **zero}
     }
-    parts = moments(STEP, Engine.of(config, processes, **where), ALWAYS)[moment]
+    parts = moments(STEP, DeepSpeedMemoryConfig.of(config, processes, **where), ALWAYS)[moment]
     assert parts[FRAMES] == 50
     return [parts[name] for name in (WEIGHTS, GRADIENTS, OPTIMIZER, BUCKETS)]
 
@@ -166,8 +166,14 @@ def small_settings(**optimizer):
     return settings_from(
         {
             "data": {"shards": "none", "num_clips": 3, "clip_frames": 8, "resize": 32, "crop": 32},
-            "encoder": {"backbone": "r2plus1d_tiny", "piece_clips": 1, "clip_ratio": 0.6},
-            "detector": {"num_steps": 8, "hidden": 16, "fc": 32, "head": 16, "regression_tiou": (0.7,)},
+            "encoder": {"backbone": "r2plus1d_tiny", "clips_per_forward": 1, "clip_ratio": 0.6},
+            "detector": {
+                "num_steps": 8,
+                "neck_dim": 16,
+                "fc_dim": 32,
+                "head_dim": 16,
+                "regression_tiou": (0.7,),
+            },
             "optimizer": {"batch_size": 1, **optimizer},
         }
     )

@@ -170,7 +170,7 @@ def test_the_options_leave_some_out_and_change_no_number(videos, run, tmp_path):
     wanted = [entry for entry in best if entry["score"] >= level and entry["label"] in ("run", "swim")]
     assert some["detections"] == wanted[:5] and 0 < len(wanted[:5]) < len(best)
     assert some["duration"] == 3.2 and some["file"] == str(videos / "first.mkv")
-    hard = ("--set", "post.nms=hard", "--set", "post.threshold=0.3")
+    hard = ("--set", "post.nms=hard", "--set", "post.nms_tiou=0.3")
     other = predicted(videos, "--checkpoint", run, "--out", tmp_path / "hard", *hard)["videos"]["first"]
     assert other["detections"] != best
 

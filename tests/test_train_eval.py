@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from train.detections import read_detections, write_detections
 from train.eval import main
-from train.evaluation.files import read_detections, read_external_scores, read_truth
+from train.evaluation.files import read_external_scores, read_truth
 from train.evaluation.sources import packing_differences
-from train.postprocess import RawWindow, detections_of, write_detections
+from train.postprocess import RawWindow, detections_of
 from train.raw_outputs import write_raw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +124,7 @@ def test_what_does_not_fit_is_said_aloud(truth, tmp_path):
     code, output = run("--detections", results, "--ground-truth", truth, "--subset", "validation")
     assert code == 0
     assert "2 videos with 2 true actions of 2 classes; 3 detections in 2 videos" in output
-    assert "1 videos have no entry in the detections and count as empty: 'b'" in output
+    assert "1 videos have no entry in the detections, count as empty: 'b'" in output
     assert "1 detected videos are not in the ground truth: 'z'; their 1 detections are false" in output
     assert "1 detected classes have no true action: 'fly'" in output
     assert "1 detections end before they last any time" in output
@@ -247,7 +248,7 @@ def test_raw_outputs_are_processed_anew_as_they_were_in_the_run(raw, truth, tmp_
 
 
 def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
-    code, output = run("--from-raw", raw, "--set", "post.top_k=3", "--out", tmp_path / "d.json")
+    code, output = run("--from-raw", raw, "--set", "post.max_detections=3", "--out", tmp_path / "d.json")
     assert code == 0 and "no mAP" in output
     results = json.loads((tmp_path / "d.json").read_text())["results"]
     assert [len(entries) for entries in results.values()] == [3, 3, 0]

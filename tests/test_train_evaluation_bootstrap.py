@@ -15,8 +15,8 @@ from train.evaluation.bootstrap import (
     class_areas,
     compare,
     draws,
+    excludes_zero,
     interval,
-    marked,
     mean_of,
     resample,
 )
@@ -128,7 +128,7 @@ def test_a_set_against_itself_differs_by_nothing():
     matched = matched_of(truth, detections, (0.5,))
     row = compare(matched, matched, resamples=20)["rows"][0]
     assert row["difference"] == 0 and row["interval"] == [0, 0] and row["a_better"] == 0.5
-    assert not marked(row["interval"])
+    assert not excludes_zero(row["interval"])
 
 
 def test_the_better_set_is_found_and_the_pairing_narrows_the_interval():

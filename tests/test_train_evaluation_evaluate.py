@@ -10,7 +10,8 @@ from metric_cases import found, random_case, video
 
 from train.eval import main
 from train.evaluation.average_precision import evaluate
-from train.evaluation.evaluate import TITLES, assess, format_assessment
+from train.evaluation.evaluate import assess
+from train.evaluation.tables import TITLES, format_assessment
 
 
 def test_the_map_is_that_of_evaluate_and_the_rest_comes_on_request():

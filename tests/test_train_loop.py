@@ -176,7 +176,7 @@ def test_a_folder_with_a_run_is_not_overwritten(shards, finished):
 
 def test_resuming_under_other_settings_is_refused_by_name(shards, finished):
     result = run(shards, finished, "--resume", run__checkpoint_every=1, detector__hidden=32)
-    assert result.exit_code == 2 and "detector.hidden" in result.stderr
+    assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.annotations import Action, Video
+from train.detections import write_detections
 from train.evaluation.average_precision import evaluate
-from train.postprocess import PostSettings, RawWindow, boundary_scores, detections_of, write_detections
+from train.postprocess import PostSettings, RawWindow, boundary_scores, detections_of
 
-HARD = PostSettings(nms="hard", threshold=0.5)
+HARD = PostSettings(nms="hard", nms_tiou=0.5)
 
 
 def window(
@@ -77,7 +78,7 @@ def test_suppression_leaves_other_classes_alone():
 
 @pytest.mark.parametrize("nms", ["gaussian", "linear", "hard"])
 def test_all_classes_at_once_equal_one_class_after_another(nms):
-    settings = PostSettings(nms=nms, threshold=0.3, top_k=1000)
+    settings = PostSettings(nms=nms, nms_tiou=0.3, max_detections=1000)
     raws, names = [random_window(0), random_window(1)], ["a", "b", "c"]
     together = detections_of(raws, names, settings)
     apart = []
@@ -94,10 +95,10 @@ def test_detections_stay_inside_the_video_and_those_outside_go():
 
 
 def test_only_the_best_are_kept_best_first():
-    detections = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(top_k=7))
+    detections = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=7))
     scores = [d["score"] for d in detections]
     assert len(scores) == 7 and scores == sorted(scores, reverse=True)
-    every = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(top_k=1000))
+    every = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=1000))
     assert every[:7] == detections
 
 
@@ -109,7 +110,7 @@ def test_weak_detections_are_dropped():
 
 def test_few_candidates_before_the_suppression_are_the_best_ones():
     raw = random_window(3)
-    few = detections_of([raw], ["a", "b", "c"], PostSettings(nms="hard", threshold=0.9, pre_top=5))
+    few = detections_of([raw], ["a", "b", "c"], PostSettings(nms="hard", nms_tiou=0.9, pre_nms_topk=5))
     assert len(few) <= 5
     score = (raw.quality[:, None] * raw.class_scores).max()
     assert few[0]["score"] == pytest.approx(float(score))
@@ -170,7 +171,7 @@ def test_a_file_without_videos_is_still_json(tmp_path):
 
 def test_segments_are_exact_to_a_tenth_of_a_millisecond():
     raw = random_window(5, num_classes=1)
-    detections = detections_of([raw], ["a"], PostSettings(top_k=1000, min_score=0))
+    detections = detections_of([raw], ["a"], PostSettings(max_detections=1000, min_score=0))
     best = int((raw.quality * raw.class_scores[:, 0]).argmax())
     np.testing.assert_allclose(detections[0]["segment"], raw.segments[best], rtol=0, atol=0.51e-4)
     assert any(value != round(value, 2) for entry in detections for value in entry["segment"])

@@ -10,8 +10,8 @@ from metric_cases import found
 from report_cases import RESULTS, TRUTH, parsed
 
 from pipeline.annotations import Action, Video
+from train.detections import write_detections
 from train.evaluation.average_precision import evaluate
-from train.postprocess import write_detections
 from train.report.build import write_report
 
 

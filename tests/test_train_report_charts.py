@@ -6,7 +6,7 @@ import numpy as np
 from report_cases import parsed
 
 from train.report.charts import Line, column_chart, line_chart, smoothed, spread
-from train.report.page import duration_text, plural
+from train.report.page import duration_text
 from train.report.svg import figure, nice_step, tag, time_axis, value_axis
 
 
@@ -60,5 +60,4 @@ def test_elements_escape_what_they_are_given():
 
 def test_durations_and_counts_read_well():
     assert [duration_text(s) for s in (4.25, 192, 3900)] == ["4.2 s", "3 min 12 s", "1 h 05 min"]
-    assert [plural(1, "class", "classes"), plural(2000, "video")] == ["1 class", "2,000 videos"]
     assert [figure(v) for v in (0, 0.312, 6.824, 93.21, 100)] == ["0", "0.31", "6.82", "93.2", "100"]

@@ -8,6 +8,7 @@ from metric_cases import found
 from report_cases import RESULTS, TRUTH, parsed
 
 from pipeline.annotations import Action, Video
+from train.evaluation.operating_point import judge, operating_point, precision_recall, video_scores
 from train.report.timelines import (
     FEW,
     MAX_LANES,
@@ -15,13 +16,9 @@ from train.report.timelines import (
     choose_videos,
     clock,
     clock_axis,
-    judge,
     lanes_of,
-    precision_recall,
     rows_of,
     timeline,
-    video_scores,
-    working_point,
 )
 
 
@@ -31,17 +28,17 @@ def test_each_true_action_is_hit_once_and_by_the_best_score():
 
 
 def test_the_working_point_is_where_f1_is_best():
-    point = working_point(judge(TRUTH, RESULTS))
+    point = operating_point(judge(TRUTH, RESULTS))
     # scores 0.9, 0.85, 0.8 are right, 0.7 is wrong: three of three, of five true actions
     assert (point.score, point.precision, point.recall) == (0.8, 1.0, 0.6)
     assert point.f1 == pytest.approx(0.75)
-    nothing = working_point(judge(TRUTH, {}))
+    nothing = operating_point(judge(TRUTH, {}))
     assert (nothing.precision, nothing.recall, nothing.f1) == (0.0, 0.0, 0.0)
 
 
 def test_videos_are_shown_from_the_best_to_the_worst():
     judged = judge(TRUTH, RESULTS)
-    scores = video_scores(judged, working_point(judged))
+    scores = video_scores(judged, operating_point(judged))
     np.testing.assert_allclose(scores, [1.0, 0.0, 2 / 3, np.nan])
     assert [judged.keys[i] for i in choose_videos(scores, 8)] == ["good", "half", "bad"]
     assert [judged.keys[i] for i in choose_videos(scores, 2)] == ["good", "bad"]
@@ -50,8 +47,8 @@ def test_videos_are_shown_from_the_best_to_the_worst():
 
 def test_detections_of_unknown_videos_lower_the_precision_and_break_nothing():
     judged = judge(TRUTH, {**RESULTS, "unknown": [found(0, 1, "jump", 0.95), found(0, 1, "fly", 0.1)]})
-    assert working_point(judged).precision == 0.75
-    assert video_scores(judged, working_point(judged))[0] == 1.0
+    assert operating_point(judged).precision == 0.75
+    assert video_scores(judged, operating_point(judged))[0] == 1.0
     assert "fly" in judged.labels
 
 
@@ -65,11 +62,11 @@ def test_precision_never_falls_towards_less_recall():
 
 def test_a_timeline_has_a_band_for_each_true_action_and_a_bar_for_each_detection_of_its_lanes():
     judged = judge(TRUTH, RESULTS)
-    drawn = parsed(timeline(judged, 0, 30.0, working_point(judged)))
+    drawn = parsed(timeline(judged, 0, 30.0, operating_point(judged)))
     kinds = [attributes.get("class") for _, attributes in drawn.seen]
     assert (kinds.count("truth"), kinds.count("hit"), kinds.count("wrong weak")) == (2, 2, 1)
     for video, key in enumerate(judged.keys):
-        parsed(timeline(judged, video, TRUTH[key].duration, working_point(judged)))
+        parsed(timeline(judged, video, TRUTH[key].duration, operating_point(judged)))
 
 
 def weak_case(count=200):
@@ -82,25 +79,25 @@ def weak_case(count=200):
 def test_of_hundreds_of_detections_the_best_are_drawn_with_those_that_are_right():
     truth, results = weak_case()
     judged = judge(truth, results)
-    drawn = [row for _, rows in lanes_of(judged, 0, working_point(judged)) for row in rows]
+    drawn = [row for _, rows in lanes_of(judged, 0, operating_point(judged)) for row in rows]
     assert len(drawn) == FEW + 2 and judged.hit[drawn].sum() == 1
     wrong = sorted(judged.detected.scores[~judged.hit])[-FEW - 1 :]
     assert sorted(judged.detected.scores[drawn])[1:] == wrong
-    about = about_video(judged, 0, 100.0, working_point(judged))
+    about = about_video(judged, 0, 100.0, operating_point(judged))
     assert about == "1 true action, 1 min 40 s, 12 of 200 detections shown"
 
 
 def test_what_is_wrong_is_drawn_as_wrong_where_nothing_is_right():
     judged = judge(TRUTH, {"good": [found(26, 29, "fly", 0.5)]})
-    assert '<rect class="wrong"' in timeline(judged, 0, 30.0, working_point(judged))
+    assert '<rect class="wrong"' in timeline(judged, 0, 30.0, operating_point(judged))
 
 
 def test_classes_without_a_lane_are_counted():
     actions = [Action(i, i + 1, f"class {i}") for i in range(15)] + [Action(20, 21, "class 14")]
     judged = judge({"v": Video("v", "validation", 30.0, tuple(actions))}, {})
-    lanes = [judged.labels[label] for label, _ in lanes_of(judged, 0, working_point(judged))]
+    lanes = [judged.labels[label] for label, _ in lanes_of(judged, 0, operating_point(judged))]
     assert len(lanes) == MAX_LANES and "class 14" in lanes  # it has the most true actions
-    assert "12 of 15 classes shown" in about_video(judged, 0, 30.0, working_point(judged))
+    assert "12 of 15 classes shown" in about_video(judged, 0, 30.0, operating_point(judged))
 
 
 def test_detections_of_a_lane_never_cover_each_other():
@@ -120,7 +117,7 @@ def test_a_day_of_video_has_few_marks():
 
 def test_bars_lie_where_their_seconds_are():
     judged = judge(TRUTH, RESULTS)
-    drawn = parsed(timeline(judged, 0, 30.0, working_point(judged)))
+    drawn = parsed(timeline(judged, 0, 30.0, operating_point(judged)))
     bands = [a for _, a in drawn.seen if a.get("class") == "truth"]
     ticks = [a for name, a in drawn.seen if name == "line" and a.get("class") == "mark"]
     left, right = float(ticks[0]["x1"]), float(ticks[-1]["x1"])  # 0 s and 30 s

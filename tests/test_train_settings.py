@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from model.backbones import build_backbone
 from model.reversible import smallest_beta
 from train.main import main
-from train.settings import RECIPES, dump_settings, load_settings, parse_yaml, settings_from
+from train.settings import RECIPES, RENAMED, dump_settings, load_settings, parse_yaml, settings_from
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -45,6 +45,17 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one():
 def test_a_bad_override_is_refused(override, message):
     with pytest.raises(ValueError, match=message):
         load_settings(RECIPES / "demo.yaml", [override])
+
+
+@pytest.mark.parametrize("old, new", sorted(RENAMED.items()))
+def test_a_renamed_setting_is_refused_with_its_new_name(old, new):
+    with pytest.raises(ValueError, match=rf"{old}: renamed; write {new} instead"):
+        load_settings(RECIPES / "demo.yaml", [f"{old}=1"])
+    *parents, last = new.split(".")
+    group = settings_from({"data": {"shards": "x"}})
+    for name in parents:
+        group = getattr(group, name)
+    assert last in type(group).model_fields
 
 
 def test_numbers_without_a_dot_are_numbers():

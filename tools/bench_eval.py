@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from pipeline.annotations import Action, Video
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
 from train.cli import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
@@ -34,7 +34,7 @@ videos in one call; then post-processing as `leantad eval` does it, video by vid
 EXAMPLES = """
 \b
 Examples:
-  leantad bench-eval --threads 2
+  leantad bench-eval
   python tools/bench_eval.py --videos 500 --post-videos 20 --json
 """
 SECONDS = 120.0  # length of every made-up video
@@ -97,14 +97,13 @@ def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], no
 
 def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """JSON there and back, then each measure from the parsed detections on."""
+    from train.detections import read_detections, write_detections
     from train.evaluation.average_precision import evaluate, parse_tiou
     from train.evaluation.bootstrap import bootstrap
     from train.evaluation.characteristics import characteristics_of
     from train.evaluation.diagnosis import diagnose
-    from train.evaluation.files import read_detections
     from train.evaluation.matching import collect, match_collected
     from train.evaluation.recall import recall_metrics
-    from train.postprocess import write_detections
 
     truth = make_truth(sizes)
     results = make_detections(sizes, truth)
@@ -124,21 +123,16 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
 
 def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
-    import torch
-
-    from model.segments import soft_nms
     from train.postprocess import PostSettings, RawWindow, detections_of
+    from train.soft_nms import soft_nms
 
-    generator = torch.Generator().manual_seed(sizes.seed)
-    start = torch.rand(sizes.videos, sizes.proposals, generator=generator) * SECONDS
-    length = torch.rand(sizes.videos, sizes.proposals, generator=generator) * SECONDS / 4
-    segments, scores = torch.stack([start, start + length], -1), torch.rand(start.shape, generator=generator)
-    soft_nms(segments[:2], scores[:2], max_keep=sizes.keep)  # the first call sets torch up
+    rng = np.random.default_rng(sizes.seed)
+    start, length, scores = rng.random((3, sizes.videos, sizes.proposals), dtype=np.float32)
+    segments = np.stack([start, start + length / 4], -1) * SECONDS
     note = f"{sizes.proposals} proposals a video, the best {sizes.keep} kept"
     timed("soft-NMS", lambda: soft_nms(segments, scores, max_keep=sizes.keep), rows, note)
 
-    rng = np.random.default_rng(sizes.seed)
-    steps, settings = 128, PostSettings(top_k=sizes.keep)
+    steps, settings = 128, PostSettings(max_detections=sizes.keep)
     windows = [
         RawWindow(
             key=f"video{number}",
@@ -175,19 +169,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     "--keep", type=click.IntRange(1), default=100, show_default=True, help="By soft-NMS, per video."
 )
 @click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the rows to this JSON file.")
 @force_option
 @output_options
-def main(threads: int, out: Path | None, force: bool, quiet: bool, as_json: bool, **given: int) -> None:
-    import torch
-
+def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **given: int) -> None:
     if out is not None:
         check_new_file(out, force=force)
     output, sizes = Output(quiet, as_json), Sizes(**given)
-    torch.set_num_threads(threads)
-    facts = {"threads": threads, "torch": torch.__version__, "numpy": np.__version__, **asdict(sizes)}
+    facts = {"numpy": np.__version__, **asdict(sizes)}
     output.say(" ".join(f"{name}={value}" for name, value in facts.items()))
     rows: list[dict[str, Any]] = []
     bench_evaluation(sizes, rows)

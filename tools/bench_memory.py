@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
 from train.cli import Command, Output, check_new_file, force_option, output_options
 
 HELP = """Measure the training memory of a backbone: plain, checkpointed and reversible.

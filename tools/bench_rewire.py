@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones import BACKBONES, build_backbone
 from model.rewire import reconstruction_error, rewire, rewired_stages
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
 from tools.bench_memory import parse_clip, resolve_device, where
 from train.cli import Command, Output, check_new_file, force_option, output_options
 
@@ -118,11 +118,11 @@ def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
     """For each of BETAS, with all stages inverted: their largest reconstruction error, the gradient's."""
     network, rows = build(name, clip.device.type), []
     rewire(network)
-    for beta, exact in BETAS:
+    for beta, fixed_point_states in BETAS:
         found = []
         for invert in (False, True):
             for stage in rewired_stages(network):
-                stage.beta, stage.exact, stage.invert = beta, exact, invert
+                stage.beta, stage.fixed_point_states, stage.invert = beta, fixed_point_states, invert
             step(network, clip, DTYPES[dtype])
             found.append(gradients(network))
         kept, inverted = found
@@ -131,7 +131,7 @@ def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
                 "backbone": name,
                 "dtype": dtype,
                 "beta": beta,
-                "exact": exact,
+                "exact": fixed_point_states,
                 "reconstruction_error": reconstruction_error(network),
                 "gradient_error": float((inverted - kept).norm() / kept.norm()),
             }
@@ -153,11 +153,15 @@ def time_table(rows: list[dict[str, Any]]) -> str:
 
 def error_table(rows: list[dict[str, Any]]) -> str:
     """The rows of error_rows as text."""
-    lines = [f"{'backbone':<16}{'dtype':<10}{'beta':>6}{'exact':>7}{'reconstruction':>16}{'gradient':>10}"]
+    lines = [
+        f"{'backbone':<16}{'dtype':<10}{'beta':>6}{'fixed_point_states':>7}{'reconstruction':>16}{'gradient':>10}"
+    ]
     for row in rows:
         errors = f"{row['reconstruction_error']:>16.1e}{row['gradient_error']:>10.1e}"
-        exact = "yes" if row["exact"] else "no"
-        lines.append(f"{row['backbone']:<16}{row['dtype']:<10}{row['beta']:>6g}{exact:>7}{errors}")
+        fixed_point_states = "yes" if row["exact"] else "no"
+        lines.append(
+            f"{row['backbone']:<16}{row['dtype']:<10}{row['beta']:>6g}{fixed_point_states:>7}{errors}"
+        )
     return "\n".join(lines)
 
 

@@ -14,14 +14,15 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.packing.shard_writer import write_text
-from train.cli import Command, Output, check_new_file, end, force_option, output_options, plain
+from pipeline.files import write_text
+from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options, plain
+from train.detections import read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, unread
-from train.evaluation.files import Truth, read_detections, read_truth, renamed
+from train.evaluation.files import Truth, read_truth, renamed
 
 if TYPE_CHECKING:
-    from train.evaluation.matching import Matched
+    from train.evaluation.matching import Matches
 
 HELP = """Compare two result files: mAP of both, the difference, and its paired interval.
 
@@ -47,16 +48,16 @@ def signed(bounds: Sequence[float | None]) -> str:
 
 def cells(title: str, row: Mapping[str, Any]) -> list[str]:
     """A line of the tables."""
-    from train.evaluation.bootstrap import marked
+    from train.evaluation.bootstrap import excludes_zero
 
     figures = [f"{100 * row['a']:.2f}", f"{100 * row['b']:.2f}", f"{100 * row['difference']:+.2f}"]
-    star = "*" if marked(row["interval"]) else ""
+    star = "*" if excludes_zero(row["interval"]) else ""
     return [title, *figures, signed(row["interval"]), star, f"{100 * row['a_better']:.0f}"]
 
 
 def tables(result: Mapping[str, Any]) -> str:
     """Both tables as text: by tIoU, and by class with the largest differences first."""
-    from train.evaluation.evaluate import columns
+    from train.evaluation.tables import columns
 
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
@@ -75,7 +76,7 @@ def tables(result: Mapping[str, Any]) -> str:
 class Side:
     """A or B: matched with the ground truth, a remark on names (or ""), the videos that were not read."""
 
-    matched: Matched
+    matched: Matches
     remark: str
     problems: list[str]
 
@@ -157,7 +158,7 @@ def main(
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
     output.document(result)
-    end(ctx, [line for side in sides for line in side.problems])
+    exit_with(ctx, [line for side in sides for line in side.problems])
 
 
 if __name__ == "__main__":

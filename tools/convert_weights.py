@@ -6,13 +6,15 @@ trying all of them, unless told.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import replacing
+from pipeline.text import first_names
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from pipeline.packing.verify import file_sha256
+from pipeline.files import file_sha256
 from tools.weights.files import read_tensors
 from tools.weights.names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
 from train.cli import Command, Output, check_new_file, force_option, output_options
@@ -172,12 +174,8 @@ def write_weights(path: Path, found: Match, origin: Path) -> dict[str, str]:
         "file": origin.name,
         "sha256": file_sha256(origin),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(complete(found), temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return metadata
 
 
@@ -195,8 +193,7 @@ def text(found: Match, out: Path) -> str:
     }
     for kind, names in kinds.items():
         if names:
-            more = f", and {len(names) - 10} more" if len(names) > 10 else ""
-            lines.append(f"{len(names)} {kind}: {', '.join(names[:10])}{more}")
+            lines.append(f"{len(names)} {kind}: {first_names(names, 10, quoted=False)}")
     lines.append(f"use it with --set encoder.backbone={found.backbone} --set encoder.weights={out}")
     return "\n".join(lines)
 

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.text import first_names
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -18,7 +20,7 @@ import click
 from tqdm import tqdm
 
 from pipeline.dataset import Dataset
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
 from pipeline.packing.verify import check_tars
 from tools.dataset.advice import advice_of
 from tools.dataset.facts import PERCENTILES, facts_of
@@ -79,8 +81,7 @@ FORMATS = (("codecs", ""), ("sizes", ""), ("fps", " fps"))
 
 def _tally(counts: Mapping[str, int], unit: str) -> str:
     named = [f"{value}{unit} ({count})" for value, count in counts.items()]
-    more = f" and {len(named) - 4} more" if len(named) > 4 else ""
-    return ", ".join(named[:4]) + more
+    return first_names(named, 4, quoted=False)
 
 
 def subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -135,7 +136,7 @@ def class_text(balance: Mapping[str, Any], overlaps: Mapping[str, int]) -> str:
         lines.append(f"commonest classes: {named(balance['commonest'], 5)}")
         lines.append(f"rarest classes: {named(balance['rarest'], 5)} (ratio {balance['ratio']:g} : 1)")
     alone = [f"{name} ({subset})" for name, subset in balance["in_one_subset"].items()]
-    lines += [f"in one subset only: {', '.join(alone[:SHOWN])}" + _more(alone)] if alone else []
+    lines += [f"in one subset only: {first_names(alone, SHOWN, quoted=False)}"] if alone else []
     pairs = (overlaps["pairs_same_class"], overlaps["pairs_other_class"])
     lines.append(f"overlapping pairs of actions: {pairs[0]} of one class, {pairs[1]} of two classes")
     return "\n".join(lines)

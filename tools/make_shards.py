@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import tempfile
@@ -11,6 +10,8 @@ from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from pipeline.text import suggestion
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,9 +24,9 @@ from tqdm import tqdm
 from pipeline.annotations import Video, read_annotations, read_classes
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import Plan, finished, pack, remove_ours
-from pipeline.packing.pack_video import Job, Outcome, VideoFolder, check_video
+from pipeline.packing.pack_video import Job, PackResult, VideoFolder, check_video
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.packing.transcode import ENCODERS, Form, exact_rate
+from pipeline.packing.transcode import ENCODERS, EncodingSpec, exact_rate
 from pipeline.packing.verify import verify as verify_shards
 from pipeline.packing.workers import run_jobs
 from tools.dataset.packing_report import summary_of, text_of
@@ -42,9 +43,9 @@ def classes_of(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
     classes = read_classes(path)
     unknown = sorted(set(labels) - set(classes))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], classes, 1)
-        hint = f"did you mean {close[0]!r}?" if close else "add it there, or correct the annotations"
-        raise ValueError(f"{labels[unknown[0]]}: class {unknown[0]!r} is not in {path}; {hint}")
+        raise ValueError(
+            f"{labels[unknown[0]]}: class {unknown[0]!r} is not in {path}; {suggestion(unknown[0], classes)}"
+        )
     return classes
 
 
@@ -54,7 +55,7 @@ def plan_of(
     *,
     subsets: tuple[str, ...],
     classes: Path | None,
-    form: Form | None,
+    form: EncodingSpec | None,
     shard_size: int,
 ) -> Plan:
     """Read what is to be packed; nothing is decoded yet."""
@@ -86,7 +87,7 @@ def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None
             )
 
 
-def settings_of(form: Form | None, shard_size: int, subsets: tuple[str, ...]) -> dict:
+def settings_of(form: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...]) -> dict:
     """What dataset.json says about how it was made."""
     try:
         leantad = version("leantad")
@@ -97,7 +98,7 @@ def settings_of(form: Form | None, shard_size: int, subsets: tuple[str, ...]) ->
     return {**how, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
-def check(plan: Plan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[Outcome]:
+def check(plan: Plan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
     with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
         task = partial(_checked)
@@ -108,11 +109,11 @@ def check(plan: Plan, *, workers: int, progress: Callable[[Iterable], Iterable])
     return outcomes
 
 
-def _checked(job: Job) -> tuple[Outcome, bytes]:
+def _checked(job: Job) -> tuple[PackResult, bytes]:
     return check_video(job), b""
 
 
-def report(plan: Plan, outcomes: list[Outcome], state: str, output: Output) -> dict:
+def report(plan: Plan, outcomes: list[PackResult], state: str, output: Output) -> dict:
     """Tell what became of the videos; returns it for --json."""
     document = summary_of(plan, outcomes, state)
     output.say(text_of(document, state))
@@ -125,7 +126,7 @@ def progress_bar(title: str, total: int, output: Output) -> Callable[[Iterable],
     return partial(tqdm, desc=title, total=total, unit="video", disable=output.no_bar)
 
 
-def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
+def form_of(ctx: click.Context, *, copy: bool, **values) -> EncodingSpec | None:
     """The training form that the options ask for; None for --copy."""
     if copy:
         given = [
@@ -138,7 +139,7 @@ def form_of(ctx: click.Context, *, copy: bool, **values) -> Form | None:
         return None
     if values["short_side"] % 2:
         raise ValueError(f"--short-side: got {values['short_side']}, want an even number of pixels")
-    return Form(**{**values, "fps": exact_rate(values["fps"]) if values["fps"] else Fraction(0)})
+    return EncodingSpec(**{**values, "fps": exact_rate(values["fps"]) if values["fps"] else Fraction(0)})
 
 
 @click.command(

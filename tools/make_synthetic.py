@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+from pipeline.files import write_bytes
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -17,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.packing.transcode import encode_video
-from tools.synthetic_scene import Script, render, write_script
+from tools.synthetic.scene import Script, render, write_script
 from train.cli import Command, Output, check_new, force_option, output_options
 
 SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
@@ -40,13 +42,6 @@ def annotation(script: Script, subset: str) -> dict:
     return {"subset": subset, "duration": script.duration, "annotations": actions}
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 def make_dataset(
     out: Path,
     *,
@@ -64,10 +59,10 @@ def make_dataset(
         bar = tqdm(made, total=len(wanted), desc="rendering", unit="video", disable=output.no_bar)
         for (subset, number), (script, data) in zip(wanted, bar, strict=True):
             key = f"{subset[:5]}_{number:04d}"
-            write_file(out / "videos" / f"{key}.mp4", data)
+            write_bytes(out / "videos" / f"{key}.mp4", data)
             database[key] = annotation(script, subset)
     annotations = {"version": f"leantad-synthetic seed {how['seed']}", "database": database}
-    write_file(out / "annotations.json", json.dumps(annotations, indent=1).encode())
+    write_bytes(out / "annotations.json", json.dumps(annotations, indent=1).encode())
     return annotations
 
 

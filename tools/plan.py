@@ -19,7 +19,7 @@ import click
 from train.cli import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
-    from tools.planning.deepspeed_memory import Engine
+    from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
     from tools.planning.estimate import Estimate, Source
     from tools.planning.search import Option
     from train.settings import Settings
@@ -67,7 +67,7 @@ def table(estimate: Estimate, memory: int) -> str:
     return "\n".join(lines)
 
 
-def remedy(part: str, settings: Settings, engine: Engine) -> str:
+def remedy(part: str, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
     """What makes this part smaller, beyond batch, pieces and ratio."""
     from tools.planning.deepspeed_memory import OPTIMIZER
     from tools.planning.estimate import CONTEXT, DECODER
@@ -83,7 +83,7 @@ def remedy(part: str, settings: Settings, engine: Engine) -> str:
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
         FEATURES: "a smaller detector.proposal_ratio or detector.num_steps",
-        DECODER: "fewer data.piece_frames, or videos packed smaller",
+        DECODER: "fewer data.decode_chunk_frames, or videos packed smaller",
         BUCKETS: "a smaller zero_optimization.reduce_bucket_size in ds_config.json",
         CONTEXT: "a larger GPU",
     }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")
@@ -109,7 +109,7 @@ def advice(options: list[Option], memory: int, fits: bool) -> str:
     return "\n".join([head, *(f"  {o.line():<{width}}  {o.total / memory:>4.0%}  {o.why}" for o in options)])
 
 
-def refusal(least: Estimate, memory: int, settings: Settings, engine: Engine) -> str:
+def refusal(least: Estimate, memory: int, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
     """Why not even the least of all settings fits, and what would help."""
     from tools.planning.estimate import CONTEXT
 
@@ -156,7 +156,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from tools.planning.deepspeed_memory import Engine
+    from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
     from tools.planning.estimate import GIB, HEADROOM, estimate
     from tools.planning.search import Search
     from train.optimizer import has_compiler, read_ds_config
@@ -165,7 +165,7 @@ def command(
     output = Output(quiet, as_json)
     chosen = (*overrides, f"data.shards={shards}") if shards else overrides
     settings = load_settings(recipe, chosen)
-    engine = Engine.of(
+    engine = DeepSpeedMemoryConfig.of(
         read_ds_config(ds_config or settings.run.ds_config),
         processes,
         device="cpu" if settings.run.device == "cpu" else "cuda",

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import SUBSET, OneVideo, find_videos, form_of, prepare, stated_seconds
-from pipeline.packing.transcode import Form
+from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
-from tools.predict_outputs import Found, Selection, check_outputs, classes_asked, table_of, write_outputs
 from train.cli import Command, Output, force_option, one_line, output_options
+from train.detections import Found, Selection, check_outputs, classes_asked, table_of, write_outputs
 
 if TYPE_CHECKING:
     from train.inference import Trained
@@ -60,7 +60,7 @@ class SecondsBar:
         self.bar.set_description("preparing")
 
 
-def packing_form(trained: Trained) -> Form | None:
+def packing_form(trained: Trained) -> EncodingSpec | None:
     """The form of the videos that the weights were trained on; None: files as they are."""
     from train.checkpoint import PACKING, read_packing
 
@@ -108,8 +108,8 @@ def found_in(trained: Trained, video: PackedVideo, packed: Path, *, file: Path, 
         return Found(video.key, file, None, (), reason)
     except torch.cuda.OutOfMemoryError:
         raise ValueError(
-            f"{file}: the GPU has no memory left; --set encoder.piece_clips=1 and --set data.piece_frames=64 "
-            "need less, --device cpu needs none"
+            f"{file}: the GPU has no memory left; --set encoder.clips_per_forward=1 and "
+            "--set data.decode_chunk_frames=64 need less, --device cpu needs none"
         ) from None
     return Found(video.key, file, video.duration, tuple(results[video.key]))
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.text import counted
+
 if __name__ == "__main__":  # `python tools/view.py` works too
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -14,9 +16,9 @@ import click
 from tools.viewer.build import document_of, make_view
 from tools.viewer.media import Library
 from train.cli import Command, Output, check_new, force_option, output_options
+from train.detections import read_detections
 from train.evaluation.coverage import check_overlap
-from train.evaluation.files import names_in, read_detections, read_truth, renamed, table_in
-from train.report.page import plural
+from train.evaluation.files import names_in, read_truth, renamed, table_in
 
 EMBED_LIMIT_MIB = 64.0
 LONGEST_SECONDS = 1e9
@@ -106,7 +108,7 @@ def main(
         output.remark(line)
     for line in view.problems:
         click.echo(f"error: {line}", err=True)
-    output.say(f"{plural(len(view.order), 'page')}: open {view.index}")
+    output.say(f"{counted(len(view.order), 'page')}: open {view.index}")
     output.document(document_of(view))
     ctx.exit(1 if view.problems else 0)
 

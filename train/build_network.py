@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from model.network import Network
+from train.checkpoint import read_safetensors
 from train.settings import Settings
-from train.tensors import read_safetensors
 
 
 def load_encoder_weights(network: Network, path: Path) -> None:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.cli import counted
+from pipeline.text import counted
 from train.distributed import barrier, rank
-from train.tensors import read_safetensors
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
@@ -261,3 +261,11 @@ def load_weights(network: nn.Module, folder: Path) -> None:
             f"{SETTINGS} beside it, or choose another checkpoint"
         )
     network.load_state_dict(saved)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of the file, on the CPU. ValueError if it is cut, or is no safetensors file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); use another one") from None

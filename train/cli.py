@@ -38,11 +38,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def counted(number: int, one: str, several: str | None = None) -> str:
-    """`1 step`, `2 steps`; several: a plural that does more than add an s."""
-    return f"{number} {one if number == 1 else several or one + 's'}"
-
-
 def _importing(frame: FrameType | None) -> bool:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
@@ -101,7 +96,7 @@ class Command(click.Command):
             ctx.exit(2)
 
 
-def end(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
+def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
     """Name the inputs that failed, a line each, and leave: exit code 1, or 0 if there are none."""
     for line in problems:
         click.echo(f"error: {line}", err=True)

@@ -28,7 +28,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agree(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; all ranks call it and get the same answer."""
     if world_size() == 1:
         return bool(flag)
@@ -57,7 +57,7 @@ def complete_launch_variables() -> None:
     os.environ.update(single | {"MASTER_PORT": str(_free_port())})
 
 
-def leave(code: int) -> None:
+def shut_down(code: int) -> None:
     """End this process together with the others; the last thing it does, and at once if it is not alone.
 
     A process that just exits can take the others down. Destroying the group is not enough: DeepSpeed keeps

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
+from train.checkpoint import read_safetensors
 from train.distributed import barrier, complete_launch_variables, rank, world_size
 from train.optimizer import (
     OptimizerSettings,
@@ -31,7 +32,6 @@ from train.optimizer import (
     lr_factor,
     parameter_groups,
 )
-from train.tensors import read_safetensors
 
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
 STATE_FILE = "state.json"

@@ -13,12 +13,13 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, check_new_file, end, force_option, output_options
+from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread
-from train.evaluation.evaluate import assess, format_assessment
+from train.evaluation.evaluate import assess
 from train.evaluation.files import read_external_scores, read_truth, renamed
-from train.evaluation.sources import Outcome, evaluate_checkpoint, finished, reprocess
+from train.evaluation.sources import EvaluationInput, evaluate_checkpoint, finished, reprocess
+from train.evaluation.tables import format_assessment
 
 
 def check_modes(given: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def check_modes(given: dict[str, Any]) -> None:
 
 
 def report(
-    outcome: Outcome,
+    outcome: EvaluationInput,
     tiou_text: str,
     output: Output,
     *,
@@ -162,9 +163,9 @@ def main(
     location = ground_truth or (None if checkpoint else shards)
     if location is not None:
         truth = read_truth(location, subset, hint=outcome.meta.get("subset"))
-        outcome = Outcome(outcome.results, truth, {**outcome.meta, "subset": truth.subset})
+        outcome = EvaluationInput(outcome.results, truth, {**outcome.meta, "subset": truth.subset})
     if not detections:
-        from train.postprocess import write_detections
+        from train.detections import write_detections
 
         write_detections(out, outcome.results, meta=outcome.meta)
         output.say(f"detections: {out}")
@@ -182,7 +183,7 @@ def main(
             resamples=resamples or 0,
         )
         output.document(metrics)
-    end(ctx, unread(outcome.meta))
+    exit_with(ctx, unread(outcome.meta))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import torch
 from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.order import stable_seed
+from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
-from train.cli import counted
-from train.distributed import agree, barrier, rank, world_size
+from train.distributed import any_rank, barrier, rank, world_size
 from train.engine import learning_rates, log_scalars
 from train.run import Run
 from train.runlog import RunLog, memory_mib
@@ -51,7 +51,7 @@ def train_step(
     for batch in batches:
         segments, labels = truth_in_steps(batch, num_steps, batch.clips.device)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
-        if agree(not torch.isfinite(loss)):
+        if any_rank(not torch.isfinite(loss)):
             raise TrainingStopped(not_finite(loss, parts, batch))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- at the boundary only
@@ -158,7 +158,7 @@ def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
             evaluate_and_save(run, log)
         elif every and run.progress.step % every == 0:
             run.save()
-        if agree(interrupt.asked):
+        if any_rank(interrupt.asked):
             run.save()
             return False
     return True

@@ -92,10 +92,10 @@ def train(
 ) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from pipeline.packing.shard_writer import write_text
+    from pipeline.files import write_text
     from train.build_network import resolve_device
     from train.checkpoint import last_checkpoint, mend_links
-    from train.distributed import leave, rank, world_size
+    from train.distributed import rank, shut_down, world_size
     from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
     from train.settings import dump_settings
@@ -122,7 +122,7 @@ def train(
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
     code = 0 if complete else 130
-    atexit.register(leave, code)
+    atexit.register(shut_down, code)
     if rank() == 0:
         if complete:
             print_result(out, output)

@@ -7,7 +7,6 @@ not neutral: it clips gradients at norm 1 unless told otherwise.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -18,6 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+from pipeline.text import suggestion
 
 DS_CONFIG = Path(__file__).resolve().parents[1] / "ds_config.json"
 OURS = (
@@ -113,9 +114,7 @@ def check_ds_config(config: Any) -> None:
         if key in ("fp16", "torch_autocast"):
             raise ValueError(f"{key}: not supported; use bf16, or neither for float32")
         if key not in MECHANICS:
-            close = difflib.get_close_matches(key, MECHANICS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(MECHANICS)}"
-            raise ValueError(f"{key}: unknown DeepSpeed setting; {hint}")
+            raise ValueError(f"{key}: unknown DeepSpeed setting; {suggestion(key, MECHANICS)}")
     if config.get("bf16", {}).get("enabled") and zero_stage(config) == 0:
         # Measured with DeepSpeed 0.19.8: updates are off by 26 to 30 %.
         raise ValueError("bf16: wrong updates with zero_optimization.stage 0 in DeepSpeed; use stage 1 to 3")

@@ -7,21 +7,18 @@ an action seen by two windows is reported once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.packing.shard_writer import write_text
 from pipeline.windows import steps_to_seconds
+from train.soft_nms import soft_nms
 
 EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet
 ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
-Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> detections, best first
 
 
 class PostSettings(BaseModel):
@@ -35,13 +32,13 @@ class PostSettings(BaseModel):
     # width of the gaussian decay exp(-tiou^2 / sigma); smaller suppresses more
     sigma: float = Field(0.35, gt=0)
     # tIoU up to which two detections of a class leave each other alone; hard needs one above 0, such as 0.5
-    threshold: float = Field(0.0, ge=0, lt=1)
+    nms_tiou: float = Field(0.0, ge=0, lt=1)
     # detections scoring less, before or after the decay, are dropped
     min_score: float = Field(1e-4, ge=0)
     # detections kept per video, over all classes; ActivityNet counts 100, THUMOS papers keep 200
-    top_k: int = Field(100, ge=1)
+    max_detections: int = Field(100, ge=1)
     # best (proposal, class) pairs of a window that enter the suppression; more is slower and rarely better
-    pre_top: int = Field(2000, ge=1)
+    pre_nms_topk: int = Field(2000, ge=1)
     # exponents of the score's factors; 0 leaves a factor out. Quality knows no class: 1 suits external scores
     # (ETAD's product), a small one lets the detector's own class scores decide, as the recipes do
     quality_power: float = Field(1.0, ge=0)
@@ -50,7 +47,7 @@ class PostSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_threshold(self) -> PostSettings:
-        if self.nms == "hard" and self.threshold == 0:
+        if self.nms == "hard" and self.nms_tiou == 0:
             raise ValueError("threshold: got 0 with nms=hard, want a tIoU above 0, such as 0.5")
         return self
 
@@ -104,20 +101,16 @@ def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSet
     scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
     flat = scores.ravel()
     enough = np.flatnonzero(flat >= settings.min_score)
-    if len(enough) > settings.pre_top:  # a full sort of P * K scores would take most of the time
-        least = np.partition(flat[enough], -settings.pre_top)[-settings.pre_top]
+    if len(enough) > settings.pre_nms_topk:  # a full sort of P * K scores would take most of the time
+        least = np.partition(flat[enough], -settings.pre_nms_topk)[-settings.pre_nms_topk]
         enough = enough[flat[enough] >= least]
-    best = enough[np.argsort(-flat[enough], kind="stable")[: settings.pre_top]]
+    best = enough[np.argsort(-flat[enough], kind="stable")[: settings.pre_nms_topk]]
     proposal, label = np.divmod(best, scores.shape[1])
     return Candidates(seconds[proposal], label, flat[best])
 
 
 def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
     """Soft-NMS within each label, all labels at once; the best top_k of all labels, best first."""
-    import torch
-
-    from model.segments import soft_nms
-
     order = np.lexsort((-candidates.scores, candidates.label))  # stable: equal scores keep their order
     label, row = np.unique(candidates.label[order], return_inverse=True)
     first = np.searchsorted(row, np.arange(len(label)))
@@ -128,18 +121,17 @@ def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
     segments[row, column] = candidates.segments[order]
     scores[row, column] = candidates.scores[order]
     kept = soft_nms(
-        torch.from_numpy(segments),
-        torch.from_numpy(scores),
+        segments,
+        scores,
         method=settings.nms,
         sigma=settings.sigma,
-        threshold=settings.threshold,
+        nms_tiou=settings.nms_tiou,
         min_score=settings.min_score,
-        max_keep=min(settings.top_k, width),
+        max_keep=min(settings.max_detections, width),
     )
-    valid = kept.valid.numpy()
-    labels = np.broadcast_to(label[:, None], valid.shape)[valid]
-    survivors = Candidates(kept.segments.numpy()[valid], labels, kept.scores.numpy()[valid])
-    best = np.argsort(-survivors.scores, kind="stable")[: settings.top_k]
+    labels = np.broadcast_to(label[:, None], kept.valid.shape)[kept.valid]
+    survivors = Candidates(kept.segments[kept.valid], labels, kept.scores[kept.valid])
+    best = np.argsort(-survivors.scores, kind="stable")[: settings.max_detections]
     return Candidates(survivors.segments[best], survivors.label[best], survivors.scores[best])
 
 
@@ -193,11 +185,3 @@ def detections_of(
             kept.segments.round(4).tolist(), kept.label.tolist(), kept.scores.astype(np.float32), strict=True
         )
     ]
-
-
-def write_detections(path: Path, results: Results, *, meta: Mapping[str, Any]) -> None:
-    """detections.json in ActivityNet's format, a line per video; `meta` goes under "external_data"."""
-    lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
-    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(meta)) + ',\n"results": {\n'
-    text += ",\n".join(lines) + "\n}}\n"
-    write_text(Path(path), text)

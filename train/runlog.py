@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
 
 
 def memory_mib(device: torch.device) -> float:

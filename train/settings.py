@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,10 +12,27 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.detector.detector import DetectorSettings
 from model.network import EncoderSettings
 from pipeline.loader import DataSettings
+from pipeline.text import suggestion
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
+# Former names of settings: an old recipe or checkpoint is told what to write instead.
+RENAMED = {
+    "data.piece_frames": "data.decode_chunk_frames",
+    "detector.expand": "detector.roi_context",
+    "detector.fc": "detector.fc_dim",
+    "detector.head": "detector.head_dim",
+    "detector.hidden": "detector.neck_dim",
+    "detector.end_tolerance": "detector.boundary_tolerance",
+    "detector.weights.end_offset": "detector.weights.boundary_offset",
+    "detector.weights.ends": "detector.weights.proposal_boundary",
+    "encoder.exact": "encoder.fixed_point_states",
+    "encoder.piece_clips": "encoder.clips_per_forward",
+    "post.pre_top": "post.pre_nms_topk",
+    "post.threshold": "post.nms_tiou",
+    "post.top_k": "post.max_detections",
+}
 
 
 class RunSettings(BaseModel):
@@ -89,9 +105,9 @@ def check_keys(values: Mapping[str, Any], model: type[BaseModel], *, where: str 
     for key, value in values.items():
         field = model.model_fields.get(key)
         if field is None:
-            close = difflib.get_close_matches(str(key), model.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(model.model_fields)}"
-            raise ValueError(f"{where}{key}: unknown setting; {hint}")
+            if f"{where}{key}" in RENAMED:
+                raise ValueError(f"{where}{key}: renamed; write {RENAMED[f'{where}{key}']} instead")
+            raise ValueError(f"{where}{key}: unknown setting; {suggestion(key, model.model_fields)}")
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
+from train.detections import write_detections
 from train.distributed import barrier, rank, world_size
 from train.evaluation.average_precision import evaluate
 from train.evaluation.files import facts_of
 from train.inference import detect, infer
-from train.postprocess import write_detections
 from train.report.build import write_report
 from train.run import Run
 

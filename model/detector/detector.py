@@ -24,8 +24,8 @@ from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
 from .proposals import (
     candidate_proposals,
+    encode_boundaries,
     encode_centre_width,
-    encode_ends,
     refine,
     sample_balanced,
     sample_random,
@@ -42,9 +42,9 @@ class LossWeights(BaseModel):
     step_class: float = Field(1.0, ge=0)  # class of every step; 0 leaves the step head untrained
     tiou_class: float = Field(1.0, ge=0)  # is the tIoU of a proposal high
     tiou_regression: float = Field(5.0, ge=0)  # how high is it
-    end_offset: float = Field(10.0, ge=0)  # start and end offsets
+    boundary_offset: float = Field(10.0, ge=0)  # start and end offsets
     centre_offset: float = Field(10.0, ge=0)  # centre and width offsets
-    ends: float = Field(0.5, ge=0)  # are a proposal's start and end near true ones
+    proposal_boundary: float = Field(0.5, ge=0)  # are a proposal's start and end near true ones
     proposal_class: float = Field(4.0, ge=0)  # tIoU of a proposal with the actions of each class
 
 
@@ -56,11 +56,11 @@ class DetectorSettings(BaseModel):
     num_steps: int = Field(
         128, ge=4
     )  # T; other lengths are interpolated to it, the map has T (T + 1) / 2 proposals
-    hidden: int = Field(256, ge=8, multiple_of=4)  # channels of the neck and of each LSTM
-    fc: int = Field(512, ge=8)  # width of the layer that all heads of a stage share
-    head: int = Field(128, ge=8)  # width of each head
+    neck_dim: int = Field(256, ge=8, multiple_of=4)  # channels of the neck and of each LSTM
+    fc_dim: int = Field(512, ge=8)  # width of the layer that all heads of a stage share
+    head_dim: int = Field(128, ge=8)  # width of each head
     roi_bins: int = Field(24, ge=4, multiple_of=2)  # bins a proposal is averaged into
-    expand: float = Field(
+    roi_context: float = Field(
         0.5, ge=0
     )  # a proposal is lengthened by this share on each side before it is averaged
     proposal_ratio: float = Field(0.06, gt=0, le=1)  # share of the map trained on, per video and iteration
@@ -74,7 +74,7 @@ class DetectorSettings(BaseModel):
     class_tiou: float = Field(
         0.5, gt=0, lt=1
     )  # tIoU above which a proposal's class score is taught that tIoU
-    end_tolerance: float = Field(
+    boundary_tolerance: float = Field(
         0.1, gt=0
     )  # an anchor's end is near a true one within this share of its length
     offset_beta: float = Field(
@@ -127,19 +127,19 @@ class Detector(nn.Module):
             )
         self.settings = settings
         self.num_features, self.num_classes = num_features, num_classes
-        self.neck = Neck(num_features, settings.hidden)
-        self.boundary = StepHead(settings.hidden, 2, prior=0.1)
-        self.step_class = StepHead(settings.hidden, num_classes, prior=settings.class_prior)
+        self.neck = Neck(num_features, settings.neck_dim)
+        self.boundary = StepHead(settings.neck_dim, 2, prior=0.1)
+        self.step_class = StepHead(settings.neck_dim, num_classes, prior=settings.class_prior)
         # Past the neck, so that an encoder that starts from nothing is told classes from the first step on.
         self.step_shortcut = nn.Conv1d(num_features, num_classes, 1, bias=False)
         self.stages = nn.ModuleList(
             ProposalStage(
-                settings.hidden,
-                settings.fc,
-                settings.head,
+                settings.neck_dim,
+                settings.fc_dim,
+                settings.head_dim,
                 num_classes=num_classes,
                 roi_bins=settings.roi_bins,
-                expand=settings.expand,
+                roi_context=settings.roi_context,
                 class_prior=settings.class_prior,
             )
             for _ in range(settings.num_stages)
@@ -247,16 +247,19 @@ class Detector(nn.Module):
         classes = losses.proposal_class_targets(
             tiou, truth.labels, truth.mask, self.num_classes, threshold=settings.class_tiou
         )
-        ends = losses.end_targets(anchors, matched, tolerance=settings.end_tolerance) * (best > 0)[..., None]
+        ends = (
+            losses.boundary_match_targets(anchors, matched, tolerance=settings.boundary_tolerance)
+            * (best > 0)[..., None]
+        )
         beta = settings.offset_beta
         return {
             "tiou_class": losses.tiou_class_loss(
                 output.tiou[..., 0], best, threshold=settings.confident_tiou
             ),
             "tiou_regression": losses.tiou_regression_loss(output.tiou[..., 1], best),
-            "ends": losses.balanced_bce(output.ends, ends),
-            "end_offset": losses.offset_loss(
-                output.end_offsets, encode_ends(anchors, matched), positive, beta=beta
+            "proposal_boundary": losses.balanced_bce(output.boundary_logits, ends),
+            "boundary_offset": losses.offset_loss(
+                output.boundary_offsets, encode_boundaries(anchors, matched), positive, beta=beta
             ),
             "centre_offset": losses.offset_loss(
                 output.centre_offsets, encode_centre_width(anchors, matched), positive, beta=beta
@@ -268,7 +271,7 @@ class Detector(nn.Module):
         """The next stage's anchors, cut off from the graph."""
         return refine(
             anchors,
-            output.end_offsets.detach(),
+            output.boundary_offsets.detach(),
             output.centre_offsets.detach(),
             num_steps=self.settings.num_steps,
         )

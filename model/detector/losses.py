@@ -108,7 +108,7 @@ def tiou_regression_loss(logits: Tensor, tiou: Tensor, *, high: float = 0.7, low
     return weighted_mean((logits.sigmoid() - tiou) ** 2, weights)
 
 
-def end_targets(anchors: Tensor, matched: Tensor, *, tolerance: float) -> Tensor:
+def boundary_match_targets(anchors: Tensor, matched: Tensor, *, tolerance: float) -> Tensor:
     """1 where an anchor's start (end) is within `tolerance` of its length from the true one; all (B, P,
     2)."""
     width = anchors[..., 1:] - anchors[..., :1]

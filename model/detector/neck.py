@@ -30,15 +30,15 @@ def channel_norm(channels: int) -> nn.GroupNorm:
 class Neck(nn.Module):
     """(B, num_features, T) -> (B, hidden, T), every step aware of the whole sequence."""
 
-    def __init__(self, num_features: int, hidden: int):
+    def __init__(self, num_features: int, neck_dim: int):
         super().__init__()
-        self.embed = nn.Sequential(temporal_conv(num_features, hidden), channel_norm(hidden), nn.ReLU())
-        self.forward_lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        self.backward_lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        self.past = nn.Sequential(temporal_conv(hidden, hidden // 2), nn.ReLU())
-        self.future = nn.Sequential(temporal_conv(hidden, hidden // 2), nn.ReLU())
-        self.present = nn.Sequential(temporal_conv(hidden, hidden), nn.ReLU())
-        self.join = nn.Sequential(nn.Conv1d(2 * hidden, hidden, 1), channel_norm(hidden), nn.ReLU())
+        self.embed = nn.Sequential(temporal_conv(num_features, neck_dim), channel_norm(neck_dim), nn.ReLU())
+        self.forward_lstm = nn.LSTM(neck_dim, neck_dim, batch_first=True)
+        self.backward_lstm = nn.LSTM(neck_dim, neck_dim, batch_first=True)
+        self.past = nn.Sequential(temporal_conv(neck_dim, neck_dim // 2), nn.ReLU())
+        self.future = nn.Sequential(temporal_conv(neck_dim, neck_dim // 2), nn.ReLU())
+        self.present = nn.Sequential(temporal_conv(neck_dim, neck_dim), nn.ReLU())
+        self.join = nn.Sequential(nn.Conv1d(2 * neck_dim, neck_dim, 1), channel_norm(neck_dim), nn.ReLU())
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.embed(features)

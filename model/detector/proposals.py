@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..sampling import sample_proposals
 from ..segments import clamp_segments, from_centre_width, pairwise_tiou, to_centre_width
 
 MIN_WIDTH = 0.1  # steps; refined anchors are at least this long
@@ -56,14 +55,14 @@ def sample_balanced(
     return candidates[chosen.sort(1).values]
 
 
-def encode_ends(anchors: Tensor, targets: Tensor) -> Tensor:
+def encode_boundaries(anchors: Tensor, targets: Tensor) -> Tensor:
     """Offsets of start and end in anchor lengths: (..., 2), (..., 2) -> (..., 2)."""
     width = (anchors[..., 1:] - anchors[..., :1]).clamp(min=MIN_WIDTH)
     return (targets - anchors) / width
 
 
-def decode_ends(anchors: Tensor, offsets: Tensor) -> Tensor:
-    """The inverse of `encode_ends`."""
+def decode_boundaries(anchors: Tensor, offsets: Tensor) -> Tensor:
+    """The inverse of `encode_boundaries`."""
     return anchors + offsets * (anchors[..., 1:] - anchors[..., :1]).clamp(min=MIN_WIDTH)
 
 
@@ -83,7 +82,20 @@ def decode_centre_width(anchors: Tensor, offsets: Tensor) -> Tensor:
     return from_centre_width(torch.stack([centre + offsets[..., 0] * width, width * scale], -1))
 
 
-def refine(anchors: Tensor, end_offsets: Tensor, centre_offsets: Tensor, *, num_steps: int) -> Tensor:
+def refine(anchors: Tensor, boundary_offsets: Tensor, centre_offsets: Tensor, *, num_steps: int) -> Tensor:
     """The mean of the two decodings, inside [0, num_steps] and at least MIN_WIDTH long; all (..., 2)."""
-    decoded = (decode_ends(anchors, end_offsets) + decode_centre_width(anchors, centre_offsets)) / 2
+    decoded = (
+        decode_boundaries(anchors, boundary_offsets) + decode_centre_width(anchors, centre_offsets)
+    ) / 2
     return clamp_segments(decoded, limit=num_steps, min_width=MIN_WIDTH)
+
+
+def sample_proposals(candidates: Tensor, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    """Draw `num_samples` of the candidate segments, without replacement.
+
+    candidates: (P, 2) start and end in feature steps. Returns (num_samples, 2), in the candidates' order.
+    """
+    if not 1 <= num_samples <= len(candidates):
+        raise ValueError(f"num_samples: got {num_samples}, want 1 to {len(candidates)} (the candidates)")
+    chosen = torch.randperm(len(candidates), generator=generator, device=generator.device)[:num_samples]
+    return candidates[chosen.sort().values.to(candidates.device)]

@@ -29,7 +29,7 @@ Branches = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residua
 class ForeignStage:
     """One recurrence over a chain of blocks, in the place of the first one's forward.
 
-    `beta`, `exact`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
+    `beta`, `fixed_point_states`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class ForeignStage:
     hook: Branches | None
     post_activation: bool
     beta: float
-    exact: bool
+    fixed_point_states: bool
     leapfrog: bool
     invert: bool | None = None
     reconstruction_error: Tensor | None = None
@@ -58,8 +58,8 @@ class ForeignStage:
             post_activation=self.post_activation,
             leapfrog=self.leapfrog,
             invert=self.invert,
-            exact=self.exact,
-            on_error=self._note_error,
+            fixed_point_states=self.fixed_point_states,
+            on_reconstruction_error=self._note_error,
         )
         return y.to(x.dtype)
 
@@ -87,7 +87,7 @@ class ForeignStage:
                 found = x
                 with rng.replay():
                     for branch in self._branches(name, block):
-                        found = rule.advance(found, found, rule.branch(branch, found))
+                        found = rule.forward_step(found, found, rule.branch(branch, found))
             check_equal(name, found, expected)
 
     def _note_error(self, error: Tensor) -> None:
@@ -104,7 +104,7 @@ def check_equal(name: str, found: Tensor, expected: object) -> None:
 
 
 @dataclass(eq=False)
-class Passed:
+class IdentityForward:
     """In the place of the forward of a chain's further blocks: the first one has done their work."""
 
     name: str
@@ -187,7 +187,7 @@ def install(
     hook: Branches | None,
     *,
     beta: float,
-    exact: bool,
+    fixed_point_states: bool,
     leapfrog: bool,
 ) -> None:
     """Make one recurrence of each run of blocks in the chain that activate alike."""
@@ -196,9 +196,9 @@ def install(
         blocks = [network.get_submodule(name) for name in names]
         asked = {n for n, b in zip(names, blocks, strict=True) if hook is not None and hook(b) is not None}
         traced = {name: found.proven[name] for name in names if name not in asked}
-        stage = ForeignStage(names, blocks, traced, hook, post_activation, beta, exact, leapfrog)
+        stage = ForeignStage(names, blocks, traced, hook, post_activation, beta, fixed_point_states, leapfrog)
         for name, block in zip(names, blocks, strict=True):
-            forward = stage if name == names[0] else Passed(name)
+            forward = stage if name == names[0] else IdentityForward(name)
             block.forward = forward  # type: ignore[assignment]
 
 
@@ -206,7 +206,7 @@ def rewire_foreign(
     network: nn.Module,
     *,
     beta: float,
-    exact: bool,
+    fixed_point_states: bool,
     leapfrog: bool,
     hook: Branches | None,
     example: Mapping[str, Any] | None,
@@ -235,7 +235,9 @@ def rewire_foreign(
             how = f"residual; order {chain.evidence}"
             rows[name] = ("untouched", number, chain.reason) if chain.reason else ("reversible", number, how)
     for chain in good:
-        install(network, chain, found, hook, beta=beta, exact=exact, leapfrog=leapfrog)
+        install(
+            network, chain, found, hook, beta=beta, fixed_point_states=fixed_point_states, leapfrog=leapfrog
+        )
     order = [name for name, _ in network.named_modules() if name in rows]
     return iter([(name, *rows[name]) for name in order])
 

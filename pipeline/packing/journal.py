@@ -7,14 +7,13 @@ that is whole and the keys in it. A file counts from its rename on.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from ..annotations import Repair
+from ..files import write_bytes, write_text
 from ..records import PackedVideo, Shard
-from .pack_video import Outcome
-from .shard_writer import write_text
+from .pack_video import PackResult
 
 
 class Journal:
@@ -29,22 +28,20 @@ class Journal:
         """Where the encoded bytes of a video wait for their shard."""
         return self.folder / "videos" / f"{key}.mp4"
 
-    def outcome(self, key: str) -> Outcome | None:
+    def outcome(self, key: str) -> PackResult | None:
         """What became of a video; None if it is not done."""
         path = self.folder / "videos" / f"{key}.json"
         if not path.exists():
             return None
         entry = json.loads(path.read_text("utf-8"))
         repairs = tuple(Repair(**repair) for repair in entry.pop("repairs"))
-        return Outcome(PackedVideo.from_json(key, entry), repairs)
+        return PackResult(PackedVideo.from_json(key, entry), repairs)
 
-    def commit(self, outcome: Outcome, data: bytes) -> None:
+    def commit(self, outcome: PackResult, data: bytes) -> None:
         """From here on the video is done: first its bytes, then the word about them."""
         key = outcome.video.key
         if data:
-            partial = self.folder / "videos" / f"{key}.{os.getpid()}.tmp"
-            partial.write_bytes(data)
-            os.replace(partial, self.data_of(key))
+            write_bytes(self.data_of(key), data)
         repairs = [asdict(repair) for repair in outcome.repairs]
         text = json.dumps({**outcome.video.to_json(), "repairs": repairs})
         write_text(self.folder / "videos" / f"{key}.json", text)

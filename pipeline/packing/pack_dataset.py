@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import hashlib
 import io
 import json
 import re
@@ -21,17 +20,18 @@ from typing import Any
 
 from ..annotations import Repair
 from ..dataset import Dataset
+from ..files import TEMPORARY, sha256_of, write_text
 from ..records import DESCRIPTION, Shard
 from .journal import Journal
-from .pack_video import Job, Outcome, pack_video
-from .shard_writer import ShardWriter, write_dataset, write_text
+from .pack_video import Job, PackResult, pack_video
+from .shard_writer import ShardWriter, write_dataset
 from .workers import run_jobs
 
 WORK, REJECTS = ".work", "rejects.csv"
 OURS = re.compile(r"\d{5}\.(tar|idx)|dataset\.json|rejects\.csv")
-PARTIAL = re.compile(rf"({OURS.pattern})(\.\d+)?\.tmp")
+PARTIAL = re.compile(rf"{TEMPORARY.pattern}|\d{{5}}\.tar\.tmp")
 
-Progress = Callable[[Iterable[Outcome]], Iterable[Outcome]]
+Progress = Callable[[Iterable[PackResult]], Iterable[PackResult]]
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Plan:
         sizes = [(job.folder / job.file).stat().st_size if job.file else job.missing for job in self.jobs]
         jobs = [(job.key, job.source, asdict(job.video), job.file) for job in self.jobs]
         text = json.dumps([jobs, sizes, self.classes, self.shard_size, self.settings], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text)
 
 
-def pack(plan: Plan, out: Path, *, workers: int, progress: Progress) -> list[Outcome]:
+def pack(plan: Plan, out: Path, *, workers: int, progress: Progress) -> list[PackResult]:
     """Pack the plan into `out`, or finish what an earlier run of the same plan began.
 
     progress: wraps the iteration over videos. Returns what became of every video, in the plan's order.
@@ -88,11 +88,11 @@ def pack(plan: Plan, out: Path, *, workers: int, progress: Progress) -> list[Out
     return outcomes
 
 
-def _placed(outcome: Outcome, places: dict[str, str]) -> Outcome:
+def _placed(outcome: PackResult, places: dict[str, str]) -> PackResult:
     return replace(outcome, video=replace(outcome.video, shard=places.get(outcome.video.key)))
 
 
-def _packed(plan: Plan, journal: Journal, out: Path, workers: int) -> Iterator[Outcome]:
+def _packed(plan: Plan, journal: Journal, out: Path, workers: int) -> Iterator[PackResult]:
     """Do the jobs and write each shard as soon as its videos are there."""
     shards = journal.shards()
     done = {key for _, keys in shards for key in keys}
@@ -108,7 +108,7 @@ def _packed(plan: Plan, journal: Journal, out: Path, workers: int) -> Iterator[O
         _write_shard(number, ready, journal, out)
 
 
-def _write_shard(number: int, outcomes: list[Outcome], journal: Journal, out: Path) -> Shard:
+def _write_shard(number: int, outcomes: list[PackResult], journal: Journal, out: Path) -> Shard:
     with ShardWriter(out, f"{number:05d}") as writer:
         for outcome in outcomes:
             writer.write(outcome.video, journal.data_of(outcome.video.key).read_bytes())
@@ -117,7 +117,7 @@ def _write_shard(number: int, outcomes: list[Outcome], journal: Journal, out: Pa
     return writer.shard
 
 
-def write_rejects(path: Path, outcomes: Iterable[Outcome]) -> None:
+def write_rejects(path: Path, outcomes: Iterable[PackResult]) -> None:
     """Write the table of rejected videos: video, subset, file, reason; only the header when there is none."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -128,7 +128,7 @@ def write_rejects(path: Path, outcomes: Iterable[Outcome]) -> None:
     write_text(path, text.getvalue())
 
 
-def finished(plan: Plan, out: Path) -> list[Outcome]:
+def finished(plan: Plan, out: Path) -> list[PackResult]:
     """What became of every video, if `out` holds the whole data set of this very plan; else nothing.
 
     Raises ValueError, naming the difference, when it holds something else; and when one of its tars is cut.
@@ -143,7 +143,7 @@ def finished(plan: Plan, out: Path) -> list[Outcome]:
     repairs: dict[str, list[Repair]] = {}
     for repair in dataset.repairs:
         repairs.setdefault(repair.video, []).append(repair)
-    return [Outcome(video, tuple(repairs.get(video.source, ()))) for video in dataset.videos.values()]
+    return [PackResult(video, tuple(repairs.get(video.source, ()))) for video in dataset.videos.values()]
 
 
 def remove_ours(out: Path) -> None:

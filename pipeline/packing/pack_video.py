@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -10,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..annotations import Repair, Video, repair_actions
+from ..files import sha256_of
 from ..records import PackedVideo
-from .probe import Facts, Unreadable, probe
-from .transcode import Form, transcode
+from ..text import first_names
+from .probe import Unreadable, VideoMetadata, probe
+from .transcode import EncodingSpec, transcode
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
 VIDEO_SUFFIXES += (".ogv", ".ts", ".webm", ".wmv")
@@ -33,11 +34,11 @@ class Job:
     folder: Path
     file: str | None
     missing: str | None
-    form: Form | None
+    form: EncodingSpec | None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PackResult:
     """What became of one video: packed (reject None; not yet in a shard) or rejected, and its repairs."""
 
     video: PackedVideo
@@ -83,7 +84,7 @@ class VideoFolder:
         if len(found) == 1:
             return found[0], None
         if found:
-            return None, f"{len(found)} files have this name: {', '.join(found[:3])}"
+            return None, f"{len(found)} files have this name: {first_names(found, quoted=False)}"
         near = self.by_looks.get(_looks(name), [])
         return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
 
@@ -115,16 +116,16 @@ def _looks(path: str) -> str:
     return "".join(letter for letter in name if letter.isalnum()) or name
 
 
-def pack_video(job: Job) -> tuple[Outcome, bytes]:
+def pack_video(job: Job) -> tuple[PackResult, bytes]:
     """Do one job; returns the outcome and the encoded bytes (none when rejected)."""
     try:
         data, source, packed = _encoded(job)
-        return _fitted(job, source, packed, hashlib.sha256(data).hexdigest()), data
+        return _fitted(job, source, packed, sha256_of(data)), data
     except Unreadable as error:
         return reject(job, error.reason), b""
 
 
-def check_video(job: Job) -> Outcome:
+def check_video(job: Job) -> PackResult:
     """Only look: decode the file whole and fit the actions to it; nothing is encoded."""
     try:
         facts = probe(_path(job))
@@ -134,7 +135,7 @@ def check_video(job: Job) -> Outcome:
         return reject(job, error.reason)
 
 
-def reject(job: Job, reason: str) -> Outcome:
+def reject(job: Job, reason: str) -> PackResult:
     """The outcome of a video that cannot be packed; its actions stay, so that evaluation counts them."""
     actions, repairs = repair_actions(job.video, None)
     video = PackedVideo(
@@ -152,10 +153,10 @@ def reject(job: Job, reason: str) -> Outcome:
         source=job.source,
         file=job.file,
     )
-    return Outcome(video, repairs)
+    return PackResult(video, repairs)
 
 
-def _fitted(job: Job, source: Facts, packed: Facts, sha256: str | None) -> Outcome:
+def _fitted(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str | None) -> PackResult:
     """Fit the actions to the packed video. Raises Unreadable when all of them lie outside it."""
     duration = float(packed.duration)
     actions, repairs = repair_actions(job.video, float(source.duration))
@@ -183,10 +184,10 @@ def _fitted(job: Job, source: Facts, packed: Facts, sha256: str | None) -> Outco
         sha256=sha256,
         file=job.file,
     )
-    return Outcome(video, repairs + _remarks(job, source))
+    return PackResult(video, repairs + _remarks(job, source))
 
 
-def _remarks(job: Job, source: Facts) -> tuple[Repair, ...]:
+def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
     """What a person should know though nothing was cut off."""
     remarks = []
     stated, found = job.video.duration, float(source.duration)
@@ -197,7 +198,7 @@ def _remarks(job: Job, source: Facts) -> tuple[Repair, ...]:
     return tuple(remarks)
 
 
-def _encoded(job: Job) -> tuple[bytes, Facts, Facts]:
+def _encoded(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Bytes to pack, facts of the source file, facts of those bytes."""
     path = _path(job)
     if job.form is not None:
@@ -213,7 +214,7 @@ def _path(job: Job) -> Path:
     return job.folder / job.file
 
 
-def _refuse_copy(job: Job, facts: Facts) -> None:
+def _refuse_copy(job: Job, facts: VideoMetadata) -> None:
     """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
     if job.form is None and facts.rotation:
         reason = f"to be shown turned by {facts.rotation} degrees, which --copy cannot do; re-encode it"

@@ -26,10 +26,10 @@ from ..annotations import Video
 from ..packets_file import Excerpt, PackedFile
 from ..records import PackedVideo
 from .journal import Journal
-from .pack_video import VIDEO_SUFFIXES, Job, Outcome, pack_video, reject
+from .pack_video import VIDEO_SUFFIXES, Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
 from .shard_writer import unique_keys
-from .transcode import Form, exact_rate, is_in_form
+from .transcode import EncodingSpec, exact_rate, is_in_form
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
@@ -52,7 +52,7 @@ class OneVideo:
         return self.file.excerpt(frames)
 
 
-def form_of(packing: Mapping[str, Any]) -> Form | None:
+def form_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
     """The training form that a data set's `settings` (dataset.json) describe; None: the bytes were kept.
 
     Raises ValueError when they do not say it.
@@ -61,7 +61,7 @@ def form_of(packing: Mapping[str, Any]) -> Form | None:
         return None
     try:
         fps = float(packing["fps"])
-        return Form(
+        return EncodingSpec(
             codec=str(packing["codec"]),
             fps=exact_rate(fps) if fps else Fraction(0),
             short_side=int(packing["short_side"]),
@@ -134,7 +134,7 @@ def stated_seconds(path: Path) -> float:
 
 
 def prepare(
-    files: Mapping[str, Path], form: Form | None, *, workers: int
+    files: Mapping[str, Path], form: EncodingSpec | None, *, workers: int
 ) -> Generator[tuple[PackedVideo, Path], None, None]:
     """Bring files into a training form, in processes of their own; yields them in order.
 
@@ -157,7 +157,7 @@ def prepare(
                 path.unlink(missing_ok=True)
 
 
-def _pack(folder: str, job: Job) -> tuple[Outcome, bytes]:
+def _pack(folder: str, job: Job) -> tuple[PackResult, bytes]:
     """pack_video; an error of whatever kind is this file's own and does not stop the others.
 
     Runs in a process of its own, which may be killed: its temporary files lie in `folder`, too.

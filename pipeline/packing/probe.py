@@ -37,7 +37,7 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True)
-class Facts:
+class VideoMetadata:
     """What a decoded video holds.
 
     duration: exact seconds, the last frame's time on screen included. fps: frames per second of the time
@@ -60,7 +60,7 @@ class Facts:
     transfer: str | None
 
 
-def probe(source: str | Path | bytes) -> Facts:
+def probe(source: str | Path | bytes) -> VideoMetadata:
     """Decode a file (or its bytes) whole and say what it holds. Raises Unreadable when it is damaged."""
     reader = FrameReader(source)
     for _ in reader:
@@ -80,10 +80,10 @@ class FrameReader:
         self.name = "video" if isinstance(source, bytes) else str(source)
         self.rotation, self.aspect = 0, Fraction(1)  # as in Facts; known from the first frame on
         self._count, self._seconds = 0, 0.0  # decoded so far
-        self._facts: Facts | None = None
+        self._facts: VideoMetadata | None = None
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> VideoMetadata:
         assert self._facts is not None, "read the video to its end first"
         return self._facts
 
@@ -246,8 +246,8 @@ class _Clock:
         return all(abs(time * rate - number) <= 0.5 for number, time in enumerate(self.times))
 
 
-def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> Facts:
-    return Facts(
+def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> VideoMetadata:
+    return VideoMetadata(
         duration=clock.end,
         fps=clock.rate(),
         num_frames=clock.count,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..annotations import Repair
+from ..files import sha256_of, write_text
 from ..records import DESCRIPTION, FORMAT, KEY, VERSION, PackedVideo, Shard
 
 TAR_BLOCK = 512
@@ -37,7 +38,7 @@ def unique_keys(names: Iterable[str]) -> dict[str, str]:
     for plain, group in groups.items():
         for name in group:
             alone = plain and (name == plain or len(group) == 1)
-            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            digest = sha256_of(name)[:12]
             keys[name] = plain if alone else f"{plain[:64] or 'video'}-{digest}"
     if len(set(keys.values())) < len(set(names)):
         raise ValueError("video names: two of them give the same key, rename one")
@@ -75,7 +76,7 @@ class ShardWriter:
             raise ValueError(
                 f"{video.key!r}: not a key, want 1 to 80 letters, digits, _ or - (see unique_keys)"
             )
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256_of(data)
         video = replace(video, shard=self.tar.name, reject=None, sha256=digest)
         about = json.dumps(video.to_json(), sort_keys=True).encode()
         offset = self.writer.tarstream.offset
@@ -124,16 +125,6 @@ class _HashingFile:
 
 def _padded(size: int) -> int:
     return -(-size // TAR_BLOCK) * TAR_BLOCK
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then give it its final one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def pack_samples(

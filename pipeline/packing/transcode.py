@@ -23,7 +23,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 
 from ..packets import ACCURATE_RND
-from .probe import Facts, FrameReader, Unreadable, probe, rate_of
+from .probe import FrameReader, Unreadable, VideoMetadata, probe, rate_of
 
 # Containers round stamps to ticks of their clock (1 ms in Matroska): a stamp may be that much too late.
 STAMP_ROUNDING = Fraction(1, 1000)
@@ -55,7 +55,7 @@ ENCODERS = {"vp9": ("libvpx-vp9", VP9), "h264": ("libx264", H264)}
 
 
 @dataclass(frozen=True)
-class Form:
+class EncodingSpec:
     """The training form. fps: frames per second, short_side: pixels (even); 0 keeps the source's."""
 
     codec: str = "vp9"
@@ -65,7 +65,7 @@ class Form:
     upscale: bool = False  # let fps and short_side exceed the source's
 
 
-def transcode(source: str | Path | bytes, form: Form) -> tuple[bytes, Facts, Facts]:
+def transcode(source: str | Path | bytes, form: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Re-encode a video; returns (mp4 bytes, facts of the source, facts of the result as decoded again).
 
     The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
@@ -86,13 +86,13 @@ def transcode(source: str | Path | bytes, form: Form) -> tuple[bytes, Facts, Fac
     return data, reader.facts, result
 
 
-def mark_of(form: Form) -> str:
+def mark_of(form: EncodingSpec) -> str:
     """The comment that `transcode` writes into its files."""
     upscale = " upscale" if form.upscale else ""
     return f"leantad {form.codec} fps {form.fps} short side {form.short_side} gop {form.gop}{upscale}"
 
 
-def is_in_form(source: str | Path | bytes, form: Form) -> bool:
+def is_in_form(source: str | Path | bytes, form: EncodingSpec) -> bool:
     """Whether `transcode` made this file, in this form: encoding it again would only blur it.
 
     Nothing is decoded. The comment may have survived an editor; codec and key frames hardly do.
@@ -155,7 +155,7 @@ def _with_end(reader) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
     yield reader.facts.duration, None
 
 
-def _target_rate(source: str | Path | bytes, form: Form) -> Fraction:
+def _target_rate(source: str | Path | bytes, form: EncodingSpec) -> Fraction:
     if form.fps and form.upscale:
         return form.fps
     own = _packet_rate(source)
@@ -229,7 +229,7 @@ class _Encoder:
 class _Upright:
     """Scale frames to the training size, then turn them upright; the size is fixed by the first."""
 
-    def __init__(self, form: Form):
+    def __init__(self, form: EncodingSpec):
         self.form, self.scaler = form, VideoReformatter()
         self.size: tuple[int, int] | None = None
         self.last: tuple[av.VideoFrame, av.VideoFrame] | None = None
@@ -242,7 +242,7 @@ class _Upright:
         return self.last[1]
 
 
-def training_size(width: int, height: int, aspect: Fraction, form: Form) -> tuple[int, int]:
+def training_size(width: int, height: int, aspect: Fraction, form: EncodingSpec) -> tuple[int, int]:
     """Width and height to scale to (as stored, before turning): short side as asked, square pixels, even."""
     shown = width * aspect
     short = min(shown, Fraction(height))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ..dataset import Dataset
+from ..files import file_sha256
 from ..records import PackedVideo
+from ..text import first_names
 
-PIECE_FRAMES = 256  # frames in memory at a time
+DECODE_CHUNK_FRAMES = 256  # frames in memory at a time
 
 
 def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = iter) -> None:
@@ -21,10 +22,10 @@ def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = i
     """
     damaged = [name for name in progress(dataset.at_hand()) if not _is_whole(dataset, name)]
     if damaged:
-        names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
         raise ValueError(
             f"{dataset.folder}: sha256 differs from dataset.json in {len(damaged)} of {len(dataset.shards)} "
-            f"tars ({names}); copy these again, or pack again with make-shards --force"
+            f"tars ({first_names(damaged, 5, quoted=False)}); copy these again, or pack again with "
+            "make-shards --force"
         )
 
 
@@ -57,7 +58,7 @@ def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
             codec=video.codec,
             num_frames=video.num_frames,
             device="cpu",
-            piece_frames=PIECE_FRAMES,
+            decode_chunk_frames=DECODE_CHUNK_FRAMES,
         ):
             if tuple(piece.shape[1:3]) != (video.height, video.width):
                 raise ValueError(f"decodes to {tuple(piece.shape[1:3])}, want {video.height}x{video.width}")
@@ -67,12 +68,3 @@ def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
     except ValueError as error:
         raise ValueError(f"{dataset.folder / str(video.shard)}: {video.name}: {error}") from None
     return seen
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
 from .journal import Journal
-from .pack_video import Job, Outcome, reject
+from .pack_video import Job, PackResult, reject
 
 TRIES = 2  # a worker that was killed (no memory left, or the whole run was stopped) gets a second try
 
-Task = Callable[[Job], tuple[Outcome, bytes]]
+Task = Callable[[Job], tuple[PackResult, bytes]]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class _Worker:
 
 def run_jobs(
     jobs: Sequence[Job], journal: Journal, task: Task, *, workers: int
-) -> Generator[Outcome, None, None]:
+) -> Generator[PackResult, None, None]:
     """Do the jobs that the journal does not have yet; yields every job's outcome, in the order of `jobs`.
 
     Raises ValueError with the job's name when a worker fails in a way that is not the video's fault.

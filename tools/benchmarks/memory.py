@@ -29,7 +29,7 @@ class Settings:
     dtype: str
     clips: int
     ratios: tuple[float, ...]
-    piece_clips: int
+    clips_per_forward: int
     beta: float
     device: str
 
@@ -59,14 +59,14 @@ def build_encoder(settings: Settings, mode: str) -> Encoder:
     return encoder.train()
 
 
-def train_step(encoder: Encoder, clips: Tensor, ratio: float | None, piece_clips: int) -> None:
+def train_step(encoder: Encoder, clips: Tensor, ratio: float | None, clips_per_forward: int) -> None:
     """Forward and backward of one video; clips: (1, N, C, L, H, W) uint8."""
     if ratio is None:
         features = encoder(clips[0])
     else:
         generator = torch.Generator().manual_seed(0)
         kept = sample_clips(1, clips.shape[1], ratio, strategy="uniform", generator=generator)
-        features = sampled_encode(encoder, clips, kept, piece_clips=piece_clips)
+        features = sampled_encode(encoder, clips, kept, clips_per_forward=clips_per_forward)
     features.float().square().mean().backward()
 
 
@@ -82,7 +82,7 @@ def _peak_and_seconds(settings: Settings, encoder: Encoder, clips: Tensor, ratio
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    train_step(encoder, clips, ratio, settings.piece_clips)
+    train_step(encoder, clips, ratio, settings.clips_per_forward)
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -100,7 +100,7 @@ def measure(settings: Settings, mode: str, ratio: float | None) -> dict:
     after_forward: list[int] = []
     hook = encoder.register_forward_hook(lambda *_: after_forward.append(saved.now))
     with saved, live if clips.device.type == "cpu" else nullcontext():
-        train_step(encoder, clips, ratio, settings.piece_clips)
+        train_step(encoder, clips, ratio, settings.clips_per_forward)
     hook.remove()
     peak, seconds = _peak_and_seconds(settings, encoder, clips, ratio)
     return {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
 from pipeline.records import PackedVideo
+from pipeline.text import first_names
 from pipeline.windows import clip_frames, windows_of
 from tools.dataset.names import choose_subsets, name_warnings
 
@@ -208,7 +209,7 @@ def reasons_of(
         "data.window_seconds": window,
         "data.num_clips": "a clip gives one feature, so one clip per step: they see "
         f"{median} of the frames of a window in the median video, {large} in a long one (p95)",
-        "data.resize": f"packed pictures are {', '.join(list(facts['sizes'])[:3])}; crop is 7/8 of a side",
+        "data.resize": f"pictures are {first_names(facts['sizes'], quoted=False)}; crop is 7/8 of a side",
         "detector.num_steps": f"proposals last 1 to {fit.num_steps} steps, a step {step['p50']:.3g} s in the "
         f"median video and {step['p100']:.3g} s in the longest; 98 % of all actions last {short} to {long}",
     }
@@ -260,8 +261,9 @@ def subset_warnings(data: Mapping[str, Any], subsets: Mapping[str, Mapping[str, 
     if not others:
         return ["there is one subset only: nothing is left to validate on"]
     return [
-        f"nothing is left to validate on but {listed(others)}, and a test set that chooses the checkpoint "
-        "tests no more: keep some training videos apart; or, the custom on THUMOS-14, put it in val_subset"
+        f"nothing is left to validate on but {first_names(others, 5, quoted=False)}, and a test set that "
+        "chooses the checkpoint tests no more: keep some training videos apart; or, the custom on THUMOS-14, "
+        "put it in val_subset"
     ]
 
 
@@ -274,7 +276,7 @@ def rate_warning(rates: Sequence[str], packing: Mapping[str, Any]) -> str:
         way = f"pack with --fps {lowest}, or let slower videos have frames repeated by --upscale"
     else:
         way = f"pack with --fps {lowest}"
-    return f"frame rates differ ({', '.join(rates[:4])}): {way}"
+    return f"frame rates differ ({first_names(rates, 4, quoted=False)}): {way}"
 
 
 def class_warnings(balance: Mapping[str, Any], train: str) -> list[str]:
@@ -289,10 +291,4 @@ def class_warnings(balance: Mapping[str, Any], train: str) -> list[str]:
         (rare, f"fewer than {FEW} training actions"),
         (balance["without_actions"], "a class without any action"),
     ]
-    return [f"{listed(names)}: {text}" for names, text in found if names]
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return [f"{first_names(names, 5, quoted=False)}: {text}" for names, text in found if names]

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.packing.pack_dataset import Plan
-from pipeline.packing.pack_video import Outcome
+from pipeline.packing.pack_video import PackResult
+from pipeline.text import first_names
 from tools.dataset.facts import actions_per_class
 from tools.dataset.names import name_warnings
 
@@ -16,7 +17,7 @@ SHOWN = 20  # lines of a list on the screen; the files and --json have all of th
 NAMED = 5  # files named in a line
 
 
-def summary_of(plan: Plan, outcomes: Sequence[Outcome], state: str) -> dict[str, Any]:
+def summary_of(plan: Plan, outcomes: Sequence[PackResult], state: str) -> dict[str, Any]:
     """The answer as JSON values; `state` is the key that counts the good videos, "packed" or "usable"."""
     videos = [outcome.video for outcome in outcomes]
     good = [video for video in videos if video.reject is None]
@@ -51,8 +52,7 @@ def text_of(document: Mapping[str, Any], state: str) -> str:
         *_first(f"{repair['video']}: {repair['kind']}: {repair['detail']}" for repair in repairs),
     ]
     if unnamed:
-        more = ", ..." if len(unnamed) > NAMED else ""
-        names = ", ".join(unnamed[:NAMED]) + more
+        names = first_names(unnamed, NAMED, quoted=False)
         lines.append(f"video files that no annotation names, left out: {len(unnamed)} ({names})")
     return "\n".join([*lines, *(f"warning: {text}" for text in document["warnings"])])
 

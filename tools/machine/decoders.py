@@ -73,7 +73,7 @@ def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
     parts = [
         part.cpu().numpy().copy()
         for part in decode_frames(
-            data, wanted, codec=name, num_frames=len(shown), device=device, piece_frames=64
+            data, wanted, codec=name, num_frames=len(shown), device=device, decode_chunk_frames=64
         )
     ]
     found = np.concatenate(parts).astype(float)

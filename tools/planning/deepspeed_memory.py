@@ -26,7 +26,7 @@ Bytes = Counter[str]
 
 
 @dataclass(frozen=True)
-class Engine:
+class DeepSpeedMemoryConfig:
     """What of ds_config.json decides memory; the defaults are DeepSpeed's own."""
 
     stage: int
@@ -50,11 +50,11 @@ class Engine:
         *,
         device: Literal["cuda", "cpu"] = "cuda",
         cpp_adam: bool = True,
-    ) -> Engine:
+    ) -> DeepSpeedMemoryConfig:
         """From a checked ds_config (train.optimizer.read_ds_config)."""
         zero, stage = config.get("zero_optimization", {}), zero_stage(config)
         reuse = int(zero.get("stage3_max_reuse_distance", 1e9))
-        return Engine(
+        return DeepSpeedMemoryConfig(
             stage=stage,
             processes=processes,
             bf16=bool(config.get("bf16", {}).get("enabled", False)),
@@ -96,7 +96,7 @@ def _leaves(zero: dict[str, Any], what: str) -> bool:
     return bool((zero.get(what) or {}).get("device", "none") != "none")
 
 
-def _held(step: StepPeak, engine: Engine) -> Bytes:
+def _held(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
     """Weights, optimizer and ZeRO-3's buffers: what is there at any time of any step."""
     held = Bytes({WEIGHTS: step.parts.get(WEIGHTS, 0)})
     own = engine.share(engine.numbers(step.trainable))
@@ -118,21 +118,21 @@ def _held(step: StepPeak, engine: Engine) -> Bytes:
     return held
 
 
-def _bucket(step: StepPeak, engine: Engine) -> int:
+def _bucket(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
     """Bytes of the buckets that gradients move into; without them, ZeRO 3's wait where they are."""
     if engine.contiguous:
         return engine.numbers(engine.bucket_size) * (2 if engine.overlap and engine.stage < 3 else 1)
     return engine.numbers(min(step.trainable, engine.bucket_size)) if engine.stage == 3 else 0
 
 
-def _persistent(step: StepPeak, engine: Engine) -> int:
+def _persistent(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
     """Bytes of the weights that ZeRO 3 does not give back, for they are small; views, of one process."""
     if engine.stage < 3 or engine.processes == 1:
         return 0
     return engine.numbers(sum(size for size in step.tensors if size < engine.smallest_divided))
 
 
-def _gathered(step: StepPeak, engine: Engine) -> int:
+def _gathered(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
     """Bytes of whole weights under ZeRO 3.
 
     Of one process they are views of its partition, that is, of everything. Every module prefetches at least
@@ -144,14 +144,14 @@ def _gathered(step: StepPeak, engine: Engine) -> int:
     return min(whole, _persistent(step, engine) + engine.numbers(engine.max_live))
 
 
-def _arriving(step: StepPeak, engine: Engine) -> int:
+def _arriving(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
     """Bytes of the tensor in which weights come in, until the last of them is used for the first time."""
     if engine.stage < 3 or engine.processes == 1:
         return 0
     return min(_gathered(step, engine) - _persistent(step, engine), engine.numbers(engine.prefetch))
 
 
-def _reducing(step: StepPeak, engine: Engine) -> Bytes:
+def _reducing(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
     """After the backward pass: gradients move into the bucket, and from there to where they stay."""
     gradients = engine.numbers(step.trainable)
     full = engine.numbers(min(step.trainable, engine.bucket_size))
@@ -168,7 +168,7 @@ def _reducing(step: StepPeak, engine: Engine) -> Bytes:
     return bucket + Bytes({GRADIENTS: gradients - full + stay})
 
 
-def _updating(step: StepPeak, engine: Engine) -> Bytes:
+def _updating(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
     """Adam's turn, group by group: its gradients as one float32 tensor, Adam's buffers, what is left.
 
     Below stage 3 the gradients are views of one tensor, which lives until the last group lets go of it.
@@ -195,7 +195,7 @@ def _updating(step: StepPeak, engine: Engine) -> Bytes:
     return max(found, key=lambda one: one.total())
 
 
-def moments(step: StepPeak, engine: Engine, always: dict[str, int]) -> dict[str, Bytes]:
+def moments(step: StepPeak, engine: DeepSpeedMemoryConfig, always: dict[str, int]) -> dict[str, Bytes]:
     """Bytes by part at the moments that can be the peak. always: what others hold at any time."""
     held = _held(step, engine) + Bytes(always)
     clips = Bytes({FRAMES: step.parts.get(FRAMES, 0)})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.augment import resized_size
 from pipeline.loader import DataSettings
-from tools.planning.deepspeed_memory import OPTIMIZER, Engine, moments
+from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.step import (
     BOUNDARIES,
     BUCKETS,
@@ -60,7 +60,7 @@ def decoder(data: DataSettings, source: Source) -> int:
     A piece of frames at the source's size; if they are resized, the results in float32 and 64 frames on the
     way there; if they are recoloured, the crops in float32; and the crops once more, as bytes.
     """
-    frames = min(data.piece_frames, data.num_clips * data.clip_frames)
+    frames = min(data.decode_chunk_frames, data.num_clips * data.clip_frames)
     pixels = frames * 3 * source.height * source.width
     height, width = resized_size(source.height, source.width, data.resize)
     crops, resized = frames * 3 * data.crop**2, 0
@@ -93,7 +93,9 @@ def _betas(settings: Settings) -> set[float]:
     return {beta.start, beta.end} if moves else {beta.end}
 
 
-def estimate(settings: Settings, engine: Engine, *, num_classes: int, source: Source) -> Estimate:
+def estimate(
+    settings: Settings, engine: DeepSpeedMemoryConfig, *, num_classes: int, source: Source
+) -> Estimate:
     """The peak of a run with these settings, on each of its devices."""
     always = {
         FRAMES: loader_frames(settings),

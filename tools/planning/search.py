@@ -1,7 +1,7 @@
 """Which piece size, batch and clip ratio fit into a GPU: a search over estimates of whole steps.
 
-What trades what: piece_clips is time alone (the result stays the same), so it gives way first and is the
-first to grow; batch_size changes the steps that are taken (accumulation_steps makes up for it, in time);
+What trades what: clips_per_forward is time alone (the result stays the same), so it gives way first and is
+the first to grow; batch_size changes the steps that are taken (accumulation_steps makes up for it, in time);
 clip_ratio is how much of the gradient is seen: it costs time and hardly any memory.
 """
 
@@ -16,7 +16,7 @@ from model.sampling import num_kept
 from train.settings import Settings
 
 MOST_VIDEOS = 16  # per batch and GPU; nobody is advised more
-PIECE, BATCH, RATIO = "encoder.piece_clips", "optimizer.batch_size", "encoder.clip_ratio"
+PIECE, BATCH, RATIO = "encoder.clips_per_forward", "optimizer.batch_size", "encoder.clip_ratio"
 ACCUMULATION = "optimizer.accumulation_steps"
 Change = dict[str, float]
 
@@ -127,12 +127,12 @@ class Search:
     def piece(self, batch: int, kept: int) -> int | None:
         """The largest useful piece: larger than what has a gradient it would save no time."""
         most = batch * kept
-        own = min(self.settings.encoder.piece_clips, most)
+        own = min(self.settings.encoder.clips_per_forward, most)
         return largest(lambda n: self.total(n, batch, kept), 1, most, own, self.budget)
 
     def options(self) -> list[Option]:
         """What fits, the first is the one to take; empty if nothing does."""
-        own = min(self.settings.encoder.piece_clips, self.batch * self.kept)
+        own = min(self.settings.encoder.clips_per_forward, self.batch * self.kept)
         if self.total(own, self.batch, self.kept) > self.budget and self.total(1, 1, 1) > self.budget:
             return []
         piece = self.piece(self.batch, self.kept)
@@ -141,7 +141,7 @@ class Search:
     def _grown(self, piece: int) -> list[Option]:
         """The batch and ratio of the recipe fit: the largest piece, or else more of something."""
         found = [self._option(piece, self.batch, self.kept, "the same result, fastest")]
-        own = min(piece, self.settings.encoder.piece_clips)
+        own = min(piece, self.settings.encoder.clips_per_forward)
         high = max(MOST_VIDEOS, self.batch)
         batch = largest(lambda n: self.total(own, n, self.kept), self.batch, high, self.batch, self.budget)
         if batch is not None and batch > self.batch:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations import Video
-from pipeline.packing.shard_writer import unique_keys, write_text
+from pipeline.files import write_text
+from pipeline.packing.shard_writer import unique_keys
+from pipeline.text import counted, first_names
 from train.cli import one_line
-from train.report.page import duration_text, plural
+from train.report.page import duration_text
 
-from .content import Material, collect, index_row, length_of, order_of, page_data, video_errors
+from .content import PageData, collect, index_row, length_of, order_of, page_data, video_errors
 from .media import Library, embedded, linked
 from .pages import index_page, video_page
 
@@ -29,7 +31,7 @@ class View:
     """
 
     out: Path
-    material: Material
+    material: PageData
     order: list[int]
     names: dict[str, str]
     rejected: Mapping[str, str] = field(default_factory=dict)
@@ -115,50 +117,46 @@ def file_names(keys: list[str]) -> dict[str, str]:
     }
 
 
-def _about_video(material: Material, video: int, reason: str | None) -> list[str]:
+def _about_video(material: PageData, video: int, reason: str | None) -> list[str]:
     facts = [
         duration_text(length_of(material, video)),
-        plural(len(material.detections_of[video]), "detection"),
+        counted(len(material.detections_of[video]), "detection"),
     ]
     if reason is not None:
         facts = [f"not read: {reason}"]
-    return [*facts, plural(len(material.truth_of[video]), "true action")] if material.has_truth else facts
+    return [*facts, counted(len(material.truth_of[video]), "true action")] if material.has_truth else facts
 
 
-def _about(material: Material) -> list[str]:
+def _about(material: PageData) -> list[str]:
     judged = material.judged
-    facts = [plural(len(judged.keys), "video"), plural(len(judged.detected.scores), "detection")]
-    return [*facts, plural(len(judged.true.scores), "true action")] if material.has_truth else facts
+    facts = [counted(len(judged.keys), "video"), counted(len(judged.detected.scores), "detection")]
+    return [*facts, counted(len(judged.true.scores), "true action")] if material.has_truth else facts
 
 
 def _remarks(
-    material: Material, truth: Mapping[str, Video] | None, library: Library, rejected: Mapping[str, str]
+    material: PageData, truth: Mapping[str, Video] | None, library: Library, rejected: Mapping[str, str]
 ) -> list[str]:
     """What a reader of the index should know beside the list."""
     keys, known = set(material.judged.keys), truth or {}
     lines = []
     missing = [key for key in known if key not in keys]
     if missing:
-        what = f"{plural(len(missing), 'video')} of the ground truth"
-        lines.append(f"{what} without an entry in the detections, not listed here: {_some(missing)}")
+        what = f"{counted(len(missing), 'video')} of the ground truth"
+        lines.append(f"{what} without an entry in the detections, not listed here: {first_names(missing)}")
     unread = rejected.keys() - known.keys()
     strange = [key for key in material.judged.keys if truth is not None and key not in known.keys() | unread]
     if strange:
-        lines.append(f"Not in the ground truth, shown as if nothing happened in them: {_some(strange)}")
+        lines.append(f"Not in the ground truth, shown as if nothing happened in them: {first_names(strange)}")
     labels = {action.label for video in known.values() for action in video.actions}
     unknown = [name for name in material.judged.labels if truth is not None and name not in labels]
     if unknown:
-        lines.append(f"Detected classes that have no true action anywhere: {_some(unknown)}")
+        lines.append(f"Detected classes that have no true action anywhere: {first_names(unknown)}")
     read = [key for key in material.judged.keys if key not in rejected]
     lost = [key for key in read if isinstance(library.find(key), str)]
     if lost and not library.empty:
-        pages = plural(len(lost), "page")
-        lines.append(f"{pages} without a video, none of this name was found: {_some(lost)}")
+        pages = counted(len(lost), "page")
+        lines.append(f"{pages} without a video, none of this name was found: {first_names(lost)}")
     return lines
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
 
 
 def _index_data(view: View) -> dict[str, Any]:

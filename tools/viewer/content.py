@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.annotations import Video
 from train.evaluation.matching import detection_rows, overlapping_pairs
-from train.report.timelines import Judged, judge, working_point
+from train.evaluation.operating_point import MatchedDetections, judge, operating_point
 
 # Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most
 # so many detections per video on average.
@@ -33,7 +33,7 @@ STRIP_STEPS = 1000  # resolution of a strip on the index page
 
 
 @dataclass(frozen=True)
-class Material:
+class PageData:
     """Everything the pages show. Rows of `judged` count videos and classes; n detections, m true actions.
 
     best_tiou (n,): with the best true action of the same class and video, best_action (n,): its row, or -1.
@@ -41,7 +41,7 @@ class Material:
     with at least this score is the best that is shown. threshold: where the pages begin.
     """
 
-    judged: Judged
+    judged: MatchedDetections
     durations: tuple[float | None, ...]
     has_truth: bool
     best_tiou: np.ndarray
@@ -74,7 +74,7 @@ def collect(
     results: Mapping[str, Sequence[Mapping[str, Any]]],
     truth: Mapping[str, Video] | None,
     durations: Mapping[str, float] | None = None,
-) -> Material:
+) -> PageData:
     """Match the detections {video: [{"segment", "label", "score"}]} of all videos with their truth, if any.
 
     Videos that only the truth has are left out. durations: seconds of videos whose truth does not say them.
@@ -85,7 +85,7 @@ def collect(
     videos = {key: known.get(key) or Video(key, "", None, ()) for key in results}
     judged = judge(videos, {key: [_cut(row) for row in rows] for key, rows in results.items()})
     tiou, action, stairs = _overlaps(judged)
-    return Material(
+    return PageData(
         judged,
         tuple(video.duration or stated.get(key) for key, video in videos.items()),
         truth is not None,
@@ -96,9 +96,9 @@ def collect(
     )
 
 
-def _first_threshold(judged: Judged) -> float:
+def _first_threshold(judged: MatchedDetections) -> float:
     """Where F1 is best over all videos; if nothing is right or known, what leaves a readable number."""
-    best = working_point(judged).score
+    best = operating_point(judged).score
     if math.isfinite(best) or not len(judged.detected.scores):
         return best if math.isfinite(best) else 0.0
     scores = -np.sort(-judged.detected.scores)
@@ -109,7 +109,9 @@ def _first_threshold(judged: Judged) -> float:
     return float(max(crowded, min(READABLE_PART * usual, scores[0])))
 
 
-def _overlaps(judged: Judged) -> tuple[np.ndarray, np.ndarray, tuple[tuple[tuple[float, float], ...], ...]]:
+def _overlaps(
+    judged: MatchedDetections,
+) -> tuple[np.ndarray, np.ndarray, tuple[tuple[tuple[float, float], ...], ...]]:
     """Best tIoU and true action of each detection, and the stairs of each true action (see Material)."""
     true, detected, groups = judged.true, judged.detected, len(judged.keys)
     detection, action, tiou = overlapping_pairs(  # a class of a video is a group of its own
@@ -152,7 +154,7 @@ class Errors:
         return error
 
 
-def video_errors(material: Material) -> Errors:
+def video_errors(material: PageData) -> Errors:
     """The error of each video at the first threshold."""
     judged, count = material.judged, len(material.judged.keys)
     best = [
@@ -169,7 +171,7 @@ def video_errors(material: Material) -> Errors:
     return Errors(np.where(true > 0, 1 - found / np.maximum(true, 1), 0.0), false)
 
 
-def order_of(material: Material) -> list[int]:
+def order_of(material: PageData) -> list[int]:
     """Video numbers as the index lists them: by falling error; without truth by shown number, then score."""
     scores = [float(material.judged.detected.scores[rows[:1]].sum()) for rows in material.detections_of]
     shown = [int(material.shown[rows].sum()) for rows in material.detections_of]
@@ -179,7 +181,7 @@ def order_of(material: Material) -> list[int]:
     )
 
 
-def length_of(material: Material, video: int) -> float:
+def length_of(material: PageData, video: int) -> float:
     """Seconds the time axis spans: the annotated duration, or the last segment's end; never 0."""
     ends = [
         material.judged.true.segments[material.truth_of[video], 1],
@@ -189,7 +191,7 @@ def length_of(material: Material, video: int) -> float:
     return round(max(material.durations[video] or 0.0, last) or 1.0, 3)
 
 
-def page_data(material: Material, video: int) -> dict[str, Any]:
+def page_data(material: PageData, video: int) -> dict[str, Any]:
     """What the viewer's script reads for one video; classes by place in "classes", times in seconds.
 
     truth: [class, start, end, stairs]. detections, by falling score: [class, start, end, score, tIoU with
@@ -225,7 +227,7 @@ def page_data(material: Material, video: int) -> dict[str, Any]:
     }
 
 
-def index_row(material: Material, video: int, errors: Errors) -> list[Any]:
+def index_row(material: PageData, video: int, errors: Errors) -> list[Any]:
     """A video on the index: name, seconds, true actions, detections shown, missed, false, top score, strips.
 
     The two strips are [start, end] and [start, end, 1 if right] in thousandths of the length.

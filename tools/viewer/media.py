@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.dataset import Dataset
+from pipeline.files import write_bytes
 from train.evaluation.files import names_of
 from train.evaluation.video_names import Names, match_videos
 
@@ -140,9 +141,7 @@ def linked(clip: Clip, page: Path, copy: Path) -> dict[str, Any]:
     if path is None:
         path = copy
         copy.parent.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
-        partial.write_bytes(clip.read())
-        os.replace(partial, copy)
+        write_bytes(copy, clip.read())
     relative = os.path.relpath(path.resolve(), page.parent.resolve())
     address = quote(Path(relative).as_posix(), errors="surrogateescape")
     return {"name": path.name, "type": "", "url": address}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.tensors import read_safetensors
+from train.checkpoint import read_safetensors
 
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "blobs")
 BEGINNINGS = (b"PK", b"\x80")  # of a zip, as torch and numpy write, and of a pickle, as Caffe2 does

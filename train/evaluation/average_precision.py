@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import Matched, collect, match_collected
+from train.evaluation.matching import Matches, collect, match_collected
 
 # "thumos" is the field's habit: THUMOS-14's thresholds with ActivityNet's matching (the 2014 toolkit's
 # `Ambiguous` stretches are not ignored).
@@ -111,7 +111,7 @@ class Curves:
         return area
 
 
-def curves_of(matched: Matched) -> Curves:
+def curves_of(matched: Matches) -> Curves:
     """The curves of all classes."""
     return Curves(matched.hit, matched.detected.label, len(matched.data.names))
 
@@ -141,7 +141,7 @@ def evaluate(
     return mean_average_precision(match_collected(data, thresholds), protocol=protocol)
 
 
-def mean_average_precision(matched: Matched, *, protocol: str) -> dict[str, Any]:
+def mean_average_precision(matched: Matches, *, protocol: str) -> dict[str, Any]:
     """What `evaluate` returns, of detections that are matched already.
 
     Of equal scores the earlier detection comes first. The official code leaves their order to numpy's

@@ -21,7 +21,7 @@ import numpy as np
 
 from train.evaluation.average_precision import curves_of
 from train.evaluation.diagnosis import headline_of, name_headline, outcomes_of
-from train.evaluation.matching import Matched
+from train.evaluation.matching import Matches
 from train.evaluation.recall import RECALL_TIOU, SHOWN_AN, area_under, average_recall, first_ranks
 
 LEVEL = 0.95
@@ -52,7 +52,7 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
     return bounds
 
 
-def class_areas(matched: Matched) -> Statistic:
+def class_areas(matched: Matches) -> Statistic:
     """AP of each class and threshold for a weighting of the videos, (K * L,); NaN where there is no truth."""
     curves, true, num_classes = curves_of(matched), matched.data.true, len(matched.data.names)
 
@@ -73,7 +73,7 @@ def mean_of(areas: np.ndarray, num_thresholds: int) -> np.ndarray:
     return np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
 
 
-def recall_curve(matched: Matched) -> Statistic:
+def recall_curve(matched: Matches) -> Statistic:
     """AR@AN at SHOWN_AN and the AUC under a weighting of the videos."""
     found = first_ranks(matched.data, RECALL_TIOU)
 
@@ -84,7 +84,7 @@ def recall_curve(matched: Matched) -> Statistic:
     return figures
 
 
-def bootstrap(matched: Matched, *, resamples: int, seed: int = 0, diagnosis: bool = False) -> dict[str, Any]:
+def bootstrap(matched: Matches, *, resamples: int, seed: int = 0, diagnosis: bool = False) -> dict[str, Any]:
     """95 % intervals [low, high] of mAP, AR and, if asked, the headline of the diagnosis; plain numbers.
 
     {"resamples", "seed", "level", "unit": "video", "mAP": [one per threshold], "average_mAP", "AR": {"1":
@@ -117,7 +117,7 @@ def pairs(bounds: np.ndarray) -> list[Any]:
     return [[None if np.isnan(x) else float(x) for x in column] for column in bounds.T]
 
 
-def compare(first: Matched, second: Matched, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """mAP of two sets of detections of the same ground truth, and the intervals of their differences.
 
     Every resample draws the same videos for both, so what makes a video hard or easy cancels out. Differences
@@ -167,7 +167,7 @@ def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def marked(samples: Sequence[float | None]) -> bool:
+def excludes_zero(samples: Sequence[float | None]) -> bool:
     """Whether an interval leaves out zero."""
     low, high = samples
     return low is not None and high is not None and (low > 0 or high < 0)

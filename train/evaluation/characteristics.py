@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import Collected
+from train.evaluation.matching import EvaluationData
 
 NAMES = ("XS", "S", "M", "L", "XL")
 UNITS = {"coverage": "of the video", "length": "seconds", "instances": "in the video"}
@@ -45,7 +45,7 @@ class Characteristic:
 
 
 def characteristics_of(
-    data: Collected, truth: Mapping[str, Any], *, scheme: str = "activitynet"
+    data: EvaluationData, truth: Mapping[str, Any], *, scheme: str = "activitynet"
 ) -> list[Characteristic]:
     """Coverage (length over the video's duration), length and number of true actions in the video.
 

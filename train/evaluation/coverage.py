@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
 
-from train.evaluation.files import Results, Truth, some, table_in
+from pipeline.text import first_names
+from train.evaluation.files import Results, Truth, table_in
 from train.evaluation.matching import truth_rows
 
 MOST_REASONS = 20  # videos listed with the reason why they were not read
@@ -41,13 +42,13 @@ def _video_lines(truth: Truth, detections: Results, rejected: Set[str]) -> list[
     strange = [key for key in detections if key not in truth.videos and key not in rejected]
     if missing:
         lines.append(
-            f"{len(missing)} videos have no entry in the detections and count as empty: {some(missing)}"
+            f"{len(missing)} videos have no entry in the detections, count as empty: {first_names(missing)}"
         )
     if strange:
         elsewhere = sum(key in truth.names for key in strange)
         count = sum(len(detections[key]) for key in strange)
         lines.append(
-            f"{len(strange)} detected videos are not in the ground truth: {some(strange)}; "
+            f"{len(strange)} detected videos are not in the ground truth: {first_names(strange)}; "
             f"their {count} detections are false positives"
             + (f" ({elsewhere} videos are of another subset)" if elsewhere else "")
         )
@@ -70,7 +71,7 @@ def _action_lines(truth: Truth, detections: Results, labels: Counter[str]) -> li
     if unknown:
         count = sum(named[label] for label in unknown)
         lines.append(
-            f"{len(unknown)} detected classes have no true action: {some(unknown)}; "
+            f"{len(unknown)} detected classes have no true action: {first_names(unknown)}; "
             f"their {count} detections count nowhere"
         )
     if backward:

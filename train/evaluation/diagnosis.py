@@ -25,7 +25,7 @@ import numpy as np
 
 from train.evaluation.average_precision import Curves, curves_of
 from train.evaluation.characteristics import Characteristic
-from train.evaluation.matching import Matched, overlapping_pairs
+from train.evaluation.matching import Matches, overlapping_pairs
 
 OUTCOMES = ("true_positive", "double", "wrong_label", "localisation", "confusion", "background")
 ERRORS = OUTCOMES[1:]
@@ -34,7 +34,7 @@ GROUPS = 10  # the best 10 G detections of a class with G true actions are looke
 LEAST_PRECISION = 0.05  # a true action found at a lower normalised precision is as good as missed
 
 
-def outcomes_of(matched: Matched) -> np.ndarray:
+def outcomes_of(matched: Matches) -> np.ndarray:
     """Which of OUTCOMES each detection is, (thresholds, n) of int8."""
     detected, true = matched.detected, matched.data.true
     detection, action, tiou = overlapping_pairs(detected, true, min(LEAST_TIOU, matched.thresholds[0]))
@@ -58,7 +58,7 @@ def limit_weights(weight: np.ndarray, begin: np.ndarray, most: np.ndarray) -> np
     return limited
 
 
-def headline_of(matched: Matched, outcomes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def headline_of(matched: Matches, outcomes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function of how often each video counts, (videos,) -> (1 + 6 + 5,): average mAP_N of the best 10 G,
     the share of each outcome among them, and the mAP_N gained when each kind of error is taken away."""
     label, hit, num_classes = matched.detected.label, matched.hit, len(matched.data.names)
@@ -91,7 +91,7 @@ def mean_area(curves: Curves, kept: np.ndarray, num_true: np.ndarray, average_tr
     return float(area.mean()) if area.size else float("nan")
 
 
-def profile(matched: Matched, outcomes: np.ndarray) -> dict[str, Any]:
+def profile(matched: Matches, outcomes: np.ndarray) -> dict[str, Any]:
     """Outcomes of the best G, the next G, ... of each class: mean counts over thresholds, all classes
     together, and per class those of its best 10 G."""
     label = matched.detected.label
@@ -106,7 +106,7 @@ def profile(matched: Matched, outcomes: np.ndarray) -> dict[str, Any]:
     return {"groups": counts.sum(axis=0).tolist(), "per_class": classes}
 
 
-def sensitivity(matched: Matched, characteristic: Characteristic) -> list[float | None]:
+def sensitivity(matched: Matches, characteristic: Characteristic) -> list[float | None]:
     """Average mAP_N of the true actions in each bin; None for an empty bin.
 
     Detections that take an action outside the bin at any threshold are left out, as in the published code.
@@ -122,7 +122,7 @@ def sensitivity(matched: Matched, characteristic: Characteristic) -> list[float 
     return values
 
 
-def missed(matched: Matched) -> np.ndarray:
+def missed(matched: Matches) -> np.ndarray:
     """Which true actions nothing finds at a normalised precision above 0.05, (thresholds, A) of bool."""
     curves, true = curves_of(matched), matched.data.true
     average = len(true.label) / len(matched.data.names)
@@ -134,7 +134,7 @@ def missed(matched: Matched) -> np.ndarray:
     return lost
 
 
-def diagnose(matched: Matched, characteristics: list[Characteristic]) -> dict[str, Any]:
+def diagnose(matched: Matches, characteristics: list[Characteristic]) -> dict[str, Any]:
     """The whole diagnosis as plain numbers; fractions, averaged over the thresholds of `matched`.
 
     {"tiou", "outcomes": their names, "average_mAP_N": of all detections, "top": of the best 10 G alone:
@@ -168,7 +168,7 @@ def name_headline(values: list[Any]) -> dict[str, Any]:
     }
 
 
-def _bins(matched: Matched, item: Characteristic, lost: np.ndarray) -> dict[str, Any]:
+def _bins(matched: Matches, item: Characteristic, lost: np.ndarray) -> dict[str, Any]:
     bins = []
     for number, area in enumerate(sensitivity(matched, item)):
         inside = item.bin == number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.annotations import Video, read_annotations
+from pipeline.files import read_json
+from pipeline.text import first_names, short
+from train.detections import Results
 from train.evaluation.video_names import Names, match_videos
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-
-SHOWN = 3  # names listed of a longer list
-JSON_NAME = "detections.json"  # what runs and predictions call their detections
-
-Results = dict[str, list[dict[str, Any]]]  # video -> [{"segment", "label", "score"}]
 
 
 @dataclass(frozen=True)
@@ -31,52 +28,6 @@ class Truth:
     names: Names
 
 
-class _Repeated(Exception):
-    """A key that one JSON object has twice."""
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise _Repeated(next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1))
-    return result
-
-
-def read_json(path: Path) -> Any:
-    """The JSON document; ValueError naming file and line if it is none, or if a key stands twice."""
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_refuse_repeats)
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{place}: not JSON: {error.msg}; is the file whole?") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text, want JSON") from None
-    except _Repeated as error:
-        raise ValueError(f"{path}: {str(error)!r} stands twice in one object, want it once") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply, want detections or scores") from None
-
-
-def read_detections(path: Path) -> tuple[Results, dict[str, Any]]:
-    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file.
-
-    path: the file, or the folder of a run or a prediction, which has it.
-    """
-    if path.is_dir():
-        if not (path / JSON_NAME).is_file():
-            raise ValueError(f"{path}: no {JSON_NAME} in it, want a result file, or the folder of a run")
-        path = path / JSON_NAME
-    document = read_json(path)
-    results = document.get("results") if isinstance(document, dict) else None
-    if not isinstance(results, dict):
-        raise ValueError(f'{path}: no "results" object, want {{"results": {{video: [detection, ...]}}}}')
-    for key, entries in results.items():
-        if not isinstance(entries, list):
-            raise ValueError(f"{path}: results of {key!r}: got {_short(entries)}, want a list of detections")
-    meta = document.get("external_data")
-    return results, meta if isinstance(meta, dict) else {}
-
-
 def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
     """Scores of a video-level classifier, as {video: {label: score}}.
 
@@ -86,7 +37,7 @@ def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
     """
     document = read_json(path)
     if not isinstance(document, dict):
-        raise ValueError(f"{path}: got {_short(document)}, want an object {{video: {{label: score}}}}")
+        raise ValueError(f"{path}: got {short(document)}, want an object {{video: {{label: score}}}}")
     table = document["results"] if isinstance(document.get("results"), dict) else document
     classes = document.get("class")
     names = classes if isinstance(classes, list) else []
@@ -105,7 +56,7 @@ def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
         scores = {}
     if not scores or not all(math.isfinite(score) and score >= 0 for score in scores.values()):
         want = 'want {label: score} or [{"label", "score"}], finite and not negative'
-        raise ValueError(f"{where}: got {_short(entry)}, {want}")
+        raise ValueError(f"{where}: got {short(entry)}, {want}")
     return scores
 
 
@@ -114,7 +65,7 @@ def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str])
     missing = [key for key in videos if not scores.get(key)]
     if missing:
         raise ValueError(
-            f"external scores: none for {len(missing)} of {len(videos)} videos: {some(missing)}; "
+            f"external scores: none for {len(missing)} of {len(videos)} videos: {first_names(missing)}; "
             "want label scores for every video"
         )
 
@@ -207,13 +158,3 @@ def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None
     if chosen not in known:
         raise ValueError(f"{where}: no video of subset {chosen!r}, want one of: {listing}")
     return chosen
-
-
-def some(names: list[str]) -> str:
-    """The first of the names, in quotes."""
-    return ", ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -26,7 +26,7 @@ DUPLICATE_SECONDS = 1e-3  # two true actions of one label are the same when both
 
 
 @dataclass(frozen=True)
-class Rows:
+class SegmentTable:
     """True actions or detections, a row each: video (n,), label (n,), segments (n, 2) in seconds, scores
     (n,)."""
 
@@ -35,11 +35,11 @@ class Rows:
     segments: np.ndarray
     scores: np.ndarray
 
-    def take(self, index: np.ndarray) -> Rows:
-        return Rows(self.video[index], self.label[index], self.segments[index], self.scores[index])
+    def take(self, index: np.ndarray) -> SegmentTable:
+        return SegmentTable(self.video[index], self.label[index], self.segments[index], self.scores[index])
 
 
-def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_duplicates: bool) -> Rows:
+def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_duplicates: bool) -> SegmentTable:
     """The true actions of `truth` in file order; scores are zero.
 
     With `drop_duplicates`, an action whose label and both ends (within 1 ms) repeat an earlier one of its
@@ -64,9 +64,9 @@ def _same(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:
     return a[0] == b[0] and abs(a[1] - b[1]) <= DUPLICATE_SECONDS and abs(a[2] - b[2]) <= DUPLICATE_SECONDS
 
 
-def _rows(video: Any, label: Any, segments: Any, scores: Any) -> Rows:
+def _rows(video: Any, label: Any, segments: Any, scores: Any) -> SegmentTable:
     segments = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
-    return Rows(
+    return SegmentTable(
         np.asarray(video, np.int64), np.asarray(label, np.int64), segments, np.asarray(scores, np.float64)
     )
 
@@ -75,7 +75,7 @@ def detection_rows(
     detections: Mapping[str, Sequence[Mapping[str, Any]]],
     videos: Mapping[str, int],
     labels: Mapping[str, int],
-) -> Rows:
+) -> SegmentTable:
     """The detections in file order; video or label -1 where the ground truth does not know it.
 
     ValueError naming video and entry for a missing field, a segment that is not two numbers, or a value that
@@ -121,7 +121,9 @@ def _first_problem(detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> str
 # --- matching ---------------------------------------------------------------------------------------------
 
 
-def overlapping_pairs(detected: Rows, true: Rows, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def overlapping_pairs(
+    detected: SegmentTable, true: SegmentTable, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All (detection, true action, tIoU) of the same video with tIoU >= `least`.
 
     Three arrays (pairs,), by detection, then by falling tIoU; of equal tIoU the later true action comes
@@ -148,7 +150,7 @@ def pair_tiou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return tiou
 
 
-def match(detected: Rows, true: Rows, thresholds: np.ndarray) -> np.ndarray:
+def match(detected: SegmentTable, true: SegmentTable, thresholds: np.ndarray) -> np.ndarray:
     """The true action that each detection takes, per threshold: (thresholds, n) row numbers, -1 for none.
 
     `detected` is sorted by falling score. Labels are not looked at; `match_labels` keeps them apart.
@@ -180,7 +182,9 @@ def match(detected: Rows, true: Rows, thresholds: np.ndarray) -> np.ndarray:
     return taken
 
 
-def match_labels(detected: Rows, true: Rows, thresholds: np.ndarray, num_videos: int) -> np.ndarray:
+def match_labels(
+    detected: SegmentTable, true: SegmentTable, thresholds: np.ndarray, num_videos: int
+) -> np.ndarray:
     """`match` for all labels at once: a detection takes only true actions of its own label.
 
     `detected` is sorted by falling score within each label; its videos may be -1 (unknown), its labels not.
@@ -191,7 +195,7 @@ def match_labels(detected: Rows, true: Rows, thresholds: np.ndarray, num_videos:
 
 
 @dataclass(frozen=True)
-class Collected:
+class EvaluationData:
     """Ground truth and detections as arrays, both in file order.
 
     Videos count `keys`; labels count `names`, the classes with a true action. A detection's video or label is
@@ -200,8 +204,8 @@ class Collected:
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
-    true: Rows
-    detected: Rows
+    true: SegmentTable
+    detected: SegmentTable
 
 
 def collect(
@@ -209,7 +213,7 @@ def collect(
     detections: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     drop_duplicates: bool = False,
-) -> Collected:
+) -> EvaluationData:
     """truth: {video: object with `.actions`}. ValueError without any action, or for a bad detection."""
     names = sorted({action.label for video in truth.values() for action in video.actions})
     labels = {name: index for index, name in enumerate(names)}
@@ -221,20 +225,20 @@ def collect(
     present, numbers = np.unique(true.label, return_inverse=True)  # dropping may leave a class with nothing
     labels = {names[old]: new for new, old in enumerate(present.tolist())}
     detected = detection_rows(detections, {key: index for index, key in enumerate(truth)}, labels)
-    return Collected(tuple(truth), tuple(labels), replace(true, label=numbers), detected)
+    return EvaluationData(tuple(truth), tuple(labels), replace(true, label=numbers), detected)
 
 
 @dataclass(frozen=True)
-class Matched:
+class Matches:
     """What every measure of detections starts from.
 
     detected: those of a class with true actions, by class, then by falling score (equal scores: file order).
     action: (thresholds, n) the row of `data.true` each takes, -1 for none.
     """
 
-    data: Collected
+    data: EvaluationData
     thresholds: np.ndarray
-    detected: Rows
+    detected: SegmentTable
     action: np.ndarray
 
     @property
@@ -253,8 +257,8 @@ class Matched:
         return np.searchsorted(self.detected.label, np.arange(len(self.data.names) + 1))
 
 
-def match_collected(data: Collected, thresholds: np.ndarray) -> Matched:
+def match_collected(data: EvaluationData, thresholds: np.ndarray) -> Matches:
     """Match all classes."""
     order = np.lexsort((-data.detected.scores, data.detected.label))
     detected = data.detected.take(order[np.searchsorted(data.detected.label[order], 0) :])
-    return Matched(data, thresholds, detected, match_labels(detected, data.true, thresholds, len(data.keys)))
+    return Matches(data, thresholds, detected, match_labels(detected, data.true, thresholds, len(data.keys)))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import Collected, Matched, overlapping_pairs
+from train.evaluation.matching import EvaluationData, Matches, overlapping_pairs
 
 RECALL_TIOU = np.round(np.arange(50, 100, 5) / 100, 2)
 MAX_PROPOSALS = 100  # AN runs from 1 to this
@@ -43,7 +43,7 @@ class FirstRanks:
     strangers: int
 
 
-def first_ranks(data: Collected, thresholds: np.ndarray, *, same_label: bool = False) -> FirstRanks:
+def first_ranks(data: EvaluationData, thresholds: np.ndarray, *, same_label: bool = False) -> FirstRanks:
     """With `same_label`, only detections of the action's class find it; the others still take their ranks."""
     detected, true = data.detected, data.true
     order = np.lexsort((-detected.scores, detected.video))
@@ -103,7 +103,7 @@ def recall_at(found: FirstRanks, top: Sequence[int] = TOP_K) -> np.ndarray:
     return share
 
 
-def recall_metrics(matched: Matched) -> dict[str, Any]:
+def recall_metrics(matched: Matches) -> dict[str, Any]:
     """AR@AN, its AUC and recall at k, plain numbers (fractions).
 
     {"AR": {"1": .., "100": ..}, "AUC", "curve": [AR at AN 1 .. 100], "recall_at": {"k": [..], "tiou": [..],

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.text import first_names
 from train.cli import Output
-from train.evaluation.files import Results, Truth, check_external, facts_of, read_detections, some, truth_of
+from train.detections import Results, read_detections
+from train.evaluation.files import Truth, check_external, facts_of, truth_of
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -21,7 +23,7 @@ FORM = ("codec", "fps", "short_side", "gop", "upscale")  # how videos are packed
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationInput:
     """What was detected, what it is to be compared with (None: nothing at hand), and "external_data"."""
 
     results: Results
@@ -29,10 +31,10 @@ class Outcome:
     meta: dict[str, Any]
 
 
-def finished(path: Path) -> Outcome:
+def finished(path: Path) -> EvaluationInput:
     """The detections of a file or run folder."""
     results, meta = read_detections(path)
-    return Outcome(results, None, meta)
+    return EvaluationInput(results, None, meta)
 
 
 def evaluate_checkpoint(
@@ -44,7 +46,7 @@ def evaluate_checkpoint(
     external_scores: dict[str, dict[str, float]] | None = None,
     raw: Path | None = None,
     output: Output = Output(),  # noqa: B008 - frozen
-) -> Outcome:
+) -> EvaluationInput:
     """Run the network of a checkpoint over a subset of a data set; every video of the subset is in the
     results.
 
@@ -76,7 +78,7 @@ def evaluate_checkpoint(
             keep=writer.add if writer is not None else None,
         )
     truth = truth_of(dataset, subset)
-    return Outcome({key: found.get(key, []) for key in truth.videos}, truth, meta)
+    return EvaluationInput({key: found.get(key, []) for key in truth.videos}, truth, meta)
 
 
 def _opened(
@@ -106,7 +108,7 @@ def other_data(trained: Trained, dataset: Dataset) -> list[str]:
     ):
         unknown = [name for name in names if name not in others]
         if unknown:
-            lines.append(f"{whose} {len(unknown)} of the {len(names)} classes: {some(unknown)}")
+            lines.append(f"{whose} {len(unknown)} of the {len(names)} classes: {first_names(unknown)}")
     return lines
 
 
@@ -134,7 +136,7 @@ def reprocess(
     *,
     overrides: tuple[str, ...] = (),
     external_scores: dict[str, dict[str, float]] | None = None,
-) -> Outcome:
+) -> EvaluationInput:
     """Post-process a raw file anew; `overrides`: post.key=value on top of the settings in the file."""
     from train.postprocess import PostSettings, detections_of
     from train.raw_outputs import read_raw, read_raw_header
@@ -147,7 +149,7 @@ def reprocess(
         if results.get(key):
             raise ValueError(f"{raw}: windows of {key!r} are not together; write it again with --raw")
         results[key] = detections_of(windows, classes, settings, external_scores=external_scores)
-    return Outcome(results, None, {**meta, "raw": str(raw)})
+    return EvaluationInput(results, None, {**meta, "raw": str(raw)})
 
 
 def post_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -18,24 +18,23 @@ from typing import Any
 
 import yaml
 
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import write_text
+from pipeline.text import counted
+from train.detections import read_detections
 from train.evaluation.evaluate import assess
-from train.evaluation.files import read_detections
+from train.evaluation.operating_point import (
+    TIOU,
+    MatchedDetections,
+    OperatingPoint,
+    judge,
+    operating_point,
+    precision_recall,
+    video_scores,
+)
 from train.report.charts import column_chart, loss_card, map_chart, precision_chart
 from train.report.diagnosis_charts import error_section
-from train.report.page import PAGE, card, duration_text, memory_text, percent, plural, tile
-from train.report.timelines import (
-    TIOU,
-    Judged,
-    WorkingPoint,
-    about_video,
-    choose_videos,
-    judge,
-    precision_recall,
-    timeline,
-    video_scores,
-    working_point,
-)
+from train.report.page import PAGE, card, duration_text, memory_text, percent, tile
+from train.report.timelines import about_video, choose_videos, timeline
 
 DEFAULT_VIDEOS = 8
 MANY_CLASSES = 60  # of more classes, the best and the worst are shown and the rest folded away
@@ -89,7 +88,7 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def key_figures(run: RunFiles, point: WorkingPoint | None) -> str:
+def key_figures(run: RunFiles, point: OperatingPoint | None) -> str:
     """The tiles at the top."""
     tiles = []
     metrics = run.metrics
@@ -106,7 +105,7 @@ def key_figures(run: RunFiles, point: WorkingPoint | None) -> str:
         tiles.append(tile(duration_text(seconds["train"]), "training", note))
     steps = run.of("train")
     if steps:
-        count, noun = plural(steps[-1]["step"], "optimizer step").split(" ", 1)
+        count, noun = counted(steps[-1]["step"], "optimizer step").split(" ", 1)
         tiles.append(tile(count, noun, speed_note(steps)))
     memory = [event["memory_mib"] for event in steps if event.get("memory_mib")]
     if memory:
@@ -129,7 +128,7 @@ def device_note(run: RunFiles) -> str:
     if not starts:
         return ""
     ranks = starts[-1].get("world_size", 1)
-    return f"{plural(ranks, 'process', 'processes')} on {starts[-1].get('device', '?')}"
+    return f"{counted(ranks, 'process', 'processes')} on {starts[-1].get('device', '?')}"
 
 
 def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
@@ -156,7 +155,9 @@ def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
     return f"{best}<details><summary>{between}</summary>{middle}</details>{worst}"
 
 
-def video_cards(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], count: int) -> str:
+def video_cards(
+    judged: MatchedDetections, point: OperatingPoint, truth: Mapping[str, Any], count: int
+) -> str:
     """The timelines, from the best video to the worst."""
     scores = video_scores(judged, point)
     cards = []
@@ -181,13 +182,13 @@ KEY = (
 )
 
 
-def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], count: int) -> str:
+def timelines(judged: MatchedDetections, point: OperatingPoint, truth: Mapping[str, Any], count: int) -> str:
     """The section with a key and the videos; says how they were chosen."""
     total = sum(bool(video.actions) for video in truth.values())
     if not count or not total:
         return ""
-    most = f"{count} of {plural(total, 'video')}, from the best to the worst in even steps."
-    chosen = most if count < total else f"{plural(total, 'video')} with true actions, the best first."
+    most = f"{count} of {counted(total, 'video')}, from the best to the worst in even steps."
+    chosen = most if count < total else f"{counted(total, 'video')} with true actions, the best first."
     where = "No detection is right at this tIoU, so there is no cut."
     if point.recall:
         where = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
@@ -201,7 +202,7 @@ def timelines(judged: Judged, point: WorkingPoint, truth: Mapping[str, Any], cou
 
 
 def accuracy(
-    run: RunFiles, truth: Mapping[str, Any], judged: Judged | None, point: WorkingPoint | None
+    run: RunFiles, truth: Mapping[str, Any], judged: MatchedDetections | None, point: OperatingPoint | None
 ) -> str:
     """mAP by threshold, precision over recall, AP by class."""
     metrics = run.metrics
@@ -209,10 +210,10 @@ def accuracy(
         return ""
     columns = [(f"{t:g}", 100 * value) for t, value in zip(metrics["tiou"], metrics["mAP"], strict=True)]
     counts = (
-        plural(metrics["num_videos"], "video"),
-        plural(metrics["num_truth"], "true action"),
-        plural(len(metrics["per_class"]), "class", "classes"),
-        plural(metrics["num_detections"], "detection"),
+        counted(metrics["num_videos"], "video"),
+        counted(metrics["num_truth"], "true action"),
+        counted(len(metrics["per_class"]), "class", "classes"),
+        counted(metrics["num_detections"], "detection"),
     )
     chart = column_chart(columns, x_label="tIoU threshold", title="mAP by tIoU, percent", unit=" %")
     cards = card("mAP by tIoU", chart)
@@ -264,7 +265,7 @@ def subtitle(run: RunFiles, folder: Path) -> str:
     backbone = (run.settings.get("encoder") or {}).get("backbone")
     epochs = (run.settings.get("run") or {}).get("epochs")
     facts += [str(backbone)] if backbone else []
-    facts += [plural(int(epochs), "epoch")] if epochs else []
+    facts += [counted(int(epochs), "epoch")] if epochs else []
     stops = run.of("stop")
     if stops and not stops[-1].get("complete", True):
         facts.append("stopped before the end")
@@ -274,7 +275,7 @@ def subtitle(run: RunFiles, folder: Path) -> str:
 def build_page(run: RunFiles, folder: Path, truth: Mapping[str, Any]) -> str:
     """The whole document."""
     judged = judge(truth, run.detections) if run.detections is not None else None
-    point = working_point(judged) if judged is not None else None
+    point = operating_point(judged) if judged is not None else None
     count = (run.settings.get("run") or {}).get("report_videos", DEFAULT_VIDEOS)
     shown = timelines(judged, point, truth, int(count)) if judged is not None and point is not None else ""
     settings = ""

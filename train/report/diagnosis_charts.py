@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.text import counted
 from train.evaluation.diagnosis import ERRORS, OUTCOMES
-from train.evaluation.evaluate import TITLES
+from train.evaluation.tables import TITLES
 from train.report.charts import (
     BOTTOM,
     HEIGHT,
@@ -20,7 +21,7 @@ from train.report.charts import (
     grid,
     line_chart,
 )
-from train.report.page import card, plural
+from train.report.page import card
 from train.report.svg import (
     BLUE,
     GREEN,
@@ -94,7 +95,7 @@ def bins_chart(characteristics: Mapping[str, Any], measure: str, base: float, *,
             continue
         value, width = 100 * item[measure], (1 - 2 * PAD) * (x(1) - x(0))
         box = {"x": middle - width / 2, "y": y(value), "width": width, "height": y.start - y(value), "rx": 2}
-        actions = plural(item["num_true"], "true action")
+        actions = counted(item["num_true"], "true action")
         about = f"{name} {item['name']}, {bin_text(name, item)}: {value:.2f} %, {actions}"
         parts.append(tag("rect", title=about, class_="column", **box))
         labels.append(words(middle, y(value) - 5, figure(value, 2), "value", anchor="middle"))

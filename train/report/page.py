@@ -22,11 +22,6 @@ def memory_text(mib: float) -> str:
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """1 video, 2,000 videos."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
-
-
 def tile(value: str, label: str, note: str = "") -> str:
     """A key figure; value is markup, the rest plain text."""
     small = f'<div class="hint">{escape(note)}</div>' if note else ""

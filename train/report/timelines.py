@@ -7,17 +7,17 @@ true action once. Everything is drawn as SVG text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import Rows, detection_rows, match_labels, truth_rows
-from train.report.page import duration_text, plural
+from pipeline.text import counted
+from train.evaluation.operating_point import MatchedDetections, OperatingPoint
+from train.report.page import duration_text
 from train.report.svg import Axis, image, rule, tag, time_axis, words
 
-TIOU = 0.5
 WIDTH, SIDE = 1100, 28  # the margins hold half of the outermost times
 NAME, CAP, ROW = 26, 5, 9  # heights: of a lane's name, a true action's cap, a row of detections
 LONGEST_NAME = 80  # characters
@@ -25,92 +25,6 @@ MINUTES_FROM = 180  # seconds; longer videos have minutes on their axis
 STEPS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)  # between its marks, seconds
 MAX_LANES = 12  # of one video; a video with more classes shows those with the most true actions
 FEW = 10  # so many detections of a video are drawn, and 2 more for each true action
-
-
-@dataclass(frozen=True)
-class Judged:
-    """All true actions and detections, with a verdict per detection: hit (n,). Rows count keys and labels."""
-
-    keys: tuple[str, ...]
-    labels: tuple[str, ...]
-    true: Rows
-    detected: Rows
-    hit: np.ndarray
-
-    @property
-    def top_score(self) -> float:
-        """The highest score of all, 1 where there is none."""
-        return float(self.detected.scores.max(initial=0.0)) or 1.0
-
-
-@dataclass(frozen=True)
-class WorkingPoint:
-    """The score above which detections count as an answer, where F1 over all videos is best."""
-
-    score: float
-    precision: float
-    recall: float
-
-    @property
-    def cut(self) -> float:
-        """The score from which detections are drawn as answers: all of them where none is right."""
-        return self.score if self.recall else 0.0
-
-    @property
-    def f1(self) -> float:
-        return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-12)
-
-
-def judge(truth: Mapping[str, Any], detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judged:
-    """Match all detections of known videos and classes with the true actions at tIoU 0.5."""
-    keys = tuple(truth)
-    names = {action.label for video in truth.values() for action in video.actions}
-    names |= {entry["label"] for entries in detections.values() for entry in entries}
-    labels = tuple(sorted(names))
-    index = {name: number for number, name in enumerate(labels)}
-    true = truth_rows(truth, index, drop_duplicates=False)
-    detected = detection_rows(detections, {key: number for number, key in enumerate(keys)}, index)
-    hit = np.zeros(len(detected.scores), dtype=bool)
-    order = np.lexsort((-detected.scores, detected.label))
-    hit[order] = match_labels(detected.take(order), true, np.array([TIOU]), len(keys))[0] >= 0
-    return Judged(keys, labels, true, detected, hit)
-
-
-def working_point(judged: Judged) -> WorkingPoint:
-    """Where F1 is best; a score above every detection if nothing is ever right."""
-    order = np.argsort(-judged.detected.scores, kind="stable")
-    hits = judged.hit[order].cumsum()
-    if not len(hits) or not hits[-1]:
-        return WorkingPoint(float("inf"), 0.0, 0.0)
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(judged.true.label))
-    best = int(f1.argmax())
-    return WorkingPoint(
-        float(judged.detected.scores[order[best]]),
-        float(hits[best] / (best + 1)),
-        float(hits[best] / len(judged.true.label)),
-    )
-
-
-def precision_recall(judged: Judged, *, count: int = 300) -> list[tuple[float, float]]:
-    """About `count` points (recall, precision) in percent, all classes together, interpolated as AP does."""
-    hits = judged.hit[np.argsort(-judged.detected.scores, kind="stable")].cumsum()
-    if not len(hits):
-        return []
-    precision = hits / np.arange(1, len(hits) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.unique(np.geomspace(1, len(hits), count).round().astype(int)) - 1
-    recall = hits[places] / max(len(judged.true.label), 1)
-    return list(zip((100 * recall).tolist(), (100 * precision[places]).tolist(), strict=True))
-
-
-def video_scores(judged: Judged, point: WorkingPoint) -> np.ndarray:
-    """F1 of each video at the working point; NaN for a video without true actions."""
-    shown = (judged.detected.scores >= point.score) & (judged.detected.video >= 0)
-    count = len(judged.keys)
-    hits = np.bincount(judged.detected.video[shown & judged.hit], minlength=count)
-    answers = np.bincount(judged.detected.video[shown], minlength=count)
-    true = np.bincount(judged.true.video, minlength=count)
-    return np.where(true > 0, 2 * hits / np.maximum(answers + true, 1), np.nan)
 
 
 def choose_videos(scores: np.ndarray, count: int) -> list[int]:
@@ -122,7 +36,7 @@ def choose_videos(scores: np.ndarray, count: int) -> list[int]:
     return [order[place] for place in places]
 
 
-def lanes_of(judged: Judged, video: int, point: WorkingPoint) -> list[tuple[int, np.ndarray]]:
+def lanes_of(judged: MatchedDetections, video: int, point: OperatingPoint) -> list[tuple[int, np.ndarray]]:
     """The lanes of a video: (class, its detections that are drawn, the best first).
 
     Drawn are the right answers and the best of the other detections. Classes with true actions come first.
@@ -140,17 +54,17 @@ def lanes_of(judged: Judged, video: int, point: WorkingPoint) -> list[tuple[int,
     return [(label, best[classes == label]) for label in labels[:MAX_LANES]]
 
 
-def about_video(judged: Judged, video: int, duration: float | None, point: WorkingPoint) -> str:
+def about_video(judged: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> str:
     """What a video holds, and how much of it is drawn."""
     lanes = lanes_of(judged, video, point)
     true = judged.true.label[judged.true.video == video]
     detections, drawn = int((judged.detected.video == video).sum()), sum(len(rows) for _, rows in lanes)
     classes = len(np.unique(true))
-    facts = [plural(len(true), "true action")] + ([duration_text(duration)] if duration else [])
+    facts = [counted(len(true), "true action")] + ([duration_text(duration)] if duration else [])
     facts.append(
-        plural(detections, "detection")
+        counted(detections, "detection")
         if drawn == detections
-        else f"{drawn:,} of {plural(detections, 'detection')} shown"
+        else f"{drawn:,} of {counted(detections, 'detection')} shown"
     )
     if classes > MAX_LANES:
         facts.append(f"{MAX_LANES} of {classes} classes shown")
@@ -175,7 +89,7 @@ def clock_axis(longest: float) -> Axis:
     return replace(axis, ticks=tuple(float(t) for t in range(0, int(longest) + 1, step)))
 
 
-def timeline(judged: Judged, video: int, duration: float | None, point: WorkingPoint) -> str:
+def timeline(judged: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> str:
     """One video as SVG: a lane per class, bands for true actions, under their caps the detections."""
     own_true = judged.true.video == video
     ends = [judged.true.segments[own_true, 1], judged.detected.segments[judged.detected.video == video, 1]]
@@ -221,7 +135,7 @@ def rows_of(extents: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_lane(
-    judged: Judged, true: np.ndarray, detected: np.ndarray, axis: Axis, top: float, cut: float
+    judged: MatchedDetections, true: np.ndarray, detected: np.ndarray, axis: Axis, top: float, cut: float
 ) -> tuple[list[str], float]:
     """One class: bands of truth, detections in rows that hide nothing; also where the lane ends."""
     extents = [extent(judged.detected.segments[row], axis) for row in detected]
@@ -246,7 +160,9 @@ def draw_truth(segment: np.ndarray, axis: Axis, top: float, height: float) -> st
     return tag("g", inside, title=f"true action, {segment[0]:.2f} to {segment[1]:.2f} s")
 
 
-def draw_detection(judged: Judged, row: int, place: tuple[float, float], middle: float, cut: float) -> str:
+def draw_detection(
+    judged: MatchedDetections, row: int, place: tuple[float, float], middle: float, cut: float
+) -> str:
     """A detection: blue if it is right, vermilion and hollow if not, pale and thin below the cut."""
     start, end = judged.detected.segments[row]
     score = float(judged.detected.scores[row])

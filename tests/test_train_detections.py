@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tools.predict_outputs import (
+from train.detections import (
     Found,
     Selection,
     check_outputs,
     classes_asked,
     csv_text,
+    read_detections,
     subtitles,
     table_of,
     write_outputs,
 )
-from train.evaluation.files import read_detections
 
 
 def detection(start: float, end: float, label: str, score: float) -> dict:

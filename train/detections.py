@@ -1,23 +1,52 @@
-"""What prediction writes: detections.json (ActivityNet's format), detections.csv, subtitles, a table."""
+"""detections.json (ActivityNet's format), read and written; the CSV and the subtitles that predict adds."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import os
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.packing.shard_writer import write_text
+from pipeline.files import read_json, write_text
+from pipeline.text import short, suggestion
 from train.cli import check_new
-from train.evaluation.files import JSON_NAME
-from train.postprocess import write_detections
 
-CSV_NAME = "detections.csv"
+JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
+Results = dict[str, list[dict[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
 BEST, ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
+
+
+def read_detections(path: Path) -> tuple[Results, dict[str, Any]]:
+    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file.
+
+    path: the file, or the folder of a run or a prediction, which has it.
+    """
+    if path.is_dir():
+        if not (path / JSON_NAME).is_file():
+            raise ValueError(f"{path}: no {JSON_NAME} in it, want a result file, or the folder of a run")
+        path = path / JSON_NAME
+    document = read_json(path)
+    results = document.get("results") if isinstance(document, dict) else None
+    if not isinstance(results, dict):
+        raise ValueError(f'{path}: no "results" object, want {{"results": {{video: [detection, ...]}}}}')
+    for key, entries in results.items():
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: results of {key!r}: got {short(entries)}, want a list of detections")
+    meta = document.get("external_data")
+    return results, meta if isinstance(meta, dict) else {}
+
+
+def write_detections(
+    path: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], *, meta: Mapping[str, Any]
+) -> None:
+    """detections.json in ActivityNet's format, a line per video; `meta` goes under "external_data"."""
+    lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
+    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(meta)) + ',\n"results": {\n'
+    text += ",\n".join(lines) + "\n}}\n"
+    write_text(Path(path), text)
 
 
 @dataclass(frozen=True)
@@ -60,8 +89,7 @@ def classes_asked(text: str | None, known: Sequence[str]) -> frozenset[str] | No
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None or not names:
-        close = difflib.get_close_matches(unknown or "", known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        hint = suggestion(unknown or "", known)
         raise ValueError(f"--classes: {unknown or text!r} is no class of this checkpoint; {hint}")
     return frozenset(names)
 
@@ -85,10 +113,9 @@ def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) ->
     """
     for video in found:
         if video.reason is None:
-            path, partial = subtitles_of(out, video.key), out / ".srt"
+            path = subtitles_of(out, video.key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(partial, subtitles(video.detections))  # a long name leaves no room for ".tmp"
-            os.replace(partial, path)
+            write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
     videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
     rejected = {video.key: video.reason for video in found if video.reason is not None}

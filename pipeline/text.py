@@ -1,0 +1,30 @@
+"""Small pieces of messages: plurals, the first of many names, suggestions, values cut short."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """`1 step`, `2,000 steps`; several: a plural that does more than add an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def first_names(names: Iterable[str], count: int = 3, *, quoted: bool = True) -> str:
+    """The first `count` of the names, and how many more there are: `'a', 'b', 'c' and 5 more`."""
+    names = list(names)
+    shown = ", ".join(repr(name) if quoted else name for name in names[:count])
+    return f"{shown} and {len(names) - count} more" if len(names) > count else shown
+
+
+def suggestion(name: object, known: Collection[str]) -> str:
+    """`did you mean 'num_clips'?`, or the known names where none is near."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def short(value: object, length: int = 60) -> str:
+    """A value as one line of at most `length` characters, for a message; an error's text stays bare."""
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,41 @@
+"""Plurals, lists of names, suggestions and short values in messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.text import counted, first_names, short, suggestion
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes"), (2000, "2,000 classes")]
+)
+def test_one_is_no_plural(number, text):
+    assert counted(number, "class", "classes") == text
+
+
+def test_a_plural_is_an_s_unless_told_otherwise():
+    assert counted(3, "video") == "3 videos"
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("", ""), ("a", "'a'"), ("abc", "'a', 'b', 'c'"), ("abcde", "'a', 'b', 'c' and 2 more")],
+)
+def test_of_many_names_the_first_are_shown_and_the_others_counted(names, text):
+    assert first_names(names) == text
+
+
+def test_names_need_no_quotes():
+    assert first_names(iter(["a b", "c"]), 1, quoted=False) == "a b and 1 more"
+
+
+def test_a_near_name_is_suggested_and_all_where_none_is_near():
+    assert suggestion("num_clip", ["num_clips", "crop"]) == "did you mean 'num_clips'?"
+    assert suggestion("zzz", ["num_clips", "crop"]) == "known: num_clips, crop"
+
+
+def test_a_value_is_cut_to_one_line():
+    assert short({"a": "b\n c"}) == "{'a': 'b\\n c'}"
+    assert len(short("x" * 500)) == 60 and short("x" * 500).endswith("...")
+    assert short(ValueError("no\nsuch file")) == "no such file"

@@ -1,0 +1,1 @@
+"""What the built-in videos show, and how it is drawn."""
