@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.backbones import BACKBONES, build_backbone
-from model.backbones.r2plus1d import TimeConvolution, middle_channels
+from model.backbones.convolution import Convolution
+from model.backbones.r2plus1d import middle_channels
 
 KEYS = {"r2plus1d_18": "torchvision_r2plus1d_18.json", "r2plus1d_34": "etad_tsp_r2plus1d_34_backbone.json"}
 
@@ -109,7 +110,7 @@ def test_tiny_learns_the_direction_of_motion():
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_weight_gradient_in_bfloat16_is_right_for_few_frames(frames, stride, autocast):
-    layer = TimeConvolution(32, 64, stride)
+    layer = Convolution(32, 64, (3, 1, 1), (stride, 1, 1))
     exact, x = copy.deepcopy(layer).double(), torch.randn(2, 32, frames, 4, 4)
     exact(x.double()).square().sum().backward()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbones import build_backbone
-from model.backbones.slowfast import Bottleneck, Convolution, Layout, SlowFast, spread_frames, strided_frames
+from model.backbones.convolution import Convolution
+from model.backbones.slowfast import Bottleneck, Layout, SlowFast, spread_frames, strided_frames
 from model.reversible import run_stage
 from model.rewire import branches_of, rewire
 from tools.benchmarks.trackers import SavedBytes
@@ -235,6 +236,7 @@ def test_a_layout_with_too_few_kernels_is_refused():
         ((8, 16), (5, 1, 1), (4, 1, 1)),
         ((8, 16), (7, 1, 1), (4, 1, 1)),
         ((3, 8), (5, 7, 7), (1, 2, 2)),
+        ((3, 8), (3, 7, 7), (2, 2, 2)),
     ],
 )
 def test_weight_gradient_in_bfloat16_is_right_for_few_frames(channels, kernel, stride, frames, autocast):

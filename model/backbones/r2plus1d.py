@@ -16,9 +16,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .batch_norm import BatchNorm3d
+from .convolution import Convolution
 
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
@@ -28,29 +28,13 @@ def middle_channels(inputs: int, outputs: int) -> int:
     return (inputs * outputs * 27) // (inputs * 9 + 3 * outputs)
 
 
-class TimeConvolution(nn.Conv3d):
-    """A (3, 1, 1) convolution, zero-padded by one frame at both ends."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, L, H, W) -> (n, outputs, l, H, W)."""
-        low_precision = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        if x.device.type == "cpu" and low_precision and x.shape[2] == 2:
-            # oneDNN's bfloat16 weight gradient is garbage if the convolution pads 2 frames (torch 2.13).
-            # Other numbers of frames are right, and to pad by hand costs a copy.
-            return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), self.weight, stride=self.stride)
-        return super().forward(x)
-
-
 def conv2plus1d(inputs: int, middle: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
     """Space, norm, ReLU, time: (n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
     return nn.Sequential(
         nn.Conv3d(inputs, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
         norm(middle),
         nn.ReLU(inplace=True),
-        TimeConvolution(middle, outputs, stride),
+        Convolution(middle, outputs, (3, 1, 1), (stride, 1, 1)),
     )
 
 
@@ -156,7 +140,7 @@ def _stem(kernel: int, middle: int, outputs: int, norm: Norm) -> nn.Sequential:
         nn.Conv3d(3, middle, (1, kernel, kernel), (1, 2, 2), (0, kernel // 2, kernel // 2), bias=False),
         norm(middle),
         nn.ReLU(inplace=True),
-        TimeConvolution(middle, outputs),
+        Convolution(middle, outputs, (3, 1, 1)),
         norm(outputs),
         nn.ReLU(inplace=True),
     )

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .batch_norm import BatchNorm3d
+from .convolution import Convolution, Triple
 
 FrameRule = Callable[[int, int], Tensor]  # frames of the clip, alpha -> int64 numbers of the slow frames
-Triple = tuple[int, int, int]
 
 
 def spread_frames(num_frames: int, alpha: int) -> Tensor:
@@ -34,27 +33,6 @@ def spread_frames(num_frames: int, alpha: int) -> Tensor:
 def strided_frames(num_frames: int, alpha: int) -> Tensor:
     """mmaction2's slow frames: every alpha-th, from the first."""
     return torch.arange(0, num_frames, alpha)
-
-
-class Convolution(nn.Conv3d):
-    """A convolution without bias, zero-padded by half its kernel; computes in the dtype of its weight."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
-        t, h, w = kernel
-        super().__init__(inputs, outputs, kernel, stride, (t // 2, h // 2, w // 2), bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
-        x = x.to(self.weight.dtype)  # the states of a rewired network are float32
-        low_precision = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        few_frames = self.stride[0] == 1 and 1 < x.shape[2] < self.kernel_size[0]
-        if x.device.type == "cpu" and low_precision and few_frames:
-            # oneDNN's bfloat16 weight gradient is garbage if the convolution pads so few frames (torch 2.13).
-            # Other numbers of frames and the strided laterals are right, and to pad by hand costs a copy.
-            time, height, width = (size // 2 for size in self.kernel_size)
-            x = F.pad(x, (0, 0, 0, 0, time, time))
-            return F.conv3d(x, self.weight, stride=self.stride, padding=(0, height, width))
-        return super().forward(x)
 
 
 def convolve(inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> nn.Sequential:
