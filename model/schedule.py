@@ -7,24 +7,8 @@ need not be pretrained anew; its schedule is not published in numbers. Ours are 
 from __future__ import annotations
 
 from math import cos, pi
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-
-class BetaSettings(BaseModel):
-    """beta from `start` to `end` over the first `fraction` of a run's steps, `end` from then on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # constant: `end` from the first step; linear; cosine: slow at both ends
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    # 0 is the pretrained network itself; a stage whose beta is too small to invert is checkpointed meanwhile
-    start: float = Field(0.0, ge=0.0, le=1.0)
-    # 1 is Re2TAL's network, inverted without error
-    end: float = Field(1.0, ge=0.0, le=1.0)
-    # share of the run's optimizer steps until `end` is reached
-    fraction: float = Field(0.5, gt=0.0, le=1.0)
+from model.settings import BetaSettings
 
 
 def beta_at(settings: BetaSettings, step: int, total_steps: int) -> float:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from model.detector.detector import DetectorSettings
-from model.network import ClipEncoder, EncoderSettings, Network
+from model.network import ClipEncoder, Network
+from model.settings import EncoderSettings
 
 TINY = EncoderSettings(backbone="r2plus1d_tiny", clip_ratio=0.5, clips_per_forward=3)
 SMALL = DetectorSettings(num_steps=8, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)

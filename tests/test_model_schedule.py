@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.schedule import BetaSettings, beta_at
+from model.schedule import beta_at
+from model.settings import BetaSettings
 
 
 def betas(total: int, **settings: object) -> list[float]:

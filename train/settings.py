@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.detector.detector import DetectorSettings
-from model.network import EncoderSettings
+from model.settings import EncoderSettings
 from pipeline.settings import DataSettings
 from pipeline.text import suggestion
 from train.optimizer import OptimizerSettings
