@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbones import build_backbone
-from model.detector.detector import Detector, DetectorSettings, Prediction
+from model.detector.detector import Detector, Prediction
+from model.detector.settings import DetectorSettings
 from model.encode import sampled_encode
 from model.rewire import rewire
 from model.sampling import sample_clips

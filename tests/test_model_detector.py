@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.detector import Detector, DetectorSettings
+from model.detector import Detector
 from model.detector.ground_truth import Truth, pack_truth
+from model.detector.settings import DetectorSettings
 from model.segments import pairwise_tiou
 
 SMALL = DetectorSettings(num_steps=16, neck_dim=16, fc_dim=24, head_dim=16, roi_bins=8, proposal_ratio=0.2)

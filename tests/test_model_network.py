@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.detector.detector import DetectorSettings
+from model.detector.settings import DetectorSettings
 from model.network import ClipEncoder, Network
 from model.settings import EncoderSettings
 

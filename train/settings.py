@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.detector.detector import DetectorSettings
+from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
 from pipeline.settings import DataSettings
 from pipeline.text import suggestion
