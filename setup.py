@@ -28,6 +28,7 @@ setup(
         "tools.weights",
         "tools.weights.names",
     ],
+    py_modules=["settings_group"],
     package_data={"train": ["recipes/*.yaml"], "tools.viewer": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch",
@@ -37,7 +38,7 @@ setup(
         "numpy",
         "click",
         "h5py",
-        "pydantic>=2",
+        "pydantic>=2.7",
         "PyYAML",
         "safetensors",
         "av",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from model.backbones import BACKBONES
+from settings_group import SettingsGroup
 
 
-class BetaSettings(BaseModel):
+class BetaSettings(SettingsGroup):
     """beta from `start` to `end` over the first `fraction` of a run's steps, `end` from then on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # constant: `end` from the first step; linear; cosine: slow at both ends
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -24,10 +23,8 @@ class BetaSettings(BaseModel):
     fraction: float = Field(0.5, gt=0.0, le=1.0)
 
 
-class EncoderSettings(BaseModel):
+class EncoderSettings(SettingsGroup):
     """The clip encoder and how its gradient is sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # one of model.backbones.BACKBONES
     backbone: str = "r2plus1d_34"

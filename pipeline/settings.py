@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from settings_group import SettingsGroup
 
 
-class DataSettings(BaseModel):
+class DataSettings(SettingsGroup):
     """Where the videos are and how clips are taken from them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: str  # folder, tar, glob, brace range or URL that make-shards wrote
     train_subset: str = "training"

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+NEUTRAL = "settings_group"  # a module beside the folders: all may import it, it imports none of them
 ALLOWED = {
-    "pipeline": {"pipeline"},
-    "model": {"model"},
-    "train": {"pipeline", "model", "train"},
-    "tools": {"pipeline", "model", "train", "tools"},
+    NEUTRAL: set(),
+    "pipeline": {NEUTRAL, "pipeline"},
+    "model": {NEUTRAL, "model"},
+    "train": {NEUTRAL, "pipeline", "model", "train"},
+    "tools": {NEUTRAL, "pipeline", "model", "train", "tools"},
 }
-SOURCES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+IN_FOLDERS = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+SOURCES = [ROOT / f"{NEUTRAL}.py", *IN_FOLDERS]
 
 
 def imported(path: Path) -> set[str]:
@@ -35,7 +38,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    room = path.relative_to(ROOT).parts[0]
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
     ours = {name.split(".")[0] for name in imported(path)} & set(ALLOWED)
     assert ours <= ALLOWED[room], f"{path}: {room} may import {ALLOWED[room]}, imports {ours}"
 
@@ -54,7 +57,8 @@ def test_a_heavy_library_is_imported_by_one_file_alone(library, home):
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_the_generic_package_names_resolve_inside_this_checkout(room):
-    assert Path(importlib.import_module(room).__file__).parent == ROOT / room
+    inside = ROOT / f"{room}.py" if room == NEUTRAL else ROOT / room / "__init__.py"
+    assert Path(importlib.import_module(room).__file__) == inside
 
 
 def test_no_file_of_train_shadows_the_standard_library():
@@ -64,8 +68,14 @@ def test_no_file_of_train_shadows_the_standard_library():
 
 def test_every_package_folder_is_listed_in_setup():
     listed = re.search(r"packages=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    folders = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES}
+    folders = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in IN_FOLDERS}
     assert folders == set(re.findall(r'"(.+?)"', listed))
+
+
+def test_the_only_module_beside_the_folders_is_the_neutral_one_and_setup_lists_it():
+    beside = {path.stem for path in ROOT.glob("*.py")} - {"setup"}
+    assert beside == {NEUTRAL}
+    assert f'py_modules=["{NEUTRAL}"]' in (ROOT / "setup.py").read_text()
 
 
 def test_nothing_is_unpickled():

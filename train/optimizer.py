@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from pipeline.text import suggestion
+from settings_group import SettingsGroup
 
 DS_CONFIG = Path(__file__).resolve().parents[1] / "ds_config.json"
 OURS = (
@@ -48,10 +49,8 @@ MECHANICS = (
 )
 
 
-class OptimizerSettings(BaseModel):
+class OptimizerSettings(SettingsGroup):
     """AdamW on two groups of parameters, with warmup and a schedule over the whole run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # highest learning rate of the encoder; pretrained, so far below the detector's
     encoder_lr: float = Field(default=5e-7, ge=0)

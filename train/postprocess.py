@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.windows import steps_to_seconds
+from settings_group import SettingsGroup
 from train.soft_nms import soft_nms
 
 EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet
 ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
 
 
-class PostSettings(BaseModel):
+class PostSettings(SettingsGroup):
     """How raw outputs become detections; all of it can be redone from a raw file (`leantad eval
     --from-raw`)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # suppression per class: gaussian (soft), linear (soft), hard
     nms: Literal["gaussian", "linear", "hard"] = "gaussian"

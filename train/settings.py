@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
 from pipeline.settings import DataSettings
 from pipeline.text import suggestion
+from settings_group import SettingsGroup
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
 
@@ -35,10 +36,8 @@ RENAMED = {
 }
 
 
-class RunSettings(BaseModel):
+class RunSettings(SettingsGroup):
     """How long to train, how often to look, and by which protocol."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # passes over the training subset
     epochs: int = Field(15, ge=1)
@@ -58,10 +57,8 @@ class RunSettings(BaseModel):
     report_videos: int = Field(8, ge=0)
 
 
-class Settings(BaseModel):
+class Settings(SettingsGroup):
     """Everything that decides a run. It is written into the run folder and every checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # seeds initialisation, order, augmentation and sampling
     seed: int = 0
@@ -100,7 +97,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise ValueError(f"{where}, {error}") from error
 
 
-def check_keys(values: Mapping[str, Any], model: type[BaseModel], *, where: str = "") -> None:
+def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: str = "") -> None:
     """ValueError for the first key that is no setting, with the nearest one as a suggestion."""
     for key, value in values.items():
         field = model.model_fields.get(key)
@@ -109,7 +106,7 @@ def check_keys(values: Mapping[str, Any], model: type[BaseModel], *, where: str 
                 raise ValueError(f"{where}{key}: renamed; write {RENAMED[f'{where}{key}']} instead")
             raise ValueError(f"{where}{key}: unknown setting; {suggestion(key, model.model_fields)}")
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, SettingsGroup):
             if not isinstance(value, Mapping):
                 raise ValueError(
                     f"{where}{key}: got {value!r}, want settings below it, such as {where}{key}.NAME"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from settings_group import SettingsGroup
 
 
-class LossWeights(BaseModel):
+class LossWeights(SettingsGroup):
     """The weight of each part of the loss; those of the stages count once per stage. ETAD's, and ours for
     classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     boundary: float = Field(1.0, ge=0)  # start and end of every step
     step_class: float = Field(1.0, ge=0)  # class of every step; 0 leaves the step head untrained
@@ -23,10 +23,8 @@ class LossWeights(BaseModel):
     proposal_class: float = Field(4.0, ge=0)  # tIoU of a proposal with the actions of each class
 
 
-class DetectorSettings(BaseModel):
+class DetectorSettings(SettingsGroup):
     """Sizes, sampling and losses of the detector; the defaults are ETAD's where it has one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_steps: int = Field(
         128, ge=4
