@@ -2,61 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from model.backbones import BACKBONES
 from settings_group import SettingsGroup
 
+if TYPE_CHECKING:
+    BackboneName = str
+else:
+    BackboneName = Literal[tuple(BACKBONES)]  # pydantic refuses other names; type checkers cannot read it
+
 
 class BetaSettings(SettingsGroup):
-    """beta from `start` to `end` over the first `fraction` of a run's steps, `end` from then on."""
+    """beta, the coefficient of the reversible recurrence, from the first step of a run to the last."""
 
-    # constant: `end` from the first step; linear; cosine: slow at both ends
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    # 0 is the pretrained network itself; a stage whose beta is too small to invert is checkpointed meanwhile
+    """How beta goes from encoder.beta.start to encoder.beta.end: constant is at the end from the first step
+    on, linear moves evenly, cosine slowly at first and at last."""
+
     start: float = Field(0.0, ge=0.0, le=1.0)
-    # 1 is Re2TAL's network, inverted without error
+    """beta at the first step, without unit; unused if the schedule is constant. 0 is the pretrained network
+    itself. While beta is too small for a stage to be inverted, the stage stores more and needs more
+    memory."""
+
     end: float = Field(1.0, ge=0.0, le=1.0)
-    # share of the run's optimizer steps until `end` is reached
+    """beta after encoder.beta.fraction of the run, without unit. 1 is Re2TAL's network, inverted without
+    error; less stays nearer to the pretrained one, but below about 0.9 deep stages need more memory, see
+    docs/memory.md."""
+
     fraction: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of the run's optimizer steps until encoder.beta.end is reached. Larger changes the network more
+    slowly and trains the final one for fewer steps."""
 
 
 class EncoderSettings(SettingsGroup):
-    """The clip encoder and how its gradient is sampled."""
+    """The network that turns clips into features, what it stores, and which clips get a gradient."""
 
-    # one of model.backbones.BACKBONES
-    backbone: str = "r2plus1d_34"
-    # rewire the residual stages so that activations are recomputed from outputs instead of stored
+    backbone: BackboneName = "r2plus1d_34"
+    """Network that turns a clip into features, by name. Their sizes, and the clips they were pretrained on,
+    are in docs/choose-settings.md."""
+
     reversible: bool = True
-    # coefficient of the reversible recurrence over the run: 0 is the pretrained network, 1 is Re2TAL's
-    beta: BetaSettings = BetaSettings()
-    # at beta = 1 keep the states on a fixed-point grid: nothing is lost when they are recomputed
-    fixed_point_states: bool = True
-    # count each rewired branch 1 + beta times: closer to the pretrained network; False is Re2TAL's network
-    leapfrog: bool = False
-    # safetensors file with the backbone's pretrained weights; None: random initialisation
-    weights: str | None = None
-    # True: the encoder is never trained (the features are fixed), and no clip is encoded twice
-    frozen: bool = False
-    # True: batch norm uses and updates batch statistics; False: the pretrained ones, as ETAD and Re2TAL
-    train_batch_norm: bool = False
-    # fraction of a video's clips whose gradient is computed; 1.0 is the full gradient
-    clip_ratio: float = Field(0.3, gt=0.0, le=1.0)
-    # random: without replacement; uniform: evenly spaced, random phase; block: one contiguous run
-    clip_sampling: Literal["random", "uniform", "block"] = "random"
-    # none: ETAD's, too small by clip_ratio; inverse: times 1 / clip_ratio, unbiased if random
-    gradient_scale: Literal["none", "inverse"] = "none"
-    # feature steps per clip, the mean over each part of its time; 1 for many short clips (ETAD),
-    # None: as many as the backbone gives, for few long ones (Re2TAL)
-    steps_per_clip: int | None = Field(1, ge=1)
-    # clips that go through the encoder at once: time against memory
-    clips_per_forward: int = Field(4, ge=1)
+    """Whether the residual stages are rewired so that activations are computed again from the outputs instead
+    of being stored: much less memory, each block computed twice. false: the ordinary network."""
 
-    def model_post_init(self, context: object, /) -> None:
-        """Refuse an unknown backbone by name."""
-        if self.backbone not in BACKBONES:
-            raise ValueError(
-                f"encoder.backbone: got {self.backbone!r}, want one of {', '.join(sorted(BACKBONES))}"
-            )
+    beta: BetaSettings = BetaSettings()
+
+    fixed_point_states: bool = True
+    """Whether the states between blocks are rounded to a fixed-point grid at beta 1, so that the backward
+    pass computes the very same activations again. false: floating point as in Re2TAL, with small errors."""
+
+    leapfrog: bool = False
+    """Whether each rewired branch counts 1 + beta times, which stays nearer to the pretrained network: true
+    with pretrained weights. false is Re2TAL's network."""
+
+    weights: str | None = None
+    """File with the backbone's pretrained weights, as convert-weights writes it; null: random weights, which
+    need more videos and epochs."""
+
+    frozen: bool = False
+    """Whether the encoder is never trained. true: the features are fixed and every clip is encoded once,
+    which is faster and needs less memory. false: encoder and detector learn together."""
+
+    train_batch_norm: bool = False
+    """Whether batch norm uses and updates the statistics of the clips at hand: true with random weights.
+    false keeps the pretrained statistics, as ETAD and Re2TAL do."""
+
+    clip_ratio: float = Field(0.3, gt=0.0, le=1.0)
+    """Share of a video's clips whose gradient is computed. 1 is the full gradient; less saves time and little
+    memory, and makes the gradient noisier."""
+
+    clip_sampling: Literal["random", "uniform", "block"] = "random"
+    """How the clips with a gradient are chosen: random draws them, uniform takes evenly spaced ones from a
+    random first one on, block takes neighbours."""
+
+    gradient_scale: Literal["none", "inverse"] = "none"
+    """Whether the encoder's gradient makes up for clips without one: none leaves it too small by
+    encoder.clip_ratio, as ETAD does; inverse divides it by encoder.clip_ratio, which is right on average if
+    clips are drawn at random."""
+
+    steps_per_clip: int | None = Field(1, ge=1)
+    """Feature steps per clip, each the mean over its part of the clip. 1 suits many short clips (ETAD); null
+    keeps all that the backbone gives, for few long clips (Re2TAL)."""
+
+    clips_per_forward: int = Field(4, ge=1)
+    """Clips that go through the encoder at once. More are faster and need more memory; what is computed is
+    the same, but for encoder.train_batch_norm. Lower it first when memory runs out."""

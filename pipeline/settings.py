@@ -10,38 +10,74 @@ from settings_group import SettingsGroup
 class DataSettings(SettingsGroup):
     """Where the videos are and how clips are taken from them."""
 
-    shards: str  # folder, tar, glob, brace range or URL that make-shards wrote
+    shards: str
+    """Packed videos: a folder, tar file, glob, brace range or URL of what make-shards wrote."""
+
     train_subset: str = "training"
+    """Name of the subset to train on, as in the annotations."""
+
     val_subset: str = "validation"
-    num_clips: int = Field(
-        128, ge=1
-    )  # clips per window; memory and time grow with it, and so does resolution
-    clip_frames: int = Field(16, ge=1)  # frames per clip
-    stride_frames: int = Field(1, ge=1)  # frames from one frame of a clip to its next
-    resize: int = Field(128, ge=8)  # pixels, short side after decoding
-    crop: int = Field(112, ge=8)  # pixels, square; centred in evaluation
-    window_seconds: float | None = Field(
-        None, gt=0
-    )  # seconds; none: the whole video is one window (ActivityNet)
-    window_overlap: float = Field(0.5, ge=0, lt=1)  # fraction shared by neighbouring windows
-    min_action_overlap: float = Field(
-        0.5, ge=0, le=1
-    )  # fraction of an action inside a window to count as its truth
-    flip: float = Field(
-        0.5, ge=0, le=1
-    )  # probability of mirroring a training sample; 0 if left and right matter
-    random_crop: bool = True  # training crops anywhere instead of in the middle
-    color: float = Field(
-        0.0, ge=0, lt=1
-    )  # largest relative change of brightness, contrast, saturation in training
-    shuffle_frames: bool = False  # frames of each clip in random order: what is left is known without motion
-    prefetch: int = Field(1, ge=1)  # batches made ready ahead; each costs a batch of clips in memory
-    decode_chunk_frames: int = Field(
-        512, ge=1
-    )  # frames held at source size at once: 512 of 340x256 are 134 MB
-    skip_bad: int = Field(
-        0, ge=0
-    )  # unreadable samples that may be replaced, per process; beyond it the run stops
+    """Name of the subset that mAP is measured on, as in the annotations."""
+
+    num_clips: int = Field(128, ge=1)
+    """Clips per window, spread evenly over it. More clips find shorter actions; time, and memory for frames,
+    grow with their number."""
+
+    clip_frames: int = Field(16, ge=1)
+    """Frames per clip. More frames show longer movements; time and memory grow with their number. Some
+    backbones want a multiple of 2 or 4, see docs/choose-settings.md."""
+
+    stride_frames: int = Field(1, ge=1)
+    """Frames of the video from one frame of a clip to its next. 1 takes all of them; with larger strides a
+    clip spans more time at no cost, and shows less of fast movements."""
+
+    resize: int = Field(128, ge=8)
+    """Pixels of a frame's short side after decoding. Together with data.crop it says how much of the picture
+    is seen, and how large."""
+
+    crop: int = Field(112, ge=8)
+    """Pixels of each side of the square that the network sees, at most data.resize. Larger squares show
+    smaller things; time and memory grow with the area. VideoMAE wants a multiple of 16."""
+
+    window_seconds: float | None = Field(None, gt=0)
+    """Seconds of video that the detector sees at once; null: the whole video. Long videos need windows, at
+    least twice as long as nearly all actions; shorter ones place actions more precisely."""
+
+    window_overlap: float = Field(0.5, ge=0, lt=1)
+    """Share of a window that the next one repeats. With 0.5 an action of up to half a window lies wholly in
+    one of them; more overlap means more windows, and so more time."""
+
+    min_action_overlap: float = Field(0.5, ge=0, le=1)
+    """Share of an action that must lie inside a window to be trained on there, cut off at the window's ends.
+    Smaller trains on more fragments of actions; if the window is the whole video, every action counts."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability that a training sample is mirrored, left to right. Set it to 0 if a mirrored video would
+    have another label, as a slide to the left would."""
+
+    random_crop: bool = True
+    """Whether training cuts the square anywhere in the picture: it makes few videos go further. false: in the
+    middle, as evaluation does."""
+
+    color: float = Field(0.0, ge=0, lt=1)
+    """Largest relative change of brightness, contrast and saturation in training: 0 changes nothing, 0.2 up
+    to 20 %. More makes the network depend less on light and camera."""
+
+    shuffle_frames: bool = False
+    """Whether the frames of each clip are put in random order. For experiments: what is still found then is
+    found without motion."""
+
+    prefetch: int = Field(1, ge=1)
+    """Batches that are decoded ahead of the one in use. More hide uneven decoding times; each costs the
+    memory of a batch of clips."""
+
+    decode_chunk_frames: int = Field(512, ge=1)
+    """Frames that the decoder holds at source size at once. Fewer need less memory (512 frames of 340x256
+    pixels are 134 MB) and more time."""
+
+    skip_bad: int = Field(0, ge=0)
+    """Unreadable samples that each process reports and replaces, by others in training and by black clips in
+    evaluation. One more stops the run: 0 stops at the first."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DataSettings:

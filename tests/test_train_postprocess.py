@@ -146,7 +146,7 @@ def test_windows_of_two_videos_are_not_mixed():
 
 
 def test_hard_suppression_without_a_threshold_is_refused():
-    with pytest.raises(ValidationError, match="threshold: got 0 with nms=hard"):
+    with pytest.raises(ValidationError, match="nms_tiou: got 0 with nms=hard"):
         PostSettings(nms="hard")
 
 

@@ -50,30 +50,51 @@ MECHANICS = (
 
 
 class OptimizerSettings(SettingsGroup):
-    """AdamW on two groups of parameters, with warmup and a schedule over the whole run."""
+    """AdamW with a learning rate each for encoder and detector, warmup, and a schedule over the whole run."""
 
-    # highest learning rate of the encoder; pretrained, so far below the detector's
     encoder_lr: float = Field(default=5e-7, ge=0)
-    # highest learning rate of the detector
+    """Highest learning rate of the encoder. With pretrained weights far below the detector's (5e-7 to 1e-5 in
+    the recipes), from random ones nearer to it; too large forgets what was pretrained, too small adds
+    nothing."""
+
     detector_lr: float = Field(default=5e-4, ge=0)
-    # decoupled weight decay, both groups
+    """Highest learning rate of the detector. Larger trains faster, until the loss no longer falls."""
+
     weight_decay: float = Field(default=1e-4, ge=0)
-    # decay of the running means of the gradient and of its square
+    """Share by which an optimizer step shrinks the weights of encoder and detector, times the learning rate.
+    Larger overfits less and fits less."""
+
     betas: tuple[float, float] = (0.9, 0.999)
-    # added to the root of the mean square; larger is steadier where gradients are tiny
+    """Decay per optimizer step of the running means of the gradient and of its square, each below 1. Nearer
+    to 1 averages over more steps."""
+
     eps: float = Field(default=1e-8, gt=0)
-    # optimizer steps over which the rates rise from lr / warmup_steps to lr; 0 starts at lr
+    """Number added to the root of the gradient's mean square. Larger is steadier where gradients are tiny,
+    and moves the weights there less."""
+
     warmup_steps: int = Field(default=0, ge=0)
-    # after the warmup: fall to 0 along half a cosine, or stay
+    """Optimizer steps over which the learning rates rise from lr / warmup_steps to lr; 0 starts at lr. More
+    keep the first steps, of a detector that knows nothing, from spoiling the encoder."""
+
     schedule: Literal["cosine", "constant"] = "cosine"
-    # largest norm of the gradient over all parameters; 0 does not clip
+    """Learning rates after the warmup: cosine falls to 0 at the end of the run, along half a cosine; constant
+    stays."""
+
     gradient_clip: float = Field(default=1.0, ge=0)
-    # micro steps whose gradients are averaged into one optimizer step
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down to it. Smaller holds
+    back outliers more, 0 clips nothing."""
+
     accumulation_steps: int = Field(default=1, ge=1)
-    # videos per rank and micro step; the global batch is batch_size x accumulation_steps x ranks
+    """Micro steps whose gradients are averaged into one optimizer step. More make up for a small
+    optimizer.batch_size: the memory of one micro step, the time of all."""
+
     batch_size: int = Field(default=1, ge=1)
-    # with optimizer offload: DeepSpeed's Adam for CPUs (fast; a resumed run differs by 3e-7), else torch's
+    """Windows (whole videos, if data.window_seconds is null) per process and micro step. Memory grows with
+    it; an optimizer step sees batch_size x accumulation_steps x processes."""
+
     cpu_adam: bool = True
+    """Whether an optimizer that is offloaded to the CPU is DeepSpeed's Adam: fast, needs a compiler, and a
+    resumed run differs by 3e-7. false: PyTorch's, slower and exact."""
 
 
 def has_compiler() -> bool:

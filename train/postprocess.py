@@ -23,31 +23,49 @@ ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of
 
 
 class PostSettings(SettingsGroup):
-    """How raw outputs become detections; all of it can be redone from a raw file (`leantad eval
-    --from-raw`)."""
+    """How raw outputs become detections; `leantad eval --from-raw` does it again."""
 
-    # suppression per class: gaussian (soft), linear (soft), hard
     nms: Literal["gaussian", "linear", "hard"] = "gaussian"
-    # width of the gaussian decay exp(-tiou^2 / sigma); smaller suppresses more
+    """What happens to detections that overlap a better one of their class: gaussian and linear lower their
+    scores by the overlap, hard drops them."""
+
     sigma: float = Field(0.35, gt=0)
-    # tIoU up to which two detections of a class leave each other alone; hard needs one above 0, such as 0.5
+    """Width of the gaussian decay exp(-tIoU^2 / sigma), if post.nms is gaussian. Smaller suppresses more:
+    fewer duplicates, and fewer actions that follow each other closely."""
+
     nms_tiou: float = Field(0.0, ge=0, lt=1)
-    # detections scoring less, before or after the decay, are dropped
+    """tIoU up to which two detections of a class do not suppress each other. Larger keeps more of them; hard
+    needs one above 0, such as 0.5."""
+
     min_score: float = Field(1e-4, ge=0)
-    # detections kept per video, over all classes; ActivityNet counts 100, THUMOS papers keep 200
+    """Score below which a detection is dropped, before or after suppression. Larger gives fewer detections in
+    less time, and a lower recall."""
+
     max_detections: int = Field(100, ge=1)
-    # best (proposal, class) pairs of a window that enter the suppression; more is slower and rarely better
+    """Detections kept per video, the best of all classes. ActivityNet counts 100, THUMOS papers keep 200.
+    More find more of a video's actions, at the cost of false ones and larger files."""
+
     pre_nms_topk: int = Field(2000, ge=1)
-    # exponents of the score's factors; 0 leaves a factor out. Quality knows no class: 1 suits external scores
-    # (ETAD's product), a small one lets the detector's own class scores decide, as the recipes do
+    """Pairs of a proposal and a class that enter the suppression, the best of each window. More are slower
+    and rarely better."""
+
     quality_power: float = Field(1.0, ge=0)
+    """Exponent of a proposal's quality in the score quality^a x class score^b x boundary score^c; 0 leaves it
+    out. Quality knows no class: 1 suits external class scores (ETAD's product), a small one such as 0.25 lets
+    the detector's own class scores decide."""
+
     class_power: float = Field(1.0, ge=0)
+    """Exponent of the class score in the score of a detection, see post.quality_power. Larger lets the class
+    decide more; 0 leaves it out."""
+
     boundary_power: float = Field(0.0, ge=0)
+    """Exponent of the boundary score, start probability times end probability, in the score of a detection.
+    Larger prefers clear starts and ends; 0 leaves it out."""
 
     @model_validator(mode="after")
-    def _check_threshold(self) -> PostSettings:
+    def _check_nms_tiou(self) -> PostSettings:
         if self.nms == "hard" and self.nms_tiou == 0:
-            raise ValueError("threshold: got 0 with nms=hard, want a tIoU above 0, such as 0.5")
+            raise ValueError("nms_tiou: got 0 with nms=hard, want a tIoU above 0, such as 0.5")
         return self
 
 

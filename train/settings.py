@@ -37,31 +37,47 @@ RENAMED = {
 
 
 class RunSettings(SettingsGroup):
-    """How long to train, how often to look, and by which protocol."""
+    """How long to train, how often to evaluate and save, by which protocol, and on what device."""
 
-    # passes over the training subset
     epochs: int = Field(15, ge=1)
-    # optimizer steps between log lines; the progress bar is always live
+    """Passes over the training subset. More train longer; learning rates and beta stretch their schedules
+    over all of them."""
+
     log_every: int = Field(10, ge=1)
-    # epochs between evaluations of the validation subset; the last epoch is always evaluated
+    """Optimizer steps between lines of log.jsonl and points in TensorBoard. Fewer show more detail; the
+    progress bar is always live."""
+
     eval_every: int = Field(1, ge=1)
-    # optimizer steps between checkpoints from which a killed run resumes; 0: at each epoch's end only
+    """Epochs between evaluations of the validation subset; the last epoch is always evaluated. An evaluation
+    can take as long as an epoch."""
+
     checkpoint_every: int = Field(0, ge=0)
-    # tIoU thresholds of validation: activitynet 0.5:0.05:0.95, thumos 0.3:0.1:0.7, or such as 0.1:0.1:0.9
+    """Optimizer steps between checkpoints from which a killed run resumes; 0: at the end of each epoch only.
+    Fewer lose less work and write more often."""
+
     protocol: str = "activitynet"
-    # DeepSpeed's own configuration (ZeRO stage, offload, precision); None: the repository's ds_config.json
+    """tIoU thresholds that mAP is averaged over: activitynet is 0.5:0.05:0.95 (first:step:last), thumos is
+    0.3:0.1:0.7; your own look the same, or are a list such as 0.5,0.75."""
+
     ds_config: str | None = None
-    # cuda, cpu, or auto: cuda where there is one
+    """File with DeepSpeed's own configuration (ZeRO stage, offload, precision), see docs/memory.md; null: the
+    repository's ds_config.json."""
+
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    # videos whose timelines are drawn in report.html
+    """What computes: cuda is an NVIDIA GPU, cpu the processor (much slower), auto a GPU where there is
+    one."""
+
     report_videos: int = Field(8, ge=0)
+    """Videos whose timelines are drawn in report.html. More make the page larger."""
 
 
 class Settings(SettingsGroup):
     """Everything that decides a run. It is written into the run folder and every checkpoint."""
 
-    # seeds initialisation, order, augmentation and sampling
     seed: int = 0
+    """Number that random weights, order, augmentation and sampling start from. The same one repeats a run;
+    others show how much is chance."""
+
     data: DataSettings
     encoder: EncoderSettings = EncoderSettings()
     detector: DetectorSettings = DetectorSettings()

@@ -2,70 +2,130 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from settings_group import SettingsGroup
 
 
 class LossWeights(SettingsGroup):
-    """The weight of each part of the loss; those of the stages count once per stage. ETAD's, and ours for
-    classes."""
+    """Weights of the parts of the loss, ETAD's and ours for classes; a stage's parts count once per stage."""
 
-    boundary: float = Field(1.0, ge=0)  # start and end of every step
-    step_class: float = Field(1.0, ge=0)  # class of every step; 0 leaves the step head untrained
-    tiou_class: float = Field(1.0, ge=0)  # is the tIoU of a proposal high
-    tiou_regression: float = Field(5.0, ge=0)  # how high is it
-    boundary_offset: float = Field(10.0, ge=0)  # start and end offsets
-    centre_offset: float = Field(10.0, ge=0)  # centre and width offsets
-    proposal_boundary: float = Field(0.5, ge=0)  # are a proposal's start and end near true ones
-    proposal_class: float = Field(4.0, ge=0)  # tIoU of a proposal with the actions of each class
+    boundary: float = Field(1.0, ge=0)
+    """Weight of the start and end scores of feature steps. 0 leaves them untrained, which does no harm while
+    post.boundary_power is 0."""
+
+    step_class: float = Field(1.0, ge=0)
+    """Weight of the class scores of feature steps. Larger helps an encoder that starts from random weights; 0
+    leaves them untrained, and class scores of proposals build on them."""
+
+    tiou_class: float = Field(1.0, ge=0)
+    """Weight of the score for a high tIoU (above detector.confident_tiou), one of the two factors of a
+    proposal's quality. Larger puts more effort into it."""
+
+    tiou_regression: float = Field(5.0, ge=0)
+    """Weight of the estimate of a proposal's tIoU, the other factor of its quality. Larger puts more effort
+    into ranking proposals by how well they fit."""
+
+    boundary_offset: float = Field(10.0, ge=0)
+    """Weight of the offsets that move a proposal's start and end. Larger puts more effort into precise
+    borders."""
+
+    centre_offset: float = Field(10.0, ge=0)
+    """Weight of the offsets that move a proposal's centre and change its length. Larger puts more effort into
+    precise borders."""
+
+    proposal_boundary: float = Field(0.5, ge=0)
+    """Weight of whether a proposal's start and end are near true ones (see detector.boundary_tolerance). It
+    helps training alone: no detection uses this score."""
+
+    proposal_class: float = Field(4.0, ge=0)
+    """Weight of the class scores of proposals. Larger puts more effort into which action it is, against where
+    it is."""
 
 
 class DetectorSettings(SettingsGroup):
     """Sizes, sampling and losses of the detector; the defaults are ETAD's where it has one."""
 
-    num_steps: int = Field(
-        128, ge=4
-    )  # T; other lengths are interpolated to it, the map has T (T + 1) / 2 proposals
-    neck_dim: int = Field(256, ge=8, multiple_of=4)  # channels of the neck and of each LSTM
-    fc_dim: int = Field(512, ge=8)  # width of the layer that all heads of a stage share
-    head_dim: int = Field(128, ge=8)  # width of each head
-    roi_bins: int = Field(24, ge=4, multiple_of=2)  # bins a proposal is averaged into
-    roi_context: float = Field(
-        0.5, ge=0
-    )  # a proposal is lengthened by this share on each side before it is averaged
-    proposal_ratio: float = Field(0.06, gt=0, le=1)  # share of the map trained on, per video and iteration
-    proposal_sampling: Literal["random", "balanced"] = (
-        "random"  # balanced: some of them drawn around the truth
-    )
-    balanced_share: float = Field(0.5, ge=0, lt=1)  # balanced: the share drawn around the truth
-    balanced_tiou: float = Field(0.5, gt=0, lt=1)  # balanced: tIoU from which a proposal is around an action
-    regression_tiou: tuple[float, ...] = (0.7, 0.8, 0.9)  # one per stage: from which tIoU offsets are taught
-    confident_tiou: float = Field(0.9, gt=0, lt=1)  # tIoU above which the tIoU class is positive
-    class_tiou: float = Field(
-        0.5, gt=0, lt=1
-    )  # tIoU above which a proposal's class score is taught that tIoU
-    boundary_tolerance: float = Field(
-        0.1, gt=0
-    )  # an anchor's end is near a true one within this share of its length
-    offset_beta: float = Field(
-        0.1, gt=0
-    )  # below this the smooth L1 of offsets is quadratic; in anchor lengths
-    boundary_radius: float = Field(1.0, gt=0)  # steps around a true start or end that count as start or end
-    step_class_positives: float = Field(5.0, gt=0)  # weight of a step's own class against the others
-    class_prior: float = Field(0.05, gt=0, lt=1)  # the class scores a fresh detector gives
-    predict_proposals: int = Field(1024, ge=1)  # proposals of each video walked at once in prediction: memory
-    weights: LossWeights = LossWeights()
+    num_steps: int = Field(128, ge=4)
+    """Feature steps T of a window, the time axis of the detector; features of another length are interpolated
+    to it. More steps find shorter actions; there are T (T + 1) / 2 proposals, so memory and time grow with
+    the square."""
 
-    @model_validator(mode="after")
-    def _check(self) -> DetectorSettings:
-        if not self.regression_tiou or not all(0 < t < 1 for t in self.regression_tiou):
-            raise ValueError(
-                f"regression_tiou: got {self.regression_tiou}, want one value in (0, 1) per stage"
-            )
-        return self
+    neck_dim: int = Field(256, ge=8, multiple_of=4)
+    """Channels of the neck, and of each of its two LSTMs. More can tell more apart, need more memory and
+    time, and overfit sooner."""
+
+    fc_dim: int = Field(512, ge=8)
+    """Channels of the layer that all heads of a stage share. More can tell more apart, need more memory and
+    time, and overfit sooner."""
+
+    head_dim: int = Field(128, ge=8)
+    """Channels inside each head of a stage. More can tell more apart, need more memory and time, and overfit
+    sooner."""
+
+    roi_bins: int = Field(24, ge=4, multiple_of=2)
+    """Bins that the features of a proposal are averaged into, along time. More show the heads finer timing
+    and need more memory."""
+
+    roi_context: float = Field(0.5, ge=0)
+    """Share of its length by which a proposal is lengthened on each side before its features are averaged. 0
+    shows the proposal alone; larger shows more of what comes before and after, in coarser bins."""
+
+    proposal_ratio: float = Field(0.06, gt=0, le=1)
+    """Share of all proposals that a training step draws from each window. More make the gradient less noisy
+    and need more memory and time."""
+
+    proposal_sampling: Literal["random", "balanced"] = "random"
+    """How these proposals are drawn: random from all alike; balanced draws some of them around the true
+    actions, so that short actions are trained on in every step."""
+
+    balanced_share: float = Field(0.5, ge=0, lt=1)
+    """Share of the proposals that is drawn around true actions, if detector.proposal_sampling is balanced.
+    Larger shows fewer proposals that match nothing."""
+
+    balanced_tiou: float = Field(0.5, gt=0, lt=1)
+    """tIoU with an action from which a proposal counts as around it, if detector.proposal_sampling is
+    balanced. Larger draws better ones, of fewer kinds."""
+
+    regression_tiou: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.7, 0.8, 0.9), min_length=1)
+    """tIoU with an action above which a proposal's offsets are trained, one value per stage. Rising values
+    let later stages do the fine work; each further value is a stage more, at the cost of memory and time."""
+
+    confident_tiou: float = Field(0.9, gt=0, lt=1)
+    """tIoU with an action above which a proposal counts as a hit for the score of a high tIoU. Larger is
+    stricter: fewer hits to learn from, and a better ranking of the best proposals."""
+
+    class_tiou: float = Field(0.5, gt=0, lt=1)
+    """tIoU with an action above which a proposal's score for the action's class is trained towards that tIoU;
+    below it, towards 0. Larger gives class scores to better fitting proposals only."""
+
+    boundary_tolerance: float = Field(0.1, gt=0)
+    """Share of its length within which a proposal's start (or end) counts as near the true one. Larger
+    accepts less precise ones; see detector.weights.proposal_boundary."""
+
+    offset_beta: float = Field(0.1, gt=0)
+    """Error of an offset, in lengths of the proposal, below which the smooth L1 loss is quadratic. Larger
+    weakens the pull of small errors."""
+
+    boundary_radius: float = Field(1.0, gt=0)
+    """Feature steps around a true start or end that count as start or end. Larger is easier to learn and less
+    precise."""
+
+    step_class_positives: float = Field(5.0, gt=0)
+    """Weight of the classes that are present at a feature step against those that are not. Larger misses
+    fewer actions and raises more false alarms."""
+
+    class_prior: float = Field(0.05, gt=0, lt=1)
+    """Class score that an untrained detector gives. Small values keep the many proposals that match nothing
+    from drowning the few that do at first."""
+
+    predict_proposals: int = Field(1024, ge=1)
+    """Proposals of each video that prediction computes at once. More are faster and need more memory; the
+    result is the same."""
+
+    weights: LossWeights = LossWeights()
 
     @property
     def num_stages(self) -> int:
