@@ -253,8 +253,15 @@ def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
     results = json.loads((tmp_path / "d.json").read_text())["results"]
     assert [len(entries) for entries in results.values()] == [3, 3, 0]
     assert "with --from-raw, want post.NAME=value" in refused("--from-raw", raw, "--set", "seed=1")
-    assert "sigma" in refused("--from-raw", raw, "--set", "post.sigma=-1")
-    assert "sigm" in refused("--from-raw", raw, "--set", "post.sigm=1")
+    assert "post.sigma: Input should be greater than 0 (got -1); width of" in refused(
+        "--from-raw", raw, "--set", "post.sigma=-1"
+    )
+    assert "post.sigm: unknown setting; did you mean 'sigma'?" in refused(
+        "--from-raw", raw, "--set", "post.sigm=1"
+    )
+    assert "post.top_k: renamed; write post.max_detections instead" in refused(
+        "--from-raw", raw, "--set", "post.top_k=3"
+    )
 
 
 @pytest.mark.parametrize(

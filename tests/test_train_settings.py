@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from pydantic import BaseModel, ValidationError
 
 from model.backbones import build_backbone
 from model.reversible import smallest_beta
+from train.cli import one_line
 from train.main import main
 from train.settings import RECIPES, RENAMED, dump_settings, load_settings, parse_yaml, settings_from
 
@@ -56,6 +58,61 @@ def test_a_renamed_setting_is_refused_with_its_new_name(old, new):
     for name in parents:
         group = getattr(group, name)
     assert last in type(group).model_fields
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (
+            ["encoder.clip_ratio=1.5"],
+            "encoder.clip_ratio: Input should be less than or equal to 1 (got 1.5); share of a video's clips "
+            "whose gradient is computed",
+        ),
+        (
+            ["optimizer.encoder_lr=fast"],
+            "optimizer.encoder_lr: Input should be a valid number, unable to parse string as a number "
+            "(got 'fast'); highest learning rate of the encoder",
+        ),
+        (
+            ["detector.regression_tiou=[0.5, 2]"],
+            "detector.regression_tiou.1: Input should be less than 1 (got 2); tIoU with an action above "
+            "which a proposal's offsets are trained, one value per stage",
+        ),
+        (["data.crop=300"], "data.crop: got 300, want at most resize (36), the short side"),
+        (["post.nms=hard"], "post.nms_tiou: got 0 with nms=hard, want a tIoU above 0, such as 0.5"),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_meaning_of_its_setting(overrides, message):
+    with pytest.raises(ValidationError) as refused:
+        load_settings(RECIPES / "demo.yaml", overrides)
+    assert one_line(refused.value) == message
+
+
+def test_what_is_missing_is_told_with_its_meaning():
+    with pytest.raises(ValidationError) as group:
+        settings_from({})
+    assert one_line(group.value) == (
+        "data: missing, it has no default; where the videos are and how clips are taken from them"
+    )
+    with pytest.raises(ValidationError) as setting:
+        settings_from({"data": {}})
+    assert one_line(setting.value).startswith("data.shards: missing, it has no default; packed videos: ")
+
+
+def test_several_wrong_values_are_one_line():
+    with pytest.raises(ValidationError) as refused:
+        load_settings(RECIPES / "demo.yaml", ["encoder.clip_ratio=0", "seed=x"])
+    line = one_line(refused.value)
+    assert "\n" not in line and "seed: " in line and "; encoder.clip_ratio: " in line
+
+
+def test_what_is_wrong_with_other_models_than_settings_is_told_by_name():
+    class Engine(BaseModel):
+        stage: int
+
+    with pytest.raises(ValidationError) as refused:
+        Engine(stage="x")
+    assert one_line(refused.value).startswith("stage: Input should be a valid integer")
 
 
 def test_numbers_without_a_dot_are_numbers():

@@ -21,18 +21,15 @@ from typing import Any, NoReturn, TypeVar
 import click
 from pydantic import ValidationError
 
+from settings_group import explain
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def one_line(error: Exception) -> str:
-    """The error as one line; pydantic's list of problems is joined into one."""
+    """The error as one line; all that is wrong with settings is joined into one."""
     if isinstance(error, ValidationError):
-        problems = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"]) or "settings"
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {message}" + (f" (got {item['input']!r})" if item["loc"] else ""))
-        return "; ".join(problems)
+        return explain(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pipeline.text import first_names
+from settings_group import explain
 from train.cli import Output
 from train.detections import Results, read_detections
 from train.evaluation.files import Truth, check_external, facts_of, truth_of
@@ -18,6 +21,7 @@ from train.evaluation.files import Truth, check_external, facts_of, truth_of
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
     from train.inference import Trained
+    from train.postprocess import PostSettings
 
 FORM = ("codec", "fps", "short_side", "gop", "upscale")  # how videos are packed, unless they are copied
 
@@ -138,11 +142,11 @@ def reprocess(
     external_scores: dict[str, dict[str, float]] | None = None,
 ) -> EvaluationInput:
     """Post-process a raw file anew; `overrides`: post.key=value on top of the settings in the file."""
-    from train.postprocess import PostSettings, detections_of
+    from train.postprocess import detections_of
     from train.raw_outputs import read_raw, read_raw_header
 
     classes, meta = read_raw_header(raw)
-    settings = PostSettings.model_validate({**meta.pop("post", {}), **post_overrides(overrides)})
+    settings = post_settings({**meta.pop("post", {}), **post_overrides(overrides)})
     results: Results = {key: [] for key in meta.get("videos", ())}
     for windows in grouped(read_raw(raw)):
         key = windows[0].key
@@ -150,6 +154,19 @@ def reprocess(
             raise ValueError(f"{raw}: windows of {key!r} are not together; write it again with --raw")
         results[key] = detections_of(windows, classes, settings, external_scores=external_scores)
     return EvaluationInput(results, None, {**meta, "raw": str(raw)})
+
+
+def post_settings(values: Mapping[str, Any]) -> PostSettings:
+    """Checked settings of post-processing; ValueError naming them as a recipe does."""
+    from train.postprocess import PostSettings
+
+    try:
+        return PostSettings.model_validate(values)
+    except ValidationError as error:
+        from train.settings import check_keys  # imports torch, which nothing else here needs
+
+        check_keys(values, PostSettings, where="post.")
+        raise ValueError(explain(error, where="post")) from None
 
 
 def post_overrides(overrides: Sequence[str]) -> dict[str, Any]:
