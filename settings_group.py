@@ -145,7 +145,7 @@ def _allowed_by(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", ".join(filter(None, map(_allowed_by, schema["anyOf"])))
     if "enum" in schema:
-        return ", ".join(schema["enum"])
+        return f"one of {', '.join(schema['enum'])}"
     if "items" in schema:
         each = _allowed_by(schema["items"])
         return f"each {each}" if each else ""

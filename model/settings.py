@@ -79,7 +79,7 @@ class EncoderSettings(SettingsGroup):
     random first one on, block takes neighbours."""
 
     gradient_scale: Literal["none", "inverse"] = "none"
-    """Whether the encoder's gradient makes up for clips without one: none leaves it too small by
+    """Whether the encoder's gradient makes up for the clips without one. none leaves it too small by
     encoder.clip_ratio, as ETAD does; inverse divides it by encoder.clip_ratio, which is right on average if
     clips are drawn at random."""
 

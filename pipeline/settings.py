@@ -24,16 +24,16 @@ class DataSettings(SettingsGroup):
     grow with their number."""
 
     clip_frames: int = Field(16, ge=1)
-    """Frames per clip. More frames show longer movements; time and memory grow with their number. Some
-    backbones want a multiple of 2 or 4, see docs/choose-settings.md."""
+    """Frames that each clip is made of. More frames show longer movements; time and memory grow with their
+    number. Some backbones want a multiple of 2 or 4, see docs/choose-settings.md."""
 
     stride_frames: int = Field(1, ge=1)
     """Frames of the video from one frame of a clip to its next. 1 takes all of them; with larger strides a
     clip spans more time at no cost, and shows less of fast movements."""
 
     resize: int = Field(128, ge=8)
-    """Pixels of a frame's short side after decoding. Together with data.crop it says how much of the picture
-    is seen, and how large."""
+    """Pixels of a frame's short side after decoding. Larger shows things larger in the square of data.crop,
+    and less around them."""
 
     crop: int = Field(112, ge=8)
     """Pixels of each side of the square that the network sees, at most data.resize. Larger squares show

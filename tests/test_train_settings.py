@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from model.backbones import build_backbone
 from model.reversible import smallest_beta
+from settings_group import groups_of, settings_of
 from train.cli import one_line
 from train.main import main
-from train.settings import RECIPES, RENAMED, dump_settings, load_settings, parse_yaml, settings_from
+from train.settings import RECIPES, RENAMED, Settings, dump_settings, load_settings, parse_yaml, settings_from
+
+EVERY = {setting.name: setting for name, group in groups_of(Settings) for setting in settings_of(group, name)}
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -113,6 +117,51 @@ def test_what_is_wrong_with_other_models_than_settings_is_told_by_name():
     with pytest.raises(ValidationError) as refused:
         Engine(stage="x")
     assert one_line(refused.value).startswith("stage: Input should be a valid integer")
+
+
+@pytest.mark.parametrize("setting", EVERY.values(), ids=EVERY)
+def test_every_setting_says_what_it_is_and_what_it_does(setting):
+    sentences = re.split(r"(?<=\.)\s", setting.meaning)
+    assert setting.meaning.endswith(".") and "TODO" not in setting.meaning
+    assert len(sentences[0].split()) >= 5, "the first sentence stands alone in error messages"
+    assert len(sentences[0]) <= 180, "and they are one line"
+    said = set(re.findall(r"[a-z]+", setting.meaning.lower()))
+    assert len(said - set(re.findall(r"[a-z]+", setting.name))) >= 5, "the name again"
+    assert setting.type
+
+
+NUMBERS = [each for each in EVERY.values() if re.search("number|integer", each.type) and each.name != "seed"]
+CONSEQUENCE = r"(?i)\b(more|less|larger|smaller|fewer|longer|nearer|rising|0 |1 |null)\b"
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
+def test_a_number_says_what_larger_or_smaller_does(setting):
+    assert re.search(CONSEQUENCE, setting.meaning), setting.meaning
+
+
+@pytest.mark.parametrize("group", groups_of(Settings), ids=lambda group: group[0] or "all")
+def test_every_group_says_what_it_holds(group):
+    assert len((group[1].__doc__ or "").split()) >= 5
+
+
+def test_what_descriptions_point_to_exists():
+    groups = {name for name, _ in groups_of(Settings) if name}
+    for setting in EVERY.values():
+        named = re.findall(r"(?<![\w/-])[a-z]+(?:\.[a-z_]+)+", setting.meaning)
+        unknown = {name for name in named if name.split(".")[0] in groups} - EVERY.keys() - groups
+        pages = re.findall(r"docs/[\w-]+\.md", setting.meaning)
+        assert not unknown, setting.name
+        assert all((RECIPES.parents[1] / page).is_file() for page in pages), setting.name
+
+
+def test_the_defaults_of_the_reference_are_those_of_the_settings():
+    plain = settings_from({"data": {"shards": "x"}}).model_dump(mode="json")
+    for setting in EVERY.values():
+        value = plain
+        for part in setting.name.split("."):
+            value = value[part]
+        assert setting.required == (setting.name == "data.shards")
+        assert setting.required or value == setting.default, setting.name
 
 
 def test_numbers_without_a_dot_are_numbers():

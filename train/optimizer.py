@@ -86,7 +86,7 @@ class OptimizerSettings(SettingsGroup):
 
     accumulation_steps: int = Field(default=1, ge=1)
     """Micro steps whose gradients are averaged into one optimizer step. More make up for a small
-    optimizer.batch_size: the memory of one micro step, the time of all."""
+    optimizer.batch_size: nearly the memory of one micro step, the time of all."""
 
     batch_size: int = Field(default=1, ge=1)
     """Windows (whole videos, if data.window_seconds is null) per process and micro step. Memory grows with

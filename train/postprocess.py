@@ -23,7 +23,7 @@ ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of
 
 
 class PostSettings(SettingsGroup):
-    """How raw outputs become detections; `leantad eval --from-raw` does it again."""
+    """How raw outputs become detections; `leantad eval --from-raw` does it again without the network."""
 
     nms: Literal["gaussian", "linear", "hard"] = "gaussian"
     """What happens to detections that overlap a better one of their class: gaussian and linear lower their

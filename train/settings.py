@@ -48,8 +48,8 @@ class RunSettings(SettingsGroup):
     progress bar is always live."""
 
     eval_every: int = Field(1, ge=1)
-    """Epochs between evaluations of the validation subset; the last epoch is always evaluated. An evaluation
-    can take as long as an epoch."""
+    """Epochs between evaluations of the validation subset; the last epoch is always evaluated. Larger saves
+    time: an evaluation can take as long as an epoch."""
 
     checkpoint_every: int = Field(0, ge=0)
     """Optimizer steps between checkpoints from which a killed run resumes; 0: at the end of each epoch only.

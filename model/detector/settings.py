@@ -37,8 +37,8 @@ class LossWeights(SettingsGroup):
     precise borders."""
 
     proposal_boundary: float = Field(0.5, ge=0)
-    """Weight of whether a proposal's start and end are near true ones (see detector.boundary_tolerance). It
-    helps training alone: no detection uses this score."""
+    """Weight of whether a proposal's start and end are near true ones (see detector.boundary_tolerance).
+    Larger puts more effort into it, which helps training alone: no detection uses this score."""
 
     proposal_class: float = Field(4.0, ge=0)
     """Weight of the class scores of proposals. Larger puts more effort into which action it is, against where
@@ -118,8 +118,8 @@ class DetectorSettings(SettingsGroup):
     fewer actions and raises more false alarms."""
 
     class_prior: float = Field(0.05, gt=0, lt=1)
-    """Class score that an untrained detector gives. Small values keep the many proposals that match nothing
-    from drowning the few that do at first."""
+    """Class score that an untrained detector gives. Smaller keeps the many proposals that match nothing from
+    drowning the few that do at first."""
 
     predict_proposals: int = Field(1024, ge=1)
     """Proposals of each video that prediction computes at once. More are faster and need more memory; the
