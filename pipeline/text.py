@@ -18,10 +18,12 @@ def first_names(names: Iterable[str], count: int = 3, *, quoted: bool = True) ->
     return f"{shown} and {len(names) - count} more" if len(names) > count else shown
 
 
-def suggestion(name: object, known: Collection[str]) -> str:
-    """`did you mean 'num_clips'?`, or the known names where none is near."""
+def suggestion(name: object, known: Collection[str], *, otherwise: str | None = None) -> str:
+    """`did you mean 'num_clips'?`; where none is near, the known names, or `otherwise` if they are many."""
     near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}" if otherwise is None else otherwise
 
 
 def short(value: object, length: int = 60) -> str:

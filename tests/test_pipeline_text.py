@@ -33,6 +33,8 @@ def test_names_need_no_quotes():
 def test_a_near_name_is_suggested_and_all_where_none_is_near():
     assert suggestion("num_clip", ["num_clips", "crop"]) == "did you mean 'num_clips'?"
     assert suggestion("zzz", ["num_clips", "crop"]) == "known: num_clips, crop"
+    assert suggestion("zzz", ["num_clips", "crop"], otherwise="see the list") == "see the list"
+    assert suggestion("crap", ["num_clips", "crop"], otherwise="see the list") == "did you mean 'crop'?"
 
 
 def test_a_value_is_cut_to_one_line():

@@ -13,6 +13,7 @@ COMMANDS = {
     "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
     "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
     "inspect": ("tools.inspect_shards", "Tell what is in a data set and which settings fit it."),
+    "settings": ("tools.settings", "Explain every setting: type, range, default and meaning."),
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
