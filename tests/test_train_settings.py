@@ -86,13 +86,13 @@ def test_a_renamed_setting_is_refused_with_its_new_name(old, new):
         (["post.nms=hard"], "post.nms_tiou: got 0 with nms=hard, want a tIoU above 0, such as 0.5"),
     ],
 )
-def test_a_wrong_value_is_told_with_the_meaning_of_its_setting(overrides, message):
+def test_a_wrong_value_is_refused_with_the_meaning_of_its_setting(overrides, message):
     with pytest.raises(ValidationError) as refused:
         load_settings(RECIPES / "demo.yaml", overrides)
     assert one_line(refused.value) == message
 
 
-def test_what_is_missing_is_told_with_its_meaning():
+def test_what_is_missing_is_named_with_its_meaning():
     with pytest.raises(ValidationError) as group:
         settings_from({})
     assert one_line(group.value) == (
@@ -110,7 +110,7 @@ def test_several_wrong_values_are_one_line():
     assert "\n" not in line and "seed: " in line and "; encoder.clip_ratio: " in line
 
 
-def test_what_is_wrong_with_other_models_than_settings_is_told_by_name():
+def test_problems_of_other_models_than_settings_are_named_alone():
     class Engine(BaseModel):
         stage: int
 
@@ -125,8 +125,8 @@ def test_every_setting_says_what_it_is_and_what_it_does(setting):
     assert setting.meaning.endswith(".") and "TODO" not in setting.meaning
     assert len(sentences[0].split()) >= 5, "the first sentence stands alone in error messages"
     assert len(sentences[0]) <= 180, "and they are one line"
-    said = set(re.findall(r"[a-z]+", setting.meaning.lower()))
-    assert len(said - set(re.findall(r"[a-z]+", setting.name))) >= 5, "the name again"
+    vocabulary = set(re.findall(r"[a-z]+", setting.meaning.lower()))
+    assert len(vocabulary - set(re.findall(r"[a-z]+", setting.name))) >= 5, "the name again"
     assert setting.type
 
 

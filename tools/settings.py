@@ -98,8 +98,8 @@ def advice(name: str, groups: Sequence[Group]) -> str:
             return f"renamed; see leantad settings {new}"
     dotted = [setting.name for group in groups for setting in group.settings]
     parts = dict.fromkeys(part for each in dotted for part in each.split("."))
-    known = f"groups: {', '.join(group.name for group in groups if group.name)}"
-    return f"no setting has this in its name; {suggestion(name, [*dotted, *parts], otherwise=known)}"
+    list_of_groups = f"groups: {', '.join(group.name for group in groups if group.name)}"
+    return f"no setting has this in its name; {suggestion(name, [*dotted, *parts], otherwise=list_of_groups)}"
 
 
 def values_of(setting: Setting) -> str:
