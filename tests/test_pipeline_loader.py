@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from pipeline.annotations import Action
 from pipeline.dataset import Dataset
-from pipeline.loader import DataSettings, Loader
+from pipeline.loader import Loader
 from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.prefetch import Prefetch
 from pipeline.records import PackedVideo
+from pipeline.settings import DataSettings
 
 NUM_FRAMES, FPS = 50, 25.0
 SETTINGS = DataSettings(shards="unused", num_clips=4, clip_frames=3, resize=32, crop=24, color=0.2)

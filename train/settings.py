@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.detector.detector import DetectorSettings
 from model.network import EncoderSettings
-from pipeline.loader import DataSettings
+from pipeline.settings import DataSettings
 from pipeline.text import suggestion
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings

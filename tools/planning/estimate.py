@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.augment import resized_size
-from pipeline.loader import DataSettings
+from pipeline.settings import DataSettings
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.step import (
     BOUNDARIES,
