@@ -106,7 +106,7 @@ class Dataset:
             raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {known}")
         return found
 
-    def truth(self, subset: str) -> dict[str, Video]:
+    def ground_truth(self, subset: str) -> dict[str, Video]:
         """All videos of a subset, the rejected ones too: they stay in the denominator of mAP."""
         return {
             key: Video(key, subset, video.duration, video.actions)

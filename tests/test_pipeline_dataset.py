@@ -63,7 +63,7 @@ def test_what_was_packed_is_read_back(folder):
 
 def test_rejected_videos_stay_in_the_truth(folder):
     dataset = Dataset.open(folder)
-    assert list(dataset.truth("validation")) == ["bad", "k0", "k2", "k4"]
+    assert list(dataset.ground_truth("validation")) == ["bad", "k0", "k2", "k4"]
     assert "bad" not in [entry.key for entry in dataset.packed("validation")]
     counts = json.loads((folder / "dataset.json").read_text())["subsets"]
     assert counts["validation"] == {"videos": 4, "packed": 3, "actions": 4}
@@ -146,7 +146,7 @@ def test_without_a_single_tar_the_truth_can_still_be_read(folder):
     for tar in folder.glob("*.tar"):
         tar.unlink()
     dataset = Dataset.open(folder)
-    assert list(dataset.truth("validation")) == ["bad", "k0", "k2", "k4"]
+    assert list(dataset.ground_truth("validation")) == ["bad", "k0", "k2", "k4"]
     with pytest.raises(ValueError, match=r"00000\.tar: has 0 bytes"):
         check_tars(dataset)
 
