@@ -18,14 +18,14 @@ from .remote import Source, cache_folder, cache_root, fetch, locate
 class Dataset:
     """A data set that was packed: what is in it, and the encoded bytes of each video.
 
-    classes: sorted names. videos: by key. settings: how it was packed. shards: the tars, in order.
-    repairs: what was corrected in the annotations, by the video's name there.
+    classes: sorted names. videos: by key. packing: how it was packed ("settings" in dataset.json).
+    shards: the tars, in order. repairs: what was corrected in the annotations, by the video's name there.
     """
 
     def __init__(self, folder: Path, document: dict[str, Any], source: Source):
         self.folder, self.source = folder, source
         self.classes: tuple[str, ...] = tuple(document["classes"])
-        self.settings: dict[str, Any] = document["settings"]
+        self.packing: dict[str, Any] = document["settings"]
         self.repairs = tuple(Repair(**entry) for entry in document["repairs"])
         shards = [Shard(**entry) for entry in document["shards"]]
         videos = [PackedVideo.from_json(key, entry) for key, entry in document["videos"].items()]

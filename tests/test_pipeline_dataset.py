@@ -46,7 +46,7 @@ def folder(tmp_path) -> Path:
         classes=["jump", "fall"],
         videos=everything,
         shards=shards,
-        settings={"fps": 15},
+        packing={"fps": 15},
         repairs=repairs,
     )
     return tmp_path / "set"
@@ -54,7 +54,7 @@ def folder(tmp_path) -> Path:
 
 def test_what_was_packed_is_read_back(folder):
     dataset = Dataset.open(folder)
-    assert dataset.classes == ("fall", "jump") and dataset.settings == {"fps": 15}
+    assert dataset.classes == ("fall", "jump") and dataset.packing == {"fps": 15}
     assert [entry.key for entry in dataset.packed("training")] == ["k1", "k3"]
     assert all(dataset.read(f"k{i}") == data_of(i) for i in range(5))
     assert dataset.videos["k3"].shard == "00001.tar" and dataset.videos["k3"].source == "k3 of ours"
@@ -288,7 +288,7 @@ def test_a_remote_tar_is_looked_at_when_it_is_fetched_and_not_before(server, fol
 def test_a_repacked_remote_data_set_is_not_read_from_stale_tars(server, folder, cache):
     assert Dataset.open(server).read("k0") == data_of(0)
     videos, shards = pack_samples(folder, [(video("k0"), b"new")])
-    write_dataset(folder, classes=["jump"], videos=videos, shards=shards, settings={})
+    write_dataset(folder, classes=["jump"], videos=videos, shards=shards, packing={})
     assert Dataset.open(server).read("k0") == b"new"
 
 

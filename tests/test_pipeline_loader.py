@@ -34,7 +34,7 @@ def packed_video(key: str, subset: str, actions=()) -> PackedVideo:
 def pack(folder, data_of: dict[str, bytes], actions=()) -> Dataset:
     samples = [(packed_video(key, "training", actions), data) for key, data in data_of.items()]
     videos, shards = pack_samples(folder, samples, shard_size=3)
-    write_dataset(folder, classes=["jump", "run"], videos=videos, shards=shards, settings={})
+    write_dataset(folder, classes=["jump", "run"], videos=videos, shards=shards, packing={})
     return Dataset.open(folder)
 
 

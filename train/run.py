@@ -122,7 +122,7 @@ class Run:
             state=full_state_dict(self.engine),
             settings=self._settings_now(),
             classes=list(self.dataset.classes),
-            packing=self.dataset.settings,
+            packing=self.dataset.packing,
             progress=asdict(self.progress),
             save_resume=lambda folder: save_state(self.engine, folder, {}),
             is_best=is_best,

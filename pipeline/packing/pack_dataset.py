@@ -75,7 +75,7 @@ def pack(plan: Plan, out: Path, *, workers: int, progress: Progress) -> list[Pac
                 classes=plan.classes,
                 videos=[outcome.video for outcome in outcomes],
                 shards=[shard for shard, _ in shards],
-                settings={**plan.settings, "plan": plan.digest()},
+                packing={**plan.settings, "plan": plan.digest()},
                 repairs=[repair for outcome in outcomes for repair in outcome.repairs],
             )
     shutil.rmtree(out / WORK)
@@ -136,7 +136,7 @@ def finished(plan: Plan, out: Path) -> list[PackResult]:
     if not (out / DESCRIPTION).exists():
         return []
     dataset = Dataset.open(out)
-    there = dict(dataset.settings)
+    there = dict(dataset.packing)
     _same_plan(plan, out, there.pop("plan", None), there)
     for name in dataset.shards:
         dataset.check_size(name)

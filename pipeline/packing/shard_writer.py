@@ -164,10 +164,13 @@ def write_dataset(
     classes: Iterable[str],
     videos: Iterable[PackedVideo],
     shards: Iterable[Shard],
-    settings: dict[str, Any],
+    packing: dict[str, Any],
     repairs: Iterable[Repair] = (),
 ) -> None:
-    """Write dataset.json: the last file of a data set; a folder without it is not one."""
+    """Write dataset.json, the last file of a data set; a folder without it is not one.
+
+    packing: how the videos were packed; stands in the file as "settings".
+    """
     ordered = sorted(videos, key=lambda video: video.key)
     subsets: dict[str, dict[str, int]] = {}
     for video in ordered:
@@ -180,7 +183,7 @@ def write_dataset(
         "version": VERSION,
         "classes": sorted(classes),
         "subsets": dict(sorted(subsets.items())),
-        "settings": settings,
+        "settings": packing,
         "shards": [asdict(shard) for shard in shards],
         "videos": {video.key: video.to_json() for video in ordered},
         "repairs": [asdict(repair) for repair in repairs],
