@@ -73,12 +73,12 @@ class Dataset:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if any((folder / name).is_file() for name in dataset.shards):
-            for name in dataset.at_hand():
+            for name in dataset.local_shards():
                 dataset.check_size(name)
         return dataset
 
-    def at_hand(self) -> list[str]:
-        """The tars that belong on this machine: all, or of a remote data set those fetched so far."""
+    def local_shards(self) -> list[str]:
+        """The tars that should be on this machine: all, or of a remote data set those fetched so far."""
         remote = self.source.url is not None
         return [name for name in self.shards if not remote or (self.folder / name).is_file()]
 

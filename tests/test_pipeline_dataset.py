@@ -275,7 +275,7 @@ def test_a_data_set_is_read_over_http(server, cache, tail):
 def test_a_remote_tar_is_looked_at_when_it_is_fetched_and_not_before(server, folder, cache):
     (folder / "00001.tar").write_bytes(b"cut")
     dataset = Dataset.open(server)
-    assert dataset.read("k0") == data_of(0) and dataset.at_hand() == ["00000.tar"]
+    assert dataset.read("k0") == data_of(0) and dataset.local_shards() == ["00000.tar"]
     check_tars(dataset)
     with pytest.raises(
         ValueError, match=r"00001\.tar: has 3 bytes, want 10240 .*; remove it to fetch it again"

@@ -20,7 +20,7 @@ def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = i
 
     Raises ValueError naming those that are not what was written.
     """
-    damaged = [name for name in progress(dataset.at_hand()) if not _is_whole(dataset, name)]
+    damaged = [name for name in progress(dataset.local_shards()) if not _is_whole(dataset, name)]
     if damaged:
         raise ValueError(
             f"{dataset.folder}: sha256 differs from dataset.json in {len(damaged)} of {len(dataset.shards)} "
