@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from .annotations import Repair, Video
 from .files import sha256_of
-from .records import DESCRIPTION, FILE_NAME, FORMAT, KEY, VERSION, PackedVideo, Shard, read_index
+from .records import (
+    DESCRIPTION,
+    FILE_NAME,
+    FORMAT,
+    KEY,
+    VERSION,
+    EncodedFrames,
+    PackedVideo,
+    Shard,
+    read_index,
+)
 from .remote import Source, cache_folder, cache_root, fetch, locate
 
 
@@ -139,9 +149,9 @@ class Dataset:
             )
         return data
 
-    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]:
-        """Bytes in which `frames` of a video are, their numbers in them, how many frames they hold: all."""
-        return self.read(key), frames, self.videos[key].num_frames
+    def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames:
+        """The encoded bytes that `frames` of a video need: here always those of the whole video."""
+        return EncodedFrames(self.read(key), frames, self.videos[key].num_frames)
 
     def _local(self, name: str) -> Path:
         path = self.folder / name

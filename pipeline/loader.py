@@ -19,7 +19,7 @@ from .settings import DataSettings
 from .windows import Window, clip_frames, segments_in, windows_of
 
 if TYPE_CHECKING:
-    from .records import PackedVideo, Videos
+    from .records import PackedVideo, VideoSource
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Videos,
+        dataset: VideoSource,
         settings: DataSettings,
         *,
         subset: str,
@@ -199,7 +199,7 @@ class Loader:
         if settings.shuffle_frames:
             rng = np.random.default_rng(stable_seed("frames", self.seed, epoch, video.key, *sample.window))
             frames = rng.permuted(frames, axis=1)
-        data, frames, num_frames = self.dataset.excerpt(video.key, frames)
+        data, frames, num_frames = self.dataset.encoded_frames(video.key, frames)
         return decode_clips(
             data,
             frames,

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-Excerpt = tuple[bytes, NDArray[np.int64], int]  # encoded bytes, frame numbers in them, frames they hold
+from .records import EncodedFrames
 
 
 class PackedFile:
@@ -18,7 +18,7 @@ class PackedFile:
 
     In files of `transcode` (mp4, a packet per frame, in the order shown, key frames on which nothing before
     leans) any frame is reached from the key frame before it. Of other files (B-frames,
-    packets that are not to be shown) `excerpt` gives the whole.
+    packets that are not to be shown) `encoded_frames` gives the whole.
     """
 
     def __init__(self, path: Path, num_frames: int):
@@ -36,10 +36,10 @@ class PackedFile:
         self.keys = np.flatnonzero(self.table[:, 3])
         self.in_order = is_mp4 and whole and rising and len(self.keys) > 0 and self.keys[0] == 0
 
-    def excerpt(self, frames: NDArray[np.int64]) -> Excerpt:
-        """A video in which `frames` are, with the numbers they have in it and how many frames it holds."""
+    def encoded_frames(self, frames: NDArray[np.int64]) -> EncodedFrames:
+        """A video of the packets that `frames` need."""
         if not self.in_order:
-            return self.path.read_bytes(), frames, self.num_frames
+            return EncodedFrames(self.path.read_bytes(), frames, self.num_frames)
         wanted = np.unique(frames)
         needed = np.zeros(self.num_frames, dtype=bool)
         for key, frame in zip(
@@ -47,7 +47,8 @@ class PackedFile:
         ):
             needed[key : frame + 1] = True
         places = np.flatnonzero(needed)
-        return self._muxed(places), np.searchsorted(places, frames).astype(np.int64), len(places)
+        numbers = np.searchsorted(places, frames).astype(np.int64)
+        return EncodedFrames(self._muxed(places), numbers, len(places))
 
     def _muxed(self, places: NDArray[np.int64]) -> bytes:
         """The packets at `places` as a Matroska video; nothing is encoded again."""

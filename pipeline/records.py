@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,18 @@ class PackedVideo:
         return PackedVideo(key=key, actions=actions, **fields)
 
 
-class Videos(Protocol):
+class EncodedFrames(NamedTuple):
+    """The part of an encoded video that some frames need.
+
+    data: encoded bytes. frames: the numbers of the frames in `data`. num_frames: how many frames it holds.
+    """
+
+    data: bytes
+    frames: NDArray[np.int64]
+    num_frames: int
+
+
+class VideoSource(Protocol):
     """What training, evaluation and prediction read videos from: a data set, or one file (prepare.py)."""
 
     @property
@@ -70,7 +81,7 @@ class Videos(Protocol):
 
     def packed(self, subset: str) -> list[PackedVideo]: ...
 
-    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]: ...
+    def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames: ...
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..annotations import Video
-from ..packets_file import Excerpt, PackedFile
-from ..records import PackedVideo
+from ..packets_file import PackedFile
+from ..records import EncodedFrames, PackedVideo
 from .journal import Journal
 from .pack_video import VIDEO_SUFFIXES, Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
@@ -36,8 +36,8 @@ SUBSET = "files"  # videos that no annotation gives a subset
 
 
 @dataclass(frozen=True)
-class OneVideo:
-    """A data set of one video, a file on disk: what Loader wants of one."""
+class SingleVideo:
+    """One packed file on disk as a source of videos for the Loader."""
 
     video: PackedVideo
     file: PackedFile
@@ -47,9 +47,9 @@ class OneVideo:
         """The video, whatever the subset."""
         return [self.video]
 
-    def excerpt(self, key: str, frames: NDArray[np.int64]) -> Excerpt:
+    def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames:
         """The encoded bytes that `frames` need."""
-        return self.file.excerpt(frames)
+        return self.file.encoded_frames(frames)
 
 
 def form_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
