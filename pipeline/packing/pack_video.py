@@ -25,7 +25,7 @@ class Job:
     """What is to be done with one video.
 
     source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
-    reason in missing. form: what to re-encode to; None keeps the bytes.
+    reason in missing. spec: what to re-encode to; None keeps the bytes.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Job:
     folder: Path
     file: str | None
     missing: str | None
-    form: EncodingSpec | None
+    spec: EncodingSpec | None
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
 def _encoded(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Bytes to pack, facts of the source file, facts of those bytes."""
     path = _path(job)
-    if job.form is not None:
-        return transcode(path, job.form)
+    if job.spec is not None:
+        return transcode(path, job.spec)
     facts = probe(path)
     _refuse_copy(job, facts)
     return path.read_bytes(), facts, facts
@@ -216,10 +216,10 @@ def _path(job: Job) -> Path:
 
 def _refuse_copy(job: Job, facts: VideoMetadata) -> None:
     """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
-    if job.form is None and facts.rotation:
+    if job.spec is None and facts.rotation:
         reason = f"to be shown turned by {facts.rotation} degrees, which --copy cannot do; re-encode it"
         raise Unreadable(job.source, reason)
-    if job.form is None and not facts.steady:
+    if job.spec is None and not facts.steady:
         reason = (
             f"frames at uneven times (about {float(facts.fps):.2f} a second); re-encode it, without --copy"
         )

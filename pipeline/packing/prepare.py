@@ -1,6 +1,6 @@
-"""Video files as they lie on disk, brought one by one into the form a data set was packed in: no shards.
+"""Encode video files one by one as the videos of a data set were encoded, without writing shards.
 
-Whatever make-shards would do to a file is done here, by the same function, so that a network sees the same
+What make-shards would do to a file is done here, by the same function, so that a network sees the same
 pixels of it whether the file was packed and evaluated or is only predicted on.
 """
 
@@ -29,7 +29,7 @@ from .journal import Journal
 from .pack_video import VIDEO_SUFFIXES, Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
 from .shard_writer import unique_keys
-from .transcode import EncodingSpec, exact_rate, is_in_form
+from .transcode import EncodingSpec, exact_rate, has_encoding
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
@@ -52,8 +52,8 @@ class SingleVideo:
         return self.file.encoded_frames(frames)
 
 
-def form_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
-    """The training form that a data set's `settings` (dataset.json) describe; None: the bytes were kept.
+def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
+    """How the videos of a data set were encoded ("settings" in dataset.json); None: their bytes were kept.
 
     Raises ValueError when they do not say it.
     """
@@ -134,18 +134,18 @@ def stated_seconds(path: Path) -> float:
 
 
 def prepare(
-    files: Mapping[str, Path], form: EncodingSpec | None, *, workers: int
+    files: Mapping[str, Path], spec: EncodingSpec | None, *, workers: int
 ) -> Generator[tuple[PackedVideo, Path], None, None]:
-    """Bring files into a training form, in processes of their own; yields them in order.
+    """Encode files as `spec` says, in processes of their own; yields them in order.
 
-    form: what to re-encode to, None to keep the bytes; a file that is in this form already is kept, too.
+    spec: what to re-encode to, None to keep the bytes; a file that is encoded so already is kept, too.
     With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
     be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
     wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
     plain = unique_keys(files)  # what the journal's own files can be called
     jobs = [
-        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, form)
+        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, spec)
         for key, path in files.items()
     ]
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
@@ -164,8 +164,8 @@ def _pack(folder: str, job: Job) -> tuple[PackResult, bytes]:
     """
     tempfile.tempdir = folder
     try:
-        if job.form is not None and is_in_form(job.folder / str(job.file), job.form):
-            job = replace(job, form=None)
+        if job.spec is not None and has_encoding(job.folder / str(job.file), job.spec):
+            job = replace(job, spec=None)
         return pack_video(job)
     except OSError as error:
         return reject(job, error.strerror or str(error)), b""

@@ -1,4 +1,4 @@
-"""Bring a video to its training form: constant rate, small, upright, BT.601, closed groups of pictures.
+"""Re-encode a video for training: constant rate, small, upright, BT.601, closed groups of pictures.
 
 Frame k of the result is what the source shows k / fps seconds after its first displayed frame. Memory is a
 few frames whatever the length; the source is decoded once. Equal input gives equal bytes.
@@ -56,7 +56,7 @@ ENCODERS = {"vp9": ("libvpx-vp9", VP9), "h264": ("libx264", H264)}
 
 @dataclass(frozen=True)
 class EncodingSpec:
-    """The training form. fps: frames per second, short_side: pixels (even); 0 keeps the source's."""
+    """How a video is encoded. fps: frames per second, short_side: pixels (even); 0 keeps the source's."""
 
     codec: str = "vp9"
     fps: Fraction = Fraction(15)
@@ -65,18 +65,20 @@ class EncodingSpec:
     upscale: bool = False  # let fps and short_side exceed the source's
 
 
-def transcode(source: str | Path | bytes, form: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
+def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Re-encode a video; returns (mp4 bytes, facts of the source, facts of the result as decoded again).
 
     The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
     Raises Unreadable when the source is damaged.
     """
-    fps = _target_rate(source, form)
+    fps = _target_rate(source, spec)
     reader = FrameReader(source)
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         path = Path(folder) / "video.mp4"
-        with _Encoder(path, fps=fps, codec=form.codec, gop=form.gop, comment=mark_of(form)) as encoder:
-            upright = _Upright(form)
+        with _Encoder(
+            path, fps=fps, codec=spec.codec, gop=spec.gop, comment=encoding_comment(spec)
+        ) as encoder:
+            upright = _Upright(spec)
             for frame in resample(reader, fps):
                 encoder.write(upright(frame, reader))
         data = path.read_bytes()
@@ -86,26 +88,26 @@ def transcode(source: str | Path | bytes, form: EncodingSpec) -> tuple[bytes, Vi
     return data, reader.facts, result
 
 
-def mark_of(form: EncodingSpec) -> str:
+def encoding_comment(spec: EncodingSpec) -> str:
     """The comment that `transcode` writes into its files."""
-    upscale = " upscale" if form.upscale else ""
-    return f"leantad {form.codec} fps {form.fps} short side {form.short_side} gop {form.gop}{upscale}"
+    upscale = " upscale" if spec.upscale else ""
+    return f"leantad {spec.codec} fps {spec.fps} short side {spec.short_side} gop {spec.gop}{upscale}"
 
 
-def is_in_form(source: str | Path | bytes, form: EncodingSpec) -> bool:
-    """Whether `transcode` made this file, in this form: encoding it again would only blur it.
+def has_encoding(source: str | Path | bytes, spec: EncodingSpec) -> bool:
+    """Whether `transcode` made this file by this very spec: encoding it again would only blur it.
 
     Nothing is decoded. The comment may have survived an editor; codec and key frames hardly do.
     """
     try:
         with FrameReader(source).opened() as (container, stream):
-            if container.metadata.get("comment") != mark_of(form):
+            if container.metadata.get("comment") != encoding_comment(spec):
                 return False
             keys = [packet.is_keyframe for packet in container.demux(stream) if packet.size]
             codec = stream.codec_context.codec.canonical_name
     except (Unreadable, av.FFmpegError):
         return False
-    return codec == form.codec and keys == [number % form.gop == 0 for number in range(len(keys))]
+    return codec == spec.codec and keys == [number % spec.gop == 0 for number in range(len(keys))]
 
 
 def encode_video(
@@ -155,11 +157,11 @@ def _with_end(reader) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
     yield reader.facts.duration, None
 
 
-def _target_rate(source: str | Path | bytes, form: EncodingSpec) -> Fraction:
-    if form.fps and form.upscale:
-        return form.fps
+def _target_rate(source: str | Path | bytes, spec: EncodingSpec) -> Fraction:
+    if spec.fps and spec.upscale:
+        return spec.fps
     own = _packet_rate(source)
-    return min(own, form.fps) if form.fps else own
+    return min(own, spec.fps) if spec.fps else own
 
 
 def _packet_rate(source: str | Path | bytes) -> Fraction:
@@ -229,25 +231,25 @@ class _Encoder:
 class _Upright:
     """Scale frames to the training size, then turn them upright; the size is fixed by the first."""
 
-    def __init__(self, form: EncodingSpec):
-        self.form, self.scaler = form, VideoReformatter()
+    def __init__(self, spec: EncodingSpec):
+        self.spec, self.scaler = spec, VideoReformatter()
         self.size: tuple[int, int] | None = None
         self.last: tuple[av.VideoFrame, av.VideoFrame] | None = None
 
     def __call__(self, frame: av.VideoFrame, reader: FrameReader) -> av.VideoFrame:
         if self.last is None or self.last[0] is not frame:  # a frame shown twice is scaled once
-            self.size = self.size or training_size(frame.width, frame.height, reader.aspect, self.form)
+            self.size = self.size or training_size(frame.width, frame.height, reader.aspect, self.spec)
             upright = _turned(_to_bt601(self.scaler, frame, *self.size), reader.rotation)
             self.last = frame, upright
         return self.last[1]
 
 
-def training_size(width: int, height: int, aspect: Fraction, form: EncodingSpec) -> tuple[int, int]:
+def training_size(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> tuple[int, int]:
     """Width and height to scale to (as stored, before turning): short side as asked, square pixels, even."""
     shown = width * aspect
     short = min(shown, Fraction(height))
-    wanted = form.short_side or short
-    target = max(2, 2 * floor((wanted if form.upscale else min(wanted, short)) / 2))
+    wanted = spec.short_side or short
+    target = max(2, 2 * floor((wanted if spec.upscale else min(wanted, short)) / 2))
     other = max(2, 2 * round(max(shown, height) * target / short / 2))
     return (target, other) if shown < height else (other, target)
 
