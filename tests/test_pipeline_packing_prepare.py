@@ -97,13 +97,13 @@ def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_
     for name in names:
         (tmp_path / f"{name}.mp4").write_bytes(source if name != "two" else source[: len(source) // 2])
     files = {name: tmp_path / f"{name}.mp4" for name in names}
-    data, _, facts = transcode(source, SPEC)
+    data, _, metadata = transcode(source, SPEC)
     with closing(prepare(files, SPEC, workers=2)) as prepared:
         videos = [(video, path.read_bytes() if path.exists() else b"") for video, path in prepared]
     (one, first), (two, nothing), (_, last) = videos
     assert first == last == data
-    assert (one.key, one.fps, one.num_frames, one.height) == ("one", 10.0, facts.num_frames, 32)
-    assert one.duration == float(facts.duration) and one.reject is None
+    assert (one.key, one.fps, one.num_frames, one.height) == ("one", 10.0, metadata.num_frames, 32)
+    assert one.duration == float(metadata.duration) and one.reject is None
     assert nothing == b"" and two.num_frames == 0 and two.reject
     assert list(scratch.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Probing: facts come from decoded frames; every kind of damage is refused with a reason."""
+"""Probing: metadata comes from decoded frames; every kind of damage is refused with a reason."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.packing.probe import FrameReader, Unreadable, probe
 
 
 def test_the_facts_of_a_constant_video(tmp_path):
-    facts = probe(write_video(tmp_path / "a.mp4", range(0, 1000, 40), size=(96, 64)))
-    assert (facts.num_frames, facts.fps, facts.width, facts.height) == (25, 25, 96, 64)
-    assert facts.codec == "h264" and facts.steady and facts.rotation == 0 and facts.aspect == 1
-    assert 0.96 < facts.duration <= 1  # how long the last frame is shown is the encoder's word
+    metadata = probe(write_video(tmp_path / "a.mp4", range(0, 1000, 40), size=(96, 64)))
+    assert (metadata.num_frames, metadata.fps, metadata.width, metadata.height) == (25, 25, 96, 64)
+    assert metadata.codec == "h264" and metadata.steady and metadata.rotation == 0 and metadata.aspect == 1
+    assert 0.96 < metadata.duration <= 1  # how long the last frame is shown is up to the encoder
 
 
 def test_bytes_and_files_give_the_same_facts(tmp_path):
@@ -31,11 +31,11 @@ def test_times_count_from_the_first_displayed_frame(tmp_path):
 
 
 def test_an_uneven_video_is_not_called_steady(tmp_path):
-    facts = probe(write_video(tmp_path / "a.mp4", [0, 40, 80, 400, 440]))
-    assert facts.num_frames == 5 and not facts.steady
+    metadata = probe(write_video(tmp_path / "a.mp4", [0, 40, 80, 400, 440]))
+    assert metadata.num_frames == 5 and not metadata.steady
     rounded = [round(number * 1000 / 30) for number in range(60)]  # Matroska's milliseconds are even enough
-    facts = probe(write_video(tmp_path / "a.mkv", rounded))
-    assert facts.steady and facts.fps == 30
+    metadata = probe(write_video(tmp_path / "a.mkv", rounded))
+    assert metadata.steady and metadata.fps == 30
 
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
@@ -103,7 +103,7 @@ def test_real_files_have_the_frames_and_times_that_pyav_decodes(shared_real):
     refused = []
     for path in sorted((shared_real / "videos").iterdir()):
         try:
-            facts = probe(path)
+            metadata = probe(path)
         except Unreadable as error:
             refused.append((path.name, error.reason))
             continue
@@ -111,7 +111,7 @@ def test_real_files_have_the_frames_and_times_that_pyav_decodes(shared_real):
             frames = [(frame.pts, frame.duration) for frame in container.decode(video=0)]
             clock = container.streams.video[0].time_base
         stamps = sorted(pts for pts, _ in frames)
-        assert facts.num_frames == len(frames), path.name
-        assert facts.duration == (stamps[-1] - stamps[0] + frames[-1][1]) * clock, path.name
+        assert metadata.num_frames == len(frames), path.name
+        assert metadata.duration == (stamps[-1] - stamps[0] + frames[-1][1]) * clock, path.name
     reason = "decoded 28 frames (2.80 s), then: Invalid data found when processing input (h264)"
     assert refused == [("decord_corrupted.mp4", reason)]

@@ -128,9 +128,9 @@ def pack_video(job: Job) -> tuple[PackResult, bytes]:
 def check_video(job: Job) -> PackResult:
     """Only look: decode the file whole and fit the actions to it; nothing is encoded."""
     try:
-        facts = probe(_path(job))
-        _refuse_copy(job, facts)
-        return _fitted(job, facts, facts, None)
+        metadata = probe(_path(job))
+        _refuse_copy(job, metadata)
+        return _fitted(job, metadata, metadata, None)
     except Unreadable as error:
         return reject(job, error.reason)
 
@@ -199,13 +199,13 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
 
 
 def _encoded(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
-    """Bytes to pack, facts of the source file, facts of those bytes."""
+    """Bytes to pack, metadata of the source file, metadata of those bytes."""
     path = _path(job)
     if job.spec is not None:
         return transcode(path, job.spec)
-    facts = probe(path)
-    _refuse_copy(job, facts)
-    return path.read_bytes(), facts, facts
+    metadata = probe(path)
+    _refuse_copy(job, metadata)
+    return path.read_bytes(), metadata, metadata
 
 
 def _path(job: Job) -> Path:
@@ -214,13 +214,13 @@ def _path(job: Job) -> Path:
     return job.folder / job.file
 
 
-def _refuse_copy(job: Job, facts: VideoMetadata) -> None:
+def _refuse_copy(job: Job, metadata: VideoMetadata) -> None:
     """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
-    if job.spec is None and facts.rotation:
-        reason = f"to be shown turned by {facts.rotation} degrees, which --copy cannot do; re-encode it"
+    if job.spec is None and metadata.rotation:
+        reason = f"to be shown turned by {metadata.rotation} degrees, which --copy cannot do; re-encode it"
         raise Unreadable(job.source, reason)
-    if job.spec is None and not facts.steady:
+    if job.spec is None and not metadata.steady:
         reason = (
-            f"frames at uneven times (about {float(facts.fps):.2f} a second); re-encode it, without --copy"
+            f"frames at uneven times (about {float(metadata.fps):.2f} a second); re-encode it, without --copy"
         )
         raise Unreadable(job.source, reason)

@@ -1,4 +1,4 @@
-"""What a video file really holds, found by decoding all of it; a damaged file is refused by reason.
+"""Find what a video file holds by decoding all of it, and refuse a damaged one with the reason.
 
 Times count from the first displayed frame, whatever time stamp the file gives it (annotation tools show
 that one as 0 s). Frame count, rate and duration come from the time stamps of decoded frames, never from the
@@ -55,21 +55,21 @@ class VideoMetadata:
     rotation: int
     aspect: Fraction
     codec: str
-    pixels: str
+    pix_fmt: str
     steady: bool
     transfer: str | None
 
 
 def probe(source: str | Path | bytes) -> VideoMetadata:
-    """Decode a file (or its bytes) whole and say what it holds. Raises Unreadable when it is damaged."""
+    """The metadata of a file (or its bytes), decoded whole. Raises Unreadable when it is damaged."""
     reader = FrameReader(source)
     for _ in reader:
         pass
-    return reader.facts
+    return reader.metadata
 
 
 class FrameReader:
-    """Iterate once over (seconds from the first displayed frame, frame); then `facts` says what was seen.
+    """Iterate once over (seconds from the first displayed frame, frame); after that `metadata` is set.
 
     Memory is constant: 16 decoded frames. Raises Unreadable, with what was decoded before, when the file
     cannot be opened, holds no video, breaks off, or fails to decode.
@@ -78,14 +78,14 @@ class FrameReader:
     def __init__(self, source: str | Path | bytes):
         self.source = source
         self.name = "video" if isinstance(source, bytes) else str(source)
-        self.rotation, self.aspect = 0, Fraction(1)  # as in Facts; known from the first frame on
+        self.rotation, self.aspect = 0, Fraction(1)  # as in VideoMetadata; known from the first frame on
         self._count, self._seconds = 0, 0.0  # decoded so far
-        self._facts: VideoMetadata | None = None
+        self._metadata: VideoMetadata | None = None
 
     @property
-    def facts(self) -> VideoMetadata:
-        assert self._facts is not None, "read the video to its end first"
-        return self._facts
+    def metadata(self) -> VideoMetadata:
+        assert self._metadata is not None, "read the video to its end first"
+        return self._metadata
 
     def __iter__(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         with self.opened() as (container, stream):
@@ -103,7 +103,7 @@ class FrameReader:
                 yield time, frame
             if not clock.count:
                 raise self._refuse("no frame in it")
-            self._facts = _facts_of(clock, stream, opening, self)
+            self._metadata = _metadata_of(clock, stream, opening, self)
 
     def _refuse(self, reason: str) -> Unreadable:
         done = f"decoded {self._count} frames ({self._seconds:.2f} s), then: " if self._count else ""
@@ -246,7 +246,7 @@ class _Clock:
         return all(abs(time * rate - number) <= 0.5 for number, time in enumerate(self.times))
 
 
-def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> VideoMetadata:
+def _metadata_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> VideoMetadata:
     return VideoMetadata(
         duration=clock.end,
         fps=clock.rate(),
@@ -256,7 +256,7 @@ def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader
         rotation=reader.rotation,
         aspect=reader.aspect,
         codec=stream.codec_context.codec.canonical_name,
-        pixels=opening.format.name,
+        pix_fmt=opening.format.name,
         steady=clock.steady(clock.rate()),
         transfer=HDR_TRANSFERS.get(int(opening.color_trc)),
     )

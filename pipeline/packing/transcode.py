@@ -66,7 +66,7 @@ class EncodingSpec:
 
 
 def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
-    """Re-encode a video; returns (mp4 bytes, facts of the source, facts of the result as decoded again).
+    """Re-encode a video; returns mp4 bytes, metadata of the source, metadata of those bytes decoded again.
 
     The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
     Raises Unreadable when the source is damaged.
@@ -85,7 +85,7 @@ def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, Vi
     result = probe(data)
     if result.num_frames != encoder.count or result.fps != fps:
         raise Unreadable(reader.name, f"encoded {encoder.count} frames, {result.num_frames} came back")
-    return data, reader.facts, result
+    return data, reader.metadata, result
 
 
 def encoding_comment(spec: EncodingSpec) -> str:
@@ -138,7 +138,7 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 def resample(reader: Iterable[tuple[Fraction, av.VideoFrame]], fps: Fraction) -> Iterator[av.VideoFrame]:
     """The frame on screen at k / fps seconds for k = 0 .. round(duration * fps) - 1, at least one.
 
-    reader: (seconds, frame) in order of time, and `facts.duration` after it (FrameReader).
+    reader: (seconds, frame) in order of time, and `metadata.duration` after it (FrameReader).
     """
     due: deque[av.VideoFrame] = deque()  # shown at number / fps and on, unless the video ends before
     number = 0
@@ -154,7 +154,7 @@ def resample(reader: Iterable[tuple[Fraction, av.VideoFrame]], fps: Fraction) ->
 
 def _with_end(reader) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
     yield from reader
-    yield reader.facts.duration, None
+    yield reader.metadata.duration, None
 
 
 def _target_rate(source: str | Path | bytes, spec: EncodingSpec) -> Fraction:
