@@ -62,34 +62,34 @@ def pack(plan: Plan, out: Path, *, workers: int, progress: Progress) -> list[Pac
     Raises ValueError when not one video could be packed; then nothing but rejects.csv is left.
     """
     with _journal(plan, out) as journal:
-        outcomes = []
-        for outcome in progress(_packed(plan, journal, out, workers)):
-            outcomes.append(outcome)
+        results = []
+        for result in progress(_packed(plan, journal, out, workers)):
+            results.append(result)
         shards = journal.shards()
         places = {key: shard.file for shard, keys in shards for key in keys}
-        outcomes = [_placed(outcome, places) for outcome in outcomes]
-        write_rejects(out / REJECTS, outcomes)
+        results = [_placed(result, places) for result in results]
+        write_rejects(out / REJECTS, results)
         if places:
             write_dataset(
                 out,
                 classes=plan.classes,
-                videos=[outcome.video for outcome in outcomes],
+                videos=[result.video for result in results],
                 shards=[shard for shard, _ in shards],
                 packing={**plan.settings, "plan": plan.digest()},
-                repairs=[repair for outcome in outcomes for repair in outcome.repairs],
+                repairs=[repair for result in results for repair in result.repairs],
             )
     shutil.rmtree(out / WORK)
     if not places:
-        video = outcomes[0].video
+        video = results[0].video
         raise ValueError(
-            f"{out}: none of {len(outcomes)} videos could be packed; {video.source}: {video.reject} (all "
+            f"{out}: none of {len(results)} videos could be packed; {video.source}: {video.reject} (all "
             f"reasons are in {REJECTS})"
         )
-    return outcomes
+    return results
 
 
-def _placed(outcome: PackResult, places: dict[str, str]) -> PackResult:
-    return replace(outcome, video=replace(outcome.video, shard=places.get(outcome.video.key)))
+def _placed(result: PackResult, places: dict[str, str]) -> PackResult:
+    return replace(result, video=replace(result.video, shard=places.get(result.video.key)))
 
 
 def _packed(plan: Plan, journal: Journal, out: Path, workers: int) -> Iterator[PackResult]:
@@ -97,32 +97,32 @@ def _packed(plan: Plan, journal: Journal, out: Path, workers: int) -> Iterator[P
     shards = journal.shards()
     done = {key for _, keys in shards for key in keys}
     number, ready = len(shards), []
-    for outcome in run_jobs(plan.jobs, journal, pack_video, workers=workers):
-        if outcome.video.reject is None and outcome.video.key not in done:
-            ready.append(outcome)
+    for result in run_jobs(plan.jobs, journal, pack_video, workers=workers):
+        if result.video.reject is None and result.video.key not in done:
+            ready.append(result)
         if len(ready) == plan.shard_size:
             _write_shard(number, ready, journal, out)
             number, ready = number + 1, []
-        yield outcome
+        yield result
     if ready:
         _write_shard(number, ready, journal, out)
 
 
-def _write_shard(number: int, outcomes: list[PackResult], journal: Journal, out: Path) -> Shard:
+def _write_shard(number: int, results: list[PackResult], journal: Journal, out: Path) -> Shard:
     with ShardWriter(out, f"{number:05d}") as writer:
-        for outcome in outcomes:
-            writer.write(outcome.video, journal.data_of(outcome.video.key).read_bytes())
+        for result in results:
+            writer.write(result.video, journal.encoded_path(result.video.key).read_bytes())
     assert writer.shard is not None
-    journal.commit_shard(writer.shard, [outcome.video.key for outcome in outcomes])
+    journal.commit_shard(writer.shard, [result.video.key for result in results])
     return writer.shard
 
 
-def write_rejects(path: Path, outcomes: Iterable[PackResult]) -> None:
+def write_rejects(path: Path, results: Iterable[PackResult]) -> None:
     """Write the table of rejected videos: video, subset, file, reason; only the header when there is none."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "subset", "file", "reason"])
-    for video in (outcome.video for outcome in outcomes):
+    for video in (result.video for result in results):
         if video.reject is not None:
             table.writerow([video.source, video.subset, video.file or "", video.reject])
     write_text(path, text.getvalue())

@@ -117,7 +117,7 @@ def _looks(path: str) -> str:
 
 
 def pack_video(job: Job) -> tuple[PackResult, bytes]:
-    """Do one job; returns the outcome and the encoded bytes (none when rejected)."""
+    """Do one job; returns the result and the encoded bytes (none when rejected)."""
     try:
         data, source, packed = _encoded(job)
         return _fitted(job, source, packed, sha256_of(data)), data
@@ -136,7 +136,7 @@ def check_video(job: Job) -> PackResult:
 
 
 def reject(job: Job, reason: str) -> PackResult:
-    """The outcome of a video that cannot be packed; its actions stay, so that evaluation counts them."""
+    """The result of a video that cannot be packed; its actions stay, so that evaluation counts them."""
     actions, repairs = repair_actions(job.video, None)
     video = PackedVideo(
         key=job.key,

@@ -150,10 +150,10 @@ def prepare(
     ]
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         journal = Journal(Path(folder))
-        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
-            for key, outcome in zip(files, outcomes, strict=True):
-                path = journal.data_of(plain[key])
-                yield replace(outcome.video, key=key), path
+        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as results:
+            for key, result in zip(files, results, strict=True):
+                path = journal.encoded_path(plain[key])
+                yield replace(result.video, key=key), path
                 path.unlink(missing_ok=True)
 
 
