@@ -21,8 +21,8 @@ from packing_cases import numbers_in, write_video
 from pipeline.dataset import Dataset
 from pipeline.packing import pack_dataset
 from pipeline.packing.journal import Journal
-from pipeline.packing.pack_video import VideoFolder
 from pipeline.packing.probe import probe
+from pipeline.packing.video_folder import VideoFolder
 from tools.dataset.packing_report import class_table
 from tools.make_shards import main
 

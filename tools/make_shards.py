@@ -24,10 +24,11 @@ from tqdm import tqdm
 from pipeline.annotations import Video, read_annotations, read_classes
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
-from pipeline.packing.pack_video import Job, PackResult, VideoFolder, check_video
+from pipeline.packing.pack_video import Job, PackResult, check_video
 from pipeline.packing.shard_writer import unique_keys
 from pipeline.packing.transcode import ENCODERS, EncodingSpec, exact_rate
 from pipeline.packing.verify import verify as verify_shards
+from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
 from tools.dataset.packing_report import summary_of, text_of
 from train.cli import Command, Output, output_options

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..annotations import Repair, Video, repair_actions
 from ..files import sha256_of
 from ..records import PackedVideo
-from ..text import first_names
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
-
-VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-VIDEO_SUFFIXES += (".ogv", ".ts", ".webm", ".wmv")
-ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
 
 
 @dataclass(frozen=True)
@@ -43,77 +35,6 @@ class PackResult:
 
     video: PackedVideo
     repairs: tuple[Repair, ...]
-
-
-class VideoFolder:
-    """The files under a folder, found by the names that annotations use; a name never leads out of it."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.files = sorted(self._walk())
-        if not self.files:
-            raise ValueError(f"{folder}: no file in it, want a folder of videos")
-        self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
-        self.by_name: dict[str, list[str]] = {}  # that, or its last parts
-        self.by_looks: dict[str, list[str]] = {}  # the name without case, signs and folders
-        for file in self.files:
-            for path in _spellings(file):
-                self.by_path.setdefault(path, []).append(file)
-                for tail in (path, *_tails(path)):
-                    self.by_name.setdefault(tail, []).append(file)
-            self.by_looks.setdefault(_looks(file), []).append(file)
-
-    def _walk(self):
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                if not name.startswith("."):
-                    yield os.path.relpath(os.path.join(folder, name), self.folder)
-
-    def _meant(self, name: str) -> list[str]:
-        """The files that a name can mean: by path or file name, with or without suffix; else with v_ before
-        it; else by a path that begins above the folder. A path never means a file in another sub-folder.
-        """
-        path = _spelling(name)
-        found = self.by_name.get(path) or self.by_name.get(ACTIVITYNET_PREFIX + path)
-        above = (self.by_path[tail] for tail in _tails(path) if tail in self.by_path)
-        return found or next(above, [])
-
-    def find(self, name: str) -> tuple[str | None, str | None]:
-        """(file, None), or (None, reason) with the name that looks the same, if there is one."""
-        found = self._meant(name)
-        if len(found) == 1:
-            return found[0], None
-        if found:
-            return None, f"{len(found)} files have this name: {first_names(found, quoted=False)}"
-        near = self.by_looks.get(_looks(name), [])
-        return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
-
-    def unnamed(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The video files that none of these names can mean."""
-        named = {file for name in names for file in self._meant(name)}
-        return tuple(file for file in self.files if file not in named and len(_spellings(file)) == 2)
-
-
-def _spelling(path: str) -> str:
-    """A path with / between folders and composed letters: Windows and macOS write both otherwise."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/"))
-
-
-def _spellings(file: str) -> list[str]:
-    """The path of a file, and that without its suffix if it is one of a video."""
-    stem, suffix = os.path.splitext(_spelling(file))
-    return [stem + suffix, stem] if suffix.lower() in VIDEO_SUFFIXES else [stem + suffix]
-
-
-def _tails(path: str) -> list[str]:
-    """What is left of a path without its first folder, its first two, and so on."""
-    parts = path.split("/")
-    return ["/".join(parts[number:]) for number in range(1, len(parts))]
-
-
-def _looks(path: str) -> str:
-    name = unicodedata.normalize("NFKC", _spellings(path)[-1].rpartition("/")[2]).casefold()
-    return "".join(letter for letter in name if letter.isalnum()) or name
 
 
 def pack_video(job: Job) -> tuple[PackResult, bytes]:

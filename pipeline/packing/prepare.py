@@ -26,10 +26,11 @@ from ..annotations import Video
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
 from .journal import Journal
-from .pack_video import VIDEO_SUFFIXES, Job, PackResult, pack_video, reject
+from .pack_video import Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
 from .shard_writer import unique_keys
 from .transcode import EncodingSpec, exact_rate, has_encoding
+from .video_folder import VIDEO_SUFFIXES
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
