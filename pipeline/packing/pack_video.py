@@ -1,4 +1,4 @@
-"""One video on its way into a shard: find its file, decode it, re-encode or keep it, fit its actions."""
+"""Prepares one video for its shard: re-encodes it or keeps its bytes, and fits its actions to its length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .transcode import EncodingSpec, transcode
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done with one video.
+    """One video to pack.
 
     source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
     reason in missing. spec: what to re-encode to; None keeps the bytes.
@@ -31,27 +31,27 @@ class Job:
 
 @dataclass(frozen=True)
 class PackResult:
-    """What became of one video: packed (reject None; not yet in a shard) or rejected, and its repairs."""
+    """A video that was packed (reject None; not yet in a shard) or rejected, and its repairs."""
 
     video: PackedVideo
     repairs: tuple[Repair, ...]
 
 
 def pack_video(job: Job) -> tuple[PackResult, bytes]:
-    """Do one job; returns the result and the encoded bytes (none when rejected)."""
+    """Pack one video; returns the result and the encoded bytes (none when rejected)."""
     try:
-        data, source, packed = _encoded(job)
-        return _fitted(job, source, packed, sha256_of(data)), data
+        data, source, packed = _encode(job)
+        return _fit_actions(job, source, packed, sha256_of(data)), data
     except Unreadable as error:
         return reject(job, error.reason), b""
 
 
 def check_video(job: Job) -> PackResult:
-    """Only look: decode the file whole and fit the actions to it; nothing is encoded."""
+    """Decode one file whole and fit the actions to it; nothing is encoded."""
     try:
         metadata = probe(_path(job))
         _refuse_copy(job, metadata)
-        return _fitted(job, metadata, metadata, None)
+        return _fit_actions(job, metadata, metadata, None)
     except Unreadable as error:
         return reject(job, error.reason)
 
@@ -77,11 +77,11 @@ def reject(job: Job, reason: str) -> PackResult:
     return PackResult(video, repairs)
 
 
-def _fitted(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str | None) -> PackResult:
+def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str | None) -> PackResult:
     """Fit the actions to the packed video. Raises Unreadable when all of them lie outside it."""
     duration = float(packed.duration)
     actions, repairs = repair_actions(job.video, float(source.duration))
-    # Packing rounds the length to a frame: ends follow without a word, an action that vanishes is named.
+    # Packing rounds the length to a frame: ends follow without a repair, an action that vanishes has one.
     actions, lost = repair_actions(replace(job.video, actions=actions), duration)
     repairs += tuple(repair for repair in lost if repair.kind == "outside")
     if not actions and any(repair.kind == "outside" for repair in repairs):
@@ -109,7 +109,7 @@ def _fitted(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str 
 
 
 def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
-    """What a person should know though nothing was cut off."""
+    """Remarks on a video whose actions all stay: another length than annotated, HDR."""
     remarks = []
     stated, found = job.video.duration, float(source.duration)
     if stated is not None and abs(stated - found) > max(1.0, 0.02 * found):
@@ -119,7 +119,7 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
     return tuple(remarks)
 
 
-def _encoded(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
+def _encode(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Bytes to pack, metadata of the source file, metadata of those bytes."""
     path = _path(job)
     if job.spec is not None:
@@ -136,7 +136,7 @@ def _path(job: Job) -> Path:
 
 
 def _refuse_copy(job: Job, metadata: VideoMetadata) -> None:
-    """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
+    """Raises Unreadable for kept bytes that the training decoder would show wrongly."""
     if job.spec is None and metadata.rotation:
         reason = f"to be shown turned by {metadata.rotation} degrees, which --copy cannot do; re-encode it"
         raise Unreadable(job.source, reason)
