@@ -90,7 +90,7 @@ def decode_frames(
         raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {num_frames} frames")
     with open_packets(data, num_frames) as video:
         codecs = CPU_CODECS if device.type == "cpu" else GPU_CODECS
-        if codec in codecs and video.places is not None:
+        if codec in codecs and video.packet_indices is not None:
             yield from _decode_by_dali(video, wanted, device, decode_chunk_frames)
             return
         arrays = decode_by_av(video, wanted)

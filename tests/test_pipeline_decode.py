@@ -11,7 +11,7 @@ from painted_video import encode, number_of, painted_video
 
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.decode import _run_dali, decode_clips, decode_frames
-from pipeline.packets import cut, open_packets, runs_of
+from pipeline.packets import cut, open_packets, packet_runs
 from pipeline.packing.transcode import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
@@ -77,7 +77,7 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
     with open_packets(data, 120) as video:
         assert video.reordered
         for number in range(120):  # the first packet shows a frame no later than the one that needs it
-            ((first, _),) = runs_of(video, np.array([number]))
+            ((first, _),) = packet_runs(video, np.array([number]))
             assert video.packets[first].pts <= video.pts(number)
     frames = frames_of(data, range(120), codec=PYAV, num_frames=120)
     assert [number_of(frame) for frame in frames] == list(range(120))
