@@ -12,7 +12,7 @@ from painted_video import encode, number_of, painted_video
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.decode import _run_dali, decode_clips, decode_frames
 from pipeline.packets import cut, open_packets, packet_runs
-from pipeline.packing.transcode import BT2020
+from pipeline.packing.encoder import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart

@@ -11,7 +11,8 @@ from painted_video import painted_video
 
 from pipeline.packing.pack_video import pack_video
 from pipeline.packing.prepare import encoding_spec_of, find_videos, prepare, stated_seconds
-from pipeline.packing.transcode import EncodingSpec, exact_rate, has_encoding, transcode
+from pipeline.packing.rates import exact_rate
+from pipeline.packing.transcode import EncodingSpec, has_encoding, transcode
 from tools.make_shards import settings_of
 
 SPEC = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)

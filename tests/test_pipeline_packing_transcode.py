@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_cases import numbers_in, write_video
 
+from pipeline.packing.encoder import encode_video
 from pipeline.packing.probe import probe
+from pipeline.packing.rates import exact_rate
 from pipeline.packing.transcode import (
     STAMP_ROUNDING,
     EncodingSpec,
-    encode_video,
-    exact_rate,
     resample,
     training_size,
     transcode,

@@ -22,11 +22,13 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
 from pipeline.packing.pack_video import Job, PackResult, check_video
+from pipeline.packing.rates import exact_rate
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.packing.transcode import ENCODERS, EncodingSpec, exact_rate
+from pipeline.packing.transcode import EncodingSpec
 from pipeline.packing.verify import verify as verify_shards
 from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs

@@ -28,8 +28,9 @@ from ..records import EncodedFrames, PackedVideo
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
+from .rates import exact_rate
 from .shard_writer import unique_keys
-from .transcode import EncodingSpec, exact_rate, has_encoding
+from .transcode import EncodingSpec, has_encoding
 from .video_folder import VIDEO_SUFFIXES
 from .workers import run_jobs
 
