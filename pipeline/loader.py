@@ -13,7 +13,7 @@ import torch
 from .augment import CENTRE, View, draw_view
 from .batch import Batch
 from .decode import decode_clips
-from .order import epoch_order, indices_by_video, next_position, rank_indices, stable_seed, steps_per_epoch
+from .order import epoch_order, indices_by_video, next_step, rank_indices, stable_seed, steps_per_epoch
 from .prefetch import Prefetch
 from .settings import DataSettings
 from .windows import Window, clip_frames, segments_in, windows_of
@@ -103,7 +103,7 @@ class Loader:
         )
         try:
             for (epoch, step), batch in ahead:
-                self._epoch, self._step = next_position(epoch, step, steps=self.steps_per_epoch)
+                self._epoch, self._step = next_step(epoch, step, steps=self.steps_per_epoch)
                 if not self.training and self._step == 0:
                     self._epoch = 0  # the next pass is the same one again
                 if batch.clips.is_cuda:  # made on the thread's stream, used on the caller's
@@ -121,7 +121,7 @@ class Loader:
     def _positions_from(self, epoch: int, step: int) -> Iterator[tuple[int, int]]:
         while True:
             yield epoch, step
-            epoch, step = next_position(epoch, step, steps=self.steps_per_epoch)
+            epoch, step = next_step(epoch, step, steps=self.steps_per_epoch)
             if not self.training and step == 0:
                 return
 

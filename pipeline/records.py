@@ -1,4 +1,4 @@
-"""What a data set says about itself: the entries of dataset.json, and the text format of an index."""
+"""Entries of dataset.json as dataclasses, and the reader of a tar's index."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PackedVideo:
 
     @property
     def name(self) -> str:
-        """What to call it in a message: the key, and the name in the annotations where that is another."""
+        """For messages: the key, and the name in the annotations where that is another."""
         return self.key if self.source == self.key else f"{self.key} ({self.source})"
 
     def to_json(self) -> dict[str, Any]:
@@ -58,8 +58,13 @@ class PackedVideo:
     def from_json(key: str, entry: dict[str, Any]) -> PackedVideo:
         """Raises KeyError or TypeError when the entry is not one that to_json wrote."""
         fields = dict(entry)
-        actions = tuple(Action(*item["segment"], item["label"]) for item in fields.pop("actions"))
+        actions = tuple(_action_of(item) for item in fields.pop("actions"))
         return PackedVideo(key=key, actions=actions, **fields)
+
+
+def _action_of(item: dict[str, Any]) -> Action:
+    segment: tuple[float, float] = item["segment"]
+    return Action(*segment, item["label"])
 
 
 class EncodedFrames(NamedTuple):
@@ -86,7 +91,7 @@ class VideoSource(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished tar: file names, sha256 and size in bytes of the tar, number of videos in it."""
+    """One complete tar: file names, sha256 and size in bytes of the tar, number of videos in it."""
 
     file: str
     index: str

@@ -69,7 +69,7 @@ def steps_to_seconds(x: ArrayLike, window: Window, num_steps: int) -> NDArray[np
 def segments_in(
     segments: ArrayLike, window: Window, *, min_overlap: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The actions that count as truth of `window`, clipped to it.
+    """The actions that are the ground truth of `window`, clipped to it.
 
     segments: (A, 2) start and end in seconds. An action counts if at least `min_overlap` of its own length
     lies inside (and some of it always must). Returns the clipped segments (A', 2) and their numbers (A',).

@@ -61,7 +61,7 @@ def test_what_was_packed_is_read_back(folder):
     assert dataset.videos["k3"].actions == (Action(0.25, 0.75, "jump"),)
 
 
-def test_rejected_videos_stay_in_the_truth(folder):
+def test_rejected_videos_stay_in_the_ground_truth(folder):
     dataset = Dataset.open(folder)
     assert list(dataset.ground_truth("validation")) == ["bad", "k0", "k2", "k4"]
     assert "bad" not in [entry.key for entry in dataset.packed("validation")]
@@ -142,7 +142,7 @@ def test_a_cut_or_missing_tar_is_named_when_the_data_set_is_opened(folder, kept)
     assert Dataset.open(folder / "00000.tar").read("k1") == data_of(1)
 
 
-def test_without_a_single_tar_the_truth_can_still_be_read(folder):
+def test_without_a_single_tar_the_ground_truth_can_still_be_read(folder):
     for tar in folder.glob("*.tar"):
         tar.unlink()
     dataset = Dataset.open(folder)
@@ -199,7 +199,7 @@ def test_a_rejected_or_unknown_video_cannot_be_read(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "wanted"),
     [
         (lambda d: d.update(format="other"), "got other version 1"),
         (lambda d: d.update(version=9), "version 9"),
@@ -210,14 +210,14 @@ def test_a_rejected_or_unknown_video_cannot_be_read(folder):
         (lambda d: d["videos"]["k0"].update(shard="../00000.tar"), "lies in ../00000.tar"),
     ],
 )
-def test_a_wrong_dataset_json_is_refused_in_one_line(folder, change, words):
+def test_a_wrong_dataset_json_is_refused_in_one_line(folder, change, wanted):
     path = folder / "dataset.json"
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError) as caught:
         Dataset.open(folder)
-    assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert wanted in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_tars_can_be_named_by_path_glob_and_braces(folder):
@@ -272,7 +272,7 @@ def test_a_data_set_is_read_over_http(server, cache, tail):
     assert dataset.read("k4") == data_of(4) and dataset.read("k1") == data_of(1)
 
 
-def test_a_remote_tar_is_looked_at_when_it_is_fetched_and_not_before(server, folder, cache):
+def test_a_remote_tar_is_checked_when_it_is_fetched_and_not_before(server, folder, cache):
     (folder / "00001.tar").write_bytes(b"cut")
     dataset = Dataset.open(server)
     assert dataset.read("k0") == data_of(0) and dataset.local_shards() == ["00000.tar"]

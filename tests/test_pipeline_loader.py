@@ -48,9 +48,9 @@ def dataset(tmp_path_factory, video) -> Dataset:
     return pack(tmp_path_factory.mktemp("shards"), {f"v{number}": video for number in range(7)})
 
 
-def loader_of(dataset, settings=SETTINGS, **how) -> Loader:
-    how = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **how}
-    return Loader(dataset, settings, subset="training", device="cpu", **how)
+def loader_of(dataset, settings=SETTINGS, **options) -> Loader:
+    options = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **options}
+    return Loader(dataset, settings, subset="training", device="cpu", **options)
 
 
 def take(loader, count):
@@ -64,8 +64,8 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)])
 def test_every_sample_once_per_epoch_and_equal_steps(dataset, world_size, batch_size):
-    how = {"world_size": world_size, "batch_size": batch_size}
-    loaders = [loader_of(dataset, rank=rank, **how) for rank in range(world_size)]
+    options = {"world_size": world_size, "batch_size": batch_size}
+    loaders = [loader_of(dataset, rank=rank, **options) for rank in range(world_size)]
     steps = {loader.steps_per_epoch for loader in loaders}
     assert len(steps) == 1
     (steps,) = steps
@@ -83,10 +83,10 @@ def test_evaluation_sees_every_window_once_and_keeps_those_of_a_video_together(
     dataset, world_size, batch_size
 ):
     settings = SETTINGS.model_copy(update={"window_seconds": 1.0})
-    how = {"world_size": world_size, "batch_size": batch_size, "training": False}
-    per_rank = [list(loader_of(dataset, settings, rank=rank, **how)) for rank in range(world_size)]
+    options = {"world_size": world_size, "batch_size": batch_size, "training": False}
+    per_rank = [list(loader_of(dataset, settings, rank=rank, **options)) for rank in range(world_size)]
     sizes = [[len(batch) for batch in batches] for batches in per_rank]
-    assert all(size == sizes[0] for size in sizes)  # ZeRO 3 waits where one rank has a piece more
+    assert all(size == sizes[0] for size in sizes)  # ZeRO 3 waits where one rank has a batch more
     assert sum(sizes[0]) == max(sum(not p for b in batches for p in b.padding) for batches in per_rank)
     seen = [
         (rank, key, tuple(window.tolist()))
@@ -159,7 +159,7 @@ def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
     assert frames_of(plain) == frames_of(mixed)
 
 
-def test_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
+def test_the_ground_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
     actions = (Action(0.1, 0.5, "run"), Action(0.8, 1.8, "jump"), Action(0.9, 1.05, "run"))
     dataset = pack(tmp_path, {"v": video}, actions)
     settings = SETTINGS.model_copy(update={"window_seconds": 1.0, "window_overlap": 0.0})
@@ -217,14 +217,14 @@ def test_what_fills_up_an_evaluation_is_not_decoded(dataset, monkeypatch):
     assert ranks[2][0].padding == (False, False, True) and not ranks[2][0].clips[2].any()
 
 
-def test_skipped_samples_are_counted_told_and_left_black(broken, capsys):
+def test_skipped_samples_are_counted_reported_and_left_black(broken, capsys):
     settings = SETTINGS.model_copy(update={"skip_bad": 2})
     batches = list(loader_of(broken, settings, training=False))
     assert [batch.keys[0] for batch in batches] == [f"v{number}" for number in range(7)]
     assert [batch.padding[0] for batch in batches] == [False, True, False, False, True, False, False]
     lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if line.startswith("loader: skipped")]
-    assert len(told) == 2 and "v1" in told[0] and "1 of at most 2" in told[0] and "v4" in told[1]
+    skipped = [line for line in lines if line.startswith("loader: skipped")]
+    assert len(skipped) == 2 and "v1" in skipped[0] and "1 of at most 2" in skipped[0] and "v4" in skipped[1]
 
 
 def test_resume_is_exact_with_skipped_samples_too(broken):

@@ -11,8 +11,10 @@ from pipeline.packets_file import PackedFile
 
 
 def pixels(data: bytes, frames, num_frames: int, codec: str) -> np.ndarray:
-    how = {"codec": codec, "num_frames": num_frames, "device": "cpu", "decode_chunk_frames": 512}
-    return np.concatenate([piece.numpy().copy() for piece in decode_frames(data, np.unique(frames), **how)])
+    options = {"codec": codec, "num_frames": num_frames, "device": "cpu", "decode_chunk_frames": 512}
+    return np.concatenate(
+        [chunk.numpy().copy() for chunk in decode_frames(data, np.unique(frames), **options)]
+    )
 
 
 @pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "vp9"), ("libx264", "h264")])

@@ -83,7 +83,7 @@ def test_an_argument_that_leads_to_no_video_is_refused_by_name(argument, tmp_pat
     assert str(error.value).startswith(argument)
 
 
-def test_the_stated_length_is_told_and_damage_is_no_error(tmp_path, source):
+def test_the_stated_length_is_read_and_damage_is_no_error(tmp_path, source):
     (tmp_path / "whole.mp4").write_bytes(source)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert stated_seconds(tmp_path / "whole.mp4") == pytest.approx(2.0, abs=1e-3)  # the header's clock

@@ -50,7 +50,7 @@ def test_an_odd_angle_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "codec", "words"),
+    ("name", "codec", "wanted"),
     [
         ("a.mp4", "libx264", "breaks off inside a frame"),
         ("a.avi", "mpeg4", "breaks off inside a frame|the file ends at"),
@@ -58,12 +58,12 @@ def test_an_odd_angle_is_refused(tmp_path):
         ("a.webm", "libvpx-vp9", "File ended prematurely"),
     ],
 )
-def test_a_file_cut_in_half_is_refused_with_what_was_decoded(tmp_path, name, codec, words):
+def test_a_file_cut_in_half_is_refused_with_what_was_decoded(tmp_path, name, codec, wanted):
     path = write_video(tmp_path / name, range(150), codec=codec, clock=Fraction(1, 25))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     for _ in range(2):  # FFmpeg mutes a message that it has just given
-        with pytest.raises(Unreadable, match=words) as caught:
+        with pytest.raises(Unreadable, match=wanted) as caught:
             probe(path)
         assert "decoded " in str(caught.value) and str(path) in str(caught.value)
 
@@ -78,8 +78,8 @@ def test_an_mp4_without_its_index_is_refused(tmp_path):
 
 def test_damaged_frames_are_refused(shared_real, tmp_path):
     data = bytearray((shared_real / "videos" / "torchcodec_testsrc2.mp4").read_bytes())
-    for place in range(len(data) // 2, len(data) // 2 + 300, 7):
-        data[place] ^= 0xFF
+    for position in range(len(data) // 2, len(data) // 2 + 300, 7):
+        data[position] ^= 0xFF
     with pytest.raises(Unreadable, match=r"decoded \d+ frames .*h264"):
         probe(bytes(data))
 
@@ -93,8 +93,8 @@ def test_what_is_no_video_is_refused(tmp_path):
         frame.rate, frame.pts = 8000, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    words = {"empty.mp4": "empty", "text.mp4": "not a readable video", "sound.mp4": "no video stream"}
-    for name, reason in words.items():
+    reasons = {"empty.mp4": "empty", "text.mp4": "not a readable video", "sound.mp4": "no video stream"}
+    for name, reason in reasons.items():
         with pytest.raises(Unreadable, match=reason):
             probe(tmp_path / name)
 

@@ -206,15 +206,15 @@ def test_colours_become_bt601_limited(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "words"),
+    ("frames", "wanted"),
     [
         ([], "no frame to encode"),
         ([np.zeros((5, 4, 3), np.uint8)], "got 4x5, want an even width and height"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)], "frame 1: got 6x4, want 4x4"),
     ],
 )
-def test_pictures_that_make_no_video_are_refused(frames, words):
-    with pytest.raises(ValueError, match=words):
+def test_pictures_that_make_no_video_are_refused(frames, wanted):
+    with pytest.raises(ValueError, match=wanted):
         encode_video(frames, fps=10)
 
 
