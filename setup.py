@@ -33,6 +33,7 @@ setup(
         "torch",
         "nvidia-dali-cuda130",
         "webdataset",
+        "fsspec[http]",
         "deepspeed",
         "numpy",
         "click",
