@@ -16,7 +16,7 @@ from .decode import decode_clips
 from .order import epoch_order, indices_by_video, next_step, rank_indices, stable_seed, steps_per_epoch
 from .prefetch import Prefetch
 from .settings import DataSettings
-from .windows import Window, clip_frames, segments_in, windows_of
+from .windows import Window, clip_frame_numbers, segments_in, windows_of
 
 if TYPE_CHECKING:
     from .records import PackedVideo, VideoSource
@@ -188,7 +188,7 @@ class Loader:
 
     def _decode(self, sample: Sample, epoch: int) -> torch.Tensor:
         settings, video = self.settings, sample.video
-        frames = clip_frames(
+        frames = clip_frame_numbers(
             sample.window,
             fps=video.fps,
             num_frames=video.num_frames,
