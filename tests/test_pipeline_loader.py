@@ -16,6 +16,7 @@ from pipeline.loader import Loader
 from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.prefetch import Prefetch
 from pipeline.records import PackedVideo
+from pipeline.sample_reader import SampleReader
 from pipeline.settings import DataSettings
 
 NUM_FRAMES, FPS = 50, 25.0
@@ -48,9 +49,9 @@ def dataset(tmp_path_factory, video) -> Dataset:
     return pack(tmp_path_factory.mktemp("shards"), {f"v{number}": video for number in range(7)})
 
 
-def loader_of(dataset, settings=SETTINGS, **options) -> Loader:
+def loader_of(dataset, settings=SETTINGS, remark=print, **options) -> Loader:
     options = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **options}
-    return Loader(dataset, settings, subset="training", device="cpu", **options)
+    return Loader(dataset, settings, subset="training", device="cpu", remark=remark, **options)
 
 
 def take(loader, count):
@@ -209,22 +210,24 @@ def test_a_data_set_of_which_nothing_can_be_read_is_no_result(tmp_path, video):
 
 
 def test_what_fills_up_an_evaluation_is_not_decoded(dataset, monkeypatch):
-    decoded, decode = [], Loader._decode
-    monkeypatch.setattr(Loader, "_decode", lambda *args: decoded.append(args[1].video.key) or decode(*args))
+    decoded, decode = [], SampleReader.decode
+    monkeypatch.setattr(
+        SampleReader, "decode", lambda *args: decoded.append(args[1].video.key) or decode(*args)
+    )
     ranks = [list(loader_of(dataset, rank=r, world_size=3, batch_size=5, training=False)) for r in range(3)]
     assert sorted(decoded) == [f"v{number}" for number in range(7)]
     assert [len(batch) for batches in ranks for batch in batches] == [3, 3, 3]  # not 5
     assert ranks[2][0].padding == (False, False, True) and not ranks[2][0].clips[2].any()
 
 
-def test_skipped_samples_are_counted_reported_and_left_black(broken, capsys):
+def test_skipped_samples_are_counted_reported_and_left_black(broken):
     settings = SETTINGS.model_copy(update={"skip_bad": 2})
-    batches = list(loader_of(broken, settings, training=False))
+    skipped = []
+    batches = list(loader_of(broken, settings, training=False, remark=skipped.append))
     assert [batch.keys[0] for batch in batches] == [f"v{number}" for number in range(7)]
     assert [batch.padding[0] for batch in batches] == [False, True, False, False, True, False, False]
-    lines = capsys.readouterr().err.splitlines()
-    skipped = [line for line in lines if line.startswith("loader: skipped")]
-    assert len(skipped) == 2 and "v1" in skipped[0] and "1 of at most 2" in skipped[0] and "v4" in skipped[1]
+    assert len(skipped) == 2 and all(line.startswith("loader: skipped") for line in skipped)
+    assert "v1" in skipped[0] and "1 of at most 2" in skipped[0] and "v4" in skipped[1]
 
 
 def test_resume_is_exact_with_skipped_samples_too(broken):

@@ -24,6 +24,11 @@ from pydantic import ValidationError
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+def to_stderr(text: str) -> None:
+    """Write a line for people on stderr."""
+    click.echo(text, err=True)
+
+
 def one_line(error: Exception) -> str:
     """The error as one line; pydantic's list of problems is joined into one."""
     if isinstance(error, ValidationError):
