@@ -75,8 +75,8 @@ def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str
         return videos
     chosen = {key: video for key, video in videos.items() if video.subset == subset}
     if not chosen:
-        known = ", ".join(sorted({video.subset for video in videos.values()}))
-        raise ValueError(f"{path}: no video of subset {subset!r}, want one of: {known}")
+        subsets = ", ".join(sorted({video.subset for video in videos.values()}))
+        raise ValueError(f"{path}: no video of subset {subset!r}, want one of: {subsets}")
     return chosen
 
 

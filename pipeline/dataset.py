@@ -97,8 +97,8 @@ class Dataset:
             counts: dict[str, int] = {}
             for video in self.videos.values():
                 counts[video.subset] = counts.get(video.subset, 0) + (video.shard is not None)
-            known = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-            raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {known}")
+            subsets = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+            raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {subsets}")
         return found
 
     def ground_truth(self, subset: str) -> dict[str, Video]:

@@ -27,7 +27,7 @@ class Loader:
     A thread decodes `settings.prefetch` batches ahead. `state_dict` is the epoch and step of the next batch
     to be handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches.
     A sample that cannot be read raises ValueError naming shard and key; while fewer than `skip_bad` were met,
-    the epoch's next readable one takes its place instead (in evaluation black clips), and `remark` is called
+    the epoch's next readable one comes instead (in evaluation black clips), and `remark` is called
     with a line that says so.
     """
 

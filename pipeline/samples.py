@@ -1,7 +1,7 @@
 """Samples (windows of videos), and which of them the batches of a rank hold, in training and in evaluation.
 
-A sampler states for each place in a batch the samples that may fill it, as indices: the first that can be
-read does. Where none can, the place is padding.
+A sampler states for each slot of a batch the samples that may fill it, as indices: the first that can be
+read does. Where none can, the slot is padding.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Sampler(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def candidates(self, epoch: int, step: int) -> list[Candidates]:
-        """For each place in the batch of a step the samples that may fill it."""
+        """For each slot of the batch of a step the samples that may fill it."""
 
 
 @dataclass(frozen=True)
 class TrainingSampler:
     """Every epoch a fresh permutation of all samples; its last step is filled with its first samples.
 
-    In the place of a sample that cannot be read comes the next one of the epoch.
+    Instead of a sample that cannot be read comes the next one of the epoch.
     """
 
     num_samples: int

@@ -209,7 +209,7 @@ def test_a_location_where_nothing_is_is_refused(folder, name):
         Dataset.open(folder / name)
 
 
-def test_a_folder_that_was_not_finished_is_refused(folder):
+def test_a_folder_without_a_description_is_refused(folder):
     (folder / "dataset.json").unlink()
     with pytest.raises(ValueError, match=r"no dataset\.json in it"):
         Dataset.open(folder)

@@ -1,4 +1,4 @@
-"""The loader: every sample once, sample-exact resume, loud about what it cannot read."""
+"""The loader: every sample once, sample-exact resume, loud entry what it cannot read."""
 
 import threading
 import time
@@ -28,8 +28,8 @@ STILL = SETTINGS.model_copy(
 
 def packed_video(key: str, subset: str, actions=()) -> PackedVideo:
     shape = {"num_frames": NUM_FRAMES, "width": 64, "height": 64, "codec": "vp9"}
-    about = {"shard": None, "reject": None, "source": f"{key}.mp4"}
-    return PackedVideo(key, subset, NUM_FRAMES / FPS, FPS, actions=actions, **shape, **about)
+    entry = {"shard": None, "reject": None, "source": f"{key}.mp4"}
+    return PackedVideo(key, subset, NUM_FRAMES / FPS, FPS, actions=actions, **shape, **entry)
 
 
 def pack(folder, data_of: dict[str, bytes], actions=()) -> Dataset:

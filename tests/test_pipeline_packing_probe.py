@@ -12,14 +12,14 @@ from packing_cases import write_video
 from pipeline.packing.probe import FrameReader, Unreadable, probe
 
 
-def test_the_facts_of_a_constant_video(tmp_path):
+def test_the_metadata_of_a_constant_video(tmp_path):
     metadata = probe(write_video(tmp_path / "a.mp4", range(0, 1000, 40), size=(96, 64)))
     assert (metadata.num_frames, metadata.fps, metadata.width, metadata.height) == (25, 25, 96, 64)
     assert metadata.codec == "h264" and metadata.steady and metadata.rotation == 0 and metadata.aspect == 1
     assert 0.96 < metadata.duration <= 1  # how long the last frame is shown is up to the encoder
 
 
-def test_bytes_and_files_give_the_same_facts(tmp_path):
+def test_bytes_and_files_give_the_same_metadata(tmp_path):
     path = write_video(tmp_path / "a.mkv", range(0, 400, 40))
     assert probe(path) == probe(path.read_bytes())
 

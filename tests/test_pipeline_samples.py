@@ -1,4 +1,4 @@
-"""Samplers: which samples may fill each place in a batch, on every rank and at every step."""
+"""Samplers: which samples may fill each slot of a batch, on every rank and at every step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def test_samples_are_the_windows_of_each_video_in_a_row():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_in_training_a_place_is_filled_by_the_next_samples_of_the_epoch(world_size):
+def test_in_training_a_slot_is_filled_by_the_next_samples_of_the_epoch(world_size):
     samplers = [TrainingSampler(7, 2, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
     steps = samplers[0].steps_per_epoch
     assert steps == -(-7 // (2 * world_size))
     order = epoch_order(7, seed=3, epoch=4).tolist()
-    places = [p for step in range(steps) for sampler in samplers for p in sampler.candidates(4, step)]
-    assert len(places) == steps * 2 * world_size
-    for number, candidates in enumerate(places):
+    slots = [p for step in range(steps) for sampler in samplers for p in sampler.candidates(4, step)]
+    assert len(slots) == steps * 2 * world_size
+    for number, candidates in enumerate(slots):
         first = number % 7
         assert list(candidates) == order[first:] + order[:first]
 

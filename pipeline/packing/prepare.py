@@ -43,7 +43,7 @@ class SingleVideo:
 
     video: PackedVideo
     file: PackedFile
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...]
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The video, whatever the subset."""
@@ -57,7 +57,7 @@ class SingleVideo:
 def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
     """How the videos of a data set were encoded ("settings" in dataset.json); None: their bytes were kept.
 
-    Raises ValueError when they do not say it.
+    Raises ValueError when a value is missing or none that it can be.
     """
     if packing.get("copy") is True:
         return None
@@ -95,7 +95,7 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
 
 
 def _names_of(path: Path) -> list[str]:
-    """What a file may be called, the shortest first; the last, its whole path, is no other file's."""
+    """Names for a file, the shortest first; the last, its whole path, is no other file's."""
     *folders, name = Path(os.path.abspath(path)).parts[1:]
     depths = range(len(folders), -1, -1)
     return ["/".join((*folders[depth:], last)) for depth in depths for last in (path.stem, name)]
@@ -125,7 +125,7 @@ def _videos_under(folder: Path) -> list[Path]:
 
 
 def stated_seconds(path: Path) -> float:
-    """How long a file says it is, in seconds; 0.0 where it does not say or cannot be read."""
+    """The length that a file states, in seconds; 0.0 where it states none or cannot be read."""
     try:
         with FrameReader(path).opened() as (container, stream):
             if stream.duration and stream.time_base:
@@ -145,7 +145,7 @@ def prepare(
     be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
     wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
-    plain = unique_keys(files)  # what the journal's own files can be called
+    plain = unique_keys(files)  # names for the files of the journal
     jobs = [
         Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, spec)
         for key, path in files.items()
