@@ -34,6 +34,7 @@ setup(
         "torch",
         "nvidia-dali-cuda130",
         "webdataset",
+        "fsspec[http]",
         "deepspeed",
         "numpy",
         "click",

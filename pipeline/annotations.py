@@ -1,4 +1,4 @@
-"""Read annotations (ActivityNet-style JSON or CSV) into videos, times in seconds; refuse by name and line.
+"""Reads annotations (ActivityNet-style JSON or CSV) into videos; what is wrong is refused by name and line.
 
 JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the copies of THUMOS-14 use too:
     {"database": {name: {"subset": name, "duration": seconds,
@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .text import short
 
 CSV_COLUMNS = ("video", "start", "end", "label")
 DEFAULT_SUBSET = "training"
-SAME_SECONDS = 1e-3  # two actions of one label whose ends differ by no more are the same action
+DUPLICATE_SECONDS = 1e-3  # actions of one label are the same when both ends agree to this
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str
         return videos
     chosen = {key: video for key, video in videos.items() if video.subset == subset}
     if not chosen:
-        known = ", ".join(sorted({video.subset for video in videos.values()}))
-        raise ValueError(f"{path}: no video of subset {subset!r}, want one of: {known}")
+        subsets = ", ".join(sorted({video.subset for video in videos.values()}))
+        raise ValueError(f"{path}: no video of subset {subset!r}, want one of: {subsets}")
     return chosen
 
 
@@ -93,10 +94,9 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, ...], tuple[Repair, ...]]:
     """Make a video's actions fit its real duration; nothing is changed without a Repair that says so.
 
-    duration: seconds that can really be decoded; None leaves the ends alone (a video that is not at hand).
-    Dropped: zero length, duplicates (same label, both ends within 1 ms: the rule of OpenTAD and
-    ActionFormer), actions wholly outside [0, duration]. Clipped: actions partly outside.
-    Returns the kept actions and the repairs, both by start time.
+    duration: seconds that can really be decoded; None, for a video that is not here, leaves the ends alone.
+    Dropped: zero length, duplicates (see is_duplicate), actions wholly outside [0, duration]. Clipped:
+    actions partly outside. Returns the kept actions and the repairs, both by start time.
     """
     kept: list[Action] = []
     repairs: list[Repair] = []
@@ -107,7 +107,7 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
         start, end = max(action.start, 0.0), min(action.end, limit)
         if action.end <= action.start:
             repairs.append(Repair(video.key, "zero-length", f"{text} dropped"))
-        elif any(_same(action, other) for other in seen):
+        elif any(is_duplicate(action, other) for other in seen):
             repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
         elif end <= start:
             repairs.append(Repair(video.key, "outside", f"{text} dropped: the video has [0, {limit:g}] s"))
@@ -119,8 +119,12 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     return tuple(kept), tuple(repairs)
 
 
-def _same(a: Action, b: Action) -> bool:
-    near = abs(a.start - b.start) <= SAME_SECONDS and abs(a.end - b.end) <= SAME_SECONDS
+def is_duplicate(a: Action, b: Action) -> bool:
+    """Whether two actions of a video are the same one: equal labels, starts and ends within 1 ms.
+
+    This is the rule of OpenTAD and ActionFormer.
+    """
+    near = abs(a.start - b.start) <= DUPLICATE_SECONDS and abs(a.end - b.end) <= DUPLICATE_SECONDS
     return near and a.label == b.label
 
 
@@ -158,7 +162,7 @@ def _video_of(where: str, key: str, entry: object) -> Video:
 
 def _action_of(where: str, item: object) -> Action:
     segment = item.get("segment") if isinstance(item, dict) else None
-    if not isinstance(segment, list) or len(segment) != 2:
+    if not isinstance(item, dict) or not isinstance(segment, list) or len(segment) != 2:
         raise ValueError(f'{where}: got {short(item)}, want {{"segment": [start, end], "label": name}}')
     start, end = (_seconds(f"{where}.segment", value) for value in segment)
     return _action(where, start, end, item.get("label"))
@@ -167,7 +171,8 @@ def _action_of(where: str, item: object) -> Action:
 def _read_csv(path: Path, text: str) -> dict[str, Video]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        return _videos_of_rows(path, _header(f"{path}, line 1", next(rows, [])), rows)
+        header = _header(f"{path}, line 1", next(rows, []))
+        return _videos_of_rows(path, header, ((rows.line_num, row) for row in rows))
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
 
@@ -188,36 +193,46 @@ def _header(where: str, cells: list[str]) -> list[str]:
 
 
 def _other_separator(cells: list[str]) -> str:
-    """What to say about a row that something else than commas seems to separate."""
+    """A hint for a row that something else than commas seems to separate."""
     found = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), None)
     return f"; columns are separated by commas, not {found!r}" if found else ""
 
 
-def _videos_of_rows(path: Path, header: list[str], rows) -> dict[str, Video]:
-    about: dict[str, tuple[str, float | None]] = {}
+def _videos_of_rows(path: Path, header: list[str], rows: Iterable[tuple[int, list[str]]]) -> dict[str, Video]:
+    metadata: dict[str, tuple[str, float | None]] = {}  # subset and duration of each video
     actions: dict[str, list[Action]] = {}
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
+    for number, row in rows:
+        where = f"{path}, line {number}"
         if not any(cell.strip() for cell in row):
             continue
-        if len(row) != len(header):
-            want = f"want {len(header)} ({','.join(header)})" + _other_separator(row)
-            raise ValueError(f"{where}: got {len(row)} cells, {want}")
-        cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+        cells = _cells(where, header, row)
         name = cells["video"]
-        if not name:
-            raise ValueError(f"{where}: video is empty, want its name")
         duration = _duration(f"{where}: duration", cells.get("duration") or None)
-        facts = (cells.get("subset") or DEFAULT_SUBSET, duration)
-        if about.setdefault(name, facts) != facts:
+        subset_and_duration = (cells.get("subset") or DEFAULT_SUBSET, duration)
+        first = metadata.setdefault(name, subset_and_duration)
+        if first != subset_and_duration:
             raise ValueError(
-                f"{where}: {name} has {facts}, further up {about[name]}; want one subset and duration"
+                f"{where}: {name} has {subset_and_duration}, further up {first}; want one subset and duration"
             )
         actions.setdefault(name, [])
         if cells["start"] or cells["end"] or cells["label"]:
             start, end = (_seconds(f"{where}: {side}", cells[side]) for side in ("start", "end"))
             actions[name].append(_action(where, start, end, cells["label"]))
-    return {name: Video(name, *facts, _by_start(actions[name])) for name, facts in about.items()}
+    return {
+        name: Video(name, subset, duration, _by_start(actions[name]))
+        for name, (subset, duration) in metadata.items()
+    }
+
+
+def _cells(where: str, header: list[str], row: list[str]) -> dict[str, str]:
+    """The cells of a row by column; one that names no video is an error."""
+    if len(row) != len(header):
+        want = f"want {len(header)} ({','.join(header)})" + _other_separator(row)
+        raise ValueError(f"{where}: got {len(row)} cells, {want}")
+    cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+    if not cells["video"]:
+        raise ValueError(f"{where}: video is empty, want its name")
+    return cells
 
 
 def _action(where: str, start: float, end: float, label: object) -> Action:

@@ -1,4 +1,4 @@
-"""What the loader hands to the network: clips and truth of a few windows, shapes checked."""
+"""The batch that the loader hands to the network: clips and ground truth of a few windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Batch:
     durations: (B,) float64, length of the whole video in seconds.
     gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
     gt_labels: per window (A,) int64, index into the data set's classes.
-    padding: per window, True where it only fills up the last step of an evaluation: drop its result.
+    padding: per window, True where a sample is only there so that all ranks have as many: drop its result.
     """
 
     clips: torch.Tensor

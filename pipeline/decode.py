@@ -1,6 +1,6 @@
-"""Encoded bytes and frame numbers to uint8 clips on the device: DALI where it can, PyAV where it cannot.
+"""Decodes the frames of clips to uint8 tensors on the device: by DALI where it can, else by PyAV.
 
-The frames that clips ask for are sorted, each is decoded once, in bounded pieces, resized and cropped at once
+The frames that clips ask for are sorted, each is decoded once, in bounded chunks, resized and cropped at once
 and put into every clip that shows it. Both decoders give RGB at the source's size and share all that follows,
 so training, evaluation and prediction see the same pixels.
 """
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIDataType
+from torch.utils.dlpack import from_dlpack
 
 from .augment import View, apply_view
 from .packets import Packets, cut, decode_by_av, open_packets
@@ -23,9 +27,20 @@ from .packets import Packets, cut, decode_by_av, open_packets
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1", "libdav1d"}
 
-_local = (
-    threading.local()
-)  # a built pipeline per thread and device: building one takes 5 ms, as long as 70 frames
+# A built pipeline per thread and device: building one takes 5 ms, as long as 70 frames.
+_local = threading.local()
+
+
+class _Pipeline(Protocol):
+    """What is used of DALI's Pipeline, which has no types of its own."""
+
+    def feed_input(self, name: str, data: list[NDArray[Any]]) -> None: ...
+
+    def run(self, stream: torch.cuda.Stream | None) -> tuple[Sequence[Any], ...]: ...
+
+    def set_outputs(self, *outputs: Any) -> None: ...
+
+    def build(self) -> None: ...
 
 
 def decode_clips(
@@ -53,7 +68,7 @@ def decode_clips(
     clips = clips.permute(0, 2, 1, 3, 4).contiguous()  # (N, C, L, H, W)
     by_frame = clips.permute(0, 2, 1, 3, 4)
     done = 0
-    for piece in decode_frames(
+    for chunk in decode_frames(
         data,
         wanted,
         codec=codec,
@@ -61,12 +76,12 @@ def decode_clips(
         device=device,
         decode_chunk_frames=decode_chunk_frames,
     ):
-        images = apply_view(piece, view, resize=resize, crop=crop)  # (F, C, H, W)
-        clip, place = np.nonzero((inverse >= done) & (inverse < done + len(piece)))
-        source = torch.from_numpy(inverse[clip, place] - done).to(images.device)
-        by_frame[torch.from_numpy(clip), torch.from_numpy(place)] = images[source]
-        done += len(piece)
-        del piece, images  # or two pieces would be held while the next is decoded
+        images = apply_view(chunk, view, resize=resize, crop=crop)  # (F, C, H, W)
+        clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
+        source = torch.from_numpy(inverse[clip, position] - done).to(images.device)
+        by_frame[torch.from_numpy(clip), torch.from_numpy(position)] = images[source]
+        done += len(chunk)
+        del chunk, images  # or two chunks would be held while the next is decoded
     return clips
 
 
@@ -79,9 +94,9 @@ def decode_frames(
     device: torch.device | str,
     decode_chunk_frames: int,
 ) -> Iterator[torch.Tensor]:
-    """Decode the frames `wanted` (rising, each once), piece by piece.
+    """Decode the frames `wanted` (rising, each once), chunk by chunk.
 
-    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `decode_chunk_frames`; a piece is valid until the
+    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `decode_chunk_frames`; a chunk is valid until the
     next one.
     """
     device = torch.device(device)
@@ -90,7 +105,7 @@ def decode_frames(
         raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {num_frames} frames")
     with open_packets(data, num_frames) as video:
         codecs = CPU_CODECS if device.type == "cpu" else GPU_CODECS
-        if codec in codecs and video.places is not None:
+        if codec in codecs and video.packet_indices is not None:
             yield from _decode_by_dali(video, wanted, device, decode_chunk_frames)
             return
         arrays = decode_by_av(video, wanted)
@@ -101,23 +116,23 @@ def decode_frames(
 def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
     """The next `count` frames as one tensor; np.stack of a list would hold them twice."""
     first = next(arrays)
-    piece = np.empty((count, *first.shape), dtype=np.uint8)
+    chunk = np.empty((count, *first.shape), dtype=np.uint8)
     for number, frame in enumerate(itertools.chain([first], itertools.islice(arrays, count - 1))):
         if frame.shape != first.shape:
             raise ValueError(
                 f"the picture size changes from {first.shape[:2]} to {frame.shape[:2]}; pack it again"
             )
-        piece[number] = frame
-    return torch.from_numpy(piece)
+        chunk[number] = frame
+    return torch.from_numpy(chunk)
 
 
 def _decode_by_dali(
     video: Packets, wanted: NDArray[np.int64], device: torch.device, decode_chunk_frames: int
 ) -> Iterator[torch.Tensor]:
     for start in range(0, len(wanted), decode_chunk_frames):
-        piece = wanted[start : start + decode_chunk_frames]
+        numbers = wanted[start : start + decode_chunk_frames]
         # Cutting a video with B-frames would rest on how NVDEC reorders; those are decoded from their start.
-        data, numbers = (video.data, piece) if video.reordered else cut(video, piece)
+        data, numbers = (video.data, numbers) if video.reordered else cut(video, numbers)
         yield _run_dali(data, numbers, device)
         if device.type == "cuda":  # DALI may reuse the memory on a stream of its own
             torch.cuda.current_stream(device).synchronize()
@@ -134,26 +149,27 @@ def _run_dali(data: bytes, numbers: NDArray[np.int64], device: torch.device) -> 
     except RuntimeError as error:
         _local.pipelines = {}  # a pipeline that failed must not be used again
         raise ValueError(f"DALI cannot decode it: {_reason(error)}; pack the video again") from error
-    frames = torch.from_dlpack(output[0])
+    frames = from_dlpack(output[0])
     if len(frames) != len(numbers):
         raise ValueError(f"DALI decoded {len(frames)} of {len(numbers)} frames; pack the video again")
     return frames
 
 
-def _pipeline_of(device: torch.device) -> Pipeline:
-    pipelines = _local.__dict__.setdefault("pipelines", {})
+def _pipeline_of(device: torch.device) -> _Pipeline:
+    pipelines: dict[torch.device, _Pipeline] = _local.__dict__.setdefault("pipelines", {})
     if device not in pipelines:
         pipelines[device] = _build_pipeline(device)
     return pipelines[device]
 
 
-def _build_pipeline(device: torch.device) -> Pipeline:
+def _build_pipeline(device: torch.device) -> _Pipeline:
     on_gpu = device.type == "cuda"
     device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
-    with pipeline:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-        numbers = fn.external_source(name="numbers", dtype=types.INT32, ndim=1)
+    options = {"batch_size": 1, "num_threads": 1, "device_id": device_id, "prefetch_queue_depth": 1}
+    pipeline: _Pipeline
+    with Pipeline(**options) as pipeline:  # type: ignore[no-untyped-call]  # DALI's class has no types
+        encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
+        numbers = fn.external_source(name="numbers", dtype=DALIDataType.INT32, ndim=1)
         # pad_mode "none": a frame past the end is an error and not a black picture
         kind = "mixed" if on_gpu else "cpu"
         pipeline.set_outputs(fn.decoders.video(encoded, frames=numbers, device=kind, pad_mode="none"))
@@ -164,5 +180,5 @@ def _build_pipeline(device: torch.device) -> Pipeline:
 def _reason(error: RuntimeError) -> str:
     """The line of DALI's long message that says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
-    return next((line for line in told if line), "no reason given")
+    causes = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
+    return next((line for line in causes if line), "no reason given")

@@ -1,4 +1,4 @@
-"""Which sample, in which order, on which rank: a pure function of (seed, epoch, rank, world size).
+"""Decides which samples a rank sees at which step: a pure function of (seed, epoch, rank, world size).
 
 One epoch is one list of sample numbers. Each step takes the next `world_size * batch_size` of them and every
 rank its own `batch_size` in a row: all ranks run the same number of steps, and what a step holds depends on
@@ -21,7 +21,7 @@ def stable_seed(*parts: object) -> int:
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of the samples that epoch `epoch` walks through. Returns (num_samples,).
+    """The permutation of the samples in epoch `epoch`. Returns (num_samples,).
 
     Sorts raw generator output: unlike `Generator.permutation`, NumPy promises never to change it.
     """
@@ -37,10 +37,10 @@ def steps_per_epoch(num_samples: int, *, batch_size: int, world_size: int) -> in
 def rank_indices(
     num_samples: int, step: int, *, batch_size: int, rank: int, world_size: int
 ) -> NDArray[np.int64]:
-    """Places (batch_size,) in the epoch's list that `rank` takes at `step`.
+    """Indices (batch_size,) into the epoch's list of the samples that `rank` takes at `step`.
 
-    Places that wrap around only fill up the last step; every other one is dealt exactly once over all ranks
-    and steps.
+    Indices that wrap around only fill the last step; every other one comes exactly once over all ranks and
+    steps.
     """
     first = (step * world_size + rank) * batch_size
     return (first + np.arange(batch_size, dtype=np.int64)) % num_samples
@@ -56,6 +56,6 @@ def indices_by_video(keys: Sequence[str], *, rank: int, world_size: int) -> NDAr
     return np.flatnonzero(video_of % world_size == rank)
 
 
-def next_position(epoch: int, step: int, *, steps: int) -> tuple[int, int]:
-    """The position after (epoch, step), where an epoch has `steps` steps."""
+def next_step(epoch: int, step: int, *, steps: int) -> tuple[int, int]:
+    """The (epoch, step) that follows, where an epoch has `steps` steps."""
     return (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)

@@ -12,23 +12,23 @@ R = TypeVar("R")
 
 
 class Prefetch(Generic[P, R]):
-    """Runs `make` on each of `positions` in a thread, at most `prefetch` results ahead of what was taken."""
+    """Runs `make` on each of `inputs` in a thread, at most `prefetch` results ahead of what was taken."""
 
-    def __init__(self, positions: Iterator[P], make: Callable[[P], R], prefetch: int):
-        self._positions, self._make = positions, make
+    def __init__(self, inputs: Iterator[P], make: Callable[[P], R], prefetch: int):
+        self._inputs, self._make = inputs, make
         self._free = threading.Semaphore(prefetch)
-        self._ready: queue.Queue = queue.Queue()
+        self._ready: queue.Queue[tuple[P, R] | BaseException | None] = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="leantad-loader", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         try:
-            for position in self._positions:
+            for value in self._inputs:
                 self._free.acquire()
                 if self._stop.is_set():
                     return
-                self._ready.put((position, self._make(position)))
+                self._ready.put((value, self._make(value)))
             self._ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             self._ready.put(error)

@@ -1,4 +1,4 @@
-"""What a data set says about itself: the entries of dataset.json, and the text format of an index."""
+"""Entries of dataset.json as dataclasses, and the reader of a tar's index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class PackedVideo:
 
     @property
     def name(self) -> str:
-        """What to call it in a message: the key, and the name in the annotations where that is another."""
+        """For messages: the key, and the name in the annotations where that is another."""
         return self.key if self.source == self.key else f"{self.key} ({self.source})"
 
     def to_json(self) -> dict[str, Any]:
@@ -58,11 +58,27 @@ class PackedVideo:
     def from_json(key: str, entry: dict[str, Any]) -> PackedVideo:
         """Raises KeyError or TypeError when the entry is not one that to_json wrote."""
         fields = dict(entry)
-        actions = tuple(Action(*item["segment"], item["label"]) for item in fields.pop("actions"))
+        actions = tuple(_action_of(item) for item in fields.pop("actions"))
         return PackedVideo(key=key, actions=actions, **fields)
 
 
-class Videos(Protocol):
+def _action_of(item: dict[str, Any]) -> Action:
+    segment: tuple[float, float] = item["segment"]
+    return Action(*segment, item["label"])
+
+
+class EncodedFrames(NamedTuple):
+    """The part of an encoded video that some frames need.
+
+    data: encoded bytes. frames: the numbers of the frames in `data`. num_frames: how many frames it holds.
+    """
+
+    data: bytes
+    frames: NDArray[np.int64]
+    num_frames: int
+
+
+class VideoSource(Protocol):
     """What training, evaluation and prediction read videos from: a data set, or one file (prepare.py)."""
 
     @property
@@ -70,12 +86,12 @@ class Videos(Protocol):
 
     def packed(self, subset: str) -> list[PackedVideo]: ...
 
-    def excerpt(self, key: str, frames: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64], int]: ...
+    def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames: ...
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished tar: file names, sha256 and size in bytes of the tar, number of videos in it."""
+    """One complete tar: file names, sha256 and size in bytes of the tar, number of videos in it."""
 
     file: str
     index: str

@@ -1,30 +1,39 @@
-"""Turn a location (folder, tar, glob, brace range, URL) into files on disk; URLs are fetched into a cache.
+"""Locates a data set (folder, tar, glob, brace range, URL), and fetches files behind URLs into a cache.
 
-URLs are opened by webdataset's gopen: http(s)://, gs://, hf://, sftp://, and `pipe:COMMAND` (a shell
-command of the user's own, such as `pipe:aws s3 cp s3://bucket/set/{00000..00007}.tar -`); s3:// runs the
-aws command line. The cache is $LEANTAD_CACHE or ~/.cache/leantad. A file appears there only when it is
-whole.
+URLs are read by fsspec: http(s)://, s3:// (needs the package s3fs), gs:// (gcsfs), hf:// (huggingface_hub)
+and whatever else fsspec knows. `pipe:COMMAND` is a shell command of the user's own that prints the file, such
+as `pipe:aws s3 cp s3://bucket/set/{00000..00007}.tar -`. The cache is $LEANTAD_CACHE or ~/.cache/leantad. A
+file appears there only when it is whole.
 """
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .files import replacing, sha256_of
 from .records import DESCRIPTION
+from .text import short
 
 SCHEME = re.compile(r"^([a-z0-9]+://|pipe:)", re.IGNORECASE)
 TAR_NAME = re.compile(r"[^/\s'\"]+\.tar\b")
 
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
+BUSY = {408, 429, 500, 502, 503, 504}  # HTTP status codes of a server that may answer later
+TRIES, DELAY_SECONDS = 30, 2.0  # for servers that are busy or do not answer in time
+CONNECT_SECONDS, SILENCE_SECONDS = 30.0, 300.0  # longest wait for a connection, and for its next bytes
+
 
 @dataclass(frozen=True)
-class Source:
-    """Where a data set lies: a folder, or the URL of its dataset.json; and the tars chosen (None: all)."""
+class Location:
+    """The folder of a data set, or the URL of its dataset.json; and the tars chosen (None: all)."""
 
     folder: Path | None
     url: str | None
@@ -37,10 +46,10 @@ class Source:
         return head + name + tail
 
 
-def locate(location: str | Path) -> Source:
+def locate(location: str | Path) -> Location:
     """Find the data set that `location` names.
 
-    Raises ValueError when nothing is there, or when the tars named lie in more than one place.
+    Raises ValueError when nothing is there, or when the tars named belong to more than one data set.
     """
     text = str(location)
     if text.startswith("file://"):
@@ -49,18 +58,18 @@ def locate(location: str | Path) -> Source:
         return _locate_url(text)
     path = Path(text)
     if path.is_dir():
-        return Source(path, None, None)
+        return Location(path, None, None)
     if path.name == DESCRIPTION and path.is_file():
-        return Source(path.parent, None, None)
+        return Location(path.parent, None, None)
     tars = [path] if path.is_file() else _matches(text)
     folders = {tar.parent for tar in tars}
     if len(folders) > 1:
         raise ValueError(f"{text}: names tars in {len(folders)} folders, want the tars of one data set")
-    return Source(folders.pop(), None, tuple(sorted(tar.name for tar in tars)))
+    return Location(folders.pop(), None, tuple(sorted(tar.name for tar in tars)))
 
 
 def _matches(text: str) -> list[Path]:
-    tars = []
+    tars: list[Path] = []
     for pattern in _expand(text):
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
         if not found:
@@ -70,25 +79,26 @@ def _matches(text: str) -> list[Path]:
 
 
 def _expand(text: str) -> list[str]:
-    from braceexpand import UnbalancedBracesError, braceexpand
+    """The names that a brace range such as {00000..00007} stands for."""
+    import braceexpand
 
     try:
-        return list(braceexpand(text))
-    except UnbalancedBracesError:
+        return list(braceexpand.braceexpand(text))
+    except ValueError:
         raise ValueError(
             f"{text}: braces do not match, want for example 'shards/{{00000..00007}}.tar'"
         ) from None
 
 
-def _locate_url(text: str) -> Source:
-    described, chosen = set(), []
+def _locate_url(text: str) -> Location:
+    descriptions, chosen = set(), []
     for url in _expand(text):
         name = url if url.startswith("pipe:") else url.partition("?")[0]
         if DESCRIPTION in name:
-            described.add(url)
+            descriptions.add(url)
         elif found := list(TAR_NAME.finditer(name)):
             tar = found[-1]
-            described.add(url[: tar.start()] + DESCRIPTION + url[tar.end() :])
+            descriptions.add(url[: tar.start()] + DESCRIPTION + url[tar.end() :])
             chosen.append(tar.group())
         elif url.startswith("pipe:"):
             raise ValueError(
@@ -96,10 +106,10 @@ def _locate_url(text: str) -> Source:
             )
         else:
             path, mark, query = url.partition("?")
-            described.add(f"{path.rstrip('/')}/{DESCRIPTION}{mark}{query}")
-    if len(described) > 1:
-        raise ValueError(f"{text}: names {len(described)} places, want the tars of one data set")
-    return Source(None, described.pop(), tuple(sorted(chosen)) or None)
+            descriptions.add(f"{path.rstrip('/')}/{DESCRIPTION}{mark}{query}")
+    if len(descriptions) > 1:
+        raise ValueError(f"{text}: names tars of {len(descriptions)} data sets, want those of one")
+    return Location(None, descriptions.pop(), tuple(sorted(chosen)) or None)
 
 
 def cache_root() -> Path:
@@ -119,22 +129,70 @@ def fetch(url: str, target: Path) -> None:
     Raises ValueError with the URL and the reason when it cannot be read.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    copy = _copy_pipe if url.startswith("pipe:") else _copy_url
     try:
-        with replacing(target) as partial, _open_url(url) as stream, open(partial, "wb") as file:
-            shutil.copyfileobj(stream, file, 1 << 20)
-    except (OSError, ImportError) as error:
-        reason = re.search(r"exit \d+", str(error))
-        raise ValueError(f"{url}: could not be fetched ({reason.group() if reason else error})") from None
+        with replacing(target) as partial:
+            copy(url, partial)
+    except Exception as error:  # every file system of fsspec has exceptions of its own
+        raise ValueError(f"{url}: could not be fetched ({_reason(url, error)})") from None
 
 
-def _open_url(url: str):
+def _copy_pipe(url: str, target: Path) -> None:
     import webdataset
 
-    webdataset.gopen_schemes.setdefault("s3", _open_s3)
-    return webdataset.gopen(url, "rb")
+    with webdataset.gopen(url, "rb") as stream, open(target, "wb") as file:
+        shutil.copyfileobj(stream, file, 1 << 20)
 
 
-def _open_s3(url: str, mode: str = "rb", bufsize: int = 8192):
-    from webdataset.gopen import Pipe
+def _copy_url(url: str, target: Path) -> None:
+    import fsspec
 
-    return Pipe(["aws", "s3", "cp", "--no-progress", url, "-"], mode=mode, bufsize=bufsize)
+    options = _http_options() if _scheme(url) in ("http", "https") else {}
+    filesystem, path = fsspec.url_to_fs(url, **options)
+    for attempt in range(1, TRIES + 1):
+        try:
+            filesystem.get_file(path, str(target))
+            return
+        except Exception as error:
+            if attempt == TRIES or not _may_succeed_later(error):
+                raise
+        time.sleep(DELAY_SECONDS)
+
+
+def _http_options() -> dict[str, Any]:
+    """fsspec's options for http: the URL as it was written, proxies of the environment, no time limit.
+
+    aiohttp would otherwise break off a download after five minutes.
+    """
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+    return {"encoded": True, "client_kwargs": {"trust_env": True, "timeout": timeout}}
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
+
+
+def _may_succeed_later(error: Exception) -> bool:
+    # asyncio's is another class than the built-in one up to Python 3.10
+    return isinstance(error, (TimeoutError, asyncio.TimeoutError)) or _status(error) in BUSY
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that aiohttp's error states."""
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def _reason(url: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        package = PACKAGES.get(_scheme(url))
+        return f"pip install {package}" if package else short(error, 200)
+    if exit_code := re.search(r"exit \d+", str(error) if url.startswith("pipe:") else ""):
+        return exit_code.group()
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if status := _status(error):
+        return f"HTTP {status}"
+    return short(error, 200) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Pure arithmetic of time: seconds to frames to feature steps, and which frames each clip covers."""
+"""Pure arithmetic of time: windows of a video, frame numbers of clips, seconds to feature steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ def windows_of(duration: float, *, window_seconds: float | None, overlap: float)
 
     `window_seconds` None, or a video no longer than it: one window, the whole video. Otherwise windows of
     that length slide by `(1 - overlap)` of it, and the last one is aligned to the end of the video.
+    `window_seconds` is above 0 and `overlap` in [0, 1), as DataSettings has them. Raises ValueError for a
+    duration that is none.
     """
     if not (math.isfinite(duration) and duration > 0):
         raise ValueError(f"duration: got {duration}, want more than 0 seconds; check the video's entry")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"window_overlap: got {overlap}, want a fraction in [0, 1)")
     if window_seconds is None:
         return [(0.0, float(duration))]
-    if window_seconds <= 0:
-        raise ValueError(f"window_seconds: got {window_seconds}, want more than 0, or none for whole videos")
     stride = window_seconds * (1 - overlap)
     # How many strides fit before the last window; 1e-9 of one is rounding, not a further window.
     count = math.ceil((duration - window_seconds) / stride - 1e-9)
@@ -33,7 +31,7 @@ def windows_of(duration: float, *, window_seconds: float | None, overlap: float)
     return [(start, min(start + window_seconds, duration)) for start in starts]
 
 
-def clip_frames(
+def clip_frame_numbers(
     window: Window, *, fps: float, num_frames: int, num_clips: int, clip_frames: int, stride_frames: int
 ) -> NDArray[np.int64]:
     """Frame numbers of the clips that are spread evenly over `window`. Returns (N, L).
@@ -69,7 +67,7 @@ def steps_to_seconds(x: ArrayLike, window: Window, num_steps: int) -> NDArray[np
 def segments_in(
     segments: ArrayLike, window: Window, *, min_overlap: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The actions that count as truth of `window`, clipped to it.
+    """The actions that are the ground truth of `window`, clipped to it.
 
     segments: (A, 2) start and end in seconds. An action counts if at least `min_overlap` of its own length
     lies inside (and some of it always must). Returns the clipped segments (A', 2) and their numbers (A',).

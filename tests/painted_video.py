@@ -64,6 +64,6 @@ def encode(
     return buffer.getvalue()
 
 
-def painted_video(num_frames: int, *, size: tuple[int, int] = (64, 64), **how) -> bytes:
+def painted_video(num_frames: int, *, size: tuple[int, int] = (64, 64), **options) -> bytes:
     """An encoded video of `num_frames` painted frames of `size` (height, width)."""
-    return encode((painted(number, *size) for number in range(num_frames)), **how)
+    return encode((painted(number, *size) for number in range(num_frames)), **options)

@@ -49,7 +49,7 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "wanted"),
     [
         ("a.json", '{"database": {', "line 1, column 15: not JSON"),
         ("a.json", "[]", 'no "database" object'),
@@ -84,13 +84,13 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
         ("a.txt", "", "got a .txt file"),
     ],
 )
-def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path, name, text, words):
+def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path, name, text, wanted):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
         read_annotations(path)
     message = str(caught.value)
-    assert words in message and message.startswith(str(path)) and "\n" not in message
+    assert wanted in message and message.startswith(str(path)) and "\n" not in message
 
 
 def test_bytes_that_are_not_utf_8_are_refused_by_position(tmp_path):

@@ -1,4 +1,4 @@
-"""Views: replayable, one for all frames of a video, and the pixels they promise."""
+"""Views (crop, flip, colours): replayable, one for all frames of a video, and the pixels they promise."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_without_a_resize_the_pixels_are_the_source():
 
 def test_reducing_averages_all_pixels_instead_of_skipping_some():
     stripes = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
-    stripes[:, :, 1::4] = stripes[:, :, 2::4] = 255  # the two columns that plain bilinear would look at
+    stripes[:, :, 1::4] = stripes[:, :, 2::4] = 255  # the two columns that plain bilinear would use
     small = apply_view(stripes, CENTRE, resize=16, crop=16).float()
     # antialiased: grey, but for the outermost columns whose kernel is cut; without it white
     assert (small[..., 1:-1] - 127.5).abs().max() <= 1
@@ -67,7 +67,7 @@ def test_reducing_averages_all_pixels_instead_of_skipping_some():
 def test_a_view_is_the_same_for_every_frame():
     frame = noise(1, 20, 24, 3)
     view = draw()
-    images = apply_view(frame.expand(70, -1, -1, -1), view, resize=16, crop=12)  # more than one piece of 64
+    images = apply_view(frame.expand(70, -1, -1, -1), view, resize=16, crop=12)  # more than one chunk of 64
     assert torch.equal(images, apply_view(frame, view, resize=16, crop=12).expand(70, -1, -1, -1))
 
 

@@ -2,68 +2,44 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
 import webdataset
+from dataset_cases import data_of, video, write_five_videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotations import Action, Repair
+from pipeline.annotations import Action
 from pipeline.dataset import Dataset
-from pipeline.packing.shard_writer import ShardWriter, pack_samples, unique_keys, write_dataset
+from pipeline.packing.shard_writer import ShardWriter, pack_samples, unique_keys
 from pipeline.packing.verify import check_tars
-from pipeline.records import KEY, PackedVideo, read_index
+from pipeline.records import KEY, read_index
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def video(key: str, subset: str = "training", reject: str | None = None) -> PackedVideo:
-    actions = (Action(0.25, 0.75, "jump"),)
-    return PackedVideo(key, subset, 1.0, 15.0, 15, 128, 96, "vp9", actions, None, reject, f"{key} of ours")
-
-
-def data_of(number: int) -> bytes:
-    return bytes([number]) * (1000 * number + 1)
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Five videos in three shards of two, two and one, and one rejected video."""
-    samples = ((video(f"k{i}", "training" if i % 2 else "validation"), data_of(i)) for i in range(5))
-    videos, shards = pack_samples(tmp_path / "set", samples, shard_size=2)
-    everything = [*videos, video("bad", "validation", "no file of this name")]
-    repairs = [Repair("k1", "clipped", "by hand")]
-    write_dataset(
-        tmp_path / "set",
-        classes=["jump", "fall"],
-        videos=everything,
-        shards=shards,
-        settings={"fps": 15},
-        repairs=repairs,
-    )
-    return tmp_path / "set"
+    return write_five_videos(tmp_path / "set")
 
 
 def test_what_was_packed_is_read_back(folder):
     dataset = Dataset.open(folder)
-    assert dataset.classes == ("fall", "jump") and dataset.settings == {"fps": 15}
+    assert dataset.classes == ("fall", "jump") and dataset.packing == {"fps": 15}
     assert [entry.key for entry in dataset.packed("training")] == ["k1", "k3"]
     assert all(dataset.read(f"k{i}") == data_of(i) for i in range(5))
     assert dataset.videos["k3"].shard == "00001.tar" and dataset.videos["k3"].source == "k3 of ours"
     assert dataset.videos["k3"].actions == (Action(0.25, 0.75, "jump"),)
 
 
-def test_rejected_videos_stay_in_the_truth(folder):
+def test_rejected_videos_stay_in_the_ground_truth(folder):
     dataset = Dataset.open(folder)
-    assert list(dataset.truth("validation")) == ["bad", "k0", "k2", "k4"]
+    assert list(dataset.ground_truth("validation")) == ["bad", "k0", "k2", "k4"]
     assert "bad" not in [entry.key for entry in dataset.packed("validation")]
     counts = json.loads((folder / "dataset.json").read_text())["subsets"]
     assert counts["validation"] == {"videos": 4, "packed": 3, "actions": 4}
@@ -142,11 +118,11 @@ def test_a_cut_or_missing_tar_is_named_when_the_data_set_is_opened(folder, kept)
     assert Dataset.open(folder / "00000.tar").read("k1") == data_of(1)
 
 
-def test_without_a_single_tar_the_truth_can_still_be_read(folder):
+def test_without_a_single_tar_the_ground_truth_can_still_be_read(folder):
     for tar in folder.glob("*.tar"):
         tar.unlink()
     dataset = Dataset.open(folder)
-    assert list(dataset.truth("validation")) == ["bad", "k0", "k2", "k4"]
+    assert list(dataset.ground_truth("validation")) == ["bad", "k0", "k2", "k4"]
     with pytest.raises(ValueError, match=r"00000\.tar: has 0 bytes"):
         check_tars(dataset)
 
@@ -199,7 +175,7 @@ def test_a_rejected_or_unknown_video_cannot_be_read(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "wanted"),
     [
         (lambda d: d.update(format="other"), "got other version 1"),
         (lambda d: d.update(version=9), "version 9"),
@@ -210,14 +186,14 @@ def test_a_rejected_or_unknown_video_cannot_be_read(folder):
         (lambda d: d["videos"]["k0"].update(shard="../00000.tar"), "lies in ../00000.tar"),
     ],
 )
-def test_a_wrong_dataset_json_is_refused_in_one_line(folder, change, words):
+def test_a_wrong_dataset_json_is_refused_in_one_line(folder, change, wanted):
     path = folder / "dataset.json"
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError) as caught:
         Dataset.open(folder)
-    assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert wanted in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_tars_can_be_named_by_path_glob_and_braces(folder):
@@ -233,76 +209,16 @@ def test_a_location_where_nothing_is_is_refused(folder, name):
         Dataset.open(folder / name)
 
 
-def test_a_folder_that_was_not_finished_is_refused(folder):
+def test_a_folder_without_a_description_is_refused(folder):
     (folder / "dataset.json").unlink()
     with pytest.raises(ValueError, match=r"no dataset\.json in it"):
         Dataset.open(folder)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("LEANTAD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def test_a_pipe_is_read_once_into_the_cache(folder, cache):
-    location = f"pipe:cat {folder}/{{00000..00001}}.tar"
-    dataset = Dataset.open(location)
-    assert sorted(dataset.videos) == ["k0", "k1", "k2", "k3"] and dataset.read("k3") == data_of(3)
-    assert dataset.folder.parent == cache and not list(cache.rglob("*.tmp"))
-    (folder / "00001.tar").unlink()
-    assert Dataset.open(location).read("k3") == data_of(3)
-
-
-@pytest.fixture
-def server(folder):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *_: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-
-
-@pytest.mark.parametrize("tail", ["", "/", "/dataset.json", "/{00000..00002}.tar"])
-def test_a_data_set_is_read_over_http(server, cache, tail):
-    dataset = Dataset.open(server + tail)
-    assert sorted(dataset.videos) == ["bad", "k0", "k1", "k2", "k3", "k4"]
-    assert dataset.read("k4") == data_of(4) and dataset.read("k1") == data_of(1)
-
-
-def test_a_remote_tar_is_looked_at_when_it_is_fetched_and_not_before(server, folder, cache):
-    (folder / "00001.tar").write_bytes(b"cut")
-    dataset = Dataset.open(server)
-    assert dataset.read("k0") == data_of(0) and dataset.at_hand() == ["00000.tar"]
-    check_tars(dataset)
-    with pytest.raises(
-        ValueError, match=r"00001\.tar: has 3 bytes, want 10240 .*; remove it to fetch it again"
-    ):
-        dataset.read("k3")
-    with pytest.raises(ValueError, match=r"00001\.tar: has 3 bytes"):
-        Dataset.open(server)
-
-
-def test_a_repacked_remote_data_set_is_not_read_from_stale_tars(server, folder, cache):
-    assert Dataset.open(server).read("k0") == data_of(0)
-    videos, shards = pack_samples(folder, [(video("k0"), b"new")])
-    write_dataset(folder, classes=["jump"], videos=videos, shards=shards, settings={})
-    assert Dataset.open(server).read("k0") == b"new"
-
-
-@pytest.mark.parametrize("location", ["{server}/no", "pipe:cat /no/such/00000.tar", "pipe:false", "s4://a/b"])
-def test_a_location_that_cannot_be_fetched_is_refused_in_one_line(server, cache, location, capfd):
-    with pytest.raises(ValueError, match="fetched|no tar and no|no gopen") as caught:
-        Dataset.open(location.format(server=server))
-    assert "\n" not in str(caught.value) and not list(cache.rglob("*.tmp"))
-
-
 def test_reading_a_description_imports_neither_torch_nor_webdataset(folder):
     code = (
         "import sys; from pipeline.dataset import Dataset; Dataset.open(sys.argv[1]).read('k1'); "
-        "print({'torch', 'av', 'webdataset', 'nvidia'} & set(sys.modules))"
+        "print({'torch', 'av', 'webdataset', 'nvidia', 'fsspec', 'aiohttp'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

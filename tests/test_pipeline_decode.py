@@ -11,8 +11,8 @@ from painted_video import encode, number_of, painted_video
 
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.decode import _run_dali, decode_clips, decode_frames
-from pipeline.packets import cut, open_packets, runs_of
-from pipeline.packing.transcode import BT2020
+from pipeline.packets import cut, open_packets, packet_runs
+from pipeline.packing.encoder import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
@@ -20,7 +20,7 @@ WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neig
 
 def frames_of(data, wanted, *, codec, num_frames, decode_chunk_frames=3, device="cpu"):
     """Decoded frames as one array (F, H, W, 3)."""
-    pieces = decode_frames(
+    chunks = decode_frames(
         data,
         np.asarray(wanted),
         codec=codec,
@@ -28,7 +28,7 @@ def frames_of(data, wanted, *, codec, num_frames, decode_chunk_frames=3, device=
         device=device,
         decode_chunk_frames=decode_chunk_frames,
     )
-    return np.concatenate([piece.cpu().numpy().copy() for piece in pieces])
+    return np.concatenate([chunk.cpu().numpy().copy() for chunk in chunks])
 
 
 def difference(first, second):
@@ -58,8 +58,8 @@ def vp9() -> bytes:
 )
 def test_every_number_gives_its_own_frame(encoder, codec, container, first_pts):
     pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
-    how = {"codec": encoder, "container": container, "first_pts": first_pts, "pix_fmt": pix_fmt}
-    data = painted_video(120, **how)
+    options = {"codec": encoder, "container": container, "first_pts": first_pts, "pix_fmt": pix_fmt}
+    data = painted_video(120, **options)
     frames = frames_of(data, WANTED, codec=codec, num_frames=120)
     assert [number_of(frame) for frame in frames] == WANTED.tolist()
     assert difference(frames, frames_of(data, WANTED, codec=PYAV, num_frames=120)) == 0
@@ -77,7 +77,7 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
     with open_packets(data, 120) as video:
         assert video.reordered
         for number in range(120):  # the first packet shows a frame no later than the one that needs it
-            ((first, _),) = runs_of(video, np.array([number]))
+            ((first, _),) = packet_runs(video, np.array([number]))
             assert video.packets[first].pts <= video.pts(number)
     frames = frames_of(data, range(120), codec=PYAV, num_frames=120)
     assert [number_of(frame) for frame in frames] == list(range(120))
@@ -87,13 +87,13 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
-def test_pieces_do_not_change_the_pixels(vp9, codec):
+def test_chunks_do_not_change_the_pixels(vp9, codec):
     whole = frames_of(vp9, range(120), codec=codec, num_frames=120, decode_chunk_frames=512)
     assert len(whole) == 120
     for decode_chunk_frames in (1, 7):
         wanted = range(3, 120, 5)
-        pieces = frames_of(vp9, wanted, codec=codec, num_frames=120, decode_chunk_frames=decode_chunk_frames)
-        assert difference(pieces, whole[list(wanted)]) == 0
+        chunks = frames_of(vp9, wanted, codec=codec, num_frames=120, decode_chunk_frames=decode_chunk_frames)
+        assert difference(chunks, whole[list(wanted)]) == 0
 
 
 def test_a_cut_holds_only_the_packets_up_to_the_frame(vp9):
@@ -219,17 +219,17 @@ def test_real_files_follow_the_colour_formula(shared_real, name, codec, full_ran
     assert difference(got, bt601(data, full_range=full_range)) <= 1  # libswscale computes in fixed point
 
 
-def clips_of(data, frames, **how):
-    how = {
+def clips_of(data, frames, **options):
+    options = {
         "codec": "vp9",
         "num_frames": 120,
         "resize": 32,
         "crop": 32,
         "view": CENTRE,
         "decode_chunk_frames": 16,
-        **how,
+        **options,
     }
-    return decode_clips(data, np.asarray(frames), **{"device": "cpu", **how})
+    return decode_clips(data, np.asarray(frames), **{"device": "cpu", **options})
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
@@ -241,13 +241,13 @@ def test_clips_hold_the_frames_asked_for_in_any_order_and_twice(vp9, codec):
     assert [[number_of(picture) for picture in clip] for clip in pictures] == frames
 
 
-def test_clips_are_replayable_and_do_not_depend_on_the_pieces(vp9):
+def test_clips_are_replayable_and_do_not_depend_on_the_chunks(vp9):
     view = View(0.2, 0.9, True, Colour(1.1, 0.8, 1.3))
     frames = np.arange(120).reshape(8, 15)
-    how = {"resize": 40, "crop": 24, "view": view}
-    clips = clips_of(vp9, frames, decode_chunk_frames=512, **how)
-    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, **how))
-    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, codec=PYAV, **how))
+    options = {"resize": 40, "crop": 24, "view": view}
+    clips = clips_of(vp9, frames, decode_chunk_frames=512, **options)
+    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, **options))
+    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, codec=PYAV, **options))
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])

@@ -63,7 +63,7 @@ def test_json_comes_back_and_what_json_lacks_is_refused(tmp_path):
         (b"[" * 100_000, "x.json: nested too deeply"),
     ],
 )
-def test_json_that_is_none_is_refused_by_name_and_place(data, message):
+def test_json_that_is_none_is_refused_by_name_and_line(data, message):
     with pytest.raises(ValueError, match=message):
         parse_json(data, where="x.json")
 

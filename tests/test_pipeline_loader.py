@@ -1,4 +1,4 @@
-"""The loader: every sample once, sample-exact resume, loud about what it cannot read."""
+"""The loader: every sample once, sample-exact resume, loud entry what it cannot read."""
 
 import threading
 import time
@@ -16,6 +16,7 @@ from pipeline.loader import Loader
 from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.prefetch import Prefetch
 from pipeline.records import PackedVideo
+from pipeline.sample_reader import SampleReader
 from pipeline.settings import DataSettings
 
 NUM_FRAMES, FPS = 50, 25.0
@@ -27,14 +28,14 @@ STILL = SETTINGS.model_copy(
 
 def packed_video(key: str, subset: str, actions=()) -> PackedVideo:
     shape = {"num_frames": NUM_FRAMES, "width": 64, "height": 64, "codec": "vp9"}
-    about = {"shard": None, "reject": None, "source": f"{key}.mp4"}
-    return PackedVideo(key, subset, NUM_FRAMES / FPS, FPS, actions=actions, **shape, **about)
+    entry = {"shard": None, "reject": None, "source": f"{key}.mp4"}
+    return PackedVideo(key, subset, NUM_FRAMES / FPS, FPS, actions=actions, **shape, **entry)
 
 
 def pack(folder, data_of: dict[str, bytes], actions=()) -> Dataset:
     samples = [(packed_video(key, "training", actions), data) for key, data in data_of.items()]
     videos, shards = pack_samples(folder, samples, shard_size=3)
-    write_dataset(folder, classes=["jump", "run"], videos=videos, shards=shards, settings={})
+    write_dataset(folder, classes=["jump", "run"], videos=videos, shards=shards, packing={})
     return Dataset.open(folder)
 
 
@@ -48,9 +49,9 @@ def dataset(tmp_path_factory, video) -> Dataset:
     return pack(tmp_path_factory.mktemp("shards"), {f"v{number}": video for number in range(7)})
 
 
-def loader_of(dataset, settings=SETTINGS, **how) -> Loader:
-    how = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **how}
-    return Loader(dataset, settings, subset="training", device="cpu", **how)
+def loader_of(dataset, settings=SETTINGS, remark=print, **options) -> Loader:
+    options = {"batch_size": 1, "seed": 3, "rank": 0, "world_size": 1, "training": True, **options}
+    return Loader(dataset, settings, subset="training", device="cpu", remark=remark, **options)
 
 
 def take(loader, count):
@@ -64,8 +65,8 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)])
 def test_every_sample_once_per_epoch_and_equal_steps(dataset, world_size, batch_size):
-    how = {"world_size": world_size, "batch_size": batch_size}
-    loaders = [loader_of(dataset, rank=rank, **how) for rank in range(world_size)]
+    options = {"world_size": world_size, "batch_size": batch_size}
+    loaders = [loader_of(dataset, rank=rank, **options) for rank in range(world_size)]
     steps = {loader.steps_per_epoch for loader in loaders}
     assert len(steps) == 1
     (steps,) = steps
@@ -83,10 +84,10 @@ def test_evaluation_sees_every_window_once_and_keeps_those_of_a_video_together(
     dataset, world_size, batch_size
 ):
     settings = SETTINGS.model_copy(update={"window_seconds": 1.0})
-    how = {"world_size": world_size, "batch_size": batch_size, "training": False}
-    per_rank = [list(loader_of(dataset, settings, rank=rank, **how)) for rank in range(world_size)]
+    options = {"world_size": world_size, "batch_size": batch_size, "training": False}
+    per_rank = [list(loader_of(dataset, settings, rank=rank, **options)) for rank in range(world_size)]
     sizes = [[len(batch) for batch in batches] for batches in per_rank]
-    assert all(size == sizes[0] for size in sizes)  # ZeRO 3 waits where one rank has a piece more
+    assert all(size == sizes[0] for size in sizes)  # ZeRO 3 waits where one rank has a batch more
     assert sum(sizes[0]) == max(sum(not p for b in batches for p in b.padding) for batches in per_rank)
     seen = [
         (rank, key, tuple(window.tolist()))
@@ -159,7 +160,7 @@ def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
     assert frames_of(plain) == frames_of(mixed)
 
 
-def test_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
+def test_the_ground_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
     actions = (Action(0.1, 0.5, "run"), Action(0.8, 1.8, "jump"), Action(0.9, 1.05, "run"))
     dataset = pack(tmp_path, {"v": video}, actions)
     settings = SETTINGS.model_copy(update={"window_seconds": 1.0, "window_overlap": 0.0})
@@ -209,22 +210,24 @@ def test_a_data_set_of_which_nothing_can_be_read_is_no_result(tmp_path, video):
 
 
 def test_what_fills_up_an_evaluation_is_not_decoded(dataset, monkeypatch):
-    decoded, decode = [], Loader._decode
-    monkeypatch.setattr(Loader, "_decode", lambda *args: decoded.append(args[1].video.key) or decode(*args))
+    decoded, decode = [], SampleReader.decode
+    monkeypatch.setattr(
+        SampleReader, "decode", lambda *args: decoded.append(args[1].video.key) or decode(*args)
+    )
     ranks = [list(loader_of(dataset, rank=r, world_size=3, batch_size=5, training=False)) for r in range(3)]
     assert sorted(decoded) == [f"v{number}" for number in range(7)]
     assert [len(batch) for batches in ranks for batch in batches] == [3, 3, 3]  # not 5
     assert ranks[2][0].padding == (False, False, True) and not ranks[2][0].clips[2].any()
 
 
-def test_skipped_samples_are_counted_told_and_left_black(broken, capsys):
+def test_skipped_samples_are_counted_reported_and_left_black(broken):
     settings = SETTINGS.model_copy(update={"skip_bad": 2})
-    batches = list(loader_of(broken, settings, training=False))
+    skipped = []
+    batches = list(loader_of(broken, settings, training=False, remark=skipped.append))
     assert [batch.keys[0] for batch in batches] == [f"v{number}" for number in range(7)]
     assert [batch.padding[0] for batch in batches] == [False, True, False, False, True, False, False]
-    lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if line.startswith("loader: skipped")]
-    assert len(told) == 2 and "v1" in told[0] and "1 of at most 2" in told[0] and "v4" in told[1]
+    assert len(skipped) == 2 and all(line.startswith("loader: skipped") for line in skipped)
+    assert "v1" in skipped[0] and "1 of at most 2" in skipped[0] and "v4" in skipped[1]
 
 
 def test_resume_is_exact_with_skipped_samples_too(broken):

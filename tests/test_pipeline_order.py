@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.order import epoch_order, next_position, rank_indices, stable_seed, steps_per_epoch
+from pipeline.order import epoch_order, next_step, rank_indices, stable_seed, steps_per_epoch
 
 
 def test_an_epoch_is_a_permutation_that_seed_and_epoch_change():
@@ -22,15 +22,15 @@ def test_the_order_never_changes_between_machines_and_versions():
 @pytest.mark.parametrize("num_samples", [1, 5, 12, 13])
 def test_every_sample_once_over_the_ranks_and_the_last_step_filled_up(world_size, batch_size, num_samples):
     steps = steps_per_epoch(num_samples, batch_size=batch_size, world_size=world_size)
-    dealt = [
+    taken = [
         rank_indices(num_samples, step, batch_size=batch_size, rank=rank, world_size=world_size)
         for step in range(steps)
         for rank in range(world_size)
     ]
-    assert all(len(places) == batch_size for places in dealt)
-    walked = np.concatenate(dealt).tolist()
-    assert 0 <= len(walked) - num_samples < batch_size * world_size
-    assert walked == [i % num_samples for i in range(len(walked))]  # then the epoch's own first samples
+    assert all(len(indices) == batch_size for indices in taken)
+    in_order = np.concatenate(taken).tolist()
+    assert 0 <= len(in_order) - num_samples < batch_size * world_size
+    assert in_order == [i % num_samples for i in range(len(in_order))]  # then the epoch's own first samples
 
 
 def test_a_step_holds_the_same_samples_on_one_rank_or_four():
@@ -39,6 +39,6 @@ def test_a_step_holds_the_same_samples_on_one_rank_or_four():
     assert one.tolist() == np.concatenate(four).tolist()
 
 
-def test_positions_advance_through_the_epochs():
-    assert next_position(0, 0, steps=2) == (0, 1)
-    assert next_position(0, 1, steps=2) == (1, 0)
+def test_steps_go_on_through_the_epochs():
+    assert next_step(0, 0, steps=2) == (0, 1)
+    assert next_step(0, 1, steps=2) == (1, 0)

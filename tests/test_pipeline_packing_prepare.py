@@ -1,4 +1,4 @@
-"""Files on disk: which are meant, what they are called, and the form they are brought into."""
+"""Files on disk: which are meant, what they are called, and how they are encoded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from painted_video import painted_video
 
 from pipeline.packing.pack_video import pack_video
-from pipeline.packing.prepare import find_videos, form_of, prepare, stated_seconds
-from pipeline.packing.transcode import EncodingSpec, exact_rate, is_in_form, transcode
+from pipeline.packing.prepare import encoding_spec_of, find_videos, prepare, stated_seconds
+from pipeline.packing.rates import exact_rate
+from pipeline.packing.transcode import EncodingSpec, has_encoding, transcode
 from tools.make_shards import settings_of
 
-FORM = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
+SPEC = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +24,16 @@ def source() -> bytes:
 
 
 @pytest.mark.parametrize("fps", [15.0, 0.0, 29.97, 12.5])
-def test_the_form_comes_back_from_what_make_shards_writes(fps):
-    form = EncodingSpec(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
-    assert form_of(settings_of(form, 64, ())) == form
-    assert form_of(settings_of(None, 64, ())) is None
+def test_the_encoding_comes_back_from_what_make_shards_writes(fps):
+    spec = EncodingSpec(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
+    assert encoding_spec_of(settings_of(spec, 64, ())) == spec
+    assert encoding_spec_of(settings_of(None, 64, ())) is None
 
 
 @pytest.mark.parametrize("packing", [{}, {"copy": False}, {"codec": "vp9", "fps": "fast"}])
-def test_settings_that_do_not_say_the_form_are_refused(packing):
+def test_settings_that_do_not_say_the_encoding_are_refused(packing):
     with pytest.raises(ValueError, match="want copy, or codec, fps, short_side"):
-        form_of(packing)
+        encoding_spec_of(packing)
 
 
 def touch(folder, *names):
@@ -82,7 +83,7 @@ def test_an_argument_that_leads_to_no_video_is_refused_by_name(argument, tmp_pat
     assert str(error.value).startswith(argument)
 
 
-def test_the_stated_length_is_told_and_damage_is_no_error(tmp_path, source):
+def test_the_stated_length_is_read_and_damage_is_no_error(tmp_path, source):
     (tmp_path / "whole.mp4").write_bytes(source)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert stated_seconds(tmp_path / "whole.mp4") == pytest.approx(2.0, abs=1e-3)  # the header's clock
@@ -97,13 +98,13 @@ def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_
     for name in names:
         (tmp_path / f"{name}.mp4").write_bytes(source if name != "two" else source[: len(source) // 2])
     files = {name: tmp_path / f"{name}.mp4" for name in names}
-    data, _, facts = transcode(source, FORM)
-    with closing(prepare(files, FORM, workers=2)) as prepared:
+    data, _, metadata = transcode(source, SPEC)
+    with closing(prepare(files, SPEC, workers=2)) as prepared:
         videos = [(video, path.read_bytes() if path.exists() else b"") for video, path in prepared]
     (one, first), (two, nothing), (_, last) = videos
     assert first == last == data
-    assert (one.key, one.fps, one.num_frames, one.height) == ("one", 10.0, facts.num_frames, 32)
-    assert one.duration == float(facts.duration) and one.reject is None
+    assert (one.key, one.fps, one.num_frames, one.height) == ("one", 10.0, metadata.num_frames, 32)
+    assert one.duration == float(metadata.duration) and one.reject is None
     assert nothing == b"" and two.num_frames == 0 and two.reject
     assert list(scratch.iterdir()) == []
 
@@ -116,7 +117,7 @@ def test_who_stops_early_leaves_no_process_and_no_file(tmp_path, source, monkeyp
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     path = tmp_path / "v.mp4"
     path.write_bytes(source)
-    prepared = prepare({f"v{number}": path for number in range(4)}, FORM, workers=2)
+    prepared = prepare({f"v{number}": path for number in range(4)}, SPEC, workers=2)
     next(prepared)
     prepared.close()
     assert multiprocessing.active_children() == [] and list(scratch.iterdir()) == []
@@ -132,15 +133,15 @@ def test_an_error_of_the_decoder_is_that_files_own(tmp_path, source, monkeypatch
         return pack_video(job)
 
     monkeypatch.setattr("pipeline.packing.prepare.pack_video", fail_once)
-    bad, good = prepare({"bad": path, "good": path}, FORM, workers=1)
+    bad, good = prepare({"bad": path, "good": path}, SPEC, workers=1)
     assert bad[0].reject == "RuntimeError: unheard of" and good[0].reject is None
 
 
-def test_a_file_in_the_training_form_is_not_encoded_again(tmp_path, source):
-    data, _, _ = transcode(source, FORM)
+def test_a_file_that_is_encoded_so_already_is_not_encoded_again(tmp_path, source):
+    data, _, _ = transcode(source, SPEC)
     path = tmp_path / "packed.mp4"
     path.write_bytes(data)
-    ((video, kept),) = ((video, file.read_bytes()) for video, file in prepare({"v": path}, FORM, workers=1))
+    ((video, kept),) = ((video, file.read_bytes()) for video, file in prepare({"v": path}, SPEC, workers=1))
     assert kept == data and video.codec == "vp9"
     other = EncodingSpec(fps=Fraction(10), short_side=32, gop=5)
     (again,) = (file.read_bytes() for _, file in prepare({"v": path}, other, workers=1))
@@ -148,7 +149,7 @@ def test_a_file_in_the_training_form_is_not_encoded_again(tmp_path, source):
 
 
 def test_a_mark_that_outlived_an_editor_is_not_believed(tmp_path, source):
-    data, _, _ = transcode(source, FORM)
+    data, _, _ = transcode(source, SPEC)
     (tmp_path / "packed.mp4").write_bytes(data)
     with av.open(str(tmp_path / "packed.mp4")) as packed, av.open(str(tmp_path / "cut.mp4"), "w") as output:
         output.metadata.update(packed.metadata)
@@ -160,5 +161,5 @@ def test_a_mark_that_outlived_an_editor_is_not_believed(tmp_path, source):
         output.mux(stream.encode())
     with av.open(str(tmp_path / "cut.mp4")) as edited:
         assert edited.metadata["comment"].startswith("leantad vp9 fps 10")
-    assert is_in_form(data, FORM) and not is_in_form(tmp_path / "cut.mp4", FORM)
-    assert not is_in_form(source, FORM) and not is_in_form(b"no video", FORM)
+    assert has_encoding(data, SPEC) and not has_encoding(tmp_path / "cut.mp4", SPEC)
+    assert not has_encoding(source, SPEC) and not has_encoding(b"no video", SPEC)

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_cases import numbers_in, write_video
 
+from pipeline.packing.encoder import encode_video
 from pipeline.packing.probe import probe
+from pipeline.packing.rates import exact_rate
 from pipeline.packing.transcode import (
     STAMP_ROUNDING,
     EncodingSpec,
-    encode_video,
-    exact_rate,
     resample,
     training_size,
     transcode,
@@ -32,7 +32,7 @@ class Shown:
     """Stands in for FrameReader: frames are their own numbers, times are given."""
 
     def __init__(self, times: list[Fraction], duration: Fraction):
-        self.times, self.facts, self.read = times, Ended(duration), 0
+        self.times, self.metadata, self.read = times, Ended(duration), 0
 
     def __iter__(self):
         for number, time in enumerate(self.times):
@@ -124,8 +124,8 @@ def test_key_frames_are_regular_and_every_packet_is_a_frame(codec, gop):
         packets = [packet for packet in container.demux(video=0) if packet.size]
         assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == list(range(0, 70, gop))
         assert [packet.pts for packet in packets] == sorted(packet.pts for packet in packets)
-    facts = probe(data)
-    assert (facts.num_frames, facts.fps, facts.duration) == (70, 12, Fraction(70, 12))
+    metadata = probe(data)
+    assert (metadata.num_frames, metadata.fps, metadata.duration) == (70, 12, Fraction(70, 12))
     assert data.index(b"moov") < data.index(b"mdat")
 
 
@@ -206,15 +206,15 @@ def test_colours_become_bt601_limited(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "words"),
+    ("frames", "wanted"),
     [
         ([], "no frame to encode"),
         ([np.zeros((5, 4, 3), np.uint8)], "got 4x5, want an even width and height"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)], "frame 1: got 6x4, want 4x4"),
     ],
 )
-def test_pictures_that_make_no_video_are_refused(frames, words):
-    with pytest.raises(ValueError, match=words):
+def test_pictures_that_make_no_video_are_refused(frames, wanted):
+    with pytest.raises(ValueError, match=wanted):
         encode_video(frames, fps=10)
 
 
@@ -230,6 +230,6 @@ def test_real_files_last_as_long_as_their_source(shared_real, codec):
         assert again == result and result.duration == result.num_frames / result.fps
         assert abs(result.duration - source.duration) <= Fraction(1, 2) / result.fps, path.name
         assert result.fps <= source.fps and result.fps <= 15 and result.steady
-        assert min(result.width, result.height) <= 128 and result.pixels == "yuv420p"
+        assert min(result.width, result.height) <= 128 and result.pix_fmt == "yuv420p"
         done += 1
     assert done == 28

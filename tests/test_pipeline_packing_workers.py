@@ -1,4 +1,4 @@
-"""Workers: outcomes in order, a crash costs one video, a failure that is not a video's stops the run."""
+"""Workers: results in order, a crash costs one video, a failure that is not a video's stops the run."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def full_disk(job: Job) -> tuple[PackResult, bytes]:
 
 
 def reasons(journal: Journal, task, *names: str) -> list[str | None]:
-    return [outcome.video.reject for outcome in run_jobs(jobs(*names), journal, task, workers=2)]
+    return [result.video.reject for result in run_jobs(jobs(*names), journal, task, workers=2)]
 
 
-def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
+def test_results_come_in_the_order_of_the_jobs(tmp_path):
     journal = Journal(tmp_path)
     assert reasons(journal, slow_first, "a", "b", "c", "d") == ["by a", "by b", "by c", "by d"]
-    assert journal.data_of("c").read_bytes() == b"c"
+    assert journal.encoded_path("c").read_bytes() == b"c"
 
 
 def test_what_the_journal_has_is_not_done_again(tmp_path):
@@ -61,7 +61,7 @@ def test_a_full_disk_stops_the_run_and_blames_no_video(tmp_path):
     journal = Journal(tmp_path)
     with pytest.raises(ValueError, match=r"[ab]: its worker failed: .*No space left"):
         reasons(journal, full_disk, "a", "b")
-    assert journal.outcome("a") is None and journal.outcome("b") is None
+    assert journal.result("a") is None and journal.result("b") is None
 
 
 ENDLESS = """

@@ -14,7 +14,7 @@ def test_one_is_no_plural(number, text):
     assert counted(number, "class", "classes") == text
 
 
-def test_a_plural_is_an_s_unless_told_otherwise():
+def test_a_plural_is_an_s_unless_one_is_given():
     assert counted(3, "video") == "3 videos"
 
 

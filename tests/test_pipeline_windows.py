@@ -1,4 +1,4 @@
-"""Windows, clips, steps: round trips, coverage, centring, and what counts as the truth of a window."""
+"""Windows, clips, steps: round trips, coverage, centring, and the ground truth of a window."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.windows import clip_frames, seconds_to_steps, segments_in, steps_to_seconds, windows_of
+from pipeline.windows import clip_frame_numbers, seconds_to_steps, segments_in, steps_to_seconds, windows_of
 
 seconds = st.floats(0.04, 20_000)
 windows = st.tuples(st.floats(0, 5_000), st.floats(0.04, 5_000)).map(
@@ -37,7 +37,7 @@ def test_a_window_starts_at_step_0_and_ends_at_the_last():
     stride=st.integers(1, 8),
 )
 def test_clips_are_in_range_and_rising(fps, window, num_frames, num_clips, length, stride):
-    frames = clip_frames(
+    frames = clip_frame_numbers(
         window, fps=fps, num_frames=num_frames, num_clips=num_clips, clip_frames=length, stride_frames=stride
     )
     assert frames.shape == (num_clips, length) and frames.dtype == np.int64
@@ -50,7 +50,7 @@ def test_clips_are_in_range_and_rising(fps, window, num_frames, num_clips, lengt
 )
 def test_a_clip_is_centred_within_half_a_frame(fps, num_clips, length, stride):
     window, num_frames = (100.0, 300.0), int(400 * fps)
-    frames = clip_frames(
+    frames = clip_frame_numbers(
         window, fps=fps, num_frames=num_frames, num_clips=num_clips, clip_frames=length, stride_frames=stride
     )
     middle = (frames[:, 0] + frames[:, -1] + 1) / 2  # frame f covers [f, f + 1)
@@ -61,12 +61,12 @@ def test_a_clip_is_centred_within_half_a_frame(fps, num_clips, length, stride):
 
 def test_clips_by_hand():
     # 10 frames, 2 clips: centres at frame positions 2.5 and 7.5, so frames 1-4 and 6-9 (half up)
-    frames = clip_frames((0, 10), fps=1, num_frames=10, num_clips=2, clip_frames=4, stride_frames=1)
+    frames = clip_frame_numbers((0, 10), fps=1, num_frames=10, num_clips=2, clip_frames=4, stride_frames=1)
     assert frames.tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
 
 
 def test_edge_frames_are_repeated_at_both_ends():
-    frames = clip_frames((0, 1), fps=3, num_frames=3, num_clips=1, clip_frames=7, stride_frames=1)
+    frames = clip_frame_numbers((0, 1), fps=3, num_frames=3, num_clips=1, clip_frames=7, stride_frames=1)
     assert frames.tolist() == [[0, 0, 0, 1, 2, 2, 2]]
 
 
@@ -96,7 +96,7 @@ def test_a_video_without_length_is_refused(duration):
         windows_of(duration, window_seconds=10.0, overlap=0.5)
 
 
-def test_truth_counts_by_the_part_inside_and_is_clipped():
+def test_ground_truth_counts_by_the_part_inside_and_is_clipped():
     segments = [(0, 4), (8, 12), (9, 19), (10, 14), (14, 14), (19, 30)]
     clipped, kept = segments_in(segments, (10.0, 20.0), min_overlap=0.5)
     assert kept.tolist() == [1, 2, 3]

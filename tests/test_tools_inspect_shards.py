@@ -48,7 +48,7 @@ def dataset_of(folder: Path, videos: list[PackedVideo], repairs=(), extra_classe
     (folder / "00000.tar").write_bytes(b"pixels")
     (folder / "00000.idx").write_text("v1.2 0\n")
     shard = Shard("00000.tar", "00000.idx", hashlib.sha256(b"pixels").hexdigest(), 6, len(videos))
-    write_dataset(folder, classes=classes, videos=videos, shards=[shard], settings={}, repairs=repairs)
+    write_dataset(folder, classes=classes, videos=videos, shards=[shard], packing={}, repairs=repairs)
     return folder
 
 
@@ -152,7 +152,7 @@ def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
         for key, item in read_annotations(path).items()
     }
     dataset = object.__new__(Dataset)  # no folder of shards: the descriptions are all that is read
-    dataset.videos, dataset.settings, dataset.repairs = videos, {}, ()
+    dataset.videos, dataset.packing, dataset.repairs = videos, {}, ()
     dataset.folder = Path("data/activitynet")
     dataset.classes = tuple(sorted({a.label for item in videos.values() for a in item.actions}))
     found = advice_of(dataset, facts_of(dataset))["settings"]

@@ -21,8 +21,8 @@ from packing_cases import numbers_in, write_video
 from pipeline.dataset import Dataset
 from pipeline.packing import pack_dataset
 from pipeline.packing.journal import Journal
-from pipeline.packing.pack_video import VideoFolder
 from pipeline.packing.probe import probe
+from pipeline.packing.video_folder import VideoFolder
 from tools.dataset.packing_report import class_table
 from tools.make_shards import main
 
@@ -130,7 +130,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
-    truth = Dataset.open(tmp_path / "out").truth("training")
+    truth = Dataset.open(tmp_path / "out").ground_truth("training")
     assert len(truth) == 9 and all(video.actions for video in truth.values())
 
 

@@ -140,9 +140,9 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
 
 
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
-    from pipeline import loader
+    from pipeline import sample_reader
 
-    decode = loader.decode_clips
+    decode = sample_reader.decode_clips
 
     calls = []
 
@@ -152,7 +152,7 @@ def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_
             raise ValueError("frame 7 cannot be decoded")
         return decode(data, frames, **how)
 
-    monkeypatch.setattr(loader, "decode_clips", broken_at_first)
+    monkeypatch.setattr(sample_reader, "decode_clips", broken_at_first)
     trained = load_trained(run, ["run.device=cpu"])
     files = {path.stem: path for path in sorted(videos.iterdir())}
     first, second = predict(trained, files)

@@ -229,7 +229,7 @@ def test_videos_of_a_packed_data_set_are_taken_out_of_its_shards(tmp_path):
     lost = replace(packed, key="b", reject="cut short")
     shards = tmp_path / "shards"
     videos, tars = pack_samples(shards, [(packed, b"the bytes")])
-    write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, settings={})
+    write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, packing={})
     library = Library.open((shards / "dataset.json",))
     library.expect({"a": [], "b": []})
     assert library.rejected() == {"b": "cut short"}

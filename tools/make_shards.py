@@ -22,12 +22,15 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
-from pipeline.packing.pack_dataset import Plan, finished, pack, remove_ours
-from pipeline.packing.pack_video import Job, PackResult, VideoFolder, check_video
+from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
+from pipeline.packing.pack_video import Job, PackResult, check_video
+from pipeline.packing.rates import exact_rate
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.packing.transcode import ENCODERS, EncodingSpec, exact_rate
+from pipeline.packing.transcode import EncodingSpec
 from pipeline.packing.verify import verify as verify_shards
+from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
 from tools.dataset.packing_report import summary_of, text_of
 from train.cli import Command, Output, output_options
@@ -57,7 +60,7 @@ def plan_of(
     classes: Path | None,
     form: EncodingSpec | None,
     shard_size: int,
-) -> Plan:
+) -> PackingPlan:
     """Read what is to be packed; nothing is decoded yet."""
     annotated = read_annotations(annotations)
     names = classes_of(annotated, classes)  # of all subsets, so that parts packed apart agree
@@ -74,7 +77,7 @@ def plan_of(
     ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
     settings = settings_of(form, shard_size, subsets)
-    return Plan(tuple(jobs), names, shard_size, settings, folder.unnamed(annotated))
+    return PackingPlan(tuple(jobs), names, shard_size, settings, folder.unnamed(annotated))
 
 
 def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None:
@@ -98,7 +101,7 @@ def settings_of(form: EncodingSpec | None, shard_size: int, subsets: tuple[str, 
     return {**how, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
-def check(plan: Plan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[PackResult]:
+def check(plan: PackingPlan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
     with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
         task = partial(_checked)
@@ -113,7 +116,7 @@ def _checked(job: Job) -> tuple[PackResult, bytes]:
     return check_video(job), b""
 
 
-def report(plan: Plan, outcomes: list[PackResult], state: str, output: Output) -> dict:
+def report(plan: PackingPlan, outcomes: list[PackResult], state: str, output: Output) -> dict:
     """Tell what became of the videos; returns it for --json."""
     document = summary_of(plan, outcomes, state)
     output.say(text_of(document, state))
@@ -185,8 +188,8 @@ def main(ctx, videos, annotations, out, subsets, classes, shard_size, workers, *
     if out is None:
         raise ValueError("--out: missing, want the folder to write (or --check)")
     if force:
-        remove_ours(out)
-    outcomes = finished(plan, out)
+        remove_outputs(out)
+    outcomes = load_complete_dataset(plan, out)
     if outcomes:
         output.say(f"{out}: already packed")
     document = report(

@@ -18,7 +18,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.packing.transcode import encode_video
+from pipeline.packing.encoder import encode_video
 from tools.synthetic.scene import Script, render, write_script
 from train.cli import Command, Output, check_new, force_option, output_options
 

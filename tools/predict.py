@@ -21,7 +21,14 @@ import click
 from tqdm import tqdm
 
 from pipeline.packets_file import PackedFile
-from pipeline.packing.prepare import SUBSET, OneVideo, find_videos, form_of, prepare, stated_seconds
+from pipeline.packing.prepare import (
+    SUBSET,
+    SingleVideo,
+    encoding_spec_of,
+    find_videos,
+    prepare,
+    stated_seconds,
+)
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
 from train.cli import Command, Output, force_option, one_line, output_options
@@ -66,7 +73,7 @@ def packing_form(trained: Trained) -> EncodingSpec | None:
 
     packing = read_packing(trained.folder)
     try:
-        return form_of(packing)
+        return encoding_spec_of(packing)
     except ValueError as error:
         raise ValueError(f"{trained.folder / PACKING}: {error}") from None
 
@@ -100,7 +107,7 @@ def found_in(trained: Trained, video: PackedVideo, packed: Path, *, file: Path, 
     if video.reject is not None:
         return Found(video.key, file, None, (), video.reject)
     try:
-        source = OneVideo(video, PackedFile(packed, video.num_frames), trained.classes)
+        source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
         # One window at a time: the pieces that go through the encoder are full all the same.
         results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch)
     except ValueError as error:

@@ -26,6 +26,11 @@ from settings_group import explain
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+def to_stderr(text: str) -> None:
+    """Write a line for people on stderr."""
+    click.echo(text, err=True)
+
+
 def one_line(error: Exception) -> str:
     """The error as one line; all that is wrong with settings is joined into one."""
     if isinstance(error, ValidationError):

@@ -20,9 +20,10 @@ from model.detector.detector import Prediction
 from model.network import Network
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from pipeline.records import Videos
+from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
+from train.cli import to_stderr
 from train.postprocess import ExternalScores, PostSettings, RawWindow, detections_of
 from train.settings import Settings, read_settings
 
@@ -124,7 +125,7 @@ def _each(windows: Iterable[RawWindow], keep: Callable[[RawWindow], None]) -> It
 
 def detect_in(
     trained: Trained,
-    videos: Videos,
+    videos: VideoSource,
     *,
     subset: str,
     batch_size: int,
@@ -148,6 +149,7 @@ def detect_in(
         world_size=1,
         device=trained.device,
         training=False,
+        remark=to_stderr,
     )
     with closing(loader):
         windows = watch(infer(trained.network, loader))

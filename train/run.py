@@ -14,6 +14,7 @@ from pipeline.dataset import Dataset
 from pipeline.loader import Loader
 from train.build_network import build_network, resolve_device
 from train.checkpoint import check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.cli import to_stderr
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
 from train.optimizer import DS_CONFIG, read_ds_config
@@ -72,6 +73,7 @@ class Run:
             world_size=world_size(),
             device=self.device,
             training=training,
+            remark=to_stderr,
         )
 
     def _resume(self) -> None:
@@ -122,7 +124,7 @@ class Run:
             state=full_state_dict(self.engine),
             settings=self._settings_now(),
             classes=list(self.dataset.classes),
-            packing=self.dataset.settings,
+            packing=self.dataset.packing,
             progress=asdict(self.progress),
             save_resume=lambda folder: save_state(self.engine, folder, {}),
             is_best=is_best,

@@ -34,7 +34,7 @@ def validate(run: Run) -> dict[str, Any]:
     subset = settings.data.val_subset
     mine = detect(infer(run.engine, run.val_loader), dataset.classes, settings.post)
     detections = gather(run.folder, mine)
-    truth = dataset.truth(subset)
+    truth = dataset.ground_truth(subset)
     results = {key: detections.get(key, []) for key in truth}  # a rejected video stays, with nothing found
     metrics = evaluate(truth, results, protocol=settings.run.protocol)
     if rank() == 0:
@@ -49,7 +49,7 @@ def validate(run: Run) -> dict[str, Any]:
 def report(run: Run) -> None:
     """report.html from what the run folder holds so far."""
     if rank() == 0:
-        write_report(run.folder, truth=run.dataset.truth(run.settings.data.val_subset))
+        write_report(run.folder, truth=run.dataset.ground_truth(run.settings.data.val_subset))
 
 
 def finish(run: Run) -> None:

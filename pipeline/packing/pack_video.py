@@ -1,31 +1,23 @@
-"""One video on its way into a shard: find its file, decode it, re-encode or keep it, fit its actions."""
+"""Prepares one video for its shard: re-encodes it or keeps its bytes, and fits its actions to its length."""
 
 from __future__ import annotations
 
-import os
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..annotations import Repair, Video, repair_actions
 from ..files import sha256_of
 from ..records import PackedVideo
-from ..text import first_names
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
-
-VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-VIDEO_SUFFIXES += (".ogv", ".ts", ".webm", ".wmv")
-ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done with one video.
+    """One video to pack.
 
     source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
-    reason in missing. form: what to re-encode to; None keeps the bytes.
+    reason in missing. spec: what to re-encode to; None keeps the bytes.
     """
 
     key: str
@@ -34,109 +26,38 @@ class Job:
     folder: Path
     file: str | None
     missing: str | None
-    form: EncodingSpec | None
+    spec: EncodingSpec | None
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What became of one video: packed (reject None; not yet in a shard) or rejected, and its repairs."""
+    """A video that was packed (reject None; not yet in a shard) or rejected, and its repairs."""
 
     video: PackedVideo
     repairs: tuple[Repair, ...]
 
 
-class VideoFolder:
-    """The files under a folder, found by the names that annotations use; a name never leads out of it."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.files = sorted(self._walk())
-        if not self.files:
-            raise ValueError(f"{folder}: no file in it, want a folder of videos")
-        self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
-        self.by_name: dict[str, list[str]] = {}  # that, or its last parts
-        self.by_looks: dict[str, list[str]] = {}  # the name without case, signs and folders
-        for file in self.files:
-            for path in _spellings(file):
-                self.by_path.setdefault(path, []).append(file)
-                for tail in (path, *_tails(path)):
-                    self.by_name.setdefault(tail, []).append(file)
-            self.by_looks.setdefault(_looks(file), []).append(file)
-
-    def _walk(self):
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                if not name.startswith("."):
-                    yield os.path.relpath(os.path.join(folder, name), self.folder)
-
-    def _meant(self, name: str) -> list[str]:
-        """The files that a name can mean: by path or file name, with or without suffix; else with v_ before
-        it; else by a path that begins above the folder. A path never means a file in another sub-folder.
-        """
-        path = _spelling(name)
-        found = self.by_name.get(path) or self.by_name.get(ACTIVITYNET_PREFIX + path)
-        above = (self.by_path[tail] for tail in _tails(path) if tail in self.by_path)
-        return found or next(above, [])
-
-    def find(self, name: str) -> tuple[str | None, str | None]:
-        """(file, None), or (None, reason) with the name that looks the same, if there is one."""
-        found = self._meant(name)
-        if len(found) == 1:
-            return found[0], None
-        if found:
-            return None, f"{len(found)} files have this name: {first_names(found, quoted=False)}"
-        near = self.by_looks.get(_looks(name), [])
-        return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
-
-    def unnamed(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The video files that none of these names can mean."""
-        named = {file for name in names for file in self._meant(name)}
-        return tuple(file for file in self.files if file not in named and len(_spellings(file)) == 2)
-
-
-def _spelling(path: str) -> str:
-    """A path with / between folders and composed letters: Windows and macOS write both otherwise."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/"))
-
-
-def _spellings(file: str) -> list[str]:
-    """The path of a file, and that without its suffix if it is one of a video."""
-    stem, suffix = os.path.splitext(_spelling(file))
-    return [stem + suffix, stem] if suffix.lower() in VIDEO_SUFFIXES else [stem + suffix]
-
-
-def _tails(path: str) -> list[str]:
-    """What is left of a path without its first folder, its first two, and so on."""
-    parts = path.split("/")
-    return ["/".join(parts[number:]) for number in range(1, len(parts))]
-
-
-def _looks(path: str) -> str:
-    name = unicodedata.normalize("NFKC", _spellings(path)[-1].rpartition("/")[2]).casefold()
-    return "".join(letter for letter in name if letter.isalnum()) or name
-
-
 def pack_video(job: Job) -> tuple[PackResult, bytes]:
-    """Do one job; returns the outcome and the encoded bytes (none when rejected)."""
+    """Pack one video; returns the result and the encoded bytes (none when rejected)."""
     try:
-        data, source, packed = _encoded(job)
-        return _fitted(job, source, packed, sha256_of(data)), data
+        data, source, packed = _encode(job)
+        return _fit_actions(job, source, packed, sha256_of(data)), data
     except Unreadable as error:
         return reject(job, error.reason), b""
 
 
 def check_video(job: Job) -> PackResult:
-    """Only look: decode the file whole and fit the actions to it; nothing is encoded."""
+    """Decode one file whole and fit the actions to it; nothing is encoded."""
     try:
-        facts = probe(_path(job))
-        _refuse_copy(job, facts)
-        return _fitted(job, facts, facts, None)
+        metadata = probe(_path(job))
+        _refuse_copy(job, metadata)
+        return _fit_actions(job, metadata, metadata, None)
     except Unreadable as error:
         return reject(job, error.reason)
 
 
 def reject(job: Job, reason: str) -> PackResult:
-    """The outcome of a video that cannot be packed; its actions stay, so that evaluation counts them."""
+    """The result of a video that cannot be packed; its actions stay, so that evaluation counts them."""
     actions, repairs = repair_actions(job.video, None)
     video = PackedVideo(
         key=job.key,
@@ -156,11 +77,11 @@ def reject(job: Job, reason: str) -> PackResult:
     return PackResult(video, repairs)
 
 
-def _fitted(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str | None) -> PackResult:
+def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str | None) -> PackResult:
     """Fit the actions to the packed video. Raises Unreadable when all of them lie outside it."""
     duration = float(packed.duration)
     actions, repairs = repair_actions(job.video, float(source.duration))
-    # Packing rounds the length to a frame: ends follow without a word, an action that vanishes is named.
+    # Packing rounds the length to a frame: ends follow without a repair, an action that vanishes has one.
     actions, lost = repair_actions(replace(job.video, actions=actions), duration)
     repairs += tuple(repair for repair in lost if repair.kind == "outside")
     if not actions and any(repair.kind == "outside" for repair in repairs):
@@ -188,7 +109,7 @@ def _fitted(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256: str 
 
 
 def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
-    """What a person should know though nothing was cut off."""
+    """Remarks on a video whose actions all stay: another length than annotated, HDR."""
     remarks = []
     stated, found = job.video.duration, float(source.duration)
     if stated is not None and abs(stated - found) > max(1.0, 0.02 * found):
@@ -198,14 +119,14 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
     return tuple(remarks)
 
 
-def _encoded(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
-    """Bytes to pack, facts of the source file, facts of those bytes."""
+def _encode(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
+    """Bytes to pack, metadata of the source file, metadata of those bytes."""
     path = _path(job)
-    if job.form is not None:
-        return transcode(path, job.form)
-    facts = probe(path)
-    _refuse_copy(job, facts)
-    return path.read_bytes(), facts, facts
+    if job.spec is not None:
+        return transcode(path, job.spec)
+    metadata = probe(path)
+    _refuse_copy(job, metadata)
+    return path.read_bytes(), metadata, metadata
 
 
 def _path(job: Job) -> Path:
@@ -214,13 +135,13 @@ def _path(job: Job) -> Path:
     return job.folder / job.file
 
 
-def _refuse_copy(job: Job, facts: VideoMetadata) -> None:
-    """Kept bytes reach the training decoder as they are: what it would show wrongly is rejected."""
-    if job.form is None and facts.rotation:
-        reason = f"to be shown turned by {facts.rotation} degrees, which --copy cannot do; re-encode it"
+def _refuse_copy(job: Job, metadata: VideoMetadata) -> None:
+    """Raises Unreadable for kept bytes that the training decoder would show wrongly."""
+    if job.spec is None and metadata.rotation:
+        reason = f"to be shown turned by {metadata.rotation} degrees, which --copy cannot do; re-encode it"
         raise Unreadable(job.source, reason)
-    if job.form is None and not facts.steady:
+    if job.spec is None and not metadata.steady:
         reason = (
-            f"frames at uneven times (about {float(facts.fps):.2f} a second); re-encode it, without --copy"
+            f"frames at uneven times (about {float(metadata.fps):.2f} a second); re-encode it, without --copy"
         )
         raise Unreadable(job.source, reason)

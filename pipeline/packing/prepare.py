@@ -1,6 +1,6 @@
-"""Video files as they lie on disk, brought one by one into the form a data set was packed in: no shards.
+"""Encode video files one by one as the videos of a data set were encoded, without writing shards.
 
-Whatever make-shards would do to a file is done here, by the same function, so that a network sees the same
+What make-shards would do to a file is done here, by the same function, so that a network sees the same
 pixels of it whether the file was packed and evaluated or is only predicted on.
 """
 
@@ -23,39 +23,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..annotations import Video
-from ..packets_file import Excerpt, PackedFile
-from ..records import PackedVideo
+from ..packets_file import PackedFile
+from ..records import EncodedFrames, PackedVideo
 from .journal import Journal
-from .pack_video import VIDEO_SUFFIXES, Job, PackResult, pack_video, reject
+from .pack_video import Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
+from .rates import exact_rate
 from .shard_writer import unique_keys
-from .transcode import EncodingSpec, exact_rate, is_in_form
+from .transcode import EncodingSpec, has_encoding
+from .video_folder import VIDEO_SUFFIXES
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
 
 
 @dataclass(frozen=True)
-class OneVideo:
-    """A data set of one video, a file on disk: what Loader wants of one."""
+class SingleVideo:
+    """One packed file on disk as a source of videos for the Loader."""
 
     video: PackedVideo
     file: PackedFile
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...]
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The video, whatever the subset."""
         return [self.video]
 
-    def excerpt(self, key: str, frames: NDArray[np.int64]) -> Excerpt:
+    def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames:
         """The encoded bytes that `frames` need."""
-        return self.file.excerpt(frames)
+        return self.file.encoded_frames(frames)
 
 
-def form_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
-    """The training form that a data set's `settings` (dataset.json) describe; None: the bytes were kept.
+def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
+    """How the videos of a data set were encoded ("settings" in dataset.json); None: their bytes were kept.
 
-    Raises ValueError when they do not say it.
+    Raises ValueError when a value is missing or none that it can be.
     """
     if packing.get("copy") is True:
         return None
@@ -93,7 +95,7 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
 
 
 def _names_of(path: Path) -> list[str]:
-    """What a file may be called, the shortest first; the last, its whole path, is no other file's."""
+    """Names for a file, the shortest first; the last, its whole path, is no other file's."""
     *folders, name = Path(os.path.abspath(path)).parts[1:]
     depths = range(len(folders), -1, -1)
     return ["/".join((*folders[depth:], last)) for depth in depths for last in (path.stem, name)]
@@ -123,7 +125,7 @@ def _videos_under(folder: Path) -> list[Path]:
 
 
 def stated_seconds(path: Path) -> float:
-    """How long a file says it is, in seconds; 0.0 where it does not say or cannot be read."""
+    """The length that a file states, in seconds; 0.0 where it states none or cannot be read."""
     try:
         with FrameReader(path).opened() as (container, stream):
             if stream.duration and stream.time_base:
@@ -134,26 +136,26 @@ def stated_seconds(path: Path) -> float:
 
 
 def prepare(
-    files: Mapping[str, Path], form: EncodingSpec | None, *, workers: int
+    files: Mapping[str, Path], spec: EncodingSpec | None, *, workers: int
 ) -> Generator[tuple[PackedVideo, Path], None, None]:
-    """Bring files into a training form, in processes of their own; yields them in order.
+    """Encode files as `spec` says, in processes of their own; yields them in order.
 
-    form: what to re-encode to, None to keep the bytes; a file that is in this form already is kept, too.
+    spec: what to re-encode to, None to keep the bytes; a file that is encoded so already is kept, too.
     With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
     be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
     wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
     """
-    plain = unique_keys(files)  # what the journal's own files can be called
+    plain = unique_keys(files)  # names for the files of the journal
     jobs = [
-        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, form)
+        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, spec)
         for key, path in files.items()
     ]
     with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
         journal = Journal(Path(folder))
-        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as outcomes:
-            for key, outcome in zip(files, outcomes, strict=True):
-                path = journal.data_of(plain[key])
-                yield replace(outcome.video, key=key), path
+        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as results:
+            for key, result in zip(files, results, strict=True):
+                path = journal.encoded_path(plain[key])
+                yield replace(result.video, key=key), path
                 path.unlink(missing_ok=True)
 
 
@@ -164,8 +166,8 @@ def _pack(folder: str, job: Job) -> tuple[PackResult, bytes]:
     """
     tempfile.tempdir = folder
     try:
-        if job.form is not None and is_in_form(job.folder / str(job.file), job.form):
-            job = replace(job, form=None)
+        if job.spec is not None and has_encoding(job.folder / str(job.file), job.spec):
+            job = replace(job, spec=None)
         return pack_video(job)
     except OSError as error:
         return reject(job, error.strerror or str(error)), b""

@@ -1,4 +1,4 @@
-"""What a video file really holds, found by decoding all of it; a damaged file is refused by reason.
+"""Find what a video file holds by decoding all of it, and refuse a damaged one with the reason.
 
 Times count from the first displayed frame, whatever time stamp the file gives it (annotation tools show
 that one as 0 s). Frame count, rate and duration come from the time stamps of decoded frames, never from the
@@ -8,19 +8,25 @@ header.
 from __future__ import annotations
 
 import heapq
-import io
 import os
 import struct
 from array import array
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
-from av.sidedata.sidedata import Type
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import SideData, Type
+from av.stream import Stream
+
+from ..container import open_video
+from .rates import closest_rate, stated_rate
 
 # Decoders hand out frames in the order of display, but some AVI files swap the stamps of B-frames: the n-th
 # frame shown takes the n-th smallest stamp. H.264 and HEVC reorder 16 frames at most.
@@ -55,21 +61,21 @@ class VideoMetadata:
     rotation: int
     aspect: Fraction
     codec: str
-    pixels: str
+    pix_fmt: str
     steady: bool
     transfer: str | None
 
 
 def probe(source: str | Path | bytes) -> VideoMetadata:
-    """Decode a file (or its bytes) whole and say what it holds. Raises Unreadable when it is damaged."""
+    """The metadata of a file (or its bytes), decoded whole. Raises Unreadable when it is damaged."""
     reader = FrameReader(source)
     for _ in reader:
         pass
-    return reader.facts
+    return reader.metadata
 
 
 class FrameReader:
-    """Iterate once over (seconds from the first displayed frame, frame); then `facts` says what was seen.
+    """Iterate once over (seconds from the first displayed frame, frame); after that `metadata` is set.
 
     Memory is constant: 16 decoded frames. Raises Unreadable, with what was decoded before, when the file
     cannot be opened, holds no video, breaks off, or fails to decode.
@@ -78,21 +84,21 @@ class FrameReader:
     def __init__(self, source: str | Path | bytes):
         self.source = source
         self.name = "video" if isinstance(source, bytes) else str(source)
-        self.rotation, self.aspect = 0, Fraction(1)  # as in Facts; known from the first frame on
+        self.rotation, self.aspect = 0, Fraction(1)  # as in VideoMetadata; known from the first frame on
         self._count, self._seconds = 0, 0.0  # decoded so far
-        self._facts: VideoMetadata | None = None
+        self._metadata: VideoMetadata | None = None
 
     @property
-    def facts(self) -> VideoMetadata:
-        assert self._facts is not None, "read the video to its end first"
-        return self._facts
+    def metadata(self) -> VideoMetadata:
+        assert self._metadata is not None, "read the video to its end first"
+        return self._metadata
 
     def __iter__(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         with self.opened() as (container, stream):
-            clock = _Clock(rate_of(stream))
+            clock = _Clock(stated_rate(stream))
             for stamp, frame in _in_order(self._decoded(container, stream)):
                 if not clock.count:
-                    first, opening = stamp, frame
+                    first, first_frame = stamp, frame
                     self._check_orientation(frame)
                     self.rotation = frame.rotation % 360
                     self.aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -103,14 +109,15 @@ class FrameReader:
                 yield time, frame
             if not clock.count:
                 raise self._refuse("no frame in it")
-            self._facts = _facts_of(clock, stream, opening, self)
+            self._metadata = _metadata_of(clock, stream, first_frame, self)
 
     def _refuse(self, reason: str) -> Unreadable:
         done = f"decoded {self._count} frames ({self._seconds:.2f} s), then: " if self._count else ""
         return Unreadable(self.name, done + reason)
 
     def _check_orientation(self, frame: av.VideoFrame) -> None:
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        side_data = cast(Mapping[Type, SideData], frame.side_data)  # PyAV's stub names motion vectors only
+        matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is not None:
             a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
             if a * d - b * c < 0:
@@ -119,29 +126,27 @@ class FrameReader:
             raise self._refuse(f"its picture is turned by {frame.rotation} degrees, want a right angle")
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        """The open container, without decoding, and its first video stream that is no cover picture."""
-        is_bytes = isinstance(self.source, bytes)
-        if not (len(self.source) if is_bytes else os.stat(self.source).st_size):
+    def opened(self) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+        """The open container and its video stream; nothing is decoded."""
+        size = len(self.source) if isinstance(self.source, bytes) else os.stat(self.source).st_size
+        if not size:
             raise self._refuse("the file is empty (0 bytes)")
-        file = io.BytesIO(self.source) if is_bytes else str(self.source)
-        try:
-            container = av.open(file, options={"err_detect": "explode"}, metadata_errors="replace")
-        except av.FFmpegError as error:
-            raise self._refuse(f"not a readable video: {error.strerror}") from None
-        with container:
-            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-            if not streams:
-                raise self._refuse("no video stream in it")
-            yield container, streams[0]
+        with ExitStack() as stack:
+            try:
+                video = stack.enter_context(open_video(self.source, options={"err_detect": "explode"}))
+            except ValueError as error:
+                raise self._refuse(str(error)) from None
+            yield video
 
-    def _decoded(self, container, stream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    def _decoded(
+        self, container: InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """(time stamp in seconds, frame) in the order of display, with every check that the file is whole."""
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = 1  # the same frames on every machine; workers are processes
         packets, reached = 0, Fraction(0)
         try:
-            with _container_errors(container) as complaints:
+            with _matroska_errors() as messages:
                 for packet in container.demux():
                     if packet.pts is not None and packet.time_base is not None:
                         reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -150,19 +155,21 @@ class FrameReader:
                     packets += packet.dts is not None or packet.size > 0
                     if packet.is_corrupt:
                         raise self._refuse("the file breaks off inside a frame")
-                    yield from self._frames_of(packet)
+                    yield from self._frames_of(stream, packet)
         except av.FFmpegError as error:
             raise self._refuse(f"{error.strerror} ({stream.codec_context.name})") from None
         promised = len(stream.index_entries)
         if packets < promised:
             raise self._refuse(f"the file holds {packets} of the {promised} frames its index lists")
-        if complaints:
-            raise self._refuse(f"the container is damaged: {complaints[0]}")
+        if messages:
+            raise self._refuse(f"the container is damaged: {messages[0]}")
         self._check_length(container, stream, reached)
 
-    def _frames_of(self, packet) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-        for frame in packet.decode():
-            if frame.pts is None:
+    def _frames_of(
+        self, stream: av.VideoStream, packet: Packet[Stream]
+    ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        for frame in stream.decode(packet):
+            if frame.pts is None or frame.time_base is None:
                 raise self._refuse("a frame has no time stamp; remux the file, for example to mkv")
             if frame.is_corrupt:
                 raise self._refuse("a frame is marked as damaged")
@@ -170,38 +177,36 @@ class FrameReader:
             self._seconds = max(self._seconds, float((frame.pts + (frame.duration or 0)) * frame.time_base))
             yield frame.pts * frame.time_base, frame
 
-    def _check_length(self, container, stream, reached: Fraction) -> None:
+    def _check_length(self, container: InputContainer, stream: av.VideoStream, reached: Fraction) -> None:
         """Matroska has no list of frames, AVI has its at the end: compare with the length stated first."""
         stated = Fraction(0)
         if "matroska" in container.format.name:
             stated = Fraction(container.duration or 0, av.time_base)
         elif container.format.name == "avi":
-            stated = stream.frames * stream.time_base
-        if stated - reached > max(1, stated / 50):
+            stated = stream.frames * (stream.time_base or Fraction(0))
+        if stated - reached > max(Fraction(1), stated / 50):
             found, want = float(reached), float(stated)
             raise self._refuse(f"the file ends at {found:.2f} s, its header says {want:.2f} s")
 
 
 @contextmanager
-def _container_errors(container) -> Iterator[list[str]]:
-    """Collect what the Matroska reader complains of: it ends quietly where the file is cut or damaged."""
-    level, skip, complaints = av.logging.get_level(), av.logging.get_skip_repeated(), []
+def _matroska_errors() -> Iterator[list[str]]:
+    """Collect the messages of the Matroska reader, which ends quietly where a file is cut or damaged."""
+    messages: list[str] = []
+    level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture(True) as logs:
-            yield complaints
-        complaints += [text.strip() for _, name, text in logs if "matroska" in name]
+            yield messages
+        messages += [text.strip() for _, name, text in logs if "matroska" in name]
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skip)
 
 
-def _is_cover(stream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def _in_order(frames: Iterator[tuple[Fraction, av.VideoFrame]]) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """The same frames and time stamps, stamps rising."""
     stamps: list[Fraction] = []
     waiting: deque[av.VideoFrame] = deque()
     for stamp, frame in frames:
@@ -213,14 +218,8 @@ def _in_order(frames: Iterator[tuple[Fraction, av.VideoFrame]]) -> Iterator[tupl
         yield heapq.heappop(stamps), waiting.popleft()
 
 
-def rate_of(stream) -> Fraction | None:
-    """The rate the header states, frames per second; None when it states none."""
-    rate = stream.average_rate or stream.guessed_rate
-    return Fraction(rate) if rate else None
-
-
 class _Clock:
-    """The times at which frames are shown: end, rate, and whether they are evenly spaced."""
+    """The times at which frames are shown: their end, rate, and whether they are evenly spaced."""
 
     def __init__(self, stated: Fraction | None):
         self.stated, self.count = stated, 0
@@ -234,11 +233,9 @@ class _Clock:
         self.count += 1
 
     def rate(self) -> Fraction:
-        """Frames per second; the stated rate where the stamps agree with it to 0.5 %."""
+        """Frames per second; the stated rate where it is near and the frames are evenly spaced by it."""
         measured = (self.count - 1) / self.last if self.last else 1 / self.end
-        if self.stated and abs(measured / self.stated - 1) < Fraction(1, 200) and self.steady(self.stated):
-            return self.stated
-        return measured.limit_denominator(1001) or measured
+        return closest_rate(measured, self.stated if self.stated and self.steady(self.stated) else None)
 
     def steady(self, fps: Fraction) -> bool:
         """Whether every frame k lies within half a frame of k / fps."""
@@ -246,17 +243,19 @@ class _Clock:
         return all(abs(time * rate - number) <= 0.5 for number, time in enumerate(self.times))
 
 
-def _facts_of(clock: _Clock, stream, opening: av.VideoFrame, reader: FrameReader) -> VideoMetadata:
+def _metadata_of(
+    clock: _Clock, stream: av.VideoStream, first_frame: av.VideoFrame, reader: FrameReader
+) -> VideoMetadata:
     return VideoMetadata(
         duration=clock.end,
         fps=clock.rate(),
         num_frames=clock.count,
-        width=opening.width,
-        height=opening.height,
+        width=first_frame.width,
+        height=first_frame.height,
         rotation=reader.rotation,
         aspect=reader.aspect,
         codec=stream.codec_context.codec.canonical_name,
-        pixels=opening.format.name,
+        pix_fmt=first_frame.format.name,
         steady=clock.steady(clock.rate()),
-        transfer=HDR_TRANSFERS.get(int(opening.color_trc)),
+        transfer=HDR_TRANSFERS.get(int(first_frame.color_trc)),
     )

@@ -6,7 +6,6 @@ Whatever the container, the encoded video is stored as `.mp4`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ..annotations import Repair
-from ..files import sha256_of, write_text
+from ..files import file_sha256, replacing, sha256_of, write_text
 from ..records import DESCRIPTION, FORMAT, KEY, VERSION, PackedVideo, Shard
 
 TAR_BLOCK = 512
@@ -58,14 +58,14 @@ class ShardWriter:
 
     def __init__(self, folder: str | Path, name: str):
         self.tar, self.idx = Path(folder) / f"{name}.tar", Path(folder) / f"{name}.idx"
+        self.partial = self.tar.with_name(self.tar.name + ".tmp")
         self.lines: list[str] = []
         self.shard: Shard | None = None
 
     def __enter__(self) -> ShardWriter:
         import webdataset
 
-        self.partial = self.tar.with_name(self.tar.name + ".tmp")
-        self.file = _HashingFile(self.partial)
+        self.file = open(self.partial, "wb")  # noqa: SIM115 - __exit__ closes it
         options = {"mtime": 0, "user": "", "group": "", "encoder": False, "format": "GNU_FORMAT"}
         self.writer = webdataset.TarWriter(self.file, **options)
         return self
@@ -78,49 +78,39 @@ class ShardWriter:
             )
         digest = sha256_of(data)
         video = replace(video, shard=self.tar.name, reject=None, sha256=digest)
-        about = json.dumps(video.to_json(), sort_keys=True).encode()
+        entry = json.dumps(video.to_json(), sort_keys=True).encode()
         offset = self.writer.tarstream.offset
-        self.writer.write({"__key__": video.key, "json": about, "mp4": data})
-        offsets = (offset + TAR_BLOCK, offset + 2 * TAR_BLOCK + _padded(len(about)))
+        self.writer.write({"__key__": video.key, "json": entry, "mp4": data})
+        offsets = (offset + TAR_BLOCK, offset + 2 * TAR_BLOCK + _padded(len(entry)))
         assert offsets[1] + _padded(len(data)) == self.writer.tarstream.offset
         self.lines.append(
-            f"json {offsets[0]} {len(about)} {video.key}.json mp4 {offsets[1]} {len(data)} {video.key}.mp4"
+            f"json {offsets[0]} {len(entry)} {video.key}.json mp4 {offsets[1]} {len(data)} {video.key}.mp4"
         )
         return video
 
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is None and self.lines:
-            self.writer.close()
-            self.file.close()
-            write_text(self.idx, "\n".join([f"v1.2 {len(self.lines)}", *self.lines]) + "\n")
-            os.replace(self.partial, self.tar)
-            self.shard = Shard(
-                self.tar.name, self.idx.name, self.file.sha256.hexdigest(), self.file.size, len(self.lines)
-            )
-        else:
-            with suppress(OSError):  # a full disk, for one: the error that brought us here matters
-                self.writer.close()
-            self.file.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.lines:
+                self._complete()
+            else:
+                with suppress(OSError):  # a full disk, for one: the error that brought us here matters
+                    self.writer.close()
+        finally:
+            with suppress(OSError):
+                self.file.close()
             self.partial.unlink(missing_ok=True)
 
-
-class _HashingFile:
-    """A file for writing that knows the sha256 and size of what went into it."""
-
-    def __init__(self, path: Path):
-        self.file = open(path, "wb")  # noqa: SIM115 - closed by the writer that owns it
-        self.sha256, self.size = hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return self.file.write(data)
-
-    def close(self) -> None:
-        if not self.file.closed:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
+    def _complete(self) -> None:
+        self.writer.close()
+        self.file.close()
+        write_text(self.idx, "\n".join([f"v1.2 {len(self.lines)}", *self.lines]) + "\n")
+        size = self.partial.stat().st_size
+        shard = Shard(self.tar.name, self.idx.name, file_sha256(self.partial), size, len(self.lines))
+        with replacing(self.tar) as complete:
+            os.replace(self.partial, complete)
+        self.shard = shard
 
 
 def _padded(size: int) -> int:
@@ -164,10 +154,13 @@ def write_dataset(
     classes: Iterable[str],
     videos: Iterable[PackedVideo],
     shards: Iterable[Shard],
-    settings: dict[str, Any],
+    packing: dict[str, Any],
     repairs: Iterable[Repair] = (),
 ) -> None:
-    """Write dataset.json: the last file of a data set; a folder without it is not one."""
+    """Write dataset.json, the last file of a data set; a folder without it is not one.
+
+    packing: how the videos were packed; stands in the file as "settings".
+    """
     ordered = sorted(videos, key=lambda video: video.key)
     subsets: dict[str, dict[str, int]] = {}
     for video in ordered:
@@ -180,7 +173,7 @@ def write_dataset(
         "version": VERSION,
         "classes": sorted(classes),
         "subsets": dict(sorted(subsets.items())),
-        "settings": settings,
+        "settings": packing,
         "shards": [asdict(shard) for shard in shards],
         "videos": {video.key: video.to_json() for video in ordered},
         "repairs": [asdict(repair) for repair in repairs],

@@ -1,4 +1,4 @@
-"""Read a packed data set back through the training decoder: every byte, every frame."""
+"""Checks a packed data set by reading every byte and decoding every frame as training does."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..text import first_names
 DECODE_CHUNK_FRAMES = 256  # frames in memory at a time
 
 
-def check_tars(dataset: Dataset, *, progress: Callable[[Iterable], Iterable] = iter) -> None:
+def check_tars(dataset: Dataset, *, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> None:
     """Read every tar that is on this machine, and its index.
 
     Raises ValueError naming those that are not what was written.
     """
-    damaged = [name for name in progress(dataset.at_hand()) if not _is_whole(dataset, name)]
+    damaged = [name for name in progress(dataset.local_shards()) if not _is_whole(dataset, name)]
     if damaged:
         raise ValueError(
             f"{dataset.folder}: sha256 differs from dataset.json in {len(damaged)} of {len(dataset.shards)} "
@@ -35,7 +35,9 @@ def _is_whole(dataset: Dataset, name: str) -> bool:
     return file_sha256(dataset.folder / name) == dataset.shards[name].sha256
 
 
-def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = iter) -> int:
+def verify(
+    location: str | Path, *, progress: Callable[[Iterable[PackedVideo]], Iterable[PackedVideo]] = iter
+) -> int:
     """Decode all packed videos; returns the number of frames.
 
     Raises ValueError naming the shard and the key when a tar is not the one that was written, or a video does
@@ -48,11 +50,11 @@ def verify(location: str | Path, *, progress: Callable[[Iterable], Iterable] = i
 
 
 def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
-    from ..decode import decode_frames  # DALI and torch: only who verifies waits for them
+    from ..decode import decode_frames  # DALI and torch take seconds to import
 
-    data, seen = dataset.read(video.key), 0
+    data, count = dataset.read(video.key), 0
     try:
-        for piece in decode_frames(
+        for chunk in decode_frames(
             data,
             np.arange(video.num_frames),
             codec=video.codec,
@@ -60,11 +62,11 @@ def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
             device="cpu",
             decode_chunk_frames=DECODE_CHUNK_FRAMES,
         ):
-            if tuple(piece.shape[1:3]) != (video.height, video.width):
-                raise ValueError(f"decodes to {tuple(piece.shape[1:3])}, want {video.height}x{video.width}")
-            seen += len(piece)
-        if seen != video.num_frames:
-            raise ValueError(f"decodes to {seen} frames, want {video.num_frames}")
+            if tuple(chunk.shape[1:3]) != (video.height, video.width):
+                raise ValueError(f"decodes to {tuple(chunk.shape[1:3])}, want {video.height}x{video.width}")
+            count += len(chunk)
+        if count != video.num_frames:
+            raise ValueError(f"decodes to {count} frames, want {video.num_frames}")
     except ValueError as error:
         raise ValueError(f"{dataset.folder / str(video.shard)}: {video.name}: {error}") from None
-    return seen
+    return count

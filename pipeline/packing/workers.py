@@ -1,6 +1,6 @@
-"""Run the jobs of a plan in processes of their own, so that a decoder that crashes takes one video with it.
+"""Run packing jobs in processes of their own, so that a decoder that crashes costs one video.
 
-Each worker does one video and writes the outcome into the journal; nothing else passes between processes.
+Each worker does one video and writes the result into the journal; nothing else passes between processes.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ Task = Callable[[Job], tuple[PackResult, bytes]]
 class _Worker:
     job: Job
     process: ForkProcess
-    words: Connection  # what went wrong, as text
+    error_pipe: Connection  # receives the text of an error that is not the video's fault
 
 
 def run_jobs(
     jobs: Sequence[Job], journal: Journal, task: Task, *, workers: int
 ) -> Generator[PackResult, None, None]:
-    """Do the jobs that the journal does not have yet; yields every job's outcome, in the order of `jobs`.
+    """Do the jobs that the journal does not have yet; yields every job's result, in the order of `jobs`.
 
     Raises ValueError with the job's name when a worker fails in a way that is not the video's fault.
     """
-    waiting = deque(job for job in jobs if journal.outcome(job.key) is None)
+    waiting = deque(job for job in jobs if journal.result(job.key) is None)
     tries: dict[str, int] = {}
     running: list[_Worker] = []
     try:
         for job in jobs:
-            while (outcome := journal.outcome(job.key)) is None:
+            while (result := journal.result(job.key)) is None:
                 while waiting and len(running) < workers:
                     running.append(_start(waiting.popleft(), journal, task))
                 ended = wait([worker.process.sentinel for worker in running])
                 for worker in [worker for worker in running if worker.process.sentinel in ended]:
                     running.remove(worker)
                     _collect(worker, journal, tries, waiting)
-            yield outcome
+            yield result
     finally:
         for worker in running:
             worker.process.kill()
@@ -60,24 +60,24 @@ def run_jobs(
 def _start(job: Job, journal: Journal, task: Task) -> _Worker:
     context = multiprocessing.get_context("fork")  # cheap, and nothing has to be pickled
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, journal, task, sender), daemon=True)
+    process = context.Process(target=_run_job, args=(job, journal, task, sender), daemon=True)
     process.start()
     sender.close()
     return _Worker(job, process, receiver)
 
 
-def _work(job: Job, journal: Journal, task: Task, words: Connection) -> None:
+def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         journal.commit(*task(job))
     except Exception as error:
-        words.send_bytes(f"{type(error).__name__}: {error}".encode())
+        error_pipe.send_bytes(f"{type(error).__name__}: {error}".encode())
         sys.exit(1)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed leaves no one to write for."""
+def _exit_with_parent() -> None:
+    """Wait for the parent to end, then end this process: nobody would read what it writes."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -85,12 +85,13 @@ def _end_with_parent() -> None:
 
 
 def _collect(worker: _Worker, journal: Journal, tries: dict[str, int], waiting: deque[Job]) -> None:
+    """After a worker has ended: its job is done, goes back to `waiting`, or is given up."""
     worker.process.join()
     job, code = worker.job, worker.process.exitcode or 0
-    if journal.outcome(job.key) is not None:
+    if journal.result(job.key) is not None:
         return
     if code >= 0:
-        text = worker.words.recv_bytes().decode() if worker.words.poll() else f"exit code {code}"
+        text = worker.error_pipe.recv_bytes().decode() if worker.error_pipe.poll() else f"exit code {code}"
         raise ValueError(f"{job.source}: its worker failed: {text}")
     tries[job.key] = tries.get(job.key, 0) + 1
     if tries[job.key] < TRIES:

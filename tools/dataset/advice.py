@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.dataset import Dataset
 from pipeline.records import PackedVideo
 from pipeline.text import first_names
-from pipeline.windows import clip_frames, windows_of
+from pipeline.windows import clip_frame_numbers, windows_of
 from tools.dataset.names import choose_subsets, name_warnings
 
 STEPS = (64, 128, 192, 256)  # the map of proposals grows with the square of it
@@ -106,7 +106,7 @@ def coverage_of(
     """
     duration = video.duration or 0.0
     window = windows_of(duration, window_seconds=window_seconds, overlap=OVERLAP)[0]
-    frames = clip_frames(window, fps=video.fps, num_frames=video.num_frames, **clips)
+    frames = clip_frame_numbers(window, fps=video.fps, num_frames=video.num_frames, **clips)
     inside = min(video.num_frames, max(1, round((window[1] - window[0]) * video.fps)))
     spans = np.zeros(video.num_frames + 1, dtype=np.int64)
     np.add.at(spans, frames[:, 0], 1)

@@ -26,7 +26,7 @@ def facts_of(dataset: Dataset) -> dict[str, Any]:
     actions = [(action, video) for video in packed for action in video.actions]
     return {
         "classes": len(dataset.classes),
-        "packing": dataset.settings,
+        "packing": dataset.packing,
         "subsets": {name: counts_of(videos, name) for name in sorted({video.subset for video in videos})},
         "duration_seconds": percentiles(video.duration or 0.0 for video in packed),
         "duration_histogram": histogram([video.duration or 0.0 for video in packed]),

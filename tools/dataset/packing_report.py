@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.packing.pack_dataset import Plan
+from pipeline.packing.pack_dataset import PackingPlan
 from pipeline.packing.pack_video import PackResult
 from pipeline.text import first_names
 from tools.dataset.facts import actions_per_class
@@ -17,7 +17,7 @@ SHOWN = 20  # lines of a list on the screen; the files and --json have all of th
 NAMED = 5  # files named in a line
 
 
-def summary_of(plan: Plan, outcomes: Sequence[PackResult], state: str) -> dict[str, Any]:
+def summary_of(plan: PackingPlan, outcomes: Sequence[PackResult], state: str) -> dict[str, Any]:
     """The answer as JSON values; `state` is the key that counts the good videos, "packed" or "usable"."""
     videos = [outcome.video for outcome in outcomes]
     good = [video for video in videos if video.reject is None]

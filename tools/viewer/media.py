@@ -48,7 +48,7 @@ class Library:
     """
 
     datasets: list[Dataset] = field(default_factory=list)
-    folders: list[Any] = field(default_factory=list)  # pipeline.packing.pack_video.VideoFolder
+    folders: list[Any] = field(default_factory=list)  # pipeline.packing.video_folder.VideoFolder
     files: dict[str, Path] = field(default_factory=dict)
     called: dict[str, list[str]] = field(default_factory=dict)
     packed: dict[str, Clip | str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Library:
                 folder = location.parent if location.name == "dataset.json" else location
                 library.datasets.append(Dataset.open(folder))
             elif location.is_dir():
-                from pipeline.packing.pack_video import VideoFolder
+                from pipeline.packing.video_folder import VideoFolder
 
                 library.folders.append(VideoFolder(location))
             else:
@@ -81,7 +81,7 @@ class Library:
 
         Only video files are: a foreign result file must not put any other file of this machine into a page.
         """
-        from pipeline.packing.pack_video import VIDEO_SUFFIXES
+        from pipeline.packing.video_folder import VIDEO_SUFFIXES
 
         for key, facts in videos.items() if isinstance(videos, dict) else []:
             file = facts.get("file") if isinstance(facts, dict) else None

@@ -92,7 +92,7 @@ def read_truth(location: str | Path, subset: str | None, *, hint: str | None = N
 
 def truth_of(dataset: Dataset, subset: str) -> Truth:
     """The ground truth of a packed data set's subset."""
-    return Truth(dataset.truth(subset), subset, names_of(dataset))
+    return Truth(dataset.ground_truth(subset), subset, names_of(dataset))
 
 
 def names_of(dataset: Dataset) -> Names:

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-DUPLICATE_SECONDS = 1e-3  # two true actions of one label are the same when both ends agree this far
-
+from pipeline.annotations import Action, is_duplicate
 
 # --- from dictionaries to arrays --------------------------------------------------------------------------
 
@@ -48,20 +47,17 @@ def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_dupl
     """
     video, label, segments = [], [], []
     for index, item in enumerate(truth.values()):
-        kept: list[tuple[int, float, float]] = []
+        kept: list[Action] = []
         for action in item.actions:
-            row = (labels[action.label], float(action.start), float(action.end))
-            if drop_duplicates and (row[2] <= row[1] or any(_same(row, other) for other in kept)):
+            if drop_duplicates and (
+                action.end <= action.start or any(is_duplicate(action, other) for other in kept)
+            ):
                 continue
-            kept.append(row)
+            kept.append(action)
         video += [index] * len(kept)
-        label += [row[0] for row in kept]
-        segments += [row[1:] for row in kept]
+        label += [labels[action.label] for action in kept]
+        segments += [(action.start, action.end) for action in kept]
     return _rows(video, label, segments, np.zeros(len(video)))
-
-
-def _same(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:
-    return a[0] == b[0] and abs(a[1] - b[1]) <= DUPLICATE_SECONDS and abs(a[2] - b[2]) <= DUPLICATE_SECONDS
 
 
 def _rows(video: Any, label: Any, segments: Any, scores: Any) -> SegmentTable:

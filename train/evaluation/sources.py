@@ -103,7 +103,7 @@ def other_data(trained: Trained, dataset: Dataset) -> list[str]:
 
     lines = []
     if (trained.folder / PACKING).is_file():  # older releases wrote none
-        differ = packing_differences(dataset.settings, read_packing(trained.folder))
+        differ = packing_differences(dataset.packing, read_packing(trained.folder))
         if differ:
             lines.append(f"packed otherwise than what the weights were trained on ({differ}); mAP may suffer")
     for whose, names, others in (

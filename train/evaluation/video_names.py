@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from pipeline.packing.shard_writer import unique_keys
+from pipeline.packing.video_folder import VIDEO_SUFFIXES
 
 Names = Mapping[str, Sequence[str]]  # key of a video -> what it was called before it got the key, if known
 
@@ -101,8 +102,6 @@ def _tails(video: _Spelled, *, depth: int, ending: bool = True) -> set[str]:
 
 @cache
 def _ending(marks: str) -> re.Pattern[str]:
-    from pipeline.packing.pack_video import VIDEO_SUFFIXES  # brings PyAV, which equal names do not need
-
     endings = "|".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
     return re.compile(rf"(?<=.)[{marks}]({endings})\Z", re.IGNORECASE)
 

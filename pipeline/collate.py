@@ -1,0 +1,51 @@
+"""Joins samples and their clips into one batch, with the ground truth of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .batch import Batch
+from .samples import Sample
+from .windows import segments_in
+
+
+def collate(
+    samples: Sequence[Sample],
+    clips: Sequence[torch.Tensor],
+    *,
+    padding: Sequence[bool],
+    labels: Mapping[str, int],
+    min_action_overlap: float,
+) -> Batch:
+    """One batch of samples.
+
+    clips: per sample (N, C, L, H, W) uint8. padding: per sample, True where its result is to be dropped.
+    labels: number of each class. min_action_overlap: fraction of an action that must lie in a window.
+    """
+    ground_truths = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
+    return Batch(
+        clips=clips[0][None] if len(clips) == 1 else torch.stack(tuple(clips)),  # (B, N, C, L, H, W)
+        keys=tuple(sample.video.key for sample in samples),
+        windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
+        durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),
+        gt_segments=tuple(segments for segments, _ in ground_truths),
+        gt_labels=tuple(numbers for _, numbers in ground_truths),
+        padding=tuple(padding),
+    )
+
+
+def ground_truth_of(
+    sample: Sample, labels: Mapping[str, int], *, min_overlap: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Segments (A, 2) and labels (A,) of a window; if it is the whole video every action counts."""
+    actions = sample.video.actions
+    is_whole = sample.window == (0.0, sample.video.duration)
+    segments, kept = segments_in(
+        [(action.start, action.end) for action in actions],
+        sample.window,
+        min_overlap=0.0 if is_whole else min_overlap,
+    )
+    numbers = [labels[actions[index].label] for index in kept]
+    return torch.from_numpy(segments), torch.tensor(numbers, dtype=torch.int64)

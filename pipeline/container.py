@@ -1,0 +1,56 @@
+"""Opens video files by PyAV, and writes packets into a new one; nothing is decoded or encoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+
+
+@contextmanager
+def open_video(
+    source: str | Path | bytes, *, options: dict[str, str] | None = None
+) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """The open container and its first video stream that is no cover picture.
+
+    source: a file, or the bytes of one. options: FFmpeg's for opening it. Raises ValueError when it is no
+    video.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    try:
+        container = av.open(file, "r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise ValueError(f"not a readable video: {error.strerror}") from error
+    with container:
+        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+        if not streams:
+            raise ValueError("no video stream in it")
+        yield container, streams[0]
+
+
+def _is_cover(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def mux_packets(template: av.VideoStream, packets: Iterable[tuple[bytes, bool]], *, ticks: int) -> bytes:
+    """Packets (data, whether it is a key frame) of the stream `template` as the bytes of a Matroska file.
+
+    The packets are in the order shown; each is shown `ticks` of the template's clock after the one before.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        stream = output.add_stream_from_template(template)
+        for number, (data, is_keyframe) in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream = stream
+            packet.time_base = template.time_base or Fraction(1, 1000)
+            packet.pts = packet.dts = number * ticks
+            packet.is_keyframe = is_keyframe
+            output.mux(packet)
+    return buffer.getvalue()

@@ -1,0 +1,27 @@
+"""Frame rates as exact fractions of frames per second."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+
+
+def exact_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as the fraction meant: 29.97 becomes 30000/1001, 23.976 becomes 24000/1001."""
+    rate = Fraction(fps).limit_denominator(100)
+    ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
+    return ntsc if rate.denominator > 1 and abs(ntsc - Fraction(fps)) < Fraction(1, 500) else rate
+
+
+def stated_rate(stream: av.VideoStream) -> Fraction | None:
+    """The rate the header states; None when it states none."""
+    rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate) if rate else None
+
+
+def closest_rate(measured: Fraction, stated: Fraction | None) -> Fraction:
+    """The stated rate where the measured one is within 0.5 % of it, else the measured one."""
+    if stated and abs(measured / stated - 1) < Fraction(1, 200):
+        return stated
+    return measured.limit_denominator(1001) or measured

@@ -1,0 +1,99 @@
+"""Samples (windows of videos), and which of them the batches of a rank hold, in training and in evaluation.
+
+A sampler states for each slot of a batch the samples that may fill it, as indices: the first that can be
+read does. Where none can, the slot is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .order import epoch_order, indices_by_video, rank_indices, steps_per_epoch
+from .records import PackedVideo
+from .windows import Window, windows_of
+
+Candidates = Sequence[int] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window of one video."""
+
+    video: PackedVideo
+    window: Window
+
+
+def samples_of(
+    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float
+) -> list[Sample]:
+    """The windows of packed videos, those of a video in a row."""
+    samples: list[Sample] = []
+    for video in videos:
+        assert video.duration is not None, "a packed video has a duration"
+        windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap)
+        samples += [Sample(video, window) for window in windows]
+    return samples
+
+
+class Sampler(Protocol):
+    """What the Loader asks for; all ranks run `steps_per_epoch` steps of equal size."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def candidates(self, epoch: int, step: int) -> list[Candidates]:
+        """For each slot of the batch of a step the samples that may fill it."""
+
+
+@dataclass(frozen=True)
+class TrainingSampler:
+    """Every epoch a fresh permutation of all samples; its last step is filled with its first samples.
+
+    Instead of a sample that cannot be read comes the next one of the epoch.
+    """
+
+    num_samples: int
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.num_samples, batch_size=self.batch_size, world_size=self.world_size)
+
+    def candidates(self, epoch: int, step: int) -> list[Candidates]:
+        order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        indices = rank_indices(
+            self.num_samples,
+            step,
+            batch_size=self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        return [np.roll(order, -index) for index in indices]
+
+
+class EvaluationSampler:
+    """Every sample once over all ranks, in the given order, the windows of a video on one rank.
+
+    keys: the video of each sample. No batch is larger than what the rank with the most samples has left; a
+    rank that has fewer is padded.
+    """
+
+    def __init__(self, keys: Sequence[str], *, batch_size: int, rank: int, world_size: int):
+        shares = [indices_by_video(keys, rank=r, world_size=world_size) for r in range(world_size)]
+        self.indices, self.batch_size = shares[rank], batch_size
+        self.largest_share = max(len(share) for share in shares)
+        self.steps_per_epoch = steps_per_epoch(self.largest_share, batch_size=batch_size, world_size=1)
+
+    def candidates(self, epoch: int, step: int) -> list[Candidates]:
+        start = step * self.batch_size
+        size = min(self.batch_size, self.largest_share - start)
+        taken: list[Candidates] = [[int(index)] for index in self.indices[start : start + size]]
+        return taken + [[]] * (size - len(taken))

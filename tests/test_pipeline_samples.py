@@ -1,0 +1,37 @@
+"""Samplers: which samples may fill each slot of a batch, on every rank and at every step."""
+
+from __future__ import annotations
+
+import pytest
+from dataset_cases import video
+
+from pipeline.order import epoch_order
+from pipeline.samples import EvaluationSampler, Sample, TrainingSampler, samples_of
+
+
+def test_samples_are_the_windows_of_each_video_in_a_row():
+    samples = samples_of([video("a"), video("b")], window_seconds=0.5, overlap=0.0)  # both last a second
+    windows = [(0.0, 0.5), (0.5, 1.0)]
+    assert samples == [Sample(video(key), window) for key in "ab" for window in windows]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_in_training_a_slot_is_filled_by_the_next_samples_of_the_epoch(world_size):
+    samplers = [TrainingSampler(7, 2, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
+    steps = samplers[0].steps_per_epoch
+    assert steps == -(-7 // (2 * world_size))
+    order = epoch_order(7, seed=3, epoch=4).tolist()
+    slots = [p for step in range(steps) for sampler in samplers for p in sampler.candidates(4, step)]
+    assert len(slots) == steps * 2 * world_size
+    for number, candidates in enumerate(slots):
+        first = number % 7
+        assert list(candidates) == order[first:] + order[:first]
+
+
+def test_in_evaluation_a_rank_that_has_less_is_padded():
+    keys = ["a", "a", "b", "c", "c", "c"]
+    samplers = [EvaluationSampler(keys, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    assert [sampler.steps_per_epoch for sampler in samplers] == [3, 3]
+    # the first rank has a and c, the second b; no batch is larger than what is left
+    assert [samplers[0].candidates(0, step) for step in range(3)] == [[[0], [1]], [[3], [4]], [[5]]]
+    assert [samplers[1].candidates(0, step) for step in range(3)] == [[[2], []], [[], []], [[]]]
