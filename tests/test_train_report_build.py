@@ -36,7 +36,7 @@ def write_run(folder, *, evals=1, results=RESULTS, truth=TRUTH, settings="run:\n
 
 @pytest.mark.parametrize("evals", [0, 1, 2, 40])
 def test_the_report_is_whole_and_needs_nothing_from_outside(tmp_path, evals):
-    path = write_report(write_run(tmp_path / "my run", evals=evals), truth=TRUTH)
+    path = write_report(write_run(tmp_path / "my run", evals=evals), ground_truth=TRUTH)
     assert path == tmp_path / "my run" / "report.html"
     text = path.read_text()
     page = parsed(text)
@@ -51,12 +51,12 @@ def test_a_run_without_anything_but_a_log_gets_its_report(tmp_path):
     folder = write_run(tmp_path / "run", evals=0)
     for name in ("metrics.json", "detections.json", "settings.yaml"):
         (folder / name).unlink()
-    text = write_report(folder, truth=TRUTH).read_text()
+    text = write_report(folder, ground_truth=TRUTH).read_text()
     parsed(text)
     assert "Loss" in text and "Accuracy" not in text
     assert "No validation was logged so far." in text and "mAP on the validation videos" not in text
     (folder / "log.jsonl").unlink()
-    text = write_report(folder, truth=TRUTH).read_text()
+    text = write_report(folder, ground_truth=TRUTH).read_text()
     parsed(text)
     assert "No step and no validation was logged so far." in text and "<svg" not in text
 
@@ -64,7 +64,7 @@ def test_a_run_without_anything_but_a_log_gets_its_report(tmp_path):
 def test_the_last_logged_evaluation_counts_where_metrics_json_is_missing(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "metrics.json").unlink()
-    assert "average mAP" in write_report(folder, truth=TRUTH).read_text()
+    assert "average mAP" in write_report(folder, ground_truth=TRUTH).read_text()
 
 
 def test_names_from_the_data_cannot_become_markup(tmp_path):
@@ -73,29 +73,29 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
     folder = write_run(
         tmp_path / "run", truth=truth, results={evil: [found(0, 5, evil, 0.5)]}, settings=f"# {evil}\n"
     )
-    text = write_report(folder, truth=truth).read_text()
+    text = write_report(folder, ground_truth=truth).read_text()
     parsed(text)
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
 def test_as_many_videos_are_drawn_as_the_settings_say(tmp_path):
     folder = write_run(tmp_path / "run", settings="run:\n  report_videos: 2\n")
-    assert write_report(folder, truth=TRUTH).read_text().count('<figure class="video">') == 2
+    assert write_report(folder, ground_truth=TRUTH).read_text().count('<figure class="video">') == 2
     folder = write_run(tmp_path / "run", settings="run:\n  report_videos: 0\n")
-    assert "Detections against truth" not in write_report(folder, truth=TRUTH).read_text()
+    assert "Detections against truth" not in write_report(folder, ground_truth=TRUTH).read_text()
 
 
 def test_of_two_hundred_classes_the_middle_is_folded_away(tmp_path):
     actions = tuple(Action(i, i + 0.5, f"class {i}") for i in range(200))
     truth = {"v": Video("v", "validation", 300.0, actions)}
     folder = write_run(tmp_path / "run", truth=truth, results={"v": [found(0, 0.5, "class 0", 0.5)]})
-    text = write_report(folder, truth=truth).read_text()
+    text = write_report(folder, ground_truth=truth).read_text()
     parsed(text)
     assert "160 classes between them" in text and text.count('<div class="class"') == 200
 
 
 def test_nothing_found_at_all_is_a_report_too(tmp_path):
     folder = write_run(tmp_path / "run", results={key: [] for key in TRUTH})
-    text = write_report(folder, truth=TRUTH).read_text()
+    text = write_report(folder, ground_truth=TRUTH).read_text()
     parsed(text)
     assert "No detection is right at this tIoU" in text

@@ -34,7 +34,7 @@ from train.evaluation.operating_point import (
 from train.report.charts import column_chart, loss_card, map_chart, precision_chart
 from train.report.diagnosis_charts import error_section
 from train.report.page import PAGE, card, duration_text, memory_text, percent, tile
-from train.report.timelines import about_video, choose_videos, timeline
+from train.report.timelines import choose_videos, timeline, video_summary
 
 DEFAULT_VIDEOS = 8
 MANY_CLASSES = 60  # of more classes, the best and the worst are shown and the rest folded away
@@ -114,7 +114,7 @@ def key_figures(run: RunFiles, point: OperatingPoint | None) -> str:
 
 
 def speed_note(steps: list[dict[str, Any]]) -> str:
-    """Median seconds of a step, and how much of it was waiting for data."""
+    """Median seconds of a step, and the share of time spent waiting for data."""
     step = [event["step_seconds"] for event in steps if "step_seconds" in event]
     data = [event["data_seconds"] for event in steps if "data_seconds" in event]
     if not step or not data:
@@ -131,9 +131,9 @@ def device_note(run: RunFiles) -> str:
     return f"{counted(ranks, 'process', 'processes')} on {starts[-1].get('device', '?')}"
 
 
-def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
+def class_rows(metrics: Mapping[str, Any], ground_truth: Mapping[str, Any]) -> str:
     """Per-class AP, the best first; of very many, the middle is folded away."""
-    counts = Counter(action.label for video in truth.values() for action in video.actions)
+    counts = Counter(action.label for video in ground_truth.values() for action in video.actions)
     table = {name: (sum(ap) / len(ap), ap[0]) for name, ap in metrics["per_class"].items()}
     rows = [
         f'<div class="class" title="{escape(name)}: average {100 * mean:.1f} %, {100 * loose:.1f} % at tIoU '
@@ -147,29 +147,29 @@ def class_rows(metrics: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
     opening = f'<div class="classes" style="--label:{min(longest, 30) + 1}ch">'
     if len(rows) <= MANY_CLASSES:
         return f"{opening}{''.join(rows)}</div>"
-    ends = MANY_CLASSES // 3
+    shown = MANY_CLASSES // 3
     best, middle, worst = (
-        f"{opening}{''.join(part)}</div>" for part in (rows[:ends], rows[ends:-ends], rows[-ends:])
+        f"{opening}{''.join(part)}</div>" for part in (rows[:shown], rows[shown:-shown], rows[-shown:])
     )
-    between = f"{len(rows) - 2 * ends} classes between them"
+    between = f"{len(rows) - 2 * shown} classes between them"
     return f"{best}<details><summary>{between}</summary>{middle}</details>{worst}"
 
 
 def video_cards(
-    judged: MatchedDetections, point: OperatingPoint, truth: Mapping[str, Any], count: int
+    matches: MatchedDetections, point: OperatingPoint, ground_truth: Mapping[str, Any], count: int
 ) -> str:
     """The timelines, from the best video to the worst."""
-    scores = video_scores(judged, point)
+    scores = video_scores(matches, point)
     cards = []
     for number in choose_videos(scores, count):
-        key = judged.keys[number]
-        video = truth[key]
+        key = matches.keys[number]
+        video = ground_truth[key]
         length = getattr(video, "duration", None)
-        about = about_video(judged, number, length, point)
+        summary = video_summary(matches, number, length, point)
         cards.append(
-            f'<figure class="video"><figcaption><b>{escape(key)}</b><span>{about}</span>'
+            f'<figure class="video"><figcaption><b>{escape(key)}</b><span>{summary}</span>'
             f'<span class="score">F1 {scores[number]:.2f}</span></figcaption>'
-            f"{timeline(judged, number, length, point)}</figure>"
+            f"{timeline(matches, number, length, point)}</figure>"
         )
     return "".join(cards)
 
@@ -182,27 +182,32 @@ KEY = (
 )
 
 
-def timelines(judged: MatchedDetections, point: OperatingPoint, truth: Mapping[str, Any], count: int) -> str:
-    """The section with a key and the videos; says how they were chosen."""
-    total = sum(bool(video.actions) for video in truth.values())
+def timelines(
+    matches: MatchedDetections, point: OperatingPoint, ground_truth: Mapping[str, Any], count: int
+) -> str:
+    """The section with a key and the videos; says by which rule they were chosen."""
+    total = sum(bool(video.actions) for video in ground_truth.values())
     if not count or not total:
         return ""
-    most = f"{count} of {counted(total, 'video')}, from the best to the worst in even steps."
-    chosen = most if count < total else f"{counted(total, 'video')} with true actions, the best first."
-    where = "No detection is right at this tIoU, so there is no cut."
+    some = f"{count} of {counted(total, 'video')}, from the best to the worst in even steps."
+    chosen = some if count < total else f"{counted(total, 'video')} with true actions, the best first."
+    cut = "No detection is right at this tIoU, so there is no cut."
     if point.recall:
-        where = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
+        cut = f"Cut: the score {point.score:.3g}, where F1 over all videos is best."
     note = (
         f"{chosen} Of each the right detections and the best of "
         f"the others, high scores on top. Right: matched with a true action of its class at tIoU {TIOU:g} or "
-        f"more, each action once. {where}"
+        f"more, each action once. {cut}"
     )
-    cards = video_cards(judged, point, truth, count)
+    cards = video_cards(matches, point, ground_truth, count)
     return f'<h2>Detections against truth</h2><p class="note">{note}</p>{KEY}{cards}'
 
 
 def accuracy(
-    run: RunFiles, truth: Mapping[str, Any], judged: MatchedDetections | None, point: OperatingPoint | None
+    run: RunFiles,
+    ground_truth: Mapping[str, Any],
+    matches: MatchedDetections | None,
+    point: OperatingPoint | None,
 ) -> str:
     """mAP by threshold, precision over recall, AP by class."""
     metrics = run.metrics
@@ -217,25 +222,27 @@ def accuracy(
     )
     chart = column_chart(columns, x_label="tIoU threshold", title="mAP by tIoU, percent", unit=" %")
     cards = card("mAP by tIoU", chart)
-    if judged is not None and point is not None and point.recall:
+    if matches is not None and point is not None and point.recall:
         best = (100 * point.recall, 100 * point.precision)
-        chart = precision_chart(precision_recall(judged), best, tiou=TIOU)
+        chart = precision_chart(precision_recall(matches), best, tiou=TIOU)
         cards += card(f"Precision over recall at tIoU {TIOU:g}", chart, "All classes; the dot: best F1.")
     note = (
         f"Dark: average over all tIoU; pale: at tIoU {metrics['tiou'][0]:g}. Then the average in percent and "
         "the number of true actions."
     )
-    by_class = card("AP by class", class_rows(metrics, truth), note, wide=True)
-    said = f"{', '.join(counts)}. Protocol: {escape(str(metrics['protocol']))}."
-    return f'<h2>Accuracy</h2><p class="note">{said}</p><div class="grid2">{cards}</div>{by_class}'
+    by_class = card("AP by class", class_rows(metrics, ground_truth), note, wide=True)
+    note = f"{', '.join(counts)}. Protocol: {escape(str(metrics['protocol']))}."
+    return f'<h2>Accuracy</h2><p class="note">{note}</p><div class="grid2">{cards}</div>{by_class}'
 
 
-def errors(run: RunFiles, truth: Mapping[str, Any]) -> str:
+def errors(run: RunFiles, ground_truth: Mapping[str, Any]) -> str:
     """Kinds of errors and what they cost; nothing without detections and an evaluation."""
     if not run.metrics or run.detections is None:
         return ""
     tiou, protocol = run.metrics["tiou"], str(run.metrics["protocol"])
-    measured = assess(truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol)
+    measured = assess(
+        ground_truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol
+    )
     return error_section(measured)
 
 
@@ -247,7 +254,7 @@ def learning(run: RunFiles) -> str:
         evals = [{"epoch": last, "metrics": run.metrics}]
     cards = loss_card(steps) if steps else ""
     cards += card("mAP on the validation videos", map_chart(evals)) if evals else ""
-    missing = [what for what, there in (("step", steps), ("validation", evals)) if not there]
+    missing = [kind for kind, events in (("step", steps), ("validation", evals)) if not events]
     note = f'<p class="note">No {" and no ".join(missing)} was logged so far.</p>' if missing else ""
     return f'<h2>Learning</h2>{note}<div class="grid2">{cards}</div>'
 
@@ -261,40 +268,44 @@ def date_of(run: RunFiles, folder: Path) -> str:
 
 def subtitle(run: RunFiles, folder: Path) -> str:
     """Date, backbone, epochs."""
-    facts = [date_of(run, folder)]
+    parts = [date_of(run, folder)]
     backbone = (run.settings.get("encoder") or {}).get("backbone")
     epochs = (run.settings.get("run") or {}).get("epochs")
-    facts += [str(backbone)] if backbone else []
-    facts += [counted(int(epochs), "epoch")] if epochs else []
+    parts += [str(backbone)] if backbone else []
+    parts += [counted(int(epochs), "epoch")] if epochs else []
     stops = run.of("stop")
     if stops and not stops[-1].get("complete", True):
-        facts.append("stopped before the end")
-    return " &middot; ".join(escape(fact) for fact in facts)
+        parts.append("stopped before the end")
+    return " &middot; ".join(escape(part) for part in parts)
 
 
-def build_page(run: RunFiles, folder: Path, truth: Mapping[str, Any]) -> str:
+def build_page(run: RunFiles, folder: Path, ground_truth: Mapping[str, Any]) -> str:
     """The whole document."""
-    judged = judge(truth, run.detections) if run.detections is not None else None
-    point = operating_point(judged) if judged is not None else None
+    matches = judge(ground_truth, run.detections) if run.detections is not None else None
+    point = operating_point(matches) if matches is not None else None
     count = (run.settings.get("run") or {}).get("report_videos", DEFAULT_VIDEOS)
-    shown = timelines(judged, point, truth, int(count)) if judged is not None and point is not None else ""
+    shown = (
+        timelines(matches, point, ground_truth, int(count))
+        if matches is not None and point is not None
+        else ""
+    )
     settings = ""
     if run.settings_text:
         text = escape(run.settings_text)
         settings = f"<h2>Settings</h2><details><summary>settings.yaml</summary><pre>{text}</pre></details>"
-    measured = accuracy(run, truth, judged, point) + errors(run, truth)
+    measured = accuracy(run, ground_truth, matches, point) + errors(run, ground_truth)
     body = key_figures(run, point) + learning(run) + measured + shown + settings
     return PAGE.format(name=escape(run.name), subtitle=subtitle(run, folder), body=body)
 
 
-def write_report(run_folder: str | Path, *, truth: Mapping[str, Any]) -> Path:
+def write_report(run_folder: str | Path, *, ground_truth: Mapping[str, Any]) -> Path:
     """Write run_folder/report.html and return its path.
 
-    truth: {video: object with .actions and .duration}, as for `evaluate`. ValueError if a file of the run is
-    damaged.
+    ground_truth: {video: object with .actions and .duration}, as for `evaluate`. ValueError if a file of the
+    run is damaged.
     """
     folder = Path(run_folder)
-    page = build_page(read_run(folder), folder, truth)
+    page = build_page(read_run(folder), folder, ground_truth)
     path = folder / "report.html"
     write_text(path, page)
     return path

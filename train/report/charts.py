@@ -16,14 +16,14 @@ from train.report.svg import (
     SKY,
     VERMILION,
     Axis,
-    figure,
     image,
-    number,
+    range_axis,
     rule,
     tag,
-    time_axis,
+    text,
+    tick_text,
     value_axis,
-    words,
+    value_text,
 )
 
 WIDTH, HEIGHT = 480, 270
@@ -36,7 +36,7 @@ LEFT, NAMES, RIGHT, TOP, BOTTOM = (
 )  # NAMES: the right margin where it holds the lines' names
 LABEL_GAP = 15  # between the names at the lines' ends, pixels
 POINTS = 300  # of a loss's line; of more, every so many-th is drawn
-LEAST = 1.0  # where an axis of percents ends at the earliest
+MIN_PERCENT_HIGH = 1.0  # where an axis of percents ends at the earliest
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[f
 
 
 def spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Places near the wanted ones, LABEL_GAP apart, within [low, high] as far as they fit."""
+    """Positions near the wanted ones, LABEL_GAP apart, within [low, high] as far as they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [0.0] * len(wanted)
-    edge = low - LABEL_GAP
+    limit = low - LABEL_GAP
     for i in order:
-        placed[i] = edge = max(wanted[i], edge + LABEL_GAP)
-    edge = high + LABEL_GAP
+        placed[i] = limit = max(wanted[i], limit + LABEL_GAP)
+    limit = high + LABEL_GAP
     for i in reversed(order):
-        placed[i] = edge = min(placed[i], edge - LABEL_GAP)
+        placed[i] = limit = min(placed[i], limit - LABEL_GAP)
     return placed
 
 
@@ -80,11 +80,11 @@ def grid(x: Axis, y: Axis, x_label: str, unit: str) -> list[str]:
     parts = []
     for tick in y.ticks:
         parts.append(rule(x.start, y(tick), x.end, y(tick), "grid"))
-        parts.append(words(x.start - 8, y(tick) + 4, number(tick) + unit, "tick", anchor="end"))
+        parts.append(text(x.start - 8, y(tick) + 4, tick_text(tick) + unit, "tick", anchor="end"))
     for tick in x.ticks:
-        parts.append(words(x(tick), y.start + 18, number(tick), "tick", anchor="middle"))
+        parts.append(text(x(tick), y.start + 18, tick_text(tick), "tick", anchor="middle"))
     parts.append(rule(x.start, y.start, x.end, y.start, "axis"))
-    parts.append(words((x.start + x.end) / 2, HEIGHT - 5, x_label, "tick", anchor="middle"))
+    parts.append(text((x.start + x.end) / 2, HEIGHT - 5, x_label, "tick", anchor="middle"))
     return parts
 
 
@@ -95,7 +95,7 @@ def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> str:
     parts = [tag("polyline", points=path, fill="none", opacity=0.28 if line.faint else None, **style)]
     if line.dots or len(line.points) == 1:
         for a, b in line.points:
-            title = f"{line.name}: {number(b)}{unit} at {number(a)}"
+            title = f"{line.name}: {tick_text(b)}{unit} at {tick_text(a)}"
             radius = line.width + 1.5
             parts.append(tag("circle", title=title, cx=x(a), cy=y(b), r=radius, fill=line.colour))
     return "".join(parts)
@@ -105,15 +105,15 @@ def name_lines(lines: Sequence[Line], y: Axis) -> list[str]:
     """Each line's name beside its last point, pushed apart where they would overlap."""
     left = WIDTH - NAMES + 6.0
     parts = []
-    places = spread([y(line.points[-1][1]) for line in lines], TOP + 4, HEIGHT - BOTTOM)
-    for line, place in zip(lines, places, strict=True):
+    positions = spread([y(line.points[-1][1]) for line in lines], TOP + 4, HEIGHT - BOTTOM)
+    for line, position in zip(lines, positions, strict=True):
         style: dict[str, Any] = {
             "stroke": line.colour,
             "stroke_width": line.width,
             "stroke_dasharray": line.dash,
         }
-        parts.append(tag("line", x1=left, x2=left + 20, y1=place, y2=place, **style))
-        parts.append(words(left + 25, place + 4, line.name, "name"))
+        parts.append(tag("line", x1=left, x2=left + 20, y1=position, y2=position, **style))
+        parts.append(text(left + 25, position + 4, line.name, "name"))
     return parts
 
 
@@ -139,8 +139,8 @@ def line_chart(
     xs = [a for line in lines for a, _ in line.points]
     ys = [b for line in lines for _, b in line.points]
     low, high = x_range or (min(xs), max(xs))
-    x = time_axis(low, high, LEFT, WIDTH - (NAMES if named else RIGHT), whole=True)
-    y = value_axis(ys, HEIGHT - BOTTOM, TOP, least=LEAST if unit else 0.0, log=log)
+    x = range_axis(low, high, LEFT, WIDTH - (NAMES if named else RIGHT), whole=True)
+    y = value_axis(ys, HEIGHT - BOTTOM, TOP, min_high=MIN_PERCENT_HIGH if unit else 0.0, log=log)
     parts = grid(x, y, x_label, unit)
     parts += [draw_line(line, x, y, unit) for line in sorted(lines, key=lambda line: not line.faint)]
     parts += name_lines([line for line in lines if named and not line.faint], y)
@@ -149,7 +149,7 @@ def line_chart(
 
 def column_chart(values: Sequence[tuple[str, float]], *, x_label: str, title: str, unit: str = "") -> str:
     """A column per (name, percent), its value above it; both texts are left out where there is no room."""
-    y = value_axis([value for _, value in values], HEIGHT - BOTTOM, TOP + 14, least=LEAST)
+    y = value_axis([value for _, value in values], HEIGHT - BOTTOM, TOP + 14, min_high=MIN_PERCENT_HIGH)
     x = Axis(0, len(values), (), LEFT, WIDTH - RIGHT)
     parts = grid(x, y, x_label, unit)
     slot = (x.end - x.start) / len(values)
@@ -159,10 +159,10 @@ def column_chart(values: Sequence[tuple[str, float]], *, x_label: str, title: st
         box = {"x": middle - width / 2, "y": top, "width": width, "height": y.start - top, "rx": 2}
         parts.append(tag("rect", title=f"{name}: {value:.2f}{unit}", class_="column", **box))
         if slot >= 28:
-            parts.append(words(middle, top - 5, figure(value), "value", anchor="middle"))
-            parts.append(words(middle, y.start + 18, name, "tick", anchor="middle"))
-    said = ", ".join(f"{name}: {figure(value)}{unit}" for name, value in values)
-    return image(parts, f"{title}: {said}", width=WIDTH, height=HEIGHT)
+            parts.append(text(middle, top - 5, value_text(value), "value", anchor="middle"))
+            parts.append(text(middle, y.start + 18, name, "tick", anchor="middle"))
+    listing = ", ".join(f"{name}: {value_text(value)}{unit}" for name, value in values)
+    return image(parts, f"{title}: {listing}", width=WIDTH, height=HEIGHT)
 
 
 def loss_card(steps: Sequence[Mapping[str, Any]]) -> str:

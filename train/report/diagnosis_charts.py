@@ -11,8 +11,8 @@ from train.evaluation.tables import TITLES
 from train.report.charts import (
     BOTTOM,
     HEIGHT,
-    LEAST,
     LEFT,
+    MIN_PERCENT_HIGH,
     RIGHT,
     TOP,
     WIDTH,
@@ -29,13 +29,13 @@ from train.report.svg import (
     PURPLE,
     SKY,
     Axis,
-    figure,
     image,
-    number,
     rule,
     tag,
+    text,
+    tick_text,
     value_axis,
-    words,
+    value_text,
 )
 
 COLOURS = dict(zip(OUTCOMES, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
@@ -61,17 +61,17 @@ def profile_chart(groups: Sequence[Sequence[float]]) -> str:
     x = Axis(0, len(groups), (), LEFT, WIDTH - RIGHT)
     y = Axis(0, 100, (0, 20, 40, 60, 80, 100), HEIGHT - BOTTOM, TOP)
     parts = grid(x, y, "detections of each class by falling score", " %")
-    for place, group in enumerate(groups):
-        left, width = x(place + PAD), x(place + 1 - PAD) - x(place + PAD)
+    for column, group in enumerate(groups):
+        left, width = x(column + PAD), x(column + 1 - PAD) - x(column + PAD)
         base = 0.0
         for name, count in zip(OUTCOMES, group, strict=True):
             share = 100 * count / (sum(group) or 1)
             box = {"x": left, "y": y(base + share), "width": width, "height": y(base) - y(base + share)}
-            title = f"{place + 1}G: {TITLES[name]} {share:.1f} %"
+            title = f"{column + 1}G: {TITLES[name]} {share:.1f} %"
             if share:
                 parts.append(tag("rect", title=title, fill=COLOURS[name], stroke="#fff", **box))
             base += share
-        parts.append(words(left + width / 2, y.start + 18, f"{place + 1}G", "tick", anchor="middle"))
+        parts.append(text(left + width / 2, y.start + 18, f"{column + 1}G", "tick", anchor="middle"))
     title = "Kinds of detections by rank, percent"
     return image(parts, title, width=WIDTH, height=HEIGHT)
 
@@ -83,33 +83,33 @@ def bins_chart(characteristics: Mapping[str, Any], measure: str, base: float, *,
         slots += [(name, None)] if slots else []
         slots += [(name, item) for item in entry["bins"]]
     values = [100 * item[measure] for _, item in slots if item is not None and item[measure] is not None]
-    y = value_axis([*values, 100 * base], HEIGHT - BOTTOM, TOP + 14, least=LEAST)
+    y = value_axis([*values, 100 * base], HEIGHT - BOTTOM, TOP + 14, min_high=MIN_PERCENT_HIGH)
     x = Axis(0, len(slots), (), LEFT, WIDTH - RIGHT)
     parts, labels = grid(x, y, "", " %"), []
-    for place, (name, item) in enumerate(slots):
-        middle = x(place + 0.5)
+    for column, (name, item) in enumerate(slots):
+        middle = x(column + 0.5)
         if item is None:
             continue
-        parts.append(words(middle, y.start + 16, item["name"], "tick", anchor="middle"))
+        parts.append(text(middle, y.start + 16, item["name"], "tick", anchor="middle"))
         if item[measure] is None:
             continue
         value, width = 100 * item[measure], (1 - 2 * PAD) * (x(1) - x(0))
         box = {"x": middle - width / 2, "y": y(value), "width": width, "height": y.start - y(value), "rx": 2}
         actions = counted(item["num_true"], "true action")
-        about = f"{name} {item['name']}, {bin_text(name, item)}: {value:.2f} %, {actions}"
-        parts.append(tag("rect", title=about, class_="column", **box))
-        labels.append(words(middle, y(value) - 5, figure(value, 2), "value", anchor="middle"))
+        tooltip = f"{name} {item['name']}, {bin_text(name, item)}: {value:.2f} %, {actions}"
+        parts.append(tag("rect", title=tooltip, class_="column", **box))
+        labels.append(text(middle, y(value) - 5, value_text(value, 2), "value", anchor="middle"))
     for name in characteristics:
-        places = [place for place, (owner, item) in enumerate(slots) if owner == name and item is not None]
-        middle = x((places[0] + places[-1] + 1) / 2)
-        parts.append(words(middle, HEIGHT - 7, name, "name", anchor="middle"))
+        own = [column for column, (owner, item) in enumerate(slots) if owner == name and item is not None]
+        middle = x((own[0] + own[-1] + 1) / 2)
+        parts.append(text(middle, HEIGHT - 7, name, "name", anchor="middle"))
     parts.append(rule(x.start, y(100 * base), x.end, y(100 * base), "cut"))
     return image(parts + labels, title, width=WIDTH, height=HEIGHT)
 
 
 def recall_chart(recall: Mapping[str, Any]) -> str:
     """AR over the average number of detections per video, percent."""
-    points = [(float(number), 100 * value) for number, value in enumerate(recall["curve"], 1)]
+    points = [(float(count), 100 * value) for count, value in enumerate(recall["curve"], 1)]
     return line_chart(
         [Line("AR", points, BLUE, width=2.6)],
         x_label="detections per video on average (AN)",
@@ -124,11 +124,11 @@ def bin_text(name: str, item: Mapping[str, Any]) -> str:
     """The range of a bin of a characteristic: 2 to 4 %, over 18 s; instances as whole numbers."""
     factor, unit, _ = BINS[name]
     if item["high"] is None:
-        return f"over {number(factor * item['low'])}{unit}"
+        return f"over {tick_text(factor * item['low'])}{unit}"
     low, high = factor * item["low"], factor * item["high"]
     if name == "instances":
-        return number(high) if low + 1 >= high else f"{number(low + 1)} to {number(high)}"
-    return f"{number(float(f'{low:.3g}'))} to {number(float(f'{high:.3g}'))}{unit}"
+        return tick_text(high) if low + 1 >= high else f"{tick_text(low + 1)} to {tick_text(high)}"
+    return f"{tick_text(float(f'{low:.3g}'))} to {tick_text(float(f'{high:.3g}'))}{unit}"
 
 
 def bins_table(characteristics: Mapping[str, Any]) -> str:
@@ -194,6 +194,6 @@ def bin_cards(diagnosis: Mapping[str, Any]) -> str:
     titles = {"average_mAP_N": "mAP_N by kind of true action", "false_negatives": "True actions missed"}
     for measure, title in titles.items():
         chart = bins_chart(characteristics, measure, diagnosis[measure], title=f"{title}, percent")
-        cards += card(title, chart, f"Dashed: all true actions, {figure(100 * diagnosis[measure])} %.")
+        cards += card(title, chart, f"Dashed: all true actions, {value_text(100 * diagnosis[measure])} %.")
     note = "In brackets: how many. A range holds its upper end, but not its lower."
     return cards + card("Kinds of true actions", bins_table(characteristics), note, wide=True)

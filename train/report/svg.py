@@ -1,6 +1,6 @@
 """SVG as text: elements, axes, round tick values. Nothing but strings and arithmetic, no resources.
 
-Colours are Okabe and Ito's, told apart by every kind of colour vision.
+Colours are Okabe and Ito's, distinct for every kind of colour vision.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def tag(name: str, content: str = "", /, *, title: str = "", **attributes: str |
     return f"<{' '.join(parts)}>{inside}</{name}>" if inside else f"<{' '.join(parts)}/>"
 
 
-def words(x: float, y: float, text: str, class_: str, *, anchor: str | None = None, title: str = "") -> str:
-    """Text at a place; anchor: middle, end or (None) start."""
-    return tag("text", escape(text), title=title, class_=class_, x=x, y=y, text_anchor=anchor)
+def text(x: float, y: float, content: str, class_: str, *, anchor: str | None = None, title: str = "") -> str:
+    """Text at (x, y); anchor: middle, end or (None) start."""
+    return tag("text", escape(content), title=title, class_=class_, x=x, y=y, text_anchor=anchor)
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
@@ -62,19 +62,19 @@ class Axis:
 
 
 def nice_step(span: float, count: int) -> float:
-    """The smallest 1, 2 or 5 times a power of ten that cuts `span` into at most `count` pieces."""
+    """The smallest 1, 2 or 5 times a power of ten that cuts `span` into at most `count` intervals."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
-def time_axis(
-    low: float, high: float, start: float, end: float, *, pieces: int = 6, whole: bool = False
+def range_axis(
+    low: float, high: float, start: float, end: float, *, intervals: int = 6, whole: bool = False
 ) -> Axis:
     """An axis over [low, high]; `whole`: marks at whole numbers only. A single value sits in the middle."""
     if high <= low:
         return Axis(low - 1, low + 1, (low,), start, end)
-    step = nice_step(high - low, pieces)
+    step = nice_step(high - low, intervals)
     if whole:
         step = max(1.0, step)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -82,30 +82,30 @@ def time_axis(
 
 
 def value_axis(
-    values: Sequence[float], start: float, end: float, *, least: float = 0.0, log: bool = False
+    values: Sequence[float], start: float, end: float, *, min_high: float = 0.0, log: bool = False
 ) -> Axis:
     """An axis from 0 (or a mark below the lowest value) to a mark above the highest; `log`: whole decades.
 
-    least: where the axis ends at the earliest; without it, zeros alone have an axis to 1.
+    min_high: where the axis ends at the earliest; without it, zeros alone have an axis to 1.
     """
     if log:
         first = math.floor(math.log10(min(values)))
         last = max(math.ceil(math.log10(max(values))), first + 1)
         ticks = tuple(10.0**i for i in range(first, last + 1))
         return Axis(ticks[0], ticks[-1], ticks, start, end, log=True)
-    low, high = min(0.0, *values), max(least, *values) or 1.0
+    low, high = min(0.0, *values), max(min_high, *values) or 1.0
     step = nice_step(high - low, 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(i * step for i in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks, start, end)
 
 
-def figure(value: float, digits: int = 3) -> str:
+def value_text(value: float, digits: int = 3) -> str:
     """A value beside its mark, in so many digits: 93.2, 6.82, 0.31; 0 without decimals is nothing at all."""
     return f"{value:.{max(0, digits - len(str(int(abs(value)))))}f}" if value else "0"
 
 
-def number(value: float) -> str:
+def tick_text(value: float) -> str:
     """A tick's text: four significant digits, 12000 as 12k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:.4g}k"
