@@ -28,7 +28,11 @@ setup(
         "tools.weights",
         "tools.weights.names",
     ],
-    package_data={"train": ["recipes/*.yaml"], "tools.viewer": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "train": ["recipes/*.yaml"],
+        "train.report": ["*.j2", "*.css"],
+        "tools.viewer": ["*.html", "*.css", "*.js"],
+    },
     install_requires=[
         "torch",
         "nvidia-dali-cuda130",

@@ -78,6 +78,17 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
+def test_template_syntax_in_names_stays_text(tmp_path):
+    evil = "{{7*7000}}{% raw %}<script>{{ name }}"
+    truth = {evil: Video(evil, "validation", 10.0, (Action(0, 5, evil),))}
+    results = {evil: [found(0, 5, evil, 0.5)]}
+    folder = write_run(tmp_path / "{{7*7000}}", truth=truth, results=results, settings=f"# {evil}\n")
+    text = write_report(folder, ground_truth=truth).read_text()
+    parsed(text)
+    assert "<h1>{{7*7000}}</h1>" in text and "49000" not in text
+    assert "<script" not in text and "{{7*7000}}{% raw %}&lt;script&gt;{{ name }}" in text
+
+
 def test_as_many_videos_are_drawn_as_the_settings_say(tmp_path):
     folder = write_run(tmp_path / "run", settings="run:\n  report_videos: 2\n")
     assert write_report(folder, ground_truth=TRUTH).read_text().count('<figure class="video">') == 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from report_cases import parsed
 
+from pipeline.text import duration_text
 from train.report.charts import Line, column_chart, line_chart, smoothed, spread
-from train.report.page import duration_text
-from train.report.svg import nice_step, range_axis, tag, value_axis, value_text
+from train.report.svg import log_axis, nice_step, range_axis, tag, value_axis, value_text
 
 
 def test_ticks_are_round_and_few():
@@ -15,7 +15,7 @@ def test_ticks_are_round_and_few():
     assert range_axis(0, 7, 0, 100).ticks == (0, 2, 4, 6)
     assert range_axis(20, 20, 0, 100).ticks == (20,)
     assert value_axis([0, 0], 100, 0).ticks[-1] == 1 and value_axis([1e-7], 100, 0, min_high=1).high == 1
-    assert value_axis([0.02, 30], 100, 0, log=True).ticks == (0.01, 0.1, 1, 10, 100)
+    assert log_axis([0.02, 30], 100, 0).ticks == (0.01, 0.1, 1, 10, 100)
 
 
 def test_names_at_the_lines_ends_do_not_overlap():

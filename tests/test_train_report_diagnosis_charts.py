@@ -9,7 +9,8 @@ from metric_cases import found, random_case, video
 
 from train.evaluation.evaluate import assess
 from train.report.charts import BOTTOM, HEIGHT, TOP, WIDTH
-from train.report.diagnosis_charts import bin_text, bins_chart, bins_table, error_section, profile_chart
+from train.report.diagnosis_charts import bin_text, bins_chart, profile_chart
+from train.report.errors import error_section
 from train.report.svg import value_axis
 
 
@@ -89,5 +90,5 @@ def test_ranges_of_bins_read_well():
 
 def test_the_table_of_bins_names_each_range_and_how_many_actions_it_has():
     truth = {"v": video("v", (0, 5, "run"), (10, 19, "run"), duration=20.0)}
-    table = bins_table(measured(truth, {})["diagnosis"]["characteristics"])
-    assert "<td>20 to 40 % <small>(1)</small></td>" in table and table.count("<tr>") == 6
+    page = error_section(measured(truth, {}))
+    assert "<td>20 to 40 % <small>(1)</small></td>" in page and page.count("<tr>") == 6

@@ -64,7 +64,7 @@ def test_a_timeline_has_a_band_for_each_true_action_and_a_bar_for_each_detection
     matches = judge(TRUTH, RESULTS)
     drawn = parsed(timeline(matches, 0, 30.0, operating_point(matches)))
     kinds = [attributes.get("class") for _, attributes in drawn.seen]
-    assert (kinds.count("truth"), kinds.count("hit"), kinds.count("wrong weak")) == (2, 2, 1)
+    assert (kinds.count("action"), kinds.count("hit"), kinds.count("wrong weak")) == (2, 2, 1)
     for video, key in enumerate(matches.keys):
         parsed(timeline(matches, video, TRUTH[key].duration, operating_point(matches)))
 
@@ -118,7 +118,7 @@ def test_a_day_of_video_has_few_marks():
 def test_bars_lie_where_their_seconds_are():
     matches = judge(TRUTH, RESULTS)
     drawn = parsed(timeline(matches, 0, 30.0, operating_point(matches)))
-    bands = [a for _, a in drawn.seen if a.get("class") == "truth"]
+    bands = [a for _, a in drawn.seen if a.get("class") == "action"]
     ticks = [a for name, a in drawn.seen if name == "line" and a.get("class") == "mark"]
     left, right = float(ticks[0]["x1"]), float(ticks[-1]["x1"])  # 0 s and 30 s
     assert float(bands[0]["x"]) == pytest.approx(left, abs=0.1)

@@ -11,9 +11,8 @@ from typing import Any
 from pipeline.annotations import Video
 from pipeline.files import write_text
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.text import counted, first_names
+from pipeline.text import counted, duration_text, first_names
 from train.cli import one_line
-from train.report.page import duration_text
 
 from .content import PageData, collect, index_row, length_of, order_of, page_data, video_errors
 from .media import Library, embedded, linked

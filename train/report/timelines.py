@@ -1,21 +1,23 @@
-"""Timelines of detections against ground truth: a lane per class, the best detections on top.
+"""The report's timelines of detections against ground truth: a lane per class, the best detections on top.
 
 A detection is a hit when the protocol matches it with a true action at tIoU 0.5: in the order of score, each
-true action once. Everything is drawn as SVG text.
+true action once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from pipeline.text import counted
-from train.evaluation.operating_point import MatchedDetections, OperatingPoint
-from train.report.page import duration_text
+from pipeline.annotations import Video
+from pipeline.text import counted, duration_text
+from train.evaluation.operating_point import TIOU, MatchedDetections, OperatingPoint, video_scores
+from train.report.page import render
 from train.report.svg import Axis, image, range_axis, rule, tag, text
 
 WIDTH, SIDE = 1100, 28  # the margins hold half of the outermost times
@@ -27,8 +29,36 @@ MAX_LANES = 12  # of one video; a video with more classes shows those with the m
 FEW = 10  # so many detections of a video are drawn, and 2 more for each true action
 
 
+def timelines_section(
+    matches: MatchedDetections, point: OperatingPoint, ground_truth: Mapping[str, Video], *, count: int
+) -> Markup:
+    """A legend and up to `count` videos; says by which rule they were chosen."""
+    total = sum(bool(video.actions) for video in ground_truth.values())
+    few = f"{count} of {counted(total, 'video')}, from the best to the worst in even steps."
+    scores = video_scores(matches, point)
+    videos = []
+    for video in choose_videos(scores, count):
+        key = matches.keys[video]
+        duration = ground_truth[key].duration
+        videos.append(
+            {
+                "key": key,
+                "summary": video_summary(matches, video, duration, point),
+                "f1": f"{scores[video]:.2f}",
+                "timeline": timeline(matches, video, duration, point),
+            }
+        )
+    values = {
+        "chosen": few if count < total else f"{counted(total, 'video')} with true actions, the best first.",
+        "matching_tiou": f"{TIOU:g}",
+        "cut": f"{point.score:.3g}" if point.recall else None,
+        "videos": videos,
+    }
+    return render("timelines.html.j2", values)
+
+
 def choose_videos(scores: np.ndarray, count: int) -> list[int]:
-    """Video numbers from the best to the worst in even steps, so that the choice flatters nobody."""
+    """Video numbers from the best to the worst in even steps; videos without true actions have no score."""
     order = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
     if len(order) <= count:
         return order
@@ -91,7 +121,7 @@ def clock_axis(longest: float) -> Axis:
     return replace(axis, ticks=tuple(float(t) for t in range(0, int(longest) + 1, step)))
 
 
-def timeline(matches: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> str:
+def timeline(matches: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> Markup:
     """One video as SVG: a lane per class, bands for true actions, under their caps the detections."""
     of_video = matches.true.video == video
     ends = [matches.true.segments[of_video, 1], matches.detected.segments[matches.detected.video == video, 1]]
@@ -103,7 +133,7 @@ def timeline(matches: MatchedDetections, video: int, duration: float | None, poi
         parts.append(
             text(SIDE, top + 18, shortened(matches.labels[label]), "name", title=matches.labels[label])
         )
-        drawn, top = draw_lane(matches, gt, rows, axis, top + NAME, point.cut)
+        drawn, top = draw_lane(matches, gt, rows, axis, top=top + NAME, cut=point.cut)
         parts += drawn
     for tick in axis.ticks:
         parts.append(rule(axis(tick), NAME, axis(tick), top + 5, "mark"))
@@ -125,51 +155,62 @@ def extent(segment: np.ndarray, axis: Axis) -> tuple[float, float]:
 
 def rows_of(extents: Sequence[tuple[float, float]]) -> list[int]:
     """The row of each extent: the highest where it covers none of those before it."""
-    rows: list[list[tuple[float, float]]] = []
-    numbers = []
+    taken: list[list[tuple[float, float]]] = []  # (left, right) of what lies in each row
+    chosen = []
     for left, width in extents:
-        free = (all(left >= b + 2 or left + width + 2 <= a for a, b in row) for row in rows)
-        row = next((i for i, is_free in enumerate(free) if is_free), len(rows))
-        rows += [[]] if row == len(rows) else []
-        rows[row].append((left, left + width))
-        numbers.append(row)
-    return numbers
+        free = [all(left >= b + 2 or left + width + 2 <= a for a, b in row) for row in taken]
+        row = free.index(True) if True in free else len(taken)
+        if row == len(taken):
+            taken.append([])
+        taken[row].append((left, left + width))
+        chosen.append(row)
+    return chosen
 
 
 def draw_lane(
-    matches: MatchedDetections, gt: np.ndarray, detected: np.ndarray, axis: Axis, top: float, cut: float
-) -> tuple[list[str], float]:
-    """One class: bands for true actions, detections in rows that hide nothing; also where the lane ends."""
+    matches: MatchedDetections,
+    gt: np.ndarray,
+    detected: np.ndarray,
+    axis: Axis,
+    *,
+    top: float,
+    cut: float,
+) -> tuple[list[Markup], float]:
+    """One class: bands for true actions, detections in rows that hide nothing; also where the lane ends.
+
+    gt: (m, 2) segments in seconds; detected: rows of `matches.detected`, the best first.
+    """
     extents = [extent(matches.detected.segments[row], axis) for row in detected]
     rows = rows_of(extents)
     height = CAP + 4 + ROW * (max(rows, default=0) + 1)
     size: dict[str, Any] = {"x": SIDE, "y": top, "width": WIDTH - 2 * SIDE, "height": height, "rx": 3}
     parts = [tag("rect", class_="lane", **size)]
     parts += [draw_action(segment, axis, top, height) for segment in gt]
-    for detection, (left, width), row in zip(detected, extents, rows, strict=True):
+    for detection, own, row in zip(detected, extents, rows, strict=True):
         middle = top + CAP + 2 + ROW * (row + 0.5)
-        parts.append(draw_detection(matches, int(detection), (left, width), middle, cut))
+        parts.append(draw_detection(matches, int(detection), own, middle=middle, cut=cut))
     return parts, top + height
 
 
-def draw_action(segment: np.ndarray, axis: Axis, top: float, height: float) -> str:
+def draw_action(segment: np.ndarray, axis: Axis, top: float, height: float) -> Markup:
     """A true action: a band over the whole lane with a dark cap."""
     left, width = extent(segment, axis)
     box: dict[str, Any] = {"x": left, "y": top, "width": width}
-    inside = tag("rect", class_="truth", height=height, **box) + tag("rect", class_="cap", height=CAP, **box)
+    inside = tag("rect", class_="action", height=height, **box) + tag("rect", class_="cap", height=CAP, **box)
     return tag("g", inside, title=f"true action, {segment[0]:.2f} to {segment[1]:.2f} s")
 
 
 def draw_detection(
-    matches: MatchedDetections, row: int, extent: tuple[float, float], middle: float, cut: float
-) -> str:
+    matches: MatchedDetections, row: int, own: tuple[float, float], *, middle: float, cut: float
+) -> Markup:
     """A detection: blue if it is right, vermilion and hollow if not, pale and thin below the cut."""
     start, end = matches.detected.segments[row]
     score = float(matches.detected.scores[row])
     kind = ("hit" if matches.hit[row] else "wrong") + ("" if score >= cut else " weak")
-    kind_text = "right" if matches.hit[row] else "wrong, or a repeat"
+    meaning = "right" if matches.hit[row] else "wrong, or a repeat"
     name = matches.labels[matches.detected.label[row]]
-    title = f"{name}, {start:.2f} to {end:.2f} s, score {score:.3g}: {kind_text}"
+    title = f"{name}, {start:.2f} to {end:.2f} s, score {score:.3g}: {meaning}"
     height = 6.0 if score >= cut else 3.0
-    box = {"x": extent[0], "y": middle - height / 2, "width": extent[1], "height": height, "rx": 1.5}
+    left, width = own
+    box = {"x": left, "y": middle - height / 2, "width": width, "height": height, "rx": 1.5}
     return tag("rect", title=title, class_=kind, **box)
