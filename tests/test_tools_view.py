@@ -21,8 +21,8 @@ from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.records import PackedVideo
 from tools.view import main
 from tools.viewer.build import file_names, make_view
-from tools.viewer.content import collect, index_row, order_of, page_data, video_errors
-from tools.viewer.media import Library, embedded
+from tools.viewer.content import collect, index_row, order_of, video_data, video_errors
+from tools.viewer.media import VideoFinder, embedded
 from tools.viewer.pages import block, index_page
 
 EVIL = "</script><img src=x onerror=\"document.title='broken'\">&{{data}}'\u2028"
@@ -36,7 +36,7 @@ def video(key, *actions, duration=8.0):
     return Video(key, "validation", duration, tuple(Action(*action) for action in actions))
 
 
-TRUTH = {
+GROUND_TRUTH = {
     "good": video("good", (1, 2, "jump"), (3, 5, "run")),
     "half": video("half", (0, 4, "run"), (5, 6, "run")),
     "empty": video("empty"),
@@ -59,8 +59,8 @@ RESULTS = {
 
 
 def test_a_page_says_where_each_detection_lies_and_how_well_it_fits():
-    material = collect(RESULTS, TRUTH)
-    data = page_data(material, 0)
+    page_data = collect(RESULTS, GROUND_TRUTH)
+    data = video_data(page_data, 0)
     assert data["classes"] == ["fly", "jump", "run"] and data["length"] == 8.0 and data["threshold"] == 0.7
     assert data["detections"] == [
         [1, 1.0, 2.0, 0.9, 1.0, 0, 1],
@@ -68,21 +68,21 @@ def test_a_page_says_where_each_detection_lies_and_how_well_it_fits():
         [1, 1.0, 2.5, 0.3, 0.6667, 0, 0],  # a repeat: its action is taken
         [0, 6.0, 7.0, 0.2, 0.0, -1, 0],
     ]
-    assert data["truth"] == [[1, 1.0, 2.0, ((0.9, 1.0),)], [2, 3.0, 5.0, ((0.8, 1.0),)]]
+    assert data["actions"] == [[1, 1.0, 2.0, ((0.9, 1.0),)], [2, 3.0, 5.0, ((0.8, 1.0),)]]
 
 
 def test_a_true_action_knows_its_best_detection_at_every_threshold():
-    stairs = page_data(collect(RESULTS, TRUTH), 1)["truth"]
-    assert stairs[0] == [0, 0.0, 4.0, ((0.7, 0.5), (0.6, 0.75))]
-    assert stairs[1] == [0, 5.0, 6.0, ((0.1, 0.25),)]
+    actions = video_data(collect(RESULTS, GROUND_TRUTH), 1)["actions"]
+    assert actions[0] == [0, 0.0, 4.0, ((0.7, 0.5), (0.6, 0.75))]
+    assert actions[1] == [0, 5.0, 6.0, ((0.1, 0.25),)]
 
 
 def test_a_detection_at_the_very_threshold_is_shown_and_counted_alike():
     score = 0.56936574  # more digits than pages show: cut upwards, it would fall below the threshold
     results = {"a": [found(1.0, 2.0, "run", score), found(5.0, 6.0, "run", 0.2)]}
-    material = collect(results, {"a": video("a", (1.0, 2.0, "run"))})
-    assert material.threshold == page_data(material, 0)["detections"][0][3]
-    assert material.shown.tolist() == [True, False] and video_errors(material).total[0] == 0
+    page_data = collect(results, {"a": video("a", (1.0, 2.0, "run"))})
+    assert page_data.threshold == video_data(page_data, 0)["detections"][0][3]
+    assert page_data.shown.tolist() == [True, False] and video_errors(page_data).total[0] == 0
 
 
 def test_overlaps_equal_a_slow_reference_on_random_videos():
@@ -96,20 +96,20 @@ def test_overlaps_equal_a_slow_reference_on_random_videos():
         k: [found(a, b, str(rng.integers(3)), float(rng.integers(1, 9)) / 8) for a, b in segments(30)]
         for k in "abc"
     }
-    material = collect(results, truth)
+    page_data = collect(results, truth)
     for number, key in enumerate("abc"):
-        data = page_data(material, number)
+        data = video_data(page_data, number)
         for label, start, end, _, tiou, match, _ in data["detections"]:
-            same = [(i, row) for i, row in enumerate(data["truth"]) if row[0] == label]
+            same = [(i, row) for i, row in enumerate(data["actions"]) if row[0] == label]
             best = max((slow_tiou((start, end), row[1:3]) for _, row in same), default=0.0)
             assert tiou == pytest.approx(best, abs=1e-4)  # four digits are written
-            assert match == -1 if best == 0 else slow_tiou((start, end), data["truth"][match][1:3]) == best
-        for label, start, end, steps in data["truth"]:
+            assert match == -1 if best == 0 else slow_tiou((start, end), data["actions"][match][1:3]) == best
+        for label, start, end, steps in data["actions"]:
             for threshold in (0.1, 0.5, 0.9):
                 shown = [one for one in data["detections"] if one[3] >= threshold and one[0] == label]
                 best = max((slow_tiou((start, end), one[1:3]) for one in shown), default=0.0)
-                said = [tiou for score, tiou in steps if score >= threshold]
-                assert (said[-1] if said else 0.0) == pytest.approx(best, abs=1e-4)
+                reached = [tiou for score, tiou in steps if score >= threshold]
+                assert (reached[-1] if reached else 0.0) == pytest.approx(best, abs=1e-4)
             assert all(a[0] > b[0] and a[1] < b[1] for a, b in pairwise(steps))
         assert data["name"] == key
 
@@ -121,13 +121,13 @@ def slow_tiou(a, b):
 
 
 def test_the_error_of_a_video_is_what_it_missed_and_what_it_made_up():
-    material = collect(RESULTS, TRUTH)  # shown from 0.7 on
-    errors = video_errors(material)
+    page_data = collect(RESULTS, GROUND_TRUTH)  # shown from 0.7 on
+    errors = video_errors(page_data)
     np.testing.assert_allclose(errors.missed, [0, 1 - 0.5 / 2, 0, 1])
     np.testing.assert_allclose(errors.false, [0, 0, 0, 1], atol=1e-9)
-    assert [material.judged.keys[i] for i in order_of(material)] == ["bad", "half", "good", "empty"]
-    assert index_row(material, 1, errors)[:7] == ["half", 8.0, 2, 1, 0.75, 0.0, 0.7]
-    assert index_row(material, 1, errors)[7:] == [[[0, 500], [625, 750]], [[0, 250, 1]]]
+    assert [page_data.matches.keys[i] for i in order_of(page_data)] == ["bad", "half", "good", "empty"]
+    assert index_row(page_data, 1, errors)[:7] == ["half", 8.0, 2, 1, 0.75, 0.0, 0.7]
+    assert index_row(page_data, 1, errors)[7:] == [[[0, 500], [625, 750]], [[0, 250, 1]]]
 
 
 def test_false_is_a_share_of_the_shown_score():
@@ -151,7 +151,7 @@ def test_without_truth_the_first_threshold_leaves_a_readable_number():
     assert first([0.9 - 0.001 * i for i in range(50)]) == 10
     assert first([0.0, 0.0]) == 2 and first([-1.0, -2.0]) == 1
     assert collect({"a": []}, None).threshold == 0
-    nothing_right = collect({"bad": RESULTS["bad"]}, TRUTH)
+    nothing_right = collect({"bad": RESULTS["bad"]}, GROUND_TRUTH)
     assert nothing_right.threshold == 0.75
 
 
@@ -161,15 +161,15 @@ def test_without_truth_the_videos_with_most_to_show_come_first():
         "many": [found(i, i + 1, "run", 0.5) for i in range(5)],
         "none": [],
     }
-    material = collect(results, None)
-    assert [material.judged.keys[i] for i in order_of(material)] == ["many", "few", "none"]
+    page_data = collect(results, None)
+    assert [page_data.matches.keys[i] for i in order_of(page_data)] == ["many", "few", "none"]
 
 
 def test_the_time_axis_reaches_the_last_segment_or_the_stated_end():
     results = {"a": [found(2, 9, "run", 0.5)], "b": []}
-    assert [page_data(collect(results, None), i)["length"] for i in (0, 1)] == [9.0, 1.0]
-    assert page_data(collect(results, None, {"b": 4.0}), 1)["length"] == 4.0
-    assert page_data(collect(results, {"a": video("a", duration=None)}, {"a": 20.0}), 0)["length"] == 20.0
+    assert [video_data(collect(results, None), i)["length"] for i in (0, 1)] == [9.0, 1.0]
+    assert video_data(collect(results, None, {"b": 4.0}), 1)["length"] == 4.0
+    assert video_data(collect(results, {"a": video("a", duration=None)}, {"a": 20.0}), 0)["length"] == 20.0
 
 
 def test_data_cannot_end_the_block_it_stands_in():
@@ -190,31 +190,31 @@ def test_videos_are_found_in_files_and_folders_by_their_names(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("v_a.mp4", "deep/b.webm", "deep/c.mp4", "c.mkv"):
         (tmp_path / name).write_bytes(b"x")
-    library = Library.open((tmp_path,))
-    assert library.find("a").path == tmp_path / "v_a.mp4"
-    assert library.find("b").path == tmp_path / "deep" / "b.webm"
-    assert "2 files have this name" in library.find("c")
-    assert library.find("d") == "no video of this name was found"
-    single = Library.open((tmp_path / "v_a.mp4",))
+    finder = VideoFinder.open((tmp_path,))
+    assert finder.find("a").path == tmp_path / "v_a.mp4"
+    assert finder.find("b").path == tmp_path / "deep" / "b.webm"
+    assert "2 files have this name" in finder.find("c")
+    assert finder.find("d") == "no video of this name was found"
+    single = VideoFinder.open((tmp_path / "v_a.mp4",))
     assert single.find("a").path == single.find("v_a").path == single.find("v_a.mp4").path
     with pytest.raises(ValueError, match="not here; --videos wants"):
-        Library.open((tmp_path / "nowhere",))
+        VideoFinder.open((tmp_path / "nowhere",))
 
 
 def test_a_result_file_can_only_name_video_files(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "secret.txt").write_bytes(b"x")
-    library = Library.open(())
+    finder = VideoFinder.open(())
     entries = {"a": {"file": str(tmp_path / "a.mp4")}, "b": {"file": str(tmp_path / "secret.txt")}}
-    library.add_predicted({**entries, "c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}})
-    assert list(library.files) == ["a"]
-    library.add_predicted("nonsense")
+    finder.add_predicted({**entries, "c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}})
+    assert list(finder.files) == ["a"]
+    finder.add_predicted("nonsense")
 
 
 def test_a_video_too_large_to_embed_is_refused_with_the_way_out(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"x" * 3000)
-    clip = Library.open((path,)).find("a")
+    clip = VideoFinder.open((path,)).find("a")
     facts, text = embedded(clip, 0.003)
     assert facts == {"name": "a.mp4", "type": "video/mp4", "url": None} and len(text) == 4000
     with pytest.raises(
@@ -230,17 +230,17 @@ def test_videos_of_a_packed_data_set_are_taken_out_of_its_shards(tmp_path):
     shards = tmp_path / "shards"
     videos, tars = pack_samples(shards, [(packed, b"the bytes")])
     write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, settings={})
-    library = Library.open((shards / "dataset.json",))
-    library.expect({"a": [], "b": []})
-    assert library.rejected() == {"b": "cut short"}
-    view = make_view({"a": [], "b": []}, None, tmp_path / "view", title="t", library=library)
+    finder = VideoFinder.open((shards / "dataset.json",))
+    finder.look_up({"a": [], "b": []})
+    assert finder.rejected() == {"b": "cut short"}
+    view = make_view({"a": [], "b": []}, None, tmp_path / "view", title="t", finder=finder)
     assert [path.name for path in (view.out / "media").iterdir()] == ["a.mp4"]
     assert (view.out / "media" / "a.mp4").read_bytes() == b"the bytes"
     assert '"url":"../media/a.mp4"' in view.page_of("a").read_text()
     assert "cut short" in view.page_of("b").read_text() and view.problems == []
     tar = shards / tars[0].file
     tar.write_bytes(tar.read_bytes().replace(b"the bytes", b"other one"))
-    damaged = make_view({"a": []}, None, tmp_path / "again", title="t", library=library)
+    damaged = make_view({"a": []}, None, tmp_path / "again", title="t", finder=finder)
     assert (
         "the tar is damaged" in damaged.problems[0]
         and "the tar is damaged" in damaged.page_of("a").read_text()
@@ -259,7 +259,7 @@ def files(tmp_path) -> tuple[Path, Path]:
             "duration": one.duration,
             "annotations": [{"segment": [a.start, a.end], "label": a.label} for a in one.actions],
         }
-        for key, one in TRUTH.items()
+        for key, one in GROUND_TRUTH.items()
     }
     (tmp_path / "truth.json").write_text(json.dumps({"database": database}))
     (tmp_path / "d.json").write_text(json.dumps({"results": RESULTS}))
@@ -276,7 +276,7 @@ def test_the_command_writes_an_index_and_a_page_per_video(files, tmp_path):
     assert result.exit_code == 0 and f"4 pages: open {out / 'index.html'}" in result.output
     assert "Detected classes that have no true action anywhere: 'fly'" in result.stderr
     assert sorted(path.name for path in (out / "videos").iterdir()) == [
-        f"{key}.html" for key in sorted(TRUTH)
+        f"{key}.html" for key in sorted(GROUND_TRUTH)
     ]
     text = (out / "videos" / "good.html").read_text()
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text) and " src=" not in text
@@ -380,13 +380,13 @@ def page(chromium):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """A view of TRUTH and RESULTS: a video for "good", one that no browser plays for "half", no other."""
+    """A view of GROUND_TRUTH and RESULTS: a video for "good", one that no browser plays for "half"."""
     folder = tmp_path_factory.mktemp("site")
     films = folder / "films"
     films.mkdir()
     (films / "good.webm").write_bytes(painted_video(200, container="webm"))  # 8 s
     (films / "half.avi").write_bytes(painted_video(10, codec="mpeg4", container="avi"))
-    make_view(RESULTS, TRUTH, folder / "view", title="site", library=Library.open((films,)))
+    make_view(RESULTS, GROUND_TRUTH, folder / "view", title="site", finder=VideoFinder.open((films,)))
     return folder / "view"
 
 
@@ -502,9 +502,9 @@ def test_the_slider_changes_what_is_shown_and_how_well_it_fits(page, site):
     slide(page, 1000)
     assert shown(page) == [0] and "1 of 2 true actions found" in text(page, "#summary")
     go(page, site / "videos" / "half.html")
-    assert len(page.find_elements("css selector", ".truth.missed")) == 1
+    assert len(page.find_elements("css selector", ".action.missed")) == 1
     slide(page, 1000)
-    assert shown(page) == [] and len(page.find_elements("css selector", ".truth.missed")) == 2
+    assert shown(page) == [] and len(page.find_elements("css selector", ".action.missed")) == 2
 
 
 def test_scores_are_told_by_opacity_and_verdicts_by_pattern(page, site):
@@ -609,7 +609,9 @@ def test_resting_on_a_segment_tells_its_numbers(page, site):
         "tIoU 0.67 with the true 1.00 s to 2.00 s",
         "wrong: a repeat, its action is taken by a higher score",
     ]
-    ActionChains(page).move_to_element(page.find_element("css selector", ".truth[data-truth='1']")).perform()
+    ActionChains(page).move_to_element(
+        page.find_element("css selector", ".action[data-action='1']")
+    ).perform()
     assert (
         text(page, "#tip")
         == "run: true action\n3.00 s to 5.00 s\nbest tIoU 1.00, by a detection of score 0.800"
@@ -650,7 +652,7 @@ def test_without_a_playable_video_the_page_says_why_and_works(page, site, name, 
 def test_names_from_the_data_do_nothing(page, tmp_path):
     truth = {EVIL: video(EVIL, (1, 2, EVIL))}
     results = {EVIL: [found(1, 2, EVIL, 0.5)]}
-    view = make_view(results, truth, tmp_path, title=EVIL, library=Library.open(()))
+    view = make_view(results, truth, tmp_path, title=EVIL, finder=VideoFinder.open(()))
     go(page, view.index)
     assert text(page, "h1") and page.title.startswith("</script>")
     assert page.find_element("css selector", ".name").get_attribute("textContent") == EVIL
@@ -675,9 +677,9 @@ def test_only_the_page_s_own_script_may_run(page, site, tmp_path):
 def test_an_embedded_video_needs_no_file(page, tmp_path):
     path = tmp_path / "good.mp4"
     path.write_bytes(painted_video(100))
-    library = Library.open((path,))
+    finder = VideoFinder.open((path,))
     view = make_view(
-        {"good": RESULTS["good"]}, TRUTH, tmp_path / "v", title="t", library=library, embed_limit=1
+        {"good": RESULTS["good"]}, GROUND_TRUTH, tmp_path / "v", title="t", finder=finder, embed_limit=1
     )
     path.unlink()
     go(page, view.page_of("good"))
@@ -698,7 +700,7 @@ def many_segments() -> tuple[dict, dict]:
 
 def test_five_hundred_segments_of_twenty_classes_move_at_once(page, tmp_path):
     truth, results = many_segments()
-    go(page, make_view(results, truth, tmp_path, title="t", library=Library.open(())).page_of("big"))
+    go(page, make_view(results, truth, tmp_path, title="t", finder=VideoFinder.open(())).page_of("big"))
     slide(page, 0)
     times = [slide(page, place) for place in (1000, 0) * 4][1::2]  # from none to all
     assert len(shown(page)) == 500
@@ -714,7 +716,7 @@ def test_five_hundred_segments_of_twenty_classes_move_at_once(page, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_all_without_scrolling_sideways(page, site, tmp_path, scheme):
     truth, results = many_segments()
-    big = make_view(results, truth, tmp_path, title="t", library=Library.open(()))
+    big = make_view(results, truth, tmp_path, title="t", finder=VideoFinder.open(()))
     metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -744,7 +746,7 @@ def test_the_index_lists_the_worst_video_first_and_leads_to_it(page, site):
     assert names_of(page) == ["bad", "empty", "good", "half"]
     page.find_element("id", "search").send_keys("OO")
     assert names_of(page) == ["good"] and text(page, "#count") == "1 of 4 videos"
-    strip = page.find_element("css selector", ".strip .right").get_attribute("d")
+    strip = page.find_element("css selector", ".mini-timeline .right").get_attribute("d")
     assert strip.startswith("M125 12H250V") or "M125 12H250V" in strip
     page.find_element("css selector", "a.row").click()
     assert page.title == "good - LeanTAD"
@@ -758,8 +760,8 @@ def test_an_index_of_five_thousand_videos_opens_and_searches_at_once(page, tmp_p
         [f"videos/{i}.html", f"video {i}", 120.0, 15, 15, 0.5, i / 5000, 0.9, strip, [[*s, 1] for s in strip]]
         for i in reversed(range(5000))
     ]
-    data = {"hasTruth": True, "threshold": 0.5, "videos": rows}
-    (tmp_path / "index.html").write_text(index_page(data, title="t", about=["5,000 videos"], remarks=[]))
+    data = {"hasGroundTruth": True, "threshold": 0.5, "videos": rows}
+    (tmp_path / "index.html").write_text(index_page(data, title="t", summary=["5,000 videos"], remarks=[]))
     go(page, tmp_path / "index.html")
     assert names_of(page)[0] == "video 4999" and len(names_of(page)) < 500
     search = (
@@ -779,7 +781,7 @@ def test_a_video_of_another_length_is_remarked_on(page, tmp_path):
     path = tmp_path / "good.webm"
     path.write_bytes(painted_video(50, container="webm"))  # 2 s
     view = make_view(
-        {"good": RESULTS["good"]}, TRUTH, tmp_path / "v", title="t", library=Library.open((path,))
+        {"good": RESULTS["good"]}, GROUND_TRUTH, tmp_path / "v", title="t", finder=VideoFinder.open((path,))
     )
     go(page, view.page_of("good"))
     says = "The video ends at 2.00 s, the last segment at 7.00 s: is it the right file?"

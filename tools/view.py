@@ -14,7 +14,7 @@ if __name__ == "__main__":  # `python tools/view.py` works too
 import click
 
 from tools.viewer.build import document_of, make_view
-from tools.viewer.media import Library
+from tools.viewer.media import VideoFinder
 from train.cli import Command, Output, check_new, force_option, output_options
 from train.detections import read_detections
 from train.evaluation.coverage import check_overlap
@@ -79,26 +79,26 @@ def main(
     output = Output(quiet, as_json)
     check_new(out, force=force)
     results, meta = read_detections(detections)
-    truth, called = None, names_in(results, meta)
+    annotated, names = None, names_in(results, meta)
     if ground_truth is not None:
-        truth = read_truth(ground_truth, subset, hint=meta.get("subset"))
-        results, meta, line = renamed(results, meta, truth)
-        check_overlap(truth, results)
+        annotated = read_truth(ground_truth, subset, hint=meta.get("subset"))
+        results, meta, line = renamed(results, meta, annotated)
+        check_overlap(annotated, results)
         if line:
             output.remark(line)
-        called = {key: [*names, *truth.names.get(key, ())] for key, names in names_in(results, meta).items()}
+        names = {key: [*own, *annotated.names.get(key, ())] for key, own in names_in(results, meta).items()}
     if not videos and ground_truth is not None and _is_packed(ground_truth):
         videos = (ground_truth,)
-    library = Library.open(videos)
-    library.add_predicted(meta.get("videos"))
-    library.expect(called)
-    rejected = {key: reason for key, reason in library.rejected().items() if not results[key]}
+    finder = VideoFinder.open(videos)
+    finder.add_predicted(meta.get("videos"))
+    finder.look_up(names)
+    rejected = {key: reason for key, reason in finder.rejected().items() if not results[key]}
     view = make_view(
         results,
-        truth.videos if truth else None,
+        annotated.videos if annotated else None,
         out,
         title=_title(detections),
-        library=library,
+        finder=finder,
         durations=_durations(table_in(meta, "videos")),
         rejected=rejected | _reasons(table_in(meta, "rejected")),
         embed_limit=embed_limit if embed else None,
@@ -125,10 +125,10 @@ def _title(detections: Path) -> str:
 
 def _durations(videos: dict[str, Any]) -> dict[str, float]:
     """Seconds of each video as `leantad predict` writes them under external_data.videos."""
-    said = {key: facts.get("duration") for key, facts in videos.items() if isinstance(facts, dict)}
+    stated = {key: entry.get("duration") for key, entry in videos.items() if isinstance(entry, dict)}
     return {
         key: float(value)
-        for key, value in said.items()
+        for key, value in stated.items()
         if isinstance(value, (int, float)) and 0 < value < LONGEST_SECONDS
     }
 
@@ -141,7 +141,7 @@ def _reasons(rejected: dict[str, Any]) -> dict[str, str]:
 def _bar(output: Output) -> Any:
     from tqdm import tqdm
 
-    return lambda order: tqdm(order, desc="pages", unit="video", disable=output.no_bar)
+    return lambda positions: tqdm(positions, desc="pages", unit="video", disable=output.no_bar)
 
 
 if __name__ == "__main__":

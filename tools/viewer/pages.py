@@ -60,12 +60,12 @@ def block(value: Any) -> str:
 
 
 def fill(name: str, values: dict[str, str]) -> str:
-    """The template with each {{word}} replaced, once: what is put in is not looked at again."""
+    """The template with each {{word}} replaced, once: what is put in is not searched again."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template(name))
 
 
 def video_page(
-    data: dict[str, Any], media: str, *, before: str | None, after: str | None, about: Sequence[str]
+    data: dict[str, Any], media: str, *, before: str | None, after: str | None, summary: Sequence[str]
 ) -> str:
     """The page of one video. media: base64 or nothing; before, after: addresses of the neighbouring pages."""
     script, style = script_of(VIEWER), style_of(("page.css", "viewer.css"))
@@ -78,7 +78,7 @@ def video_page(
         {
             "policy": policy(script, style),
             "title": escape(data["name"]),
-            "about": " &middot; ".join(escape(fact) for fact in about),
+            "summary": " &middot; ".join(escape(part) for part in summary),
             "links": links,
             "style": style,
             "script": script,
@@ -88,7 +88,7 @@ def video_page(
     )
 
 
-def index_page(data: dict[str, Any], *, title: str, about: Sequence[str], remarks: Sequence[str]) -> str:
+def index_page(data: dict[str, Any], *, title: str, summary: Sequence[str], remarks: Sequence[str]) -> str:
     """The page that lists all videos."""
     script, style = script_of(INDEX), style_of(("page.css", "index.css"))
     return fill(
@@ -96,7 +96,7 @@ def index_page(data: dict[str, Any], *, title: str, about: Sequence[str], remark
         {
             "policy": policy(script, style),
             "title": escape(title),
-            "about": " &middot; ".join(escape(fact) for fact in about),
+            "summary": " &middot; ".join(escape(part) for part in summary),
             "remarks": "".join(f"<p>{escape(remark)}</p>" for remark in remarks),
             "style": style,
             "script": script,
