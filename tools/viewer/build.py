@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -59,7 +59,7 @@ def make_view(
     durations: Mapping[str, float] | None = None,
     rejected: Mapping[str, str] | None = None,
     embed_limit: float | None = None,
-    progress: Any = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> View:
     """Write out/index.html and out/videos/NAME.html for every video of the results.
 
