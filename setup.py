@@ -31,7 +31,7 @@ setup(
     package_data={
         "train": ["recipes/*.yaml"],
         "train.report": ["*.j2", "*.css"],
-        "tools.viewer": ["*.html", "*.css", "*.js"],
+        "tools.viewer": ["*.j2", "*.css", "*.js"],
     },
     install_requires=[
         "torch",

@@ -23,7 +23,7 @@ from tools.view import main
 from tools.viewer.build import file_names, make_view
 from tools.viewer.content import collect, index_row, order_of, video_data, video_errors
 from tools.viewer.media import VideoFinder, embedded
-from tools.viewer.pages import block, index_page
+from tools.viewer.pages import index_page, video_page
 
 EVIL = "</script><img src=x onerror=\"document.title='broken'\">&{{data}}'\u2028"
 
@@ -173,8 +173,16 @@ def test_the_time_axis_reaches_the_last_segment_or_the_stated_end():
 
 
 def test_data_cannot_end_the_block_it_stands_in():
-    text = block({EVIL: EVIL})
+    html = index_page({EVIL: EVIL}, title="t", summary=[], remarks=[])
+    text = html.split('id="data">')[1].split("</script>")[0]
     assert not re.search("[<>&\u2028]", text) and json.loads(text) == {EVIL: EVIL}
+
+
+def test_template_syntax_and_markup_in_names_stay_text():
+    evil = "{{7*7000}}{% raw %}<script>{{ policy }}"
+    html = index_page({}, title=evil, summary=[evil], remarks=[evil])
+    html += video_page({"name": evil}, "", before=None, after=None, summary=[evil])
+    assert html.count("{{7*7000}}{% raw %}&lt;script&gt;{{ policy }}") == 7 and "49000" not in html
 
 
 def test_file_names_are_short_safe_and_apart():
