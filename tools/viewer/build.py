@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pipeline.annotations import Video
-from pipeline.files import write_text
+from pipeline.files import sha256_of, write_text
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.text import counted, duration_text, first_names
 from train.cli import one_line
 
-from .content import PageData, collect, index_row, length_of, order_of, video_data, video_errors
+from .content import PageData, collect, index_row, order_of, video_data, video_errors
 from .media import VideoFinder, embedded, linked
 from .pages import index_page, video_page
+from .summaries import index_summary, remarks_on, video_summary
 
-SHOWN = 3  # names listed of a longer list
-MOST_PROBLEMS = 10  # listed on the index
+MAX_PROBLEMS = 10  # listed on the index
 LONGEST_NAME = 100  # characters; a file system takes 255 bytes, a suffix and ".tmp" among them
 
 
 @dataclass
 class View:
-    """What was made. order: video numbers as the index lists them; names: {video: its page's file};
-    rejected: {video: why it was not read}; problems: a line per video that could not be shown.
+    """The pages that were made, and what they show.
+
+    order: video numbers as the index lists them; names: {video: its page's file, without suffix}; rejected:
+    {video: why it was not read}; problems: a line per video that could not be shown; remarks: what a reader
+    of the index should know besides.
     """
 
     out: Path
@@ -75,15 +76,16 @@ def make_view(
     positions: Iterable[int] = range(len(view.order))
     for position in progress(positions) if progress else positions:
         write_text(view.page_at(position), _video_page(view, position, finder, embed_limit))
-    view.remarks = _remarks(page_data, ground_truth, finder, view.rejected)
-    listed = view.remarks + view.problems[:MOST_PROBLEMS]
-    if len(view.problems) > MOST_PROBLEMS:
-        listed.append(f"{len(view.problems) - MOST_PROBLEMS} more videos could not be shown")
-    write_text(
-        view.index,
-        index_page(_index_data(view), title=title, summary=_index_summary(page_data), remarks=listed),
-    )
+    view.remarks = remarks_on(page_data, ground_truth, finder, view.rejected)
+    write_text(view.index, _index_page(view, title))
     return view
+
+
+def _index_page(view: View, title: str) -> str:
+    listed = view.remarks + view.problems[:MAX_PROBLEMS]
+    if len(view.problems) > MAX_PROBLEMS:
+        listed.append(f"{len(view.problems) - MAX_PROBLEMS} more videos could not be shown")
+    return index_page(_index_data(view), title=title, summary=index_summary(view.page_data), remarks=listed)
 
 
 def _video_page(view: View, position: int, finder: VideoFinder, embed_limit: float | None) -> str:
@@ -107,76 +109,20 @@ def _video_page(view: View, position: int, finder: VideoFinder, embed_limit: flo
         data["why"] = one_line(error)
         view.problems.append(data["why"])
     near = [view.page_at(i).name if 0 <= i < len(view.order) else None for i in (position - 1, position + 1)]
-    summary = _video_summary(view.page_data, video, view.rejected.get(key))
+    summary = video_summary(view.page_data, video, view.rejected.get(key))
     return video_page(data, media, before=near[0], after=near[1], summary=summary)
 
 
 def file_names(keys: list[str]) -> dict[str, str]:
     """A file's name for each video, without suffix: short, of letters, digits, `_` and `-`."""
     return {
-        key: name if len(name) <= LONGEST_NAME else f"{name[:64]}-{sha256(name.encode()).hexdigest()[:12]}"
+        key: name if len(name) <= LONGEST_NAME else f"{name[:64]}-{sha256_of(name)[:12]}"
         for key, name in unique_keys(keys).items()
     }
 
 
-def _video_summary(page_data: PageData, video: int, reason: str | None) -> list[str]:
-    parts = [
-        duration_text(length_of(page_data, video)),
-        counted(len(page_data.detections_of[video]), "detection"),
-    ]
-    if reason is not None:
-        parts = [f"not read: {reason}"]
-    return (
-        [*parts, counted(len(page_data.actions_of[video]), "true action")]
-        if page_data.has_ground_truth
-        else parts
-    )
-
-
-def _index_summary(page_data: PageData) -> list[str]:
-    matches = page_data.matches
-    parts = [counted(len(matches.keys), "video"), counted(len(matches.detected.scores), "detection")]
-    return [*parts, counted(len(matches.true.scores), "true action")] if page_data.has_ground_truth else parts
-
-
-def _remarks(
-    page_data: PageData,
-    ground_truth: Mapping[str, Video] | None,
-    finder: VideoFinder,
-    rejected: Mapping[str, str],
-) -> list[str]:
-    """What a reader of the index should know beside the list."""
-    keys, annotated = set(page_data.matches.keys), ground_truth or {}
-    lines = []
-    missing = [key for key in annotated if key not in keys]
-    if missing:
-        what = f"{counted(len(missing), 'video')} of the ground truth"
-        lines.append(f"{what} without an entry in the detections, not listed here: {first_names(missing)}")
-    unread = rejected.keys() - annotated.keys()
-    not_annotated = [
-        key
-        for key in page_data.matches.keys
-        if ground_truth is not None and key not in annotated.keys() | unread
-    ]
-    if not_annotated:
-        lines.append(
-            f"Not in the ground truth, shown as if nothing happened in them: {first_names(not_annotated)}"
-        )
-    labels = {action.label for video in annotated.values() for action in video.actions}
-    never_true = [
-        name for name in page_data.matches.labels if ground_truth is not None and name not in labels
-    ]
-    if never_true:
-        lines.append(f"Detected classes that have no true action anywhere: {first_names(never_true)}")
-    read = [key for key in page_data.matches.keys if key not in rejected]
-    not_found = [key for key in read if isinstance(finder.find(key), str)]
-    if not_found and not finder.empty:
-        pages = counted(len(not_found), "page")
-        lines.append(f"{pages} without a video, none of this name was found: {first_names(not_found)}")
-    return lines
-
-
 def _index_data(view: View) -> dict[str, Any]:
+    """What the script of the index reads."""
     page_data, errors = view.page_data, video_errors(view.page_data)
     rows = []
     for video in view.order:

@@ -31,6 +31,8 @@ READABLE_COUNT = 10
 LEAST_TIOU = 1e-9  # any overlap at all
 INDEX_UNITS = 1000  # resolution of a timeline on the index page
 
+ScoreTious = tuple[tuple[float, float], ...]  # (score, tIoU) by falling score and rising tIoU
+
 
 @dataclass(frozen=True)
 class PageData:
@@ -46,7 +48,7 @@ class PageData:
     has_ground_truth: bool
     best_tiou: np.ndarray
     best_action: np.ndarray
-    tiou_by_score: tuple[tuple[tuple[float, float], ...], ...]
+    tiou_by_score: tuple[ScoreTious, ...]
     threshold: float
 
     @cached_property
@@ -78,22 +80,21 @@ def collect(
     """Match the detections {video: [{"segment", "label", "score"}]} of all videos with their true actions.
 
     Videos that only the ground truth has are left out. durations: seconds of videos whose annotations do not
-    state them.
-    ValueError naming video and entry if a detection is unsound.
+    state them. ValueError naming video and entry if a detection is unsound.
     """
     annotated, stated = ground_truth or {}, durations or {}
     detection_rows(results, {}, {})  # refuses unsound entries by name
     videos = {key: annotated.get(key) or Video(key, "", None, ()) for key in results}
     matches = judge(videos, {key: [_rounded_score(row) for row in rows] for key, rows in results.items()})
-    tiou, action, tiou_by_score = _overlaps(matches)
+    best_tiou, best_action, tiou_by_score = _overlaps(matches)
     return PageData(
-        matches,
-        tuple(video.duration or stated.get(key) for key, video in videos.items()),
-        ground_truth is not None,
-        tiou,
-        action,
-        tiou_by_score,
-        _six_digits(_initial_threshold(matches)),
+        matches=matches,
+        durations=tuple(video.duration or stated.get(key) for key, video in videos.items()),
+        has_ground_truth=ground_truth is not None,
+        best_tiou=best_tiou,
+        best_action=best_action,
+        tiou_by_score=tiou_by_score,
+        threshold=_six_digits(_initial_threshold(matches)),
     )
 
 
@@ -110,9 +111,7 @@ def _initial_threshold(matches: MatchedDetections) -> float:
     return float(max(crowded, min(READABLE_PART * usual, scores[0])))
 
 
-def _overlaps(
-    matches: MatchedDetections,
-) -> tuple[np.ndarray, np.ndarray, tuple[tuple[tuple[float, float], ...], ...]]:
+def _overlaps(matches: MatchedDetections) -> tuple[np.ndarray, np.ndarray, tuple[ScoreTious, ...]]:
     """best_tiou, best_action and tiou_by_score of PageData."""
     true, detected, groups = matches.true, matches.detected, len(matches.keys)
     detection, action, tiou = overlapping_pairs(  # a class of a video is a group of its own
@@ -128,9 +127,7 @@ def _overlaps(
     return best_tiou, best_action, tuple(by_action.get(row, ()) for row in range(len(true.scores)))
 
 
-def _tiou_by_score(
-    action: np.ndarray, score: np.ndarray, tiou: np.ndarray
-) -> dict[int, tuple[tuple[float, float], ...]]:
+def _tiou_by_score(action: np.ndarray, score: np.ndarray, tiou: np.ndarray) -> dict[int, ScoreTious]:
     """Per true action, the pairs (score, tIoU) that beat all pairs of a higher score."""
     order = np.lexsort((-tiou, -score, action))
     action, score, tiou = action[order], score[order], tiou[order]

@@ -1,4 +1,4 @@
-"""Where a page's video comes from: files, folders or packed shards; linked by relative path, or embedded."""
+"""Finds the videos that pages show, in files, folders or packed shards; links them, or embeds their bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.dataset import Dataset
 from pipeline.files import write_bytes
 from train.evaluation.files import names_of
 from train.evaluation.video_names import Names, match_videos
+
+if TYPE_CHECKING:
+    from pipeline.packing.pack_video import VideoFolder
 
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
@@ -48,7 +51,7 @@ class VideoFinder:
     """
 
     datasets: list[Dataset] = field(default_factory=list)
-    folders: list[Any] = field(default_factory=list)  # pipeline.packing.pack_video.VideoFolder
+    folders: list[VideoFolder] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     packed: dict[str, FoundVideo | str] = field(default_factory=dict)
