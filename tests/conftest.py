@@ -35,24 +35,30 @@ def shared_real() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """One headless Chromium for the module."""
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+@pytest.fixture(scope="session")
+def browser_programs() -> tuple[str, str]:
+    """Paths of chromium and chromedriver."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
     if not all(programs):
         message = "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_programs):
+    """One headless Chromium for the module."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
+    options.binary_location = browser_programs[0]
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,850"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
+    driver = webdriver.Chrome(options=options, service=Service(browser_programs[1]))
     yield driver
     driver.quit()
 
