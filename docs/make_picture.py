@@ -97,8 +97,8 @@ def picture_of(page: Path) -> bytes:
         driver.get(page.as_uri())
         driver.execute_async_script(SHOW)
         bottom = driver.execute_script("return document.getElementById('key').getBoundingClientRect().bottom")
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": bottom + MARGIN, "scale": 1}
-        options = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        area = {"x": 0, "y": 0, "width": WIDTH, "height": bottom + MARGIN, "scale": 1}
+        options = {"format": "png", "captureBeyondViewport": True, "clip": area}
         return b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"])
 
 
@@ -114,7 +114,7 @@ def main(run: Path, data: Path, out: Path) -> None:
     annotated = read_truth(data, None, hint=meta.get("subset"))
     key = example_of(annotated.videos)
     finder = VideoFinder.open((data,))
-    finder.look_up(annotated.names)
+    finder.match_names(annotated.names)
     with TemporaryDirectory() as folder:
         view = make_view(results, annotated.videos, Path(folder), title="demo", finder=finder)
         png = picture_of(view.page_of(key))

@@ -57,7 +57,7 @@ def test_videos_of_a_packed_data_set_are_taken_out_of_its_shards(tmp_path):
     videos, tars = pack_samples(shards, [(packed, b"the bytes")])
     write_dataset(shards, classes=["run"], videos=[*videos, lost], shards=tars, settings={})
     finder = VideoFinder.open((shards / "dataset.json",))
-    finder.look_up({"a": [], "b": []})
+    finder.match_names({"a": [], "b": []})
     assert finder.rejected() == {"b": "cut short"}
     view = make_view({"a": [], "b": []}, None, tmp_path / "view", title="t", finder=finder)
     assert [path.name for path in (view.out / "media").iterdir()] == ["a.mp4"]

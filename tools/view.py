@@ -131,7 +131,7 @@ def find_videos(videos: tuple[Path, ...], ground_truth: Path | None, shown: View
         videos = (ground_truth,)
     finder = VideoFinder.open(videos)
     finder.add_predicted(shown.meta.get("videos"))
-    finder.look_up(shown.names)
+    finder.match_names(shown.names)
     return finder
 
 

@@ -40,6 +40,7 @@ class View:
 
     @property
     def index(self) -> Path:
+        """The page that lists all videos."""
         return self.out / "index.html"
 
     def page_at(self, position: int) -> Path:
@@ -47,6 +48,7 @@ class View:
         return self.page_of(self.page_data.matches.keys[self.order[position]])
 
     def page_of(self, key: str) -> Path:
+        """The page of the video of this name."""
         return self.out / "videos" / f"{self.names[key]}.html"
 
 

@@ -148,6 +148,7 @@ class VideoErrors:
 
     @property
     def total(self) -> np.ndarray:
+        """0 (perfect) to 2 (nothing right)."""
         error: np.ndarray = self.missed + self.false
         return error
 

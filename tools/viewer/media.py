@@ -47,7 +47,7 @@ class VideoFinder:
     """Looks for videos in packed data sets, folders and files, in the order they were given.
 
     names: further names of the videos that pages ask for, by key; packed: where these lie in a packed data
-    set, or why they do not. Both are filled by `look_up`.
+    set, or why they do not. Both are filled by `match_names`.
     """
 
     datasets: list[Dataset] = field(default_factory=list)
@@ -77,6 +77,7 @@ class VideoFinder:
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to search."""
         return not (self.datasets or self.folders or self.files)
 
     def add_predicted(self, videos: Any) -> None:
@@ -93,8 +94,8 @@ class VideoFinder:
             if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
                 self.files.setdefault(key, path)
 
-    def look_up(self, videos: Names) -> None:
-        """Look up, in all packed data sets at once, the videos that pages will ask for by these keys."""
+    def match_names(self, videos: Names) -> None:
+        """Find, in all packed data sets at once, the videos that pages will ask for by these keys."""
         for key, names in videos.items():
             self.names[key] = [*names]
         for dataset in self.datasets:

@@ -45,6 +45,7 @@ class Line:
 
     @property
     def stroke(self) -> dict[str, Any]:
+        """The attributes that `tag` takes."""
         return {"stroke": self.colour, "stroke_width": self.width, "stroke_dasharray": self.dash}
 
 

@@ -82,5 +82,5 @@ def map_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _percents(evals: Sequence[Mapping[str, Any]], index: int) -> list[tuple[float, float]]:
     """(epoch, mAP) at one threshold, of the evaluations that have it."""
-    known = [e for e in evals if len(e["metrics"]["mAP"]) > index]
-    return [(e["epoch"], 100 * e["metrics"]["mAP"][index]) for e in known]
+    having = [e for e in evals if len(e["metrics"]["mAP"]) > index]
+    return [(e["epoch"], 100 * e["metrics"]["mAP"][index]) for e in having]
