@@ -29,7 +29,11 @@ setup(
         "tools.weights.names",
     ],
     py_modules=["settings_group"],
-    package_data={"train": ["recipes/*.yaml"], "tools.viewer": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "train": ["recipes/*.yaml"],
+        "train.report": ["*.j2", "*.css"],
+        "tools.viewer": ["*.j2", "*.css", "*.js"],
+    },
     install_requires=[
         "torch",
         "nvidia-dali-cuda130",
@@ -38,13 +42,13 @@ setup(
         "deepspeed",
         "numpy",
         "click",
+        "Jinja2",
         "h5py",
         "pydantic>=2.7",
         "PyYAML",
         "safetensors",
         "av",
         "tqdm",
-        "matplotlib",
         "tensorboard",
     ],
     extras_require={

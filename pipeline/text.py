@@ -1,4 +1,4 @@
-"""Small pieces of messages: plurals, the first of many names, suggestions, values cut short."""
+"""Small parts of messages: plurals, durations, the first of many names, suggestions, values cut short."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def short(value: object, length: int = 60) -> str:
     """A value as one line of at most `length` characters, for a message; an error's text stays bare."""
     text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def duration_text(seconds: float) -> str:
+    """1 h 05 min, 3 min 12 s, or 4.2 s."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{seconds:.1f} s"

@@ -1,15 +1,15 @@
-"""What every test may use: the folder of real data, a GPU gate, a quiet and small number of threads."""
+"""What every test may use: real data, a GPU gate, a small number of threads, a browser with viewer pages."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported anywhere
-os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads than cores crawl
 
 
@@ -33,3 +33,58 @@ def shared_real() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser_programs() -> tuple[str, str]:
+    """Paths of chromium and chromedriver."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if not all(programs):
+        message = "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_programs):
+    """One headless Chromium for the module."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser_programs[0]
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,850"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(browser_programs[1]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(chromium):
+    """The browser; after the test its console must be empty."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    yield chromium
+    assert chromium.get_log("browser") == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """A view of GROUND_TRUTH and RESULTS: a video for "good", one that no browser plays for "half"."""
+    from painted_video import painted_video
+    from viewer_cases import GROUND_TRUTH, RESULTS
+
+    from tools.viewer.build import make_view
+    from tools.viewer.media import VideoFinder
+
+    folder = tmp_path_factory.mktemp("site")
+    films = folder / "films"
+    films.mkdir()
+    (films / "good.webm").write_bytes(painted_video(200, container="webm"))  # 8 s
+    (films / "half.avi").write_bytes(painted_video(10, codec="mpeg4", container="avi"))
+    make_view(RESULTS, GROUND_TRUTH, folder / "view", title="site", finder=VideoFinder.open((films,)))
+    return folder / "view"

@@ -38,7 +38,7 @@ def parsed(text: str) -> Balance:
     return page
 
 
-TRUTH = {
+GROUND_TRUTH = {
     "good": Video("good", "validation", 30.0, (Action(0, 10, "jump"), Action(15, 25, "run"))),
     "bad": Video("bad", "validation", 400.0, (Action(100, 200, "jump"),)),
     "half": Video("half", "validation", None, (Action(0, 10, "run"), Action(20, 30, "run"))),

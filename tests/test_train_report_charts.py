@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 from report_cases import parsed
 
+from pipeline.text import duration_text
 from train.report.charts import Line, column_chart, line_chart, smoothed, spread
-from train.report.page import duration_text
-from train.report.svg import figure, nice_step, tag, time_axis, value_axis
+from train.report.svg import log_axis, nice_step, range_axis, tag, value_axis, value_text
 
 
 def test_ticks_are_round_and_few():
     assert [nice_step(span, 5) for span in (1, 7, 100, 0.03)] == [0.2, 2, 20, 0.01]
-    assert time_axis(0, 7, 0, 100).ticks == (0, 2, 4, 6)
-    assert time_axis(20, 20, 0, 100).ticks == (20,)
-    assert value_axis([0, 0], 100, 0).ticks[-1] == 1 and value_axis([1e-7], 100, 0, least=1).high == 1
-    assert value_axis([0.02, 30], 100, 0, log=True).ticks == (0.01, 0.1, 1, 10, 100)
+    assert range_axis(0, 7, 0, 100).ticks == (0, 2, 4, 6)
+    assert range_axis(20, 20, 0, 100).ticks == (20,)
+    assert value_axis([0, 0], 100, 0).ticks[-1] == 1 and value_axis([1e-7], 100, 0, min_high=1).high == 1
+    assert log_axis([0.02, 30], 100, 0).ticks == (0.01, 0.1, 1, 10, 100)
 
 
 def test_names_at_the_lines_ends_do_not_overlap():
-    places = spread([50, 51, 52, 10], 0, 100)
-    gaps = np.diff(sorted(places))
-    assert gaps.min() >= 15 and min(places) >= 0 and max(places) <= 100
+    positions = spread([50, 51, 52, 10], 0, 100)
+    gaps = np.diff(sorted(positions))
+    assert gaps.min() >= 15 and min(positions) >= 0 and max(positions) <= 100
 
 
 def test_points_that_are_not_finite_are_left_out():
@@ -60,4 +60,4 @@ def test_elements_escape_what_they_are_given():
 
 def test_durations_and_counts_read_well():
     assert [duration_text(s) for s in (4.25, 192, 3900)] == ["4.2 s", "3 min 12 s", "1 h 05 min"]
-    assert [figure(v) for v in (0, 0.312, 6.824, 93.21, 100)] == ["0", "0.31", "6.82", "93.2", "100"]
+    assert [value_text(v) for v in (0, 0.312, 6.824, 93.21, 100)] == ["0", "0.31", "6.82", "93.2", "100"]

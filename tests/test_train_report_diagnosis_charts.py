@@ -9,12 +9,13 @@ from metric_cases import found, random_case, video
 
 from train.evaluation.evaluate import assess
 from train.report.charts import BOTTOM, HEIGHT, TOP, WIDTH
-from train.report.diagnosis_charts import bin_text, bins_chart, bins_table, error_section, profile_chart
+from train.report.diagnosis_charts import bin_text, bins_chart, profile_chart
+from train.report.errors import error_section
 from train.report.svg import value_axis
 
 
-def measured(truth, detections):
-    return assess(truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
+def measured(ground_truth, detections):
+    return assess(ground_truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
 
 
 def rectangles(svg: str) -> list[dict[str, str]]:
@@ -34,8 +35,8 @@ def test_each_column_of_the_profile_is_full():
 
 
 def test_columns_of_bins_are_as_high_as_their_figures():
-    truth = {"v": video("v", (0, 5, "run"), (10, 19, "run"), duration=20.0)}
-    metrics = measured(truth, {"v": [found(0, 5, "run", 0.9)]})
+    ground_truth = {"v": video("v", (0, 5, "run"), (10, 19, "run"), duration=20.0)}
+    metrics = measured(ground_truth, {"v": [found(0, 5, "run", 0.9)]})
     entries = metrics["diagnosis"]["characteristics"]
     chart = bins_chart(entries, "false_negatives", 0.5, title="missed")
     scale = value_axis([100, 50], HEIGHT - BOTTOM, TOP + 14)
@@ -88,6 +89,6 @@ def test_ranges_of_bins_read_well():
 
 
 def test_the_table_of_bins_names_each_range_and_how_many_actions_it_has():
-    truth = {"v": video("v", (0, 5, "run"), (10, 19, "run"), duration=20.0)}
-    table = bins_table(measured(truth, {})["diagnosis"]["characteristics"])
-    assert "<td>20 to 40 % <small>(1)</small></td>" in table and table.count("<tr>") == 6
+    ground_truth = {"v": video("v", (0, 5, "run"), (10, 19, "run"), duration=20.0)}
+    page = error_section(measured(ground_truth, {}))
+    assert "<td>20 to 40 % <small>(1)</small></td>" in page and page.count("<tr>") == 6

@@ -158,6 +158,10 @@ class Output:
         if not self.quiet:
             click.echo(text, err=True)
 
+    def error(self, text: str) -> None:
+        """An input that failed, while the others are done: a line on stderr, with --quiet too."""
+        click.echo(f"error: {text}", err=True)
+
     def document(self, value: Any) -> None:
         """The result for machines: with --json one JSON document on stdout (NaN and infinity become null)."""
         if self.as_json:

@@ -49,7 +49,7 @@ def validate(run: Run) -> dict[str, Any]:
 def report(run: Run) -> None:
     """report.html from what the run folder holds so far."""
     if rank() == 0:
-        write_report(run.folder, truth=run.dataset.ground_truth(run.settings.data.val_subset))
+        write_report(run.folder, ground_truth=run.dataset.ground_truth(run.settings.data.val_subset))
 
 
 def finish(run: Run) -> None:

@@ -1,1 +1,1 @@
-"""The pages of `leantad view`: content (what they say), media (the videos), pages (templates), build."""
+"""The pages of `leantad view`: content (their data), media (the videos), pages (templates), build."""

@@ -1,6 +1,6 @@
-"""What a viewer page says about a video: true actions, detections, how well they fit, one measure of error.
+"""What the viewer's pages show of a video: true actions, detections, their tIoU, one measure of error.
 
-All overlaps and verdicts come from the evaluation's own functions; a page only looks them up. A detection is
+All overlaps and matches come from the evaluation's own functions; a page only looks them up. A detection is
 right when the protocol matches it with a true action of its class at tIoU 0.5, in the order of score, each
 action once; this depends on no score threshold, as only higher scores can take an action away.
 
@@ -24,96 +24,96 @@ from pipeline.annotations import Video
 from train.evaluation.matching import detection_rows, overlapping_pairs
 from train.evaluation.operating_point import MatchedDetections, judge, operating_point
 
-# Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most
-# so many detections per video on average.
+# Without ground truth, the pages begin with detections of at least this part of the videos' usual best score,
+# and at most so many per video on average.
 READABLE_PART = 0.3
 READABLE_COUNT = 10
 LEAST_TIOU = 1e-9  # any overlap at all
-STRIP_STEPS = 1000  # resolution of a strip on the index page
+INDEX_UNITS = 1000  # resolution of a timeline on the index page
+
+ScoreTious = tuple[tuple[float, float], ...]  # (score, tIoU) by falling score and rising tIoU
 
 
 @dataclass(frozen=True)
 class PageData:
-    """Everything the pages show. Rows of `judged` count videos and classes; n detections, m true actions.
+    """Everything the pages show. Rows of `matches` count videos and classes; n detections, m true actions.
 
     best_tiou (n,): with the best true action of the same class and video, best_action (n,): its row, or -1.
-    stairs: per true action, (score, tIoU) by falling score and rising tIoU: at a threshold, the last one
-    with at least this score is the best that is shown. threshold: where the pages begin.
+    tiou_by_score: per true action, (score, tIoU) by falling score and rising tIoU: at a threshold, the
+    last one with at least this score is the best that is shown. threshold: where the pages begin.
     """
 
-    judged: MatchedDetections
+    matches: MatchedDetections
     durations: tuple[float | None, ...]
-    has_truth: bool
+    has_ground_truth: bool
     best_tiou: np.ndarray
     best_action: np.ndarray
-    stairs: tuple[tuple[tuple[float, float], ...], ...]
+    tiou_by_score: tuple[ScoreTious, ...]
     threshold: float
 
     @cached_property
     def detections_of(self) -> list[np.ndarray]:
         """The rows of each video's detections, the highest score first."""
-        detected = self.judged.detected
+        detected = self.matches.detected
         order = np.lexsort((-detected.scores, detected.video))
-        edges = np.searchsorted(detected.video[order], np.arange(len(self.judged.keys) + 1))
-        return [order[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        bounds = np.searchsorted(detected.video[order], np.arange(len(self.matches.keys) + 1))
+        return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
     @cached_property
-    def truth_of(self) -> list[np.ndarray]:
+    def actions_of(self) -> list[np.ndarray]:
         """The rows of each video's true actions, in file order."""
-        video = self.judged.true.video
-        edges = np.searchsorted(video, np.arange(len(self.judged.keys) + 1))
-        return [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        video = self.matches.true.video
+        bounds = np.searchsorted(video, np.arange(len(self.matches.keys) + 1))
+        return [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
     @cached_property
     def shown(self) -> np.ndarray:
         """Which detections are shown at first: (n,) of bool."""
-        return self.judged.detected.scores >= self.threshold
+        return self.matches.detected.scores >= self.threshold
 
 
 def collect(
     results: Mapping[str, Sequence[Mapping[str, Any]]],
-    truth: Mapping[str, Video] | None,
+    ground_truth: Mapping[str, Video] | None,
     durations: Mapping[str, float] | None = None,
 ) -> PageData:
-    """Match the detections {video: [{"segment", "label", "score"}]} of all videos with their truth, if any.
+    """Match the detections {video: [{"segment", "label", "score"}]} of all videos with their true actions.
 
-    Videos that only the truth has are left out. durations: seconds of videos whose truth does not say them.
-    ValueError naming video and entry if a detection is unsound.
+    Videos that only the ground truth has are left out. durations: seconds of videos whose annotations do not
+    state them. ValueError naming video and entry if a detection is unsound.
     """
-    known, stated = truth or {}, durations or {}
+    annotated, stated = ground_truth or {}, durations or {}
     detection_rows(results, {}, {})  # refuses unsound entries by name
-    videos = {key: known.get(key) or Video(key, "", None, ()) for key in results}
-    judged = judge(videos, {key: [_cut(row) for row in rows] for key, rows in results.items()})
-    tiou, action, stairs = _overlaps(judged)
+    videos = {key: annotated.get(key) or Video(key, "", None, ()) for key in results}
+    matches = judge(videos, {key: [_rounded_score(row) for row in rows] for key, rows in results.items()})
+    best_tiou, best_action, tiou_by_score = _overlaps(matches)
     return PageData(
-        judged,
-        tuple(video.duration or stated.get(key) for key, video in videos.items()),
-        truth is not None,
-        tiou,
-        action,
-        stairs,
-        _short(_first_threshold(judged)),
+        matches=matches,
+        durations=tuple(video.duration or stated.get(key) for key, video in videos.items()),
+        has_ground_truth=ground_truth is not None,
+        best_tiou=best_tiou,
+        best_action=best_action,
+        tiou_by_score=tiou_by_score,
+        threshold=_six_digits(_initial_threshold(matches)),
     )
 
 
-def _first_threshold(judged: MatchedDetections) -> float:
-    """Where F1 is best over all videos; if nothing is right or known, what leaves a readable number."""
-    best = operating_point(judged).score
-    if math.isfinite(best) or not len(judged.detected.scores):
+def _initial_threshold(matches: MatchedDetections) -> float:
+    """Where F1 is best over all videos; where nothing is right, what leaves a readable number."""
+    best = operating_point(matches).score
+    if math.isfinite(best) or not len(matches.detected.scores):
         return best if math.isfinite(best) else 0.0
-    scores = -np.sort(-judged.detected.scores)
-    crowded = scores[min(len(scores), READABLE_COUNT * len(judged.keys)) - 1]
-    top = np.full(len(judged.keys), -np.inf)
-    np.maximum.at(top, judged.detected.video, judged.detected.scores)
+    scores = -np.sort(-matches.detected.scores)
+    crowded = scores[min(len(scores), READABLE_COUNT * len(matches.keys)) - 1]
+    top = np.full(len(matches.keys), -np.inf)
+    np.maximum.at(top, matches.detected.video, matches.detected.scores)
     usual = np.median(top[np.isfinite(top)])
     return float(max(crowded, min(READABLE_PART * usual, scores[0])))
 
 
-def _overlaps(
-    judged: MatchedDetections,
-) -> tuple[np.ndarray, np.ndarray, tuple[tuple[tuple[float, float], ...], ...]]:
-    """Best tIoU and true action of each detection, and the stairs of each true action (see Material)."""
-    true, detected, groups = judged.true, judged.detected, len(judged.keys)
+def _overlaps(matches: MatchedDetections) -> tuple[np.ndarray, np.ndarray, tuple[ScoreTious, ...]]:
+    """best_tiou, best_action and tiou_by_score of PageData."""
+    true, detected, groups = matches.true, matches.detected, len(matches.keys)
     detection, action, tiou = overlapping_pairs(  # a class of a video is a group of its own
         replace(detected, video=detected.label * groups + detected.video),
         replace(true, video=true.label * groups + true.video),
@@ -123,26 +123,24 @@ def _overlaps(
     best_action = np.full(len(detected.scores), -1)
     first = np.unique(detection, return_index=True)[1]  # pairs come by falling tIoU
     best_tiou[detection[first]], best_action[detection[first]] = tiou[first], action[first]
-    steps = _stairs(action, detected.scores[detection], tiou)
-    return best_tiou, best_action, tuple(steps.get(row, ()) for row in range(len(true.scores)))
+    by_action = _tiou_by_score(action, detected.scores[detection], tiou)
+    return best_tiou, best_action, tuple(by_action.get(row, ()) for row in range(len(true.scores)))
 
 
-def _stairs(
-    action: np.ndarray, score: np.ndarray, tiou: np.ndarray
-) -> dict[int, tuple[tuple[float, float], ...]]:
+def _tiou_by_score(action: np.ndarray, score: np.ndarray, tiou: np.ndarray) -> dict[int, ScoreTious]:
     """Per true action, the pairs (score, tIoU) that beat all pairs of a higher score."""
     order = np.lexsort((-tiou, -score, action))
     action, score, tiou = action[order], score[order], tiou[order]
     level = tiou + 2.0 * action  # tIoU is at most 1: the running maximum starts anew with each action
     before = np.concatenate([[-1.0], np.maximum.accumulate(level)[:-1]]) if len(level) else level
-    steps: dict[int, list[tuple[float, float]]] = {}
-    for place in np.flatnonzero(level > before):
-        steps.setdefault(int(action[place]), []).append((_short(score[place]), round(float(tiou[place]), 4)))
-    return {row: tuple(pairs) for row, pairs in steps.items()}
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for row in np.flatnonzero(level > before):
+        pairs.setdefault(int(action[row]), []).append((_six_digits(score[row]), round(float(tiou[row]), 4)))
+    return {number: tuple(own) for number, own in pairs.items()}
 
 
 @dataclass(frozen=True)
-class Errors:
+class VideoErrors:
     """Per video, each (videos,): missed and false as the head of this file defines them."""
 
     missed: np.ndarray
@@ -150,103 +148,109 @@ class Errors:
 
     @property
     def total(self) -> np.ndarray:
+        """0 (perfect) to 2 (nothing right)."""
         error: np.ndarray = self.missed + self.false
         return error
 
 
-def video_errors(material: PageData) -> Errors:
+def video_errors(page_data: PageData) -> VideoErrors:
     """The error of each video at the first threshold."""
-    judged, count = material.judged, len(material.judged.keys)
+    matches, count = page_data.matches, len(page_data.matches.keys)
     best = [
-        next((tiou for score, tiou in reversed(steps) if score >= material.threshold), 0.0)
-        for steps in material.stairs
+        next((tiou for score, tiou in reversed(steps) if score >= page_data.threshold), 0.0)
+        for steps in page_data.tiou_by_score
     ]
-    true = np.bincount(judged.true.video, minlength=count)
-    found = np.bincount(judged.true.video, weights=np.array(best, dtype=float), minlength=count)
-    video, shown = judged.detected.video, material.shown
-    weight = np.maximum(judged.detected.scores, 0.0) + 1e-12  # all scores 0: every detection counts alike
+    true = np.bincount(matches.true.video, minlength=count)
+    found = np.bincount(matches.true.video, weights=np.array(best, dtype=float), minlength=count)
+    video, shown = matches.detected.video, page_data.shown
+    weight = np.maximum(matches.detected.scores, 0.0) + 1e-12  # all scores 0: every detection counts alike
     mass = np.bincount(video[shown], weights=weight[shown], minlength=count)
-    wrong = shown & ~judged.hit
+    wrong = shown & ~matches.hit
     false = np.bincount(video[wrong], weights=weight[wrong], minlength=count) / np.maximum(mass, 1e-12)
-    return Errors(np.where(true > 0, 1 - found / np.maximum(true, 1), 0.0), false)
+    return VideoErrors(np.where(true > 0, 1 - found / np.maximum(true, 1), 0.0), false)
 
 
-def order_of(material: PageData) -> list[int]:
-    """Video numbers as the index lists them: by falling error; without truth by shown number, then score."""
-    scores = [float(material.judged.detected.scores[rows[:1]].sum()) for rows in material.detections_of]
-    shown = [int(material.shown[rows].sum()) for rows in material.detections_of]
-    errors = video_errors(material).total if material.has_truth else np.zeros(len(scores))
+def order_of(page_data: PageData) -> list[int]:
+    """Video numbers as the index lists them: by error, or by number shown and score without ground truth."""
+    scores = [float(page_data.matches.detected.scores[rows[:1]].sum()) for rows in page_data.detections_of]
+    shown = [int(page_data.shown[rows].sum()) for rows in page_data.detections_of]
+    errors = video_errors(page_data).total if page_data.has_ground_truth else np.zeros(len(scores))
     return sorted(
-        range(len(scores)), key=lambda i: (-errors[i], -shown[i], -scores[i], material.judged.keys[i])
+        range(len(scores)), key=lambda i: (-errors[i], -shown[i], -scores[i], page_data.matches.keys[i])
     )
 
 
-def length_of(material: PageData, video: int) -> float:
+def length_of(page_data: PageData, video: int) -> float:
     """Seconds the time axis spans: the annotated duration, or the last segment's end; never 0."""
     ends = [
-        material.judged.true.segments[material.truth_of[video], 1],
-        material.judged.detected.segments[material.detections_of[video], 1],
+        page_data.matches.true.segments[page_data.actions_of[video], 1],
+        page_data.matches.detected.segments[page_data.detections_of[video], 1],
     ]
     last = float(np.concatenate(ends).max(initial=0.0))
-    return round(max(material.durations[video] or 0.0, last) or 1.0, 3)
+    return round(max(page_data.durations[video] or 0.0, last) or 1.0, 3)
 
 
-def page_data(material: PageData, video: int) -> dict[str, Any]:
-    """What the viewer's script reads for one video; classes by place in "classes", times in seconds.
+def video_data(page_data: PageData, video: int) -> dict[str, Any]:
+    """What the viewer's script reads for one video; classes by index in "classes", times in seconds.
 
-    truth: [class, start, end, stairs]. detections, by falling score: [class, start, end, score, tIoU with
-    the best true action, its place in truth or -1, 1 if right].
+    actions: [class, start, end, tiou_by_score]. detections, by falling score: [class, start, end, score,
+    tIoU with the best true action, its index in actions or -1, 1 if right].
     """
-    judged = material.judged
-    true, detected = material.truth_of[video], material.detections_of[video]
-    used = np.unique(np.concatenate([judged.true.label[true], judged.detected.label[detected]]))
-    place = {int(label): number for number, label in enumerate(used)}
-    first = int(true[0]) if len(true) else 0
+    matches = page_data.matches
+    actions, detected = page_data.actions_of[video], page_data.detections_of[video]
+    used = np.unique(np.concatenate([matches.true.label[actions], matches.detected.label[detected]]))
+    index = {int(label): number for number, label in enumerate(used)}
+    first = int(actions[0]) if len(actions) else 0
     return {
-        "name": judged.keys[video],
-        "length": length_of(material, video),
-        "classes": [judged.labels[int(label)] for label in used],
-        "hasTruth": material.has_truth,
-        "threshold": material.threshold,
-        "topScore": _short(judged.top_score),
-        "truth": [
-            [place[int(judged.true.label[row])], *_times(judged.true.segments[row]), material.stairs[row]]
-            for row in true
+        "name": matches.keys[video],
+        "length": length_of(page_data, video),
+        "classes": [matches.labels[int(label)] for label in used],
+        "hasGroundTruth": page_data.has_ground_truth,
+        "threshold": page_data.threshold,
+        "topScore": _six_digits(matches.top_score),
+        "actions": [
+            [
+                index[int(matches.true.label[row])],
+                *_times(matches.true.segments[row]),
+                page_data.tiou_by_score[row],
+            ]
+            for row in actions
         ],
         "detections": [
             [
-                place[int(judged.detected.label[row])],
-                *_times(judged.detected.segments[row]),
-                _short(judged.detected.scores[row]),
-                round(float(material.best_tiou[row]), 4),
-                int(material.best_action[row]) - first if material.best_action[row] >= 0 else -1,
-                int(judged.hit[row]),
+                index[int(matches.detected.label[row])],
+                *_times(matches.detected.segments[row]),
+                _six_digits(matches.detected.scores[row]),
+                round(float(page_data.best_tiou[row]), 4),
+                int(page_data.best_action[row]) - first if page_data.best_action[row] >= 0 else -1,
+                int(matches.hit[row]),
             ]
             for row in detected
         ],
     }
 
 
-def index_row(material: PageData, video: int, errors: Errors) -> list[Any]:
-    """A video on the index: name, seconds, true actions, detections shown, missed, false, top score, strips.
+def index_row(page_data: PageData, video: int, errors: VideoErrors) -> list[Any]:
+    """A video on the index: name, seconds, number of true actions and of detections shown, missed, false, top
+    score, true actions as [start, end], shown detections as [start, end, 1 if right].
 
-    The two strips are [start, end] and [start, end, 1 if right] in thousandths of the length.
+    Starts and ends are in thousandths of the length.
     """
-    judged = material.judged
-    rows = material.detections_of[video]
-    shown = rows[material.shown[rows]]
-    scale = STRIP_STEPS / length_of(material, video)
-    top = float(judged.detected.scores[rows[:1]].sum())
+    matches = page_data.matches
+    rows = page_data.detections_of[video]
+    shown = rows[page_data.shown[rows]]
+    scale = INDEX_UNITS / length_of(page_data, video)
+    top = float(matches.detected.scores[rows[:1]].sum())
     return [
-        judged.keys[video],
-        length_of(material, video),
-        len(material.truth_of[video]),
+        matches.keys[video],
+        length_of(page_data, video),
+        len(page_data.actions_of[video]),
         len(shown),
         round(float(errors.missed[video]), 4),
         round(float(errors.false[video]), 4),
-        _short(top),
-        [_places(judged.true.segments[row], scale) for row in material.truth_of[video]],
-        [[*_places(judged.detected.segments[row], scale), int(judged.hit[row])] for row in shown],
+        _six_digits(top),
+        [_in_units(matches.true.segments[row], scale) for row in page_data.actions_of[video]],
+        [[*_in_units(matches.detected.segments[row], scale), int(matches.hit[row])] for row in shown],
     ]
 
 
@@ -254,15 +258,15 @@ def _times(segment: np.ndarray) -> list[float]:
     return [round(float(value), 3) for value in segment]
 
 
-def _places(segment: np.ndarray, scale: float) -> list[int]:
+def _in_units(segment: np.ndarray, scale: float) -> list[int]:
     return [int(round(float(value) * scale)) for value in segment]
 
 
-def _short(value: float) -> float:
-    """Six digits: threshold and scores are cut alike, so that nothing changes sides."""
+def _six_digits(value: float) -> float:
+    """Six significant digits: threshold and scores are rounded alike, so that nothing changes sides."""
     return float(f"{float(value):.6g}")
 
 
-def _cut(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A detection whose score the pages can show: every comparison is with what they show."""
-    return {**row, "score": _short(row["score"])}
+def _rounded_score(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A detection with the score that the pages show, as every comparison is with that."""
+    return {**row, "score": _six_digits(row["score"])}

@@ -1,28 +1,28 @@
-// The list of all videos: sorted, searched, and put on the page a piece at a time, so that thousands scroll well.
+// The list of all videos: sorted, searched, and put on the page in parts, so that thousands scroll well.
 
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
-const PIECE = 80; // rows added at once
+const ROWS_AT_ONCE = 80; // added when the end comes near
 
-const videos = data.videos.map(([page, name, length, actions, shown, missed, wrong, top, truth, found, reason], rank) => (
-  { page, name, length, actions, shown, missed, wrong, error: missed + wrong, top, truth, found, reason, rank }));
+const videos = data.videos.map(([page, name, length, actions, shown, missed, wrong, top, segments, found, reason], rank) => (
+  { page, name, length, actions, shown, missed, wrong, error: missed + wrong, top, segments, found, reason, rank }));
 
 const falling = (field) => (a, b) => b[field] - a[field] || a.rank - b.rank;
 const rising = (field) => (a, b) => a[field] - b[field] || a.rank - b.rank;
 const byName = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
 const inRank = (a, b) => a.rank - b.rank;
-const judgedOrders = { "error, largest first": inRank, "error, smallest first": rising("error"),
+const errorOrders = { "error, largest first": inRank, "error, smallest first": rising("error"),
   "missed": falling("missed"), "false": falling("wrong"), "true actions": falling("actions") };
-const orders = { ...(data.hasTruth ? judgedOrders : { "detections shown": inRank }),
-  "score, highest first": falling("top"), ...(data.hasTruth ? { "detections shown": falling("shown") } : {}),
+const orders = { ...(data.hasGroundTruth ? errorOrders : { "detections shown": inRank }),
+  "score, highest first": falling("top"), ...(data.hasGroundTruth ? { "detections shown": falling("shown") } : {}),
   "length": falling("length"), "name": byName };
 
-const facts = [
-  ...(data.hasTruth ? [["error", (v) => v.error.toFixed(2)], ["missed", (v) => v.missed.toFixed(2)],
+const columns = [
+  ...(data.hasGroundTruth ? [["error", (v) => v.error.toFixed(2)], ["missed", (v) => v.missed.toFixed(2)],
     ["false", (v) => v.wrong.toFixed(2)], ["true", (v) => v.actions]] : []),
   ["shown", (v) => (v.reason ? "-" : v.shown)],
-  ...(data.hasTruth ? [] : [["top score", (v) => (v.reason ? "-" : v.top.toFixed(3))]]),
+  ...(data.hasGroundTruth ? [] : [["top score", (v) => (v.reason ? "-" : v.top.toFixed(3))]]),
 ];
 
 /** One path for all rectangles of a kind: x and width in thousandths of the video. */
@@ -33,15 +33,15 @@ function bars(kind, spans, y, height) {
   return path;
 }
 
-function strip(video) {
+function miniTimeline(video) {
   const image = document.createElementNS(SVG, "svg");
-  image.setAttribute("class", "strip");
+  image.setAttribute("class", "mini-timeline");
   image.setAttribute("viewBox", "0 0 1000 24");
   image.setAttribute("preserveAspectRatio", "none");
   image.setAttribute("aria-hidden", "true");
-  const right = video.found.filter((one) => one[2] || !data.hasTruth);
-  const wrong = video.found.filter((one) => !one[2] && data.hasTruth);
-  image.append(bars("ground", [[0, 1000]], 0, 24), bars("truth", video.truth, 2, 8),
+  const right = video.found.filter((one) => one[2] || !data.hasGroundTruth);
+  const wrong = video.found.filter((one) => !one[2] && data.hasGroundTruth);
+  image.append(bars("ground", [[0, 1000]], 0, 24), bars("action", video.segments, 2, 8),
     bars("right", right, 12, 7), bars("wrong", wrong, 20, 4));
   return image;
 }
@@ -58,11 +58,11 @@ function rowOf(video) {
   link.href = video.page;
   const name = element("span", video.name, "name");
   name.title = video.name;
-  link.append(name, video.reason ? element("span", `not read: ${video.reason}`, "unread") : strip(video));
-  facts.forEach(([title, text], i) => {
-    const fact = element("span", "", i ? "fact" : "fact main");
-    fact.append(element("small", `${title} `), String(text(video)));
-    link.append(fact);
+  link.append(name, video.reason ? element("span", `not read: ${video.reason}`, "unread") : miniTimeline(video));
+  columns.forEach(([title, text], i) => {
+    const cell = element("span", "", i ? "number" : "number main");
+    cell.append(element("small", `${title} `), String(text(video)));
+    link.append(cell);
   });
   const item = document.createElement("li");
   item.append(link);
@@ -74,12 +74,12 @@ let matching = [];
 function more() {
   const list = byId("videos");
   const from = list.childElementCount;
-  list.append(...matching.slice(from, from + PIECE).map(rowOf));
+  list.append(...matching.slice(from, from + ROWS_AT_ONCE).map(rowOf));
 }
 
 function refresh() {
-  const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  matching = videos.filter((video) => words.every((word) => video.name.toLowerCase().includes(word)));
+  const parts = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  matching = videos.filter((video) => parts.every((part) => video.name.toLowerCase().includes(part)));
   matching.sort(orders[byId("sort").value]);
   byId("videos").replaceChildren();
   byId("count").textContent = matching.length === videos.length ? `${videos.length} videos`
@@ -89,7 +89,7 @@ function refresh() {
   watchEnd();
 }
 
-/** Looks anew whether the end of the list is near: an observer only reports changes. */
+/** Checks again whether the end of the list is near: an observer only reports changes. */
 function watchEnd() {
   observer.disconnect();
   observer.observe(byId("more"));
@@ -103,7 +103,7 @@ const observer = new IntersectionObserver((entries) => {
 }, { rootMargin: "800px" });
 
 function explain() {
-  const legend = data.hasTruth ? [["truth", "true action"], ["right", "detection, right"],
+  const legend = data.hasGroundTruth ? [["action", "true action"], ["right", "detection, right"],
     ["wrong", "detection, wrong (thin, below)"]] : [["right", "detection"]];
   const keys = legend.map(([kind, text]) => {
     const key = element("span", "", "key");
@@ -111,7 +111,7 @@ function explain() {
     return key;
   });
   const level = Number(data.threshold.toPrecision(3));
-  const text = data.hasTruth
+  const text = data.hasGroundTruth
     ? `Detections with a score of at least ${level}, where F1 at tIoU 0.5 over all videos is best. Error, 0 to 2, is `
       + "missed + false. Missed: 1 - mean over the true actions of the best tIoU with a shown detection of the class. "
       + "False: share of the shown score that is wrong or a repeat at tIoU 0.5."
@@ -120,8 +120,8 @@ function explain() {
   byId("meaning").append(...keys, element("br", ""), text);
 }
 
-document.body.style.setProperty("--columns", facts.length);
-byId("head").append(...["video", "timeline", ...facts.map(([title]) => title)].map((text) => element("span", text)));
+document.body.style.setProperty("--columns", columns.length);
+byId("head").append(...["video", "timeline", ...columns.map(([title]) => title)].map((text) => element("span", text)));
 byId("sort").append(...Object.keys(orders).map((name) => new Option(name, name)));
 byId("search").addEventListener("input", refresh);
 byId("sort").addEventListener("change", refresh);

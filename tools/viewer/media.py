@@ -1,4 +1,4 @@
-"""Where a page's video comes from: files, folders or packed shards; linked by relative path, or embedded."""
+"""Finds the videos that pages show, in files, folders or packed shards; links them, or embeds their bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.dataset import Dataset
@@ -14,13 +14,16 @@ from pipeline.files import write_bytes
 from train.evaluation.files import names_of
 from train.evaluation.video_names import Names, match_videos
 
+if TYPE_CHECKING:
+    from pipeline.packing.video_folder import VideoFolder
+
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Clip:
+class FoundVideo:
     """One video: a file on disk, or a key in a packed data set."""
 
     name: str
@@ -40,108 +43,110 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Library:
-    """All places to look for videos, in the order they were given.
+class VideoFinder:
+    """Looks for videos in packed data sets, folders and files, in the order they were given.
 
-    called: what the videos that are looked for are called, and packed: where they lie in a packed data set,
-    or why they do not; both as `expect` takes them in.
+    names: further names of the videos that pages ask for, by key; packed: where these lie in a packed data
+    set, or why they do not. Both are filled by `match_names`.
     """
 
     datasets: list[Dataset] = field(default_factory=list)
-    folders: list[Any] = field(default_factory=list)  # pipeline.packing.video_folder.VideoFolder
+    folders: list[VideoFolder] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
-    called: dict[str, list[str]] = field(default_factory=dict)
-    packed: dict[str, Clip | str] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    packed: dict[str, FoundVideo | str] = field(default_factory=dict)
 
     @staticmethod
-    def open(locations: tuple[Path, ...]) -> Library:
+    def open(locations: tuple[Path, ...]) -> VideoFinder:
         """Read what is there: video files, folders of them (searched through), packed data sets."""
-        library = Library()
+        finder = VideoFinder()
         for location in locations:
             if not location.exists():
                 raise ValueError(f"{location}: not here; --videos wants files, folders, or a packed data set")
             if (location / "dataset.json").is_file() or location.name == "dataset.json":
                 folder = location.parent if location.name == "dataset.json" else location
-                library.datasets.append(Dataset.open(folder))
+                finder.datasets.append(Dataset.open(folder))
             elif location.is_dir():
                 from pipeline.packing.video_folder import VideoFolder
 
-                library.folders.append(VideoFolder(location))
+                finder.folders.append(VideoFolder(location))
             else:
                 for name in (location.name, location.stem):
-                    library.files.setdefault(name, location)
-        return library
+                    finder.files.setdefault(name, location)
+        return finder
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to search."""
         return not (self.datasets or self.folders or self.files)
 
     def add_predicted(self, videos: Any) -> None:
-        """Take in what `leantad predict` says under external_data.videos: {key: {"file": path}}.
+        """Add the files that `leantad predict` names under external_data.videos: {key: {"file": path}}.
 
-        Only video files are: a foreign result file must not put any other file of this machine into a page.
+        Only video files are added: a foreign result file must not put another file of this machine
+        into a page.
         """
         from pipeline.packing.video_folder import VIDEO_SUFFIXES
 
-        for key, facts in videos.items() if isinstance(videos, dict) else []:
-            file = facts.get("file") if isinstance(facts, dict) else None
+        for key, entry in videos.items() if isinstance(videos, dict) else []:
+            file = entry.get("file") if isinstance(entry, dict) else None
             path = Path(file) if isinstance(file, str) and "\0" not in file else None
             if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
                 self.files.setdefault(key, path)
 
-    def expect(self, videos: Names) -> None:
-        """Look up, in all packed data sets at once, the videos that pages will ask for by these keys."""
+    def match_names(self, videos: Names) -> None:
+        """Find, in all packed data sets at once, the videos that pages will ask for by these keys."""
         for key, names in videos.items():
-            self.called[key] = [*names]
+            self.names[key] = [*names]
         for dataset in self.datasets:
-            for key, there in match_videos(videos, names_of(dataset)).items():
-                clip = Clip(there, dataset=dataset)
-                self.packed.setdefault(key, dataset.videos[there].reject or clip)
+            for key, packed_key in match_videos(videos, names_of(dataset)).items():
+                video = FoundVideo(packed_key, dataset=dataset)
+                self.packed.setdefault(key, dataset.videos[packed_key].reject or video)
 
     def rejected(self) -> dict[str, str]:
         """Videos that could not be packed, with the reason."""
         return {key: reason for key, reason in self.packed.items() if isinstance(reason, str)}
 
-    def find(self, key: str) -> Clip | str:
+    def find(self, key: str) -> FoundVideo | str:
         """The video of this name, or why there is none."""
         reason = "no video of this name was found"
-        called = self.called.get(key, [])
-        for name in (key, f"v_{key}", *(Path(name).name for name in called)):  # v_: ActivityNet's files
+        names = self.names.get(key, [])
+        for name in (key, f"v_{key}", *(Path(name).name for name in names)):  # v_: ActivityNet's files
             if name in self.files:
-                return Clip(key, path=self.files[name])
+                return FoundVideo(key, path=self.files[name])
         for folder in self.folders:
-            for name in (key, *called):
+            for name in (key, *names):
                 file, missing = folder.find(name)
                 if file is not None:
-                    return Clip(key, path=folder.folder / file)
+                    return FoundVideo(key, path=folder.folder / file)
                 reason = missing if missing and "have this name" in missing else reason
         return self.packed.get(key, reason)
 
 
-def embedded(clip: Clip, limit_mib: float) -> tuple[dict[str, Any], str]:
-    """The page's facts about a video inside it, and its bytes as base64.
+def embedded(video: FoundVideo, limit_mib: float) -> tuple[dict[str, Any], str]:
+    """The page's entry for a video inside it, and its bytes as base64.
 
     ValueError if it is larger than the limit.
     """
-    size = clip.size()
+    size = video.size()
     if size > limit_mib * MIB:
         raise ValueError(
-            f"{clip.path or clip.name}: {size / MIB:.1f} MiB, want at most {limit_mib:g} to embed it; "
+            f"{video.path or video.name}: {size / MIB:.1f} MiB, want at most {limit_mib:g} to embed it; "
             "raise --embed-limit, or leave out --embed to link the file"
         )
-    suffix = clip.path.suffix.lower() if clip.path else ".mp4"
-    name = clip.path.name if clip.path else clip.name
-    facts = {"name": name, "type": MIME.get(suffix, "application/octet-stream"), "url": None}
-    return facts, base64.b64encode(clip.read()).decode("ascii")
+    suffix = video.path.suffix.lower() if video.path else ".mp4"
+    name = video.path.name if video.path else video.name
+    entry = {"name": name, "type": MIME.get(suffix, "application/octet-stream"), "url": None}
+    return entry, base64.b64encode(video.read()).decode("ascii")
 
 
-def linked(clip: Clip, page: Path, copy: Path) -> dict[str, Any]:
-    """The page's facts about a video beside it; one that lies in a shard is written to `copy` first."""
-    path = clip.path
+def linked(video: FoundVideo, page: Path, copy: Path) -> dict[str, Any]:
+    """The page's entry for a video beside it; one that lies in a shard is written to `copy` first."""
+    path = video.path
     if path is None:
         path = copy
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(copy, clip.read())
+        write_bytes(copy, video.read())
     relative = os.path.relpath(path.resolve(), page.parent.resolve())
     address = quote(Path(relative).as_posix(), errors="surrogateescape")
     return {"name": path.name, "type": "", "url": address}

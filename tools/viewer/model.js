@@ -1,11 +1,11 @@
-// What the page knows: the data, which detections are shown, which part of the video is in view.
+// The page's state: the data, which detections are shown, which part of the video is in view.
 
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const FOUND_TIOU = 0.5; // a true action counts as found from here on
 
-const truth = data.truth.map(([label, start, end, stairs], number) => (
-  { kind: "truth", number, label, start, end, stairs, name: data.classes[label] }));
+const actions = data.actions.map(([label, start, end, tiouByScore], number) => (
+  { kind: "action", number, label, start, end, tiouByScore, name: data.classes[label] }));
 const detections = data.detections.map(([label, start, end, score, tiou, match, right], number) => (
   { kind: "detection", number, label, start, end, score, tiou, match, right: right === 1, name: data.classes[label] }));
 
@@ -15,9 +15,9 @@ let length = data.length; // seconds; grows if the file turns out longer
 /** The best tIoU of a true action with a shown detection of its class, and that detection's score. */
 function bestShown(action) {
   let best = [0, 0];
-  for (const step of action.stairs) {
-    if (step[0] < state.threshold) break;
-    best = step;
+  for (const pair of action.tiouByScore) {
+    if (pair[0] < state.threshold) break;
+    best = pair;
   }
   return { score: best[0], tiou: best[1] };
 }
@@ -38,21 +38,21 @@ const logarithmic = lowest >= 0 && positive.length > 1
 const bottom = logarithmic ? Math.min(positive[positive.length - 1], highest / 10) : lowest;
 const SLIDER_STEPS = 1000;
 
-/** The score at a place of the slider; at its left end every detection is shown. */
-function scoreAt(place) {
-  if (place <= 0) return Math.min(lowest, bottom);
-  const part = place / SLIDER_STEPS;
+/** The score at a position of the slider; at its left end every detection is shown. */
+function scoreAt(position) {
+  if (position <= 0) return Math.min(lowest, bottom);
+  const part = position / SLIDER_STEPS;
   return logarithmic ? bottom * (highest / bottom) ** part : bottom + (highest - bottom) * part;
 }
 
-function placeOf(score) {
+function positionOf(score) {
   const part = logarithmic
     ? Math.log(Math.max(score, bottom) / bottom) / Math.log(highest / bottom)
     : (score - bottom) / (highest - bottom || 1);
   return Math.round(SLIDER_STEPS * Math.min(Math.max(part, 0), 1));
 }
 
-// --- words ---
+// --- texts ---
 
 const scoreText = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
 
@@ -65,18 +65,18 @@ function timeText(seconds, digits = 2) {
 }
 
 const spanText = (one) => `${timeText(one.start)} to ${timeText(one.end)}`;
-const verdictText = (one) => (one.right ? "right" : "wrong");
+const matchText = (one) => (one.right ? "right" : "wrong");
 
-/** All there is to say about a segment, a line each. */
+/** The numbers of a segment, a line each. */
 function describe(one) {
-  if (one.kind === "truth") {
+  if (one.kind === "action") {
     const { score, tiou } = bestShown(one);
     return [`${one.name}: true action`, spanText(one),
       tiou > 0 ? `best tIoU ${tiou.toFixed(2)}, by a detection of score ${scoreText(score)}` : "no shown detection overlaps"];
   }
   const lines = [one.name, spanText(one), `score ${scoreText(one.score)}`];
-  if (!data.hasTruth) return lines;
-  const match = truth[one.match];
+  if (!data.hasGroundTruth) return lines;
+  const match = actions[one.match];
   lines.push(match ? `tIoU ${one.tiou.toFixed(2)} with the true ${spanText(match)}` : "tIoU 0: no true action of this class here");
   lines.push(one.right ? "right" : one.tiou >= FOUND_TIOU ? "wrong: a repeat, its action is taken by a higher score" : "wrong");
   return lines;
@@ -87,7 +87,7 @@ function describe(one) {
 const MOST_ROWS = 6; // detections that overlap lie in rows; beyond these they lie over each other
 
 /** Each shown detection of a class gets the first row that is free at its time, the best first. */
-function packed(members) {
+function inRows(members) {
   const rows = [];
   return members.map((one) => {
     let row = rows.findIndex((taken) => taken.every((other) => other.end <= one.start || one.end <= other.start));
@@ -101,13 +101,13 @@ function packed(members) {
 function lanesOf() {
   const lanes = new Map();
   const lane = (label) => {
-    if (!lanes.has(label)) lanes.set(label, { label, name: data.classes[label], truth: [], members: [] });
+    if (!lanes.has(label)) lanes.set(label, { label, name: data.classes[label], actions: [], members: [] });
     return lanes.get(label);
   };
-  for (const one of [...truth].sort((a, b) => a.start - b.start)) lane(one.label).truth.push(one);
+  for (const one of [...actions].sort((a, b) => a.start - b.start)) lane(one.label).actions.push(one);
   for (const one of state.shown) lane(one.label).members.push(one);
   return [...lanes.values()].map((one) => {
-    const placed = packed(one.members);
+    const placed = inRows(one.members);
     return { ...one, placed, rows: 1 + Math.max(0, ...placed.map(({ row }) => row)) };
   });
 }

@@ -1,22 +1,22 @@
-// The video: where it comes from, playing exactly one segment, and what to say when it cannot be played.
+// The video: where it comes from, playing exactly one segment, and the message when it cannot be played.
 
 const video = byId("video");
-const player = { playable: false, until: null, place: 0, inSight: true, used: false };
+const player = { playable: false, until: null, position: 0, inSight: true, used: false };
 
-/** The embedded bytes as an address that can be sought in; decoded piece by piece to spare memory. */
+/** The embedded bytes as an address that can be sought in; decoded in chunks to spare memory. */
 function embeddedAddress() {
   const holder = byId("media");
   const text = holder.textContent.trim();
   holder.textContent = "";
-  const piece = 1 << 20; // a multiple of 4: base64 can be cut there
+  const chunk = 1 << 20; // a multiple of 4: base64 can be cut there
   const parts = [];
-  for (let at = 0; at < text.length; at += piece) {
-    parts.push(Uint8Array.from(atob(text.slice(at, at + piece)), (letter) => letter.charCodeAt(0)));
+  for (let at = 0; at < text.length; at += chunk) {
+    parts.push(Uint8Array.from(atob(text.slice(at, at + chunk)), (letter) => letter.charCodeAt(0)));
   }
   return URL.createObjectURL(new Blob(parts, { type: data.video.type }));
 }
 
-function sayUnplayable(reason) {
+function showUnplayable(reason) {
   player.playable = false;
   player.until = null;
   byId("stage").classList.add("mute");
@@ -28,17 +28,17 @@ function sayUnplayable(reason) {
 function cannotPlay() {
   const name = data.video.name;
   const missing = data.video.url ? ", or the file is no longer where the page looks for it" : "";
-  sayUnplayable(`This browser cannot play ${name}: it lacks the codec or the container${missing}. The timeline and the `
+  showUnplayable(`This browser cannot play ${name}: it lacks the codec or the container${missing}. The timeline and the `
     + `table work without it. To watch it, convert it, as in: ffmpeg -i INPUT -c:v libvpx-vp9 OUTPUT.webm`);
 }
 
 function openVideo() {
   if (data.unread) {
-    sayUnplayable(`This video could not be read, so nothing was detected in it: ${data.unread}.`);
+    showUnplayable(`This video could not be read, so nothing was detected in it: ${data.unread}.`);
     return;
   }
   if (!data.video) {
-    sayUnplayable(`No video (${data.why}). The timeline and the table work without it.`);
+    showUnplayable(`No video (${data.why}). The timeline and the table work without it.`);
     return;
   }
   player.playable = true;
@@ -71,7 +71,7 @@ function dock() {
 /** The axis reaches the file's end; a file that ends long before the last segment is probably another one. */
 function compareLengths() {
   if (video.duration > length) stretch(video.duration);
-  const last = Math.max(0, ...truth.concat(detections).map((one) => one.end));
+  const last = Math.max(0, ...actions.concat(detections).map((one) => one.end));
   byId("mismatch").hidden = video.duration > last - Math.max(0.5, 0.02 * last);
   byId("mismatch").textContent = `The video ends at ${timeText(video.duration)}, the last segment at ${timeText(last)}: `
     + "is it the right file?";
@@ -82,7 +82,7 @@ function tick() {
   if (!video.paused && !video.ended) requestAnimationFrame(tick);
 }
 
-/** Stop at the segment's end, and tell the rest of the page where the video is. */
+/** Stop at the segment's end, and move the page's other parts to the video's time. */
 function follow() {
   if (player.until && video.currentTime >= player.until.end && !video.paused) {
     const { end } = player.until;
@@ -94,7 +94,7 @@ function follow() {
 }
 
 function moved(seconds) {
-  player.place = seconds;
+  player.position = seconds;
   byId("clock").textContent = `${timeText(seconds)} / ${timeText(length)}`;
   if (player.playable && !video.paused && (seconds > state.end || seconds < state.start)) {
     showFrom(seconds);
@@ -103,10 +103,10 @@ function moved(seconds) {
 }
 
 function seek(seconds) {
-  const place = Math.min(Math.max(seconds, 0), length);
+  const time = Math.min(Math.max(seconds, 0), length);
   player.until = null;
-  if (player.playable) video.currentTime = place;
-  moved(place);
+  if (player.playable) video.currentTime = time;
+  moved(time);
 }
 
 function start() {

@@ -1,6 +1,6 @@
-// The table of the shown detections, sortable; filled a piece at a time as it is scrolled, which keeps the slider quick.
+// The table of the shown detections, sortable; filled in parts as it is scrolled, which keeps the slider quick.
 
-const PIECE = 60; // rows added at once
+const ROWS_AT_ONCE = 60; // added when the end comes near
 const order = { by: "score", falling: true };
 const compare = {
   name: (a, b) => a.name.localeCompare(b.name),
@@ -25,8 +25,8 @@ function makeRow(one) {
   cell(timeText(one.start), "num");
   cell(timeText(one.end), "num");
   cell(scoreText(one.score), "num");
-  cell(one.tiou.toFixed(2), "num judged");
-  cell(verdictText(one), `judged verdict ${verdictText(one)}`);
+  cell(one.tiou.toFixed(2), "num with-gt");
+  cell(matchText(one), `with-gt match ${matchText(one)}`);
   row.dataset.detection = one.number;
   return row;
 }
@@ -38,10 +38,10 @@ function listed(one) {
 
 function moreRows() {
   const from = byId("rows").childElementCount;
-  byId("rows").append(...inOrder.slice(from, from + PIECE).map(listed));
+  byId("rows").append(...inOrder.slice(from, from + ROWS_AT_ONCE).map(listed));
 }
 
-/** The rows anew: what is shown, in the chosen order; the score decides between equals. */
+/** Rebuilds the rows: what is shown, in the chosen order; the score decides between equals. */
 function fillTable() {
   const sign = order.falling ? -1 : 1;
   inOrder = [...state.shown].sort((a, b) => sign * compare[order.by](a, b) || b.score - a.score);
@@ -62,9 +62,9 @@ function sortBy(name) {
 
 function markRow() {
   for (const row of byId("rows").querySelectorAll(".chosen")) row.classList.remove("chosen");
-  const place = inOrder.indexOf(state.chosen);
-  if (place < 0) return;
-  while (byId("rows").childElementCount <= place) moreRows();
+  const position = inOrder.indexOf(state.chosen);
+  if (position < 0) return;
+  while (byId("rows").childElementCount <= position) moreRows();
   const row = rowOf.get(state.chosen);
   row.classList.add("chosen");
   const list = byId("list"), head = list.querySelector("thead").offsetHeight;

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const lanesSvg = byId("lanes");
-const BAND = 13, BAR = 9, ROW = 12, PAD = 5; // pixels: a true action, a detection, a row of them, a lane's edge
+const BAND = 13, BAR = 9, ROW = 12, PAD = 5; // pixels: a true action, a detection, a row of them, a lane's margin
 const LEAST_OPACITY = 0.22;
 const NARROW = 560; // pixels, as in viewer.css: names lie above their lanes
 const SHORTEST_VIEW = 0.2; // seconds
@@ -61,14 +61,14 @@ function stretch(seconds) {
 
 // --- drawing ---
 
-/** Lanes and their heights, anew: to be called when the shown set or the page's width changes. */
+/** Rebuilds the lanes and their heights: to be called when the shown set or the page's width changes. */
 function layout() {
   const above = window.innerWidth <= NARROW ? 18 : 0;
   let top = 0;
   lanes = lanesOf().map((lane) => {
-    const band = data.hasTruth ? BAND + 3 : 0;
+    const band = data.hasGroundTruth ? BAND + 3 : 0;
     const height = above + 2 * PAD + band + lane.rows * ROW - (ROW - BAR);
-    const placed = { ...lane, top, height, truthTop: top + above + PAD, barTop: top + above + PAD + band };
+    const placed = { ...lane, top, height, actionTop: top + above + PAD, barTop: top + above + PAD + band };
     top += height;
     return placed;
   });
@@ -106,14 +106,14 @@ function box(one, y, height, kind) {
 
 function drawLane(lane, parts) {
   const inView = (one) => one.end >= state.start && one.start <= state.end;
-  for (const one of lane.truth.filter(inView)) {
+  for (const one of lane.actions.filter(inView)) {
     const missed = bestShown(one).tiou < FOUND_TIOU;
-    parts.push(box(one, lane.truthTop, BAND, missed ? "truth missed" : "truth"));
+    parts.push(box(one, lane.actionTop, BAND, missed ? "action missed" : "action"));
   }
   for (let i = lane.placed.length - 1; i >= 0; i -= 1) { // the best on top
     const { one, row } = lane.placed[i];
     if (!inView(one)) continue;
-    const kind = one.right || !data.hasTruth ? "det right" : "det wrong";
+    const kind = one.right || !data.hasGroundTruth ? "det right" : "det wrong";
     const element = box(one, lane.barTop + row * ROW, BAR, kind);
     const strength = Math.min(Math.max(one.score / highest, 0), 1);
     element.setAttribute("fill-opacity", (LEAST_OPACITY + (1 - LEAST_OPACITY) * strength).toFixed(3));
@@ -155,14 +155,14 @@ function draw() {
   drawCursor();
 }
 
-/** The whole video under the timeline: truth above, detections below, and the window that is in view. */
+/** The whole video under the timeline: true actions above, detections below, and the window that is in view. */
 function drawOverview() {
   const parts = [shape("rect", { x: 0, y: 0, width, height: 18, rx: 3, class: "track" })];
   const speck = (one, y, height, kind) => shape("rect", { x: (one.start / length) * width, y, height,
     width: Math.max(((one.end - one.start) / length) * width, 1.5), class: `speck ${kind}` });
-  for (const one of truth) parts.push(speck(one, 3, 5, ""));
+  for (const one of actions) parts.push(speck(one, 3, 5, ""));
   for (const one of state.shown) {
-    parts.push(one.right || !data.hasTruth ? speck(one, 9, 5, "right") : speck(one, 13, 3, "wrong"));
+    parts.push(one.right || !data.hasGroundTruth ? speck(one, 9, 5, "right") : speck(one, 13, 3, "wrong"));
   }
   parts.push(shape("rect", { x: (state.start / length) * width + 0.5, y: 0.5, rx: 3, height: 17, class: "window",
     width: Math.max(((state.end - state.start) / length) * width - 1, 5) }));
@@ -171,7 +171,7 @@ function drawOverview() {
 
 function drawCursor() {
   const cursor = byId("cursor");
-  const x = toPixel(player.place);
+  const x = toPixel(player.position);
   cursor.hidden = x < -1 || x > width + 1;
   const left = lanesSvg.getBoundingClientRect().left - byId("timeline").getBoundingClientRect().left;
   cursor.style.transform = `translateX(${left - 2 + x}px)`;
@@ -181,5 +181,5 @@ function drawCursor() {
 function segmentOf(element) {
   if (!element.dataset) return null;
   if (element.dataset.detection) return detections[Number(element.dataset.detection)];
-  return element.dataset.truth ? truth[Number(element.dataset.truth)] : null;
+  return element.dataset.action ? actions[Number(element.dataset.action)] : null;
 }

@@ -3,22 +3,22 @@
 function update(value) {
   setThreshold(value);
   const right = state.shown.filter((one) => one.right).length;
-  const found = truth.filter((one) => bestShown(one).tiou >= FOUND_TIOU).length;
+  const found = actions.filter((one) => bestShown(one).tiou >= FOUND_TIOU).length;
   const parts = [`${state.shown.length} of ${detections.length} detections shown`];
-  if (data.hasTruth) {
-    parts.push(`${right} right, ${state.shown.length - right} wrong`, `${found} of ${truth.length} true actions found`);
+  if (data.hasGroundTruth) {
+    parts.push(`${right} right, ${state.shown.length - right} wrong`, `${found} of ${actions.length} true actions found`);
   }
   byId("summary").textContent = parts.join(" \u00b7 ");
   byId("level").textContent = scoreText(value);
   const slider = byId("threshold");
   slider.setAttribute("aria-valuetext", `${scoreText(value)}: ${parts[0]}`);
-  if (scoreAt(Number(slider.value)) !== value) slider.value = placeOf(value);
+  if (scoreAt(Number(slider.value)) !== value) slider.value = positionOf(value);
   layout();
   fillTable();
-  tell();
+  showChosen();
 }
 
-function tell() {
+function showChosen() {
   markRow();
   byId("chosen").textContent = state.chosen ? describe(state.chosen).join(" \u00b7 ")
     : "Click a segment, or use the arrow keys, to play exactly it.";
@@ -28,7 +28,7 @@ function choose(one) {
   state.chosen = one;
   reveal(one);
   draw();
-  tell();
+  showChosen();
   playSegment(one);
 }
 
@@ -37,7 +37,7 @@ function step(direction) {
   const inTime = [...state.shown].sort((a, b) => a.start - b.start || a.number - b.number);
   let at = inTime.indexOf(state.chosen);
   if (at < 0) {
-    at = inTime.findIndex((one) => one.start >= player.place);
+    at = inTime.findIndex((one) => one.start >= player.position);
     if (at < 0) at = inTime.length;
     if (direction > 0) at -= 1;
   }
@@ -45,9 +45,9 @@ function step(direction) {
   if (next) choose(next);
 }
 
-function nudge(places) {
+function nudge(steps) {
   const slider = byId("threshold");
-  slider.value = Number(slider.value) + places;
+  slider.value = Number(slider.value) + steps;
   update(scoreAt(Number(slider.value)));
 }
 
@@ -117,8 +117,8 @@ onDrag(lanesSvg, (_, shift) => pan(-shift / width), (event) => {
 });
 onDrag(byId("ruler"), (event) => seek(atPointer(event)), (event) => seek(atPointer(event)));
 function centre(event) {
-  const place = byId("overview").getBoundingClientRect();
-  const middle = ((event.clientX - place.left) / place.width) * length;
+  const box = byId("overview").getBoundingClientRect();
+  const middle = ((event.clientX - box.left) / box.width) * length;
   setView(middle - (state.end - state.start) / 2, middle + (state.end - state.start) / 2);
 }
 onDrag(byId("overview"), centre, centre);
@@ -163,9 +163,9 @@ window.addEventListener("keydown", (event) => {
 
 // --- start ---
 
-document.body.classList.toggle("judging", data.hasTruth);
-document.body.classList.toggle("blank", Boolean(data.unread) && !truth.length); // there is no time to show
-byId("threshold").value = placeOf(state.threshold);
+document.body.classList.toggle("has-gt", data.hasGroundTruth);
+document.body.classList.toggle("blank", Boolean(data.unread) && !actions.length); // there is no time to show
+byId("threshold").value = positionOf(state.threshold);
 update(state.threshold);
 openVideo();
 moved(0);

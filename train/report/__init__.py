@@ -1,1 +1,1 @@
-"""The report.html of a run: build (what goes in), charts, timelines and their svg, page (the frame)."""
+"""The report.html of a run: a module and a template (.html.j2) for each section, joined by build.py."""

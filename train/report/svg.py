@@ -1,6 +1,6 @@
-"""SVG as text: elements, axes, round tick values. Nothing but strings and arithmetic, no resources.
+"""SVG elements as Markup, and axes with round tick values; no resources from elsewhere.
 
-Colours are Okabe and Ito's, told apart by every kind of colour vision.
+Colours are Okabe and Ito's, distinct for every kind of colour vision.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup, escape
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
 
 
-def tag(name: str, content: str = "", /, *, title: str = "", **attributes: str | float | None) -> str:
+def tag(name: str, content: str = "", /, *, title: str = "", **attributes: str | float | None) -> Markup:
     """One element. Attributes: `class_` for class, `stroke_width` for stroke-width, None for absent.
 
-    content: markup, already escaped; title: plain text, shown when the pointer rests on the element.
+    content: escaped unless it is Markup; title: shown when the pointer rests on the element.
     """
     parts = [name]
     for key, value in attributes.items():
@@ -24,24 +25,28 @@ def tag(name: str, content: str = "", /, *, title: str = "", **attributes: str |
             continue
         text = f"{value:.5g}" if isinstance(value, float) else str(value)
         parts.append(f'{key.rstrip("_").replace("_", "-")}="{escape(text)}"')
-    inside = (f"<title>{escape(title)}</title>" if title else "") + content
-    return f"<{' '.join(parts)}>{inside}</{name}>" if inside else f"<{' '.join(parts)}/>"
+    opening, inside = " ".join(parts), escape(content)
+    if title:
+        inside = Markup("<title>{}</title>").format(title) + inside
+    return Markup(f"<{opening}>{inside}</{name}>" if inside else f"<{opening}/>")
 
 
-def words(x: float, y: float, text: str, class_: str, *, anchor: str | None = None, title: str = "") -> str:
-    """Text at a place; anchor: middle, end or (None) start."""
-    return tag("text", escape(text), title=title, class_=class_, x=x, y=y, text_anchor=anchor)
+def text(
+    x: float, y: float, content: str, class_: str, *, anchor: str | None = None, title: str = ""
+) -> Markup:
+    """Text at (x, y); anchor: middle, end or (None) start."""
+    return tag("text", content, title=title, class_=class_, x=x, y=y, text_anchor=anchor)
 
 
-def rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+def rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
     return tag("line", class_=class_, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def image(parts: Sequence[str], title: str, *, width: float, height: float) -> str:
+def image(parts: Sequence[Markup], title: str, *, width: float, height: float) -> Markup:
     """The parts as one image that scales with the page. title: what a screen reader says."""
     box = f"0 0 {width:g} {height:g}"
-    return tag("svg", "".join(parts), class_="chart", viewBox=box, role="img", aria_label=title)
+    return tag("svg", Markup("").join(parts), class_="chart", viewBox=box, role="img", aria_label=title)
 
 
 @dataclass(frozen=True)
@@ -62,50 +67,51 @@ class Axis:
 
 
 def nice_step(span: float, count: int) -> float:
-    """The smallest 1, 2 or 5 times a power of ten that cuts `span` into at most `count` pieces."""
+    """The smallest 1, 2 or 5 times a power of ten that cuts `span` into at most `count` intervals."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
-def time_axis(
-    low: float, high: float, start: float, end: float, *, pieces: int = 6, whole: bool = False
+def range_axis(
+    low: float, high: float, start: float, end: float, *, intervals: int = 6, whole: bool = False
 ) -> Axis:
     """An axis over [low, high]; `whole`: marks at whole numbers only. A single value sits in the middle."""
     if high <= low:
         return Axis(low - 1, low + 1, (low,), start, end)
-    step = nice_step(high - low, pieces)
+    step = nice_step(high - low, intervals)
     if whole:
         step = max(1.0, step)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return Axis(low, high, tuple(i * step for i in range(first, last + 1)), start, end)
 
 
-def value_axis(
-    values: Sequence[float], start: float, end: float, *, least: float = 0.0, log: bool = False
-) -> Axis:
-    """An axis from 0 (or a mark below the lowest value) to a mark above the highest; `log`: whole decades.
+def value_axis(values: Sequence[float], start: float, end: float, *, min_high: float = 0.0) -> Axis:
+    """An axis from 0 (or a mark below the lowest value) to a mark above the highest.
 
-    least: where the axis ends at the earliest; without it, zeros alone have an axis to 1.
+    min_high: where the axis ends at the earliest; without it, zeros alone have an axis to 1.
     """
-    if log:
-        first = math.floor(math.log10(min(values)))
-        last = max(math.ceil(math.log10(max(values))), first + 1)
-        ticks = tuple(10.0**i for i in range(first, last + 1))
-        return Axis(ticks[0], ticks[-1], ticks, start, end, log=True)
-    low, high = min(0.0, *values), max(least, *values) or 1.0
+    low, high = min(0.0, *values), max(min_high, *values) or 1.0
     step = nice_step(high - low, 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(i * step for i in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks, start, end)
 
 
-def figure(value: float, digits: int = 3) -> str:
-    """A value beside its mark, in so many digits: 93.2, 6.82, 0.31; 0 without decimals is nothing at all."""
+def log_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """A logarithmic axis of whole decades around the values, all of which are above 0."""
+    first = math.floor(math.log10(min(values)))
+    last = max(math.ceil(math.log10(max(values))), first + 1)
+    ticks = tuple(10.0**i for i in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks, start, end, log=True)
+
+
+def value_text(value: float, digits: int = 3) -> str:
+    """A value beside its mark, in so many digits: 93.2, 6.82, 0.31; exactly 0 has no decimals."""
     return f"{value:.{max(0, digits - len(str(int(abs(value)))))}f}" if value else "0"
 
 
-def number(value: float) -> str:
+def tick_text(value: float) -> str:
     """A tick's text: four significant digits, 12000 as 12k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:.4g}k"

@@ -1,22 +1,24 @@
-"""Timelines of detections against truth: a lane per class, time to the right, the best detections on top.
+"""The report's timelines of detections against ground truth: a lane per class, the best detections on top.
 
 A detection is a hit when the protocol matches it with a true action at tIoU 0.5: in the order of score, each
-true action once. Everything is drawn as SVG text.
+true action once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from pipeline.text import counted
-from train.evaluation.operating_point import MatchedDetections, OperatingPoint
-from train.report.page import duration_text
-from train.report.svg import Axis, image, rule, tag, time_axis, words
+from pipeline.annotations import Video
+from pipeline.text import counted, duration_text
+from train.evaluation.operating_point import TIOU, MatchedDetections, OperatingPoint, video_scores
+from train.report.page import render
+from train.report.svg import Axis, image, range_axis, rule, tag, text
 
 WIDTH, SIDE = 1100, 28  # the margins hold half of the outermost times
 NAME, CAP, ROW = 26, 5, 9  # heights: of a lane's name, a true action's cap, a row of detections
@@ -27,48 +29,78 @@ MAX_LANES = 12  # of one video; a video with more classes shows those with the m
 FEW = 10  # so many detections of a video are drawn, and 2 more for each true action
 
 
+def timelines_section(
+    matches: MatchedDetections, point: OperatingPoint, ground_truth: Mapping[str, Video], *, count: int
+) -> Markup:
+    """A legend and up to `count` videos; says by which rule they were chosen."""
+    total = sum(bool(video.actions) for video in ground_truth.values())
+    few = f"{count} of {counted(total, 'video')}, from the best to the worst in even steps."
+    scores = video_scores(matches, point)
+    videos = []
+    for video in choose_videos(scores, count):
+        key = matches.keys[video]
+        duration = ground_truth[key].duration
+        videos.append(
+            {
+                "key": key,
+                "summary": video_summary(matches, video, duration, point),
+                "f1": f"{scores[video]:.2f}",
+                "timeline": timeline(matches, video, duration, point),
+            }
+        )
+    values = {
+        "chosen": few if count < total else f"{counted(total, 'video')} with true actions, the best first.",
+        "matching_tiou": f"{TIOU:g}",
+        "cut": f"{point.score:.3g}" if point.recall else None,
+        "videos": videos,
+    }
+    return render("timelines.html.j2", values)
+
+
 def choose_videos(scores: np.ndarray, count: int) -> list[int]:
-    """Video numbers from the best to the worst in even steps, so that the choice flatters nobody."""
+    """Video numbers from the best to the worst in even steps; videos without true actions have no score."""
     order = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
     if len(order) <= count:
         return order
-    places = np.linspace(0, len(order) - 1, max(count, 0)).round().astype(int)
-    return [order[place] for place in places]
+    positions = np.linspace(0, len(order) - 1, max(count, 0)).round().astype(int)
+    return [order[position] for position in positions]
 
 
-def lanes_of(judged: MatchedDetections, video: int, point: OperatingPoint) -> list[tuple[int, np.ndarray]]:
+def lanes_of(matches: MatchedDetections, video: int, point: OperatingPoint) -> list[tuple[int, np.ndarray]]:
     """The lanes of a video: (class, its detections that are drawn, the best first).
 
     Drawn are the right answers and the best of the other detections. Classes with true actions come first.
     """
-    true = judged.true.label[judged.true.video == video]
-    own = np.flatnonzero(judged.detected.video == video)
-    scores = judged.detected.scores[own]
-    right = judged.hit[own] & (scores >= point.cut)
-    chosen = own[np.lexsort((-scores, ~right))[: FEW + 2 * len(true)]]
-    best = chosen[np.argsort(-judged.detected.scores[chosen], kind="stable")]
-    classes = judged.detected.label[best]
-    labels = sorted(label for label, _ in Counter(true.tolist()).most_common(MAX_LANES))
-    answered = dict.fromkeys(classes[judged.detected.scores[best] >= point.cut].tolist())
-    labels += [label for label in answered if label not in labels]
+    gt = matches.true.label[matches.true.video == video]
+    own = np.flatnonzero(matches.detected.video == video)
+    scores = matches.detected.scores[own]
+    right = matches.hit[own] & (scores >= point.cut)
+    chosen = own[np.lexsort((-scores, ~right))[: FEW + 2 * len(gt)]]
+    best = chosen[np.argsort(-matches.detected.scores[chosen], kind="stable")]
+    classes = matches.detected.label[best]
+    labels = sorted(label for label, _ in Counter(gt.tolist()).most_common(MAX_LANES))
+    reported = dict.fromkeys(classes[matches.detected.scores[best] >= point.cut].tolist())
+    labels += [label for label in reported if label not in labels]
     return [(label, best[classes == label]) for label in labels[:MAX_LANES]]
 
 
-def about_video(judged: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> str:
-    """What a video holds, and how much of it is drawn."""
-    lanes = lanes_of(judged, video, point)
-    true = judged.true.label[judged.true.video == video]
-    detections, drawn = int((judged.detected.video == video).sum()), sum(len(rows) for _, rows in lanes)
-    classes = len(np.unique(true))
-    facts = [counted(len(true), "true action")] + ([duration_text(duration)] if duration else [])
-    facts.append(
+def video_summary(
+    matches: MatchedDetections, video: int, duration: float | None, point: OperatingPoint
+) -> str:
+    """What a video holds, and how many of its detections are drawn."""
+    lanes = lanes_of(matches, video, point)
+    gt = matches.true.label[matches.true.video == video]
+    detections, drawn = int((matches.detected.video == video).sum()), sum(len(rows) for _, rows in lanes)
+    classes = len(np.unique(gt))
+    parts = [counted(len(gt), "true action")] + ([duration_text(duration)] if duration else [])
+    parts.append(
         counted(detections, "detection")
         if drawn == detections
         else f"{drawn:,} of {counted(detections, 'detection')} shown"
     )
     if classes > MAX_LANES:
-        facts.append(f"{MAX_LANES} of {classes} classes shown")
-    return ", ".join(facts)
+        parts.append(f"{MAX_LANES} of {classes} classes shown")
+    return ", ".join(parts)
 
 
 def clock(seconds: float, longest: float) -> str:
@@ -82,31 +114,31 @@ def clock(seconds: float, longest: float) -> str:
 
 def clock_axis(longest: float) -> Axis:
     """Time from 0 to the video's end; marks at round seconds or, where `clock` counts minutes, at those."""
-    axis = time_axis(0.0, longest, SIDE, WIDTH - SIDE, pieces=10)
+    axis = range_axis(0.0, longest, SIDE, WIDTH - SIDE, intervals=10)
     if longest <= MINUTES_FROM:
         return axis
     step = next((s for s in STEPS if longest / s <= 10), STEPS[-1])
     return replace(axis, ticks=tuple(float(t) for t in range(0, int(longest) + 1, step)))
 
 
-def timeline(judged: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> str:
+def timeline(matches: MatchedDetections, video: int, duration: float | None, point: OperatingPoint) -> Markup:
     """One video as SVG: a lane per class, bands for true actions, under their caps the detections."""
-    own_true = judged.true.video == video
-    ends = [judged.true.segments[own_true, 1], judged.detected.segments[judged.detected.video == video, 1]]
+    of_video = matches.true.video == video
+    ends = [matches.true.segments[of_video, 1], matches.detected.segments[matches.detected.video == video, 1]]
     longest = max(duration or max(np.concatenate(ends).tolist(), default=1.0), 1e-3)
     axis = clock_axis(longest)
     parts, top = [], 0.0
-    for label, rows in lanes_of(judged, video, point):
-        true = judged.true.segments[own_true & (judged.true.label == label)]
+    for label, rows in lanes_of(matches, video, point):
+        gt = matches.true.segments[of_video & (matches.true.label == label)]
         parts.append(
-            words(SIDE, top + 18, shortened(judged.labels[label]), "name", title=judged.labels[label])
+            text(SIDE, top + 18, shortened(matches.labels[label]), "name", title=matches.labels[label])
         )
-        drawn, top = draw_lane(judged, true, rows, axis, top + NAME, point.cut)
+        drawn, top = draw_lane(matches, gt, rows, axis, top=top + NAME, cut=point.cut)
         parts += drawn
     for tick in axis.ticks:
         parts.append(rule(axis(tick), NAME, axis(tick), top + 5, "mark"))
-        parts.append(words(axis(tick), top + 18, clock(tick, longest), "tick", anchor="middle"))
-    title = f"{judged.keys[video]}: detections against truth"
+        parts.append(text(axis(tick), top + 18, clock(tick, longest), "tick", anchor="middle"))
+    title = f"{matches.keys[video]}: detections against truth"
     return image(parts, title, width=WIDTH, height=top + 24)
 
 
@@ -123,53 +155,62 @@ def extent(segment: np.ndarray, axis: Axis) -> tuple[float, float]:
 
 def rows_of(extents: Sequence[tuple[float, float]]) -> list[int]:
     """The row of each extent: the highest where it covers none of those before it."""
-    rows: list[list[tuple[float, float]]] = []
-    placed = []
+    taken: list[list[tuple[float, float]]] = []  # (left, right) of what lies in each row
+    chosen = []
     for left, width in extents:
-        free = (all(left >= b + 2 or left + width + 2 <= a for a, b in row) for row in rows)
-        place = next((i for i, is_free in enumerate(free) if is_free), len(rows))
-        rows += [[]] if place == len(rows) else []
-        rows[place].append((left, left + width))
-        placed.append(place)
-    return placed
+        free = [all(left >= b + 2 or left + width + 2 <= a for a, b in row) for row in taken]
+        row = free.index(True) if True in free else len(taken)
+        if row == len(taken):
+            taken.append([])
+        taken[row].append((left, left + width))
+        chosen.append(row)
+    return chosen
 
 
 def draw_lane(
-    judged: MatchedDetections, true: np.ndarray, detected: np.ndarray, axis: Axis, top: float, cut: float
-) -> tuple[list[str], float]:
-    """One class: bands of truth, detections in rows that hide nothing; also where the lane ends."""
-    extents = [extent(judged.detected.segments[row], axis) for row in detected]
+    matches: MatchedDetections,
+    gt: np.ndarray,
+    detected: np.ndarray,
+    axis: Axis,
+    *,
+    top: float,
+    cut: float,
+) -> tuple[list[Markup], float]:
+    """One class: bands for true actions, detections in rows that hide nothing; also where the lane ends.
+
+    gt: (m, 2) segments in seconds; detected: rows of `matches.detected`, the best first.
+    """
+    extents = [extent(matches.detected.segments[row], axis) for row in detected]
     rows = rows_of(extents)
     height = CAP + 4 + ROW * (max(rows, default=0) + 1)
     size: dict[str, Any] = {"x": SIDE, "y": top, "width": WIDTH - 2 * SIDE, "height": height, "rx": 3}
     parts = [tag("rect", class_="lane", **size)]
-    parts += [draw_truth(segment, axis, top, height) for segment in true]
-    for number, place, row in zip(detected, extents, rows, strict=True):
+    parts += [draw_action(segment, axis, top, height) for segment in gt]
+    for detection, own, row in zip(detected, extents, rows, strict=True):
         middle = top + CAP + 2 + ROW * (row + 0.5)
-        parts.append(draw_detection(judged, int(number), place, middle, cut))
+        parts.append(draw_detection(matches, int(detection), own, middle=middle, cut=cut))
     return parts, top + height
 
 
-def draw_truth(segment: np.ndarray, axis: Axis, top: float, height: float) -> str:
+def draw_action(segment: np.ndarray, axis: Axis, top: float, height: float) -> Markup:
     """A true action: a band over the whole lane with a dark cap."""
     left, width = extent(segment, axis)
-    place: dict[str, Any] = {"x": left, "y": top, "width": width}
-    inside = tag("rect", class_="truth", height=height, **place) + tag(
-        "rect", class_="cap", height=CAP, **place
-    )
+    box: dict[str, Any] = {"x": left, "y": top, "width": width}
+    inside = tag("rect", class_="action", height=height, **box) + tag("rect", class_="cap", height=CAP, **box)
     return tag("g", inside, title=f"true action, {segment[0]:.2f} to {segment[1]:.2f} s")
 
 
 def draw_detection(
-    judged: MatchedDetections, row: int, place: tuple[float, float], middle: float, cut: float
-) -> str:
+    matches: MatchedDetections, row: int, own: tuple[float, float], *, middle: float, cut: float
+) -> Markup:
     """A detection: blue if it is right, vermilion and hollow if not, pale and thin below the cut."""
-    start, end = judged.detected.segments[row]
-    score = float(judged.detected.scores[row])
-    kind = ("hit" if judged.hit[row] else "wrong") + ("" if score >= cut else " weak")
-    verdict = "right" if judged.hit[row] else "wrong, or a repeat"
-    name = judged.labels[judged.detected.label[row]]
-    title = f"{name}, {start:.2f} to {end:.2f} s, score {score:.3g}: {verdict}"
+    start, end = matches.detected.segments[row]
+    score = float(matches.detected.scores[row])
+    kind = ("hit" if matches.hit[row] else "wrong") + ("" if score >= cut else " weak")
+    meaning = "right" if matches.hit[row] else "wrong, or a repeat"
+    name = matches.labels[matches.detected.label[row]]
+    title = f"{name}, {start:.2f} to {end:.2f} s, score {score:.3g}: {meaning}"
     height = 6.0 if score >= cut else 3.0
-    box = {"x": place[0], "y": middle - height / 2, "width": place[1], "height": height, "rx": 1.5}
+    left, width = own
+    box = {"x": left, "y": middle - height / 2, "width": width, "height": height, "rx": 1.5}
     return tag("rect", title=title, class_=kind, **box)
