@@ -92,9 +92,9 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
     [
         (DEMO, {}, True, 0.3),
         (DEMO, {}, False, 1.0),
-        (R18, R18_ENCODER, True, 0.3),
-        (R18, R18_ENCODER, True, 1.0),
-        (R18, R18_ENCODER, False, 0.3),
+        pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
+        pytest.param(R18, R18_ENCODER, True, 1.0, marks=pytest.mark.slow),
+        pytest.param(R18, R18_ENCODER, False, 0.3, marks=pytest.mark.slow),
     ],
 )
 def test_the_estimate_is_the_peak_of_a_real_step(groups, encoder, reversible, ratio):
