@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from cpu_info import ask_once
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported anywhere
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads than cores crawl
+ask_once()
 
 
 def pytest_collection_modifyitems(items):
