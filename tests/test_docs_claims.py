@@ -156,6 +156,7 @@ def frames_after(backbone: torch.nn.Module, frames: int) -> int | None:
             return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_table_of_backbones_is_right(backbone):
     page = (ROOT / "docs" / "choose-settings.md").read_text()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LONGEST
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("pipeline", "model", "train", "tools")
@@ -110,3 +111,7 @@ def test_the_container_has_cuda_and_the_video_decoder_and_no_root():
 def test_the_container_gets_no_local_files():
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", ".venv", "data", "runs"} <= set(ignored)
+
+
+def test_the_files_that_are_begun_first_exist():
+    assert not [name for name in LONGEST if not (ROOT / "tests" / f"test_{name}.py").is_file()]
