@@ -126,6 +126,7 @@ def test_the_first_pieces_stand_for_all(monkeypatch):
     assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
 
 
+@pytest.mark.slow
 def test_a_piece_without_a_graph_may_be_the_larger_one():
     """Few kept clips, the others in large pieces: the peak is in the forward pass."""
     encoder = {"clip_ratio": 0.1, "clips_per_forward": 11, "reversible": True}

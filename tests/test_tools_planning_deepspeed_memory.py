@@ -192,6 +192,7 @@ def test_under_zero_3_the_last_piece_moves_its_gradients_into_the_bucket():
     )
 
 
+@pytest.mark.slow
 def test_earlier_micro_steps_leave_their_gradients():
     one, several = (fake_step(small_settings(accumulation_steps=n), 5) for n in (1, 2))
     assert several.accumulates and not one.accumulates
