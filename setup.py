@@ -1,11 +1,36 @@
 """LeanTAD's package list and dependencies; `make setup` installs it with the versions of constraints.txt."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 setup(
     name="leantad",
     version="0.1.0",
     description="Trains temporal action detectors end to end, from raw video, in the memory of a small GPU",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The LeanTAD authors",
+    keywords=["temporal action detection", "video", "reversible networks", "PyTorch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+        "Private :: Do Not Upload",  # the import names are generic; see the packages below
+    ],
     python_requires=">=3.10,<3.14",
     # By hand: the names are generic, and find_packages would pick up whatever lies beside them.
     packages=[
@@ -30,8 +55,11 @@ setup(
     ],
     py_modules=["settings_group"],
     package_data={
-        "train": ["recipes/*.yaml"],
+        "pipeline": ["py.typed"],
+        "model": ["py.typed"],
+        "train": ["py.typed", "recipes/*.yaml"],
         "train.report": ["*.j2", "*.css"],
+        "tools": ["py.typed"],
         "tools.viewer": ["*.j2", "*.css", "*.js"],
     },
     install_requires=[

@@ -15,10 +15,10 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\S*)\s*$")
 VARIABLE = re.compile(r"^([A-Z_]+)=(\S*)$")
-# of deepspeed and torchrun; of docker and pip
+# of deepspeed and torchrun; of docker
 LAUNCH_OPTIONS = {"--num_gpus", "--num_accelerators", "--hostfile", "--standalone", "--nnodes"}
 LAUNCH_OPTIONS |= {"--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
-FOREIGN_OPTIONS = {"--gpus", "--shm-size", "--extra-index-url"}
+FOREIGN_OPTIONS = {"--gpus", "--shm-size"}
 HOLE = "\x00"  # in the template of a message: something that is filled in
 
 

@@ -64,6 +64,10 @@ SEVERAL = (
     "starts other processes or needs GPUs: two processes run in test_train_loop.py, test_train_engine.py"
 )
 NOT_RUN = {
+    "docker build -t leantad .": "needs a daemon: test_release_files.py holds the Dockerfile",
+    'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (
+        "needs a daemon and a GPU"
+    ),
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",
@@ -175,6 +179,10 @@ def check_parses(command: Documented, where: str) -> None:
     first, *rest = command.words
     if first == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
+    elif command.words[:2] == ["docker", "run"]:
+        found = command_of(rest[rest.index("leantad") :])
+        assert found is not None
+        found[0].make_context(first, found[1])
     elif first in LAUNCHERS:
         script = next(place for place, word in enumerate(rest) if word.endswith(".py"))
         options = {word for word in rest[:script] if word.startswith("--")}

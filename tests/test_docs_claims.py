@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 
 import pytest
 import torch
-from documented import FOREIGN_OPTIONS, LAUNCH_OPTIONS, NAMES, PAGES, ROOT, anchors, links, occurs, prose
+from documented import (
+    FOREIGN_OPTIONS,
+    LAUNCH_OPTIONS,
+    NAMES,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    occurs,
+    prose,
+)
 from pydantic import BaseModel
 
 from model.backbones import BACKBONES, build_backbone
@@ -83,6 +95,43 @@ def test_every_page_is_in_the_index_and_the_readme_fits_its_first_promise():
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
+def test_where_is_what_names_files_and_their_functions():
+    section = (ROOT / "README.md").read_text().split("## Where is what")[1]
+    rows = re.findall(r"^\| [A-Z].*?\? \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    assert len(rows) == 5
+    for files, functions in rows:
+        files, functions = re.findall(r"`([\w/.]+)`", files), re.findall(r"`(\w+)`", functions)
+        assert files and len(files) == len(functions)
+        for file, function in zip(files, functions, strict=True):
+            tree = ast.parse((ROOT / file).read_text())
+            assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], file
+
+
+def test_the_tree_in_the_readme_is_that_of_the_repository():
+    block = next(b for b in blocks(ROOT / "README.md") if b.text.startswith("pipeline/"))
+    folder, rooms = "", set()
+    for line in block.text.splitlines():
+        name = line.split()[0]
+        folder = name if not line.startswith(" ") else folder
+        path = ROOT / folder / (name if line.startswith(" ") else "")
+        assert path.exists(), line
+        rooms |= {folder + room for room in re.findall(r"^  (\w+/)", line)} | {folder}
+        rooms |= {folder + room for room in re.findall(r"(?<= )(\w+/)(?= |$)", line)}
+    sources = {
+        f"{p.parent.relative_to(ROOT)}/"
+        for room in ("pipeline", "model", "train", "tools")
+        for p in (ROOT / room).rglob("__init__.py")
+    }
+    missing = {room for room in sources if room.count("/") < 3} - rooms
+    assert not missing - {"tools/synthetic/"}, "a room that the tree does not name"
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them():
+    for page in PAGES:
+        for alternative, _ in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text()):
+            assert len(alternative) > 30, page.name
+
+
 def test_messages_in_troubleshooting_are_those_of_the_code():
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     messages = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
@@ -107,6 +156,7 @@ def frames_after(backbone: torch.nn.Module, frames: int) -> int | None:
             return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_table_of_backbones_is_right(backbone):
     page = (ROOT / "docs" / "choose-settings.md").read_text()

@@ -132,6 +132,7 @@ def test_unknown_backbone_is_refused_with_a_suggestion():
         build_backbone("")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_says_what_rewiring_and_pixels_need(name):
     with torch.device("meta"):

@@ -47,6 +47,7 @@ def test_frozen_statistics_stay():
     assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r2plus1d_18", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
 def test_every_family_trains_with_bfloat16_parameters_and_float32_buffers(name):
     network = build_backbone(name)

@@ -319,6 +319,7 @@ def saved_bytes(network: nn.Module, clip: Tensor) -> int:
     return held
 
 
+@pytest.mark.slow
 def test_rewired_swin_t_keeps_under_40_mb_of_a_32_frame_clip():
     network = build_backbone("video_swin_t").train()
     rewire(network, beta=1.0)

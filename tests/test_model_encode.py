@@ -141,6 +141,7 @@ def test_inverse_scale_counts_the_kept_clips_for_all():
         torch.testing.assert_close(value, plain[name] * N / 3, rtol=1e-12, atol=1e-14)  # one rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["random", "uniform"])
 def test_inverse_scale_is_unbiased(strategy):
     encoder, clips = Encoder(dropout=0), make_clips()

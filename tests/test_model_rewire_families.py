@@ -144,6 +144,7 @@ def peak_bytes(name: str, size: int, stored: tuple[str, ...] | None) -> int:
 
 
 # In smaller clips the gradients of the last weights outweigh what is stored.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("r2plus1d_18", 48), ("tsm_r18", 112), ("tsm_r50", 112)])
 def test_what_a_family_chooses_to_store_leaves_the_peak_where_it_is(name, size):
     assert peak_bytes(name, size, None) == peak_bytes(name, size, ()) < peak_bytes(name, size, ("stem",))

@@ -177,6 +177,7 @@ REAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "codec", "num_frames"), REAL)
 def test_real_files_give_the_same_frames_by_jumping_as_from_the_start(shared_real, name, codec, num_frames):
     data = (shared_real / "videos" / name).read_bytes()

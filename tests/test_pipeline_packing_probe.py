@@ -99,6 +99,7 @@ def test_what_is_no_video_is_refused(tmp_path):
             probe(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_real_files_have_the_frames_and_times_that_pyav_decodes(shared_real):
     refused = []
     for path in sorted((shared_real / "videos").iterdir()):

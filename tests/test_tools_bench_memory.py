@@ -65,6 +65,7 @@ def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
     assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
 
 
+@pytest.mark.slow
 def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
     path = tmp_path / "rows.json"
     options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--out", str(path)]

@@ -28,6 +28,7 @@ def fake_torch(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_this_machine_can_train():
     """The checks that load libraries, in this process: CI has what training needs."""
     for check in (checks.check_torch, decoders.check_decode, checks.check_deepspeed):

@@ -143,6 +143,7 @@ def test_long_videos_of_short_actions_get_windows_and_short_videos_none(tmp_path
     assert advice["settings"]["data"]["val_subset"] == "val"
 
 
+@pytest.mark.slow
 def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
     from train.settings import load_settings
 

@@ -379,6 +379,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(undisturbed, tmp_path, 
     assert all(tar.stat().st_mtime_ns == then for tar, then in written.items()), "packed a second time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["commit_shard", "write_rejects", "write_dataset"])
 def test_a_run_that_dies_between_two_steps_continues(undisturbed, tmp_path, monkeypatch, step):
     options, wanted = undisturbed
@@ -399,6 +400,7 @@ def test_a_run_that_dies_between_two_steps_continues(undisturbed, tmp_path, monk
     assert contents(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_does_not_continue_a_killed_one(undisturbed, tmp_path):
     options, _ = undisturbed
     process = start(*options, "--out", tmp_path / "out")
@@ -410,6 +412,7 @@ def test_a_run_with_other_settings_does_not_continue_a_killed_one(undisturbed, t
     assert done.returncode == 2 and "was begun with gop 32, not 8" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
     options, wanted = undisturbed
     first = start(*options, "--out", tmp_path / "out")

@@ -6,6 +6,7 @@ import json
 
 import av
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from tools.make_synthetic import main, make_video
@@ -40,6 +41,7 @@ def features_of(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([grey, grey**2, np.ones((len(frames), 1))], axis=1)
 
 
+@pytest.mark.slow
 def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
     frames, motion, labels = [], [], []
     for number in range(240):

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 
 import tools.planning.estimate
 import tools.planning.step
@@ -92,9 +91,9 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
     [
         (DEMO, {}, True, 0.3),
         (DEMO, {}, False, 1.0),
-        (R18, R18_ENCODER, True, 0.3),
-        (R18, R18_ENCODER, True, 1.0),
-        (R18, R18_ENCODER, False, 0.3),
+        pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
+        pytest.param(R18, R18_ENCODER, True, 1.0, marks=pytest.mark.slow),
+        pytest.param(R18, R18_ENCODER, False, 0.3, marks=pytest.mark.slow),
     ],
 )
 def test_the_estimate_is_the_peak_of_a_real_step(groups, encoder, reversible, ratio):
@@ -116,6 +115,7 @@ def test_the_estimate_is_the_peak_on_a_gpu(reversible):
     assert found.total == pytest.approx(real_peak(settings, device="cuda"), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_first_pieces_stand_for_all(monkeypatch):
     settings = run_settings(data={"num_clips": 12}, encoder={"clip_ratio": 0.5, "clip_sampling": "uniform"})
     few = fake_step(settings, 5)
@@ -126,6 +126,7 @@ def test_the_first_pieces_stand_for_all(monkeypatch):
     assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
 
 
+@pytest.mark.slow
 def test_a_piece_without_a_graph_may_be_the_larger_one():
     """Few kept clips, the others in large pieces: the peak is in the forward pass."""
     encoder = {"clip_ratio": 0.1, "clips_per_forward": 11, "reversible": True}
@@ -144,6 +145,8 @@ def test_every_family_is_built_without_values(backbone):
 
 
 def test_torchs_own_tracker_finds_the_same_peak():
+    from torch.distributed._tools.mem_tracker import MemTracker  # here, for it takes a second
+
     settings = run_settings()
     torch.manual_seed(0)
     network = Network(settings.encoder, settings.detector, num_classes=5).train()
@@ -156,6 +159,7 @@ def test_torchs_own_tracker_finds_the_same_peak():
     assert ours.total == pytest.approx(peak["Total"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rewiring_moves_memory_from_boundaries_and_keeps_the_rest():
     rewired = fake_step(run_settings(**R18, encoder=R18_ENCODER), 5)
     plain = fake_step(run_settings(**R18, encoder={**R18_ENCODER, "reversible": False}), 5)
@@ -164,6 +168,7 @@ def test_rewiring_moves_memory_from_boundaries_and_keeps_the_rest():
     assert rewired.parts[GRADIENTS] == pytest.approx(4 * rewired.trainable, rel=0.01)  # the stem's come last
 
 
+@pytest.mark.slow
 def test_bfloat16_takes_half():
     """Under ZeRO 3, where gradients are summed in the precision of the weights."""
     settings = run_settings(data={"resize": 64, "crop": 64})
@@ -352,6 +357,7 @@ def test_the_command_prints_parts_and_ready_options(tmp_path):
     assert all(option["peak"] <= 0.9 * document["memory"] for option in document["options"])
 
 
+@pytest.mark.slow
 def test_when_nothing_fits_one_line_names_the_part_and_what_to_change(tmp_path):
     config = tmp_path / "ds.json"
     config.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 400_000_000}}))

@@ -179,6 +179,7 @@ def small_settings(**optimizer):
     )
 
 
+@pytest.mark.slow
 def test_under_zero_3_the_last_piece_moves_its_gradients_into_the_bucket():
     settings = changed(small_settings(), {"encoder.clip_ratio": 0.3})  # one piece, which is the last
     whole = fake_step(settings, 5)
@@ -191,6 +192,7 @@ def test_under_zero_3_the_last_piece_moves_its_gradients_into_the_bucket():
     )
 
 
+@pytest.mark.slow
 def test_earlier_micro_steps_leave_their_gradients():
     one, several = (fake_step(small_settings(accumulation_steps=n), 5) for n in (1, 2))
     assert several.accumulates and not one.accumulates

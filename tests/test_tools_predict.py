@@ -272,6 +272,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 def test_real_files_of_many_kinds_get_an_answer_or_a_reason(shared_real, run, tmp_path):
     paths = [shared_real / "videos" / name for name in REAL]
     found = predicted(*paths, "--checkpoint", run, "--out", tmp_path / "found", code=1)["videos"]
@@ -294,6 +295,7 @@ def peak_mib_of(work) -> float:
     return (status("VmHWM") - before) / 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
     trained = load_trained(checkpoint(tmp_path / "run", COPIED), ["run.device=cpu", "data.window_seconds=8"])
     peaks = []
