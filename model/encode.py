@@ -92,7 +92,7 @@ class _PieceStep(nn.Module):
         self.encoder = encoder
 
     def forward(self, piece: _Piece) -> None:
-        with piece.call.again(self.encoder):
+        with piece.call.replay(self.encoder):
             features = self.encoder(piece.clips)
         features.backward(piece.gradient.to(features.dtype))
 

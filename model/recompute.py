@@ -85,7 +85,7 @@ class CallState:
     rng: RngState | None  # None if the call drew no random number
 
     @contextmanager
-    def again(self, module: nn.Module) -> Iterator[None]:
+    def replay(self, module: nn.Module) -> Iterator[None]:
         """Inside, `module` computes what it computed in that call, with a graph, and has no side effect."""
         with torch.enable_grad(), self._autocast(), self._random(), frozen_statistics(module):
             yield
@@ -104,7 +104,7 @@ class CallState:
 
 
 def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, CallState]:
-    """function(x), and the state that lets the very same call be run again."""
+    """function(x), and the state from which the very same call can be replayed."""
     rng = RngState.capture(x.device)
     y = function(x)
     kind = x.device.type
@@ -113,16 +113,16 @@ def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
 
 
 def has_trainable_parameters(module: nn.Module) -> bool:
-    """Whether any parameter of the module wants a gradient."""
+    """Whether any parameter of the module requires grad."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def graph_handle(x: Tensor, learning: bool) -> Tensor:
-    """An empty tensor that requires grad if `learning`: it keeps an autograd function in the graph.
+def graph_handle(x: Tensor, requires_grad: bool) -> Tensor:
+    """An empty tensor that requires grad if asked to: it keeps an autograd function in the graph.
 
     For functions that have no parameter among their inputs, where x alone may not require grad.
     """
-    return torch.empty(0, device=x.device, requires_grad=learning)
+    return torch.empty(0, device=x.device, requires_grad=requires_grad)
 
 
 class _Recompute(torch.autograd.Function):
@@ -138,7 +138,7 @@ class _Recompute(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
         x = x.detach().requires_grad_(ctx.needs_input_grad[2])
-        with ctx.call.again(ctx.module):
+        with ctx.call.replay(ctx.module):
             y = ctx.function(x)
         y.backward(gradient)
         return None, None, x.grad, None

@@ -79,7 +79,7 @@ class RewiredStage(nn.Sequential):
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
-            store=stored,
+            store_activations=stored,
             on_reconstruction_error=self._note_error,
         )
 
@@ -112,11 +112,11 @@ def _runs(blocks: nn.Sequential) -> list[list[str]]:
     return runs
 
 
-def _residual(rule: Recurrence, block: nn.Module, x: Tensor) -> Tensor:
+def _residual(recurrence: Recurrence, block: nn.Module, x: Tensor) -> Tensor:
     """The transition: phi(shortcut(x) + psi(F(x))) in the dtype of x."""
     (branch,) = branches_of([block])
     shortcut = Branch(block.downsample, block)
-    return rule.activate(rule.branch(branch, x) + shortcut(x).to(x.dtype))
+    return recurrence.activate(recurrence.branch_output(branch, x) + shortcut(x).to(x.dtype))
 
 
 def _check_stage(name: str, stage: nn.Module) -> None:

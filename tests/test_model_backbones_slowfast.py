@@ -152,11 +152,11 @@ def test_gradients_of_a_stage_equal_plain_autograd_of_its_recurrence(beta):
     stage = tiny(replace(TINY, blocks=(2, 4))).slow["layer2"].blocks
     branches = branches_of(list(stage)[1:])
     x = torch.randn(1, 128, 4, 3, 3, dtype=torch.float64, requires_grad=True)
-    before = now = x
+    previous = current = x
     for branch in branches:
-        z = (1 - beta) * now + beta * before + F.leaky_relu(branch(now), 1 - beta)
-        before, now = now, F.leaky_relu(z, beta)
-    expected = (now + beta * before) / (1 + beta)
+        z = (1 - beta) * current + beta * previous + F.leaky_relu(branch(current), 1 - beta)
+        previous, current = current, F.leaky_relu(z, beta)
+    expected = (current + beta * previous) / (1 + beta)
     inputs = [x, *(p for block in list(stage)[1:] for p in block.parameters())]
     wanted = torch.autograd.grad(expected.square().sum(), inputs)
     y = run_stage(branches, x, beta=beta, post_activation=True)

@@ -219,11 +219,11 @@ def reference(network: VideoSwin, x: Tensor, beta: float) -> Tensor:
     x = network.patch_embed(x)
     for number, name in enumerate(network.stage_names):
         x = x if number == 0 else getattr(network, f"merge{number}")(x)
-        before = now = x
+        previous = current = x
         for block in getattr(network, name):
             for branch in block.branches:
-                before, now = now, (1 - beta) * now + beta * before + branch(now)
-        x = (now + beta * before) / (1 + beta)
+                previous, current = current, (1 - beta) * current + beta * previous + branch(current)
+        x = (current + beta * previous) / (1 + beta)
     return network.norm(x).movedim(4, 1)
 
 

@@ -178,10 +178,10 @@ def test_drop_path_rates_rise_from_zero_and_stay_below_one():
 
 def recurrence(blocks: list[Block], x: Tensor, beta: float) -> Tensor:
     """The reversible stage by its equation, under plain autograd."""
-    before = now = x
+    previous = current = x
     for branch in (branch for block in blocks for branch in block.branches):
-        before, now = now, (1 - beta) * now + beta * before + branch(now)
-    return (now + beta * before) / (1 + beta)
+        previous, current = current, (1 - beta) * current + beta * previous + branch(current)
+    return (current + beta * previous) / (1 + beta)
 
 
 @pytest.mark.parametrize("beta", [0.9, 1.0])

@@ -59,16 +59,16 @@ def reference(
     def leaky(z: Tensor, slope: float) -> Tensor:
         return torch.where(z > 0, z, slope * z)
 
-    before = now = x
+    previous = current = x
     for branch in branches:
-        residual = branch(now)
+        residual = branch(current)
         if post_activation:
             residual = leaky(residual, 1 - beta)
         if leapfrog:
             residual = (1 + beta) * residual
-        after = (1 - beta) * now + beta * before + residual
-        before, now = now, leaky(after, beta) if post_activation else after
-    return (now + beta * before) / (1 + beta)
+        following = (1 - beta) * current + beta * previous + residual
+        previous, current = current, leaky(following, beta) if post_activation else following
+    return (current + beta * previous) / (1 + beta)
 
 
 def gradients(branches: list[Branch], function, x: Tensor) -> list[Tensor]:
@@ -100,13 +100,15 @@ def saved_bytes(branches: list[Branch], x: Tensor, **options) -> int:
 
 @pytest.mark.parametrize("post_activation", [False, True])
 @pytest.mark.parametrize("beta", BETAS)
-def test_inverse_recovers_the_state_before(beta, post_activation):
-    rule = Recurrence(beta, post_activation)
-    before, now, branch = torch.randn(3, 4, 5, 6, dtype=torch.float64)
-    after = rule.forward_step(before, now, branch)
+def test_inverse_recovers_the_previous_state(beta, post_activation):
+    recurrence = Recurrence(beta, post_activation)
+    previous, current, increment = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    following = recurrence.forward_step(previous, current, increment)
     # One rounding (1e-16), divided by beta twice.
-    assert torch.allclose(rule.inverse_step(now, after, branch), before, atol=1e-14, rtol=0)
-    assert torch.allclose(rule.split(rule.output_of(now, after), after), now, atol=1e-14, rtol=0)
+    found = recurrence.inverse_step(current, following, increment)
+    assert torch.allclose(found, previous, atol=1e-14, rtol=0)
+    found = recurrence.previous_state(recurrence.output(current, following), following)
+    assert torch.allclose(found, current, atol=1e-14, rtol=0)
 
 
 def test_beta_zero_is_the_original_network_bit_for_bit():
@@ -380,19 +382,19 @@ def test_frozen_branches_pass_gradients_through():
 
 
 @pytest.mark.parametrize("first", [0, 2])
-def test_input_that_wants_no_gradient_still_lets_the_branches_learn(first):
+def test_branches_are_trained_when_the_input_requires_no_gradient(first):
     branches, x = stage(4), torch.randn(4, 6, dtype=torch.float64)
     expected = gradients(branches, lambda x: reference(branches, x, 0.7, False), x)
     for branch in branches[:first]:
         branch.module.requires_grad_(False)
     found = gradients(branches, lambda x: run_stage(branches, x.detach(), beta=0.7, invert=True), x)
     assert found[1] is None
-    learned = [(a, b) for a, b in zip(found[2:], expected[2:], strict=True) if a is not None]
-    assert len(learned) == (4 - first) * len(list(branches[0].module.parameters()))
-    assert max(distance(a, b) for a, b in learned) < 1e-12
+    trained = [(a, b) for a, b in zip(found[2:], expected[2:], strict=True) if a is not None]
+    assert len(trained) == (4 - first) * len(list(branches[0].module.parameters()))
+    assert max(distance(a, b) for a, b in trained) < 1e-12
 
 
-def test_nothing_that_learns_means_no_graph():
+def test_nothing_trainable_means_no_graph():
     branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64)
     with torch.no_grad():
         assert not run_stage(branches, x.requires_grad_(), beta=1.0).requires_grad

@@ -45,18 +45,19 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 def slow_forward(network: nn.Module, x: Tensor, beta: float) -> Tensor:
     """The rewired R(2+1)D written out, under plain autograd."""
-    rule = Recurrence(beta, post_activation=True)
+    recurrence = Recurrence(beta, post_activation=True)
     x = network.stem(x)
     for name in network.stage_names:
         first, *others = getattr(network, name)
         if first.downsample is None:
             others = [first, *others]
         else:
-            x = rule.activate(first.downsample(x) + rule.branch(first.residual, x))
-        before = now = x
+            x = recurrence.activate(first.downsample(x) + recurrence.branch_output(first.residual, x))
+        previous = current = x
         for block in others:
-            before, now = now, rule.forward_step(before, now, rule.branch(block.residual, now))
-        x = rule.output_of(before, now)
+            increment = recurrence.branch_output(block.residual, current)
+            previous, current = current, recurrence.forward_step(previous, current, increment)
+        x = recurrence.output(previous, current)
     return x
 
 
@@ -133,10 +134,10 @@ def test_leapfrog_scales_the_branches_of_a_recurrence_and_no_transition():
     y = plain.stem(x)
     for name in plain.stage_names:
         first, *others = getattr(plain, name)
-        before = now = first.downsample(y) + torch.relu(first.residual(y))
+        previous = current = first.downsample(y) + torch.relu(first.residual(y))
         for block in others:
-            before, now = now, before + 2 * torch.relu(block.residual(now))
-        y = (before + now) / 2
+            previous, current = current, previous + 2 * torch.relu(block.residual(current))
+        y = (previous + current) / 2
     assert torch.allclose(network(x), y, rtol=1e-12)
 
 
@@ -290,7 +291,7 @@ def test_reconstruction_error_is_reported():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_exact_gradients_are_those_of_plain_checkpointing_bit_for_bit(autocast):
+def test_gradients_with_fixed_point_states_are_those_of_plain_checkpointing_bit_for_bit(autocast):
     network, found = tiny(torch.float32), []
     rewire(network, beta=1.0)
     for invert in (True, False):

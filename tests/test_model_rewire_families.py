@@ -54,19 +54,22 @@ def plain_stage(
     beta: float,
     post_activation: bool,
     fixed_point_states: bool,
-    store: bool,
+    store_activations: bool,
     **_: object,
 ) -> Tensor:
     """The recurrence under plain autograd; the grid's rounding passes the gradient on."""
-    rule, grid = Recurrence(beta, post_activation), Grid.of(x)
+    recurrence, grid = Recurrence(beta, post_activation), Grid.of(x)
 
     def rounded(y: Tensor) -> Tensor:
-        return y + (grid.round(y.detach()) - y.detach()) if fixed_point_states and not store else y
+        if store_activations or not fixed_point_states:
+            return y
+        return y + (grid.round(y.detach()) - y.detach())
 
-    before = now = rounded(x)
+    previous = current = rounded(x)
     for branch in branches:
-        before, now = now, rule.forward_step(before, now, rounded(rule.branch(branch, now)))
-    return rule.output_of(before, now)
+        increment = rounded(recurrence.branch_output(branch, current))
+        previous, current = current, recurrence.forward_step(previous, current, increment)
+    return recurrence.output(previous, current)
 
 
 @pytest.mark.slow

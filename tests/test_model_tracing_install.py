@@ -166,10 +166,10 @@ def test_blocks_that_activate_after_the_addition_are_reversible_too():
     assert torch.equal(network(x), plain(x))
     assert all(torch.equal(a, b) for a, b in zip(network.buffers(), plain.buffers(), strict=True))
     set_beta(network, 1.0)
-    before = now = network[0](x)
+    previous = current = network[0](x)
     for block in plain[1]:  # Re2TAL: the ReLU moves into the branch
-        before, now = now, before + torch.relu(block.bn1(block.conv1(now)))
-    assert torch.allclose(network.train()(x), (before + now) / 2, atol=1e-5)  # float32
+        previous, current = current, previous + torch.relu(block.bn1(block.conv1(current)))
+    assert torch.allclose(network.train()(x), (previous + current) / 2, atol=1e-5)  # float32
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ class ForeignStage:
 
     def _compare(self, x: Tensor) -> None:
         """Hold what the hook vouched for against the blocks, once; traced blocks see to it themselves."""
-        rule = Recurrence(0.0, self.post_activation)
+        recurrence = Recurrence(0.0, self.post_activation)
         rng = RngState.capture(x.device)
         for name, block in self._members():
             if name in self.found:
@@ -87,7 +87,7 @@ class ForeignStage:
                 found = x
                 with rng.replay():
                     for branch in self._branches(name, block):
-                        found = rule.forward_step(found, found, rule.branch(branch, found))
+                        found = recurrence.forward_step(found, found, recurrence.branch_output(branch, found))
             check_equal(name, found, expected)
 
     def _note_error(self, error: Tensor) -> None:
