@@ -1,4 +1,4 @@
-"""The whole network: uint8 clips of a video in, detection loss or predictions out.
+"""The whole network: uint8 clips of videos in, the detection loss or predictions out.
 
 Encoder and detector as in ETAD (Liu et al., CVPRW 2023): every clip is encoded, the sampled ones with a
 gradient, and the detector reads the features of the whole video. One forward and one backward train both
@@ -66,7 +66,7 @@ class EncoderSettings(BaseModel):
 class ClipEncoder(nn.Module):
     """A backbone that takes uint8 clips as they are decoded and returns features per time step.
 
-    Casting and normalising happen here, piece by piece: a video never exists in floating point as a whole.
+    Casting and normalising happen here, chunk by chunk: a video never exists in floating point as a whole.
     """
 
     def __init__(self, settings: EncoderSettings):
@@ -89,7 +89,7 @@ class ClipEncoder(nn.Module):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipEncoder:
-        """As nn.Module.train, but batch norm keeps its statistics unless settings say otherwise."""
+        """As nn.Module.train, but batch norm keeps its statistics unless the settings train it."""
         super().train(mode)
         if self.batch_norm_in_eval:
             for module in self.modules():
@@ -126,8 +126,9 @@ class Network(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
         """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,).
 
-        With truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals. Without:
-        Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very call.
+        With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
+        Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very
+        call.
         """
         if gt_segments is None or gt_labels is None:
             return self.detector.predict(self.encode(clips, kept=None))

@@ -11,7 +11,7 @@ from model.network import ClipEncoder, EncoderSettings, Network
 
 TINY = EncoderSettings(backbone="r2plus1d_tiny", clip_ratio=0.5, clips_per_forward=3)
 SMALL = DetectorSettings(num_steps=8, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)
-TRUTH = (
+GROUND_TRUTH = (
     [torch.tensor([[1.0, 4.0]]), torch.zeros(0, 2)],
     [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)],
 )
@@ -29,7 +29,7 @@ def network_of(encoder: EncoderSettings = TINY) -> Network:
 
 def test_one_backward_reaches_every_parameter_of_encoder_and_detector():
     network = network_of()
-    loss, parts = network(clips_of(), *TRUTH, generator=torch.Generator().manual_seed(0))
+    loss, parts = network(clips_of(), *GROUND_TRUTH, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert torch.isclose(sum(parts.values()), loss.detach())
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
@@ -38,13 +38,13 @@ def test_one_backward_reaches_every_parameter_of_encoder_and_detector():
 
 def test_a_frozen_encoder_is_left_out_of_the_gradient():
     network = network_of(TINY.model_copy(update={"frozen": True}))
-    loss, _ = network(clips_of(), *TRUTH, generator=torch.Generator().manual_seed(0))
+    loss, _ = network(clips_of(), *GROUND_TRUTH, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert all(p.grad is None for p in network.encoder.parameters())
     assert all(p.grad is not None for p in network.detector.parameters())
 
 
-def test_without_truth_it_predicts_all_proposals_of_every_video():
+def test_without_ground_truth_it_predicts_all_proposals_of_every_video():
     network = network_of().eval()
     with torch.no_grad():
         prediction = network(clips_of())
@@ -69,7 +69,7 @@ def test_steps_per_clip_pools_time(steps, expected):
 
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
-def test_batch_norm_keeps_its_statistics_unless_told_otherwise(train_batch_norm):
+def test_batch_norm_keeps_its_statistics_unless_the_settings_train_it(train_batch_norm):
     settings = EncoderSettings(backbone="r2plus1d_18", train_batch_norm=train_batch_norm)
     encoder = ClipEncoder(settings).train()
     norm = next(m for m in encoder.modules() if isinstance(m, nn.BatchNorm3d))
