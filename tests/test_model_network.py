@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.backbones import BACKBONES
 from model.detector.detector import DetectorSettings
 from model.network import ClipEncoder, EncoderSettings, Network
 
@@ -81,5 +82,7 @@ def test_batch_norm_keeps_its_statistics_unless_the_settings_train_it(train_batc
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="r2plus1d_34"):
-        EncoderSettings(backbone="r2plus1d_35")
+    for wrong in ("r2plus1d_35", ""):
+        with pytest.raises(ValueError, match="backbone") as error:
+            EncoderSettings(backbone=wrong)
+        assert all(name in str(error.value) for name in BACKBONES)
