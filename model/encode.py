@@ -241,7 +241,7 @@ def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: 
 def sampled_encode(
     encoder: nn.Module,
     clips: Tensor,
-    kept: Tensor,
+    kept: Tensor | None,
     *,
     clips_per_forward: int,
     gradient_scale: GradientScale = "none",
@@ -249,7 +249,8 @@ def sampled_encode(
     """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
 
     encoder: (n, C, L, H, W) -> (n, D, t); gets the clips unchanged (uint8: it normalises them itself).
-    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`.
+    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`;
+        None: no clip, the features have no gradient.
     clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
     gradient_scale: how the clips left out of the gradient are made up for.
         "none"     not at all: the expected gradient is M / N of the full one (as in ETAD's released code).
@@ -259,7 +260,7 @@ def sampled_encode(
                    is kept with probability M / N ("random", "uniform"); with "block" the ends count too
                    little.
 
-    Without grad mode, or without a trainable parameter, it only encodes, chunk by chunk. Otherwise the
+    Without kept clips, grad mode or a trainable parameter it only encodes, chunk by chunk. Otherwise the
     kept clips run in chunks of their own, and again in the backward, with the same dropout masks; batch norm
     updates its running statistics in the forward only. No gradient reaches `clips`. Under ZeRO-3 every rank
     must encode the same number of chunks, and every trainable parameter must take part in the last kept one.
@@ -274,7 +275,7 @@ def sampled_encode(
     if gradient_scale not in ("none", "inverse"):
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, want 'none' or 'inverse'")
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
-    if torch.is_grad_enabled() and _trainable_parameters(encoder):
+    if kept is not None and torch.is_grad_enabled() and _trainable_parameters(encoder):
         chunked = _chunk_clips(encoder, clips, kept, clips_per_forward, gradient_scale)
         features = _encode_with_graph(chunked, flat)
     else:

@@ -7,6 +7,7 @@ gradient, and the detector reads the features of the whole video. One forward an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -119,8 +120,8 @@ class Network(nn.Module):
     def forward(
         self,
         clips: Tensor,
-        gt_segments: list[Tensor] | None = None,
-        gt_labels: list[Tensor] | None = None,
+        gt_segments: Sequence[Tensor] | None = None,
+        gt_labels: Sequence[Tensor] | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
@@ -128,10 +129,17 @@ class Network(nn.Module):
 
         With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
         Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very
-        call.
+        call. Raises ValueError if ground truth comes without its other half or without a generator.
         """
-        if gt_segments is None or gt_labels is None:
+        if gt_segments is None and gt_labels is None:
             return self.detector.predict(self.encode(clips, kept=None))
+        if gt_segments is None or gt_labels is None or generator is None:
+            training = {"gt_segments": gt_segments, "gt_labels": gt_labels, "generator": generator}
+            missing = next(name for name, value in training.items() if value is None)
+            raise ValueError(
+                f"network: {missing}: got None with ground truth, want all of {', '.join(training)} for the "
+                "loss, or neither gt_segments nor gt_labels for a prediction"
+            )
         num_videos, num_clips = clips.shape[:2]
         kept = sample_clips(
             num_videos,
@@ -144,9 +152,7 @@ class Network(nn.Module):
         return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
 
     def encode(self, clips: Tensor, *, kept: Tensor | None) -> Tensor:
-        """(B, D, N * t) features of all clips; only the `kept` ones (B, M) pass a gradient on."""
-        if kept is None:
-            kept = torch.zeros(len(clips), 1, dtype=torch.int64)
+        """(B, D, N * t) features of all clips; only the `kept` ones (B, M), if any, pass a gradient on."""
         return sampled_encode(
             self.encoder,
             clips,

@@ -53,6 +53,24 @@ def test_without_ground_truth_it_predicts_all_proposals_of_every_video():
     assert prediction.class_scores.shape == (2, 36, 3)
 
 
+def test_a_prediction_keeps_no_graph():
+    network = network_of()
+    prediction = network(clips_of())
+    assert not prediction.segments.requires_grad
+    assert not network.encode(clips_of(), kept=None).requires_grad
+
+
+@pytest.mark.parametrize("missing", ["gt_segments", "gt_labels", "generator"])
+def test_ground_truth_without_its_other_half_or_a_generator_is_refused_by_name(missing):
+    arguments = {
+        "gt_segments": GROUND_TRUTH[0],
+        "gt_labels": GROUND_TRUTH[1],
+        "generator": torch.Generator().manual_seed(0),
+    }
+    with pytest.raises(ValueError, match=f"^network: {missing}: got None with ground truth, want all of"):
+        network_of()(clips_of(), **{**arguments, missing: None})
+
+
 def test_a_clip_has_the_same_features_alone_and_in_a_batch():
     encoder = ClipEncoder(TINY).eval()
     clips = clips_of(1, 4)[0]
