@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.tracing.chain import Chain, chains
-from model.tracing.watch import observe
+from model.tracing.observe import observe
 
 D = 4
 NAMES = ("layers.0", "layers.1", "layers.2")

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from model.reversible import run_stage
 from model.tracing.chain import chains
+from model.tracing.observe import observe
 from model.tracing.residual import Residual, residual_block
-from model.tracing.watch import observe
 
 GOOD = [
     pytest.param(Basic, image, 1, True, id="basic"),

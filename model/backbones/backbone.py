@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..residual import PreparedNetwork
+from ..prepared import PreparedNetwork
 
 # Of RGB pixels in 0..1: the input is (pixel - mean) / std
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -5,7 +5,7 @@ r2plus1d_18 has torchvision's key names, shapes and numbers (minus its `fc`), r2
 ETAD (which follow Caffe2: other middle channels in each stage's first block, batch-norm eps 1e-3).
 r2plus1d_tiny is ours: group norm, for 8x32x32 clips on a CPU.
 
-A block is a shortcut and a residual branch (model/residual.py): `model.rewire` can make it reversible.
+A block is a shortcut and a residual branch (model/prepared.py): `model.rewire` can make it reversible.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..residual import PostActivationBlock
+from ..prepared import PostActivationBlock
 from .backbone import Backbone
 from .batch_norm import BatchNorm3d
 from .convolution import Convolution, channels_last_on_cpu, initialise_convolutions

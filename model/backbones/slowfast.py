@@ -7,7 +7,7 @@ SLOWFAST_8x8_R50 and SLOWFAST_8x8_R101_101_101, with their numbers (minus the `h
 mmaction2's: bare laterals (no norm, no ReLU; *_lateral_norm has them), other slow frames, ImageNet's
 normalisation. Re2TAL and OpenTAD start from the bare ones.
 
-A block is a shortcut and a residual branch (model/residual.py): `model.rewire` can make it reversible.
+A block is a shortcut and a residual branch (model/prepared.py): `model.rewire` can make it reversible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..residual import PostActivationBlock
+from ..prepared import PostActivationBlock
 from .backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from .batch_norm import BatchNorm3d
 from .convolution import Convolution, Triple, channels_last_on_cpu, initialise_convolutions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..residual import BranchFunction, ResidualBlock
+from ..prepared import BranchFunction, ResidualBlock
 from .drop_path import DropPath
 
 

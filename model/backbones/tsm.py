@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..residual import PostActivationBlock
+from ..prepared import PostActivationBlock
 from .backbone import Backbone
 from .batch_norm import BatchNorm2d
 from .convolution import initialise_convolutions

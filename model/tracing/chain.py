@@ -2,7 +2,7 @@
 
 Three kinds of evidence. An nn.Sequential calls its children in order, by definition. Otherwise the forward
 of the module that owns the blocks is traced: a proof, for the arguments' defaults. Where that fails,
-`observe` (model/tracing/watch.py) may see in one run what cannot be proven.
+`observe` (model/tracing/observe.py) may see in one run what cannot be proven.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .graph import Untraceable, trace
-from .run import in_mode
-from .steps import Program, Ref, Step
+from .operations import Program, Ref, Step
+from .traced_block import in_mode
 
 # Reading these of a tensor is no use of its values.
 SHAPES = frozenset(

@@ -23,7 +23,7 @@ import torch
 from torch import fx, nn
 
 from ..recompute import RngState
-from .steps import WRITING_OPERATORS, Program, program
+from .operations import WRITING_OPERATORS, Program, program
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..recompute import RngState, frozen_statistics
 from ..reversible import Branch, Recurrence, run_stage
 from .chain import Chain, chains
+from .observe import observe
 from .residual import Refusal, Residual, residual_block
-from .watch import observe
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
 Branches = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]

@@ -17,10 +17,10 @@ from functools import partial
 from torch import nn
 
 from ..reversible import Branch
+from .branches import Refused, Sums
 from .graph import HOOKS, Untraceable, required, trace
-from .run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
-from .steps import Program
-from .sums import Refused, Sums
+from .operations import Program
+from .traced_block import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..recompute import RngState, frozen_statistics
 from .chain import SHAPES, Call, Chain, containers, extra_argument, link, unproven
-from .run import in_mode
+from .traced_block import in_mode
 
 
 class _Watch(TorchFunctionMode):

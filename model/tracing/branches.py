@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from .run import Piece, Plan
-from .steps import Program, Ref, Step
+from .operations import Program, Ref, Step
+from .traced_block import Piece, Plan
 
 _ADDITIONS = frozenset({"add", "add_", "iadd"})
 _RELUS = frozenset({"relu", "relu_"})

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..recompute import RngState, frozen_statistics
 from .graph import python_random_state
-from .steps import Step
+from .operations import Step
 
 WAY_OUT = "if it is residual all the same, name its branches with branches="
 
