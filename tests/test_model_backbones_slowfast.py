@@ -17,7 +17,8 @@ from model.backbones import build_backbone
 from model.backbones.convolution import Convolution
 from model.backbones.slowfast import Bottleneck, Layout, SlowFast, spread_frames, strided_frames
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 from tools.benchmarks.trackers import SavedBytes
 
 TINY = Layout(

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from model.backbones import build_backbone
 from model.backbones.tsm import TSM, BasicBlock, Block, Bottleneck, Layout, temporal_shift
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 
 KINDS: list[type[Block]] = [BasicBlock, Bottleneck]
 

@@ -24,7 +24,8 @@ from model.backbones.video_swin import (
     unpartition,
 )
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire, set_beta
+from model.rewire import rewire, set_beta
+from model.rewired_stage import branches_of
 from tools.benchmarks.trackers import SavedBytes
 
 CPU = torch.device("cpu")

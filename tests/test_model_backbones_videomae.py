@@ -12,7 +12,8 @@ from model.backbones import build_backbone
 from model.backbones.drop_path import DropPath, rising_rates
 from model.backbones.videomae import Block, Layout, VideoMAE, position_table, sine_table
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 
 TINY = Layout(features=12, depth=2, heads=3, image_side=32)
 DROPPING = Layout(features=12, depth=3, heads=3, drop_path=0.5, image_side=32)

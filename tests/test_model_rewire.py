@@ -14,7 +14,8 @@ from model.backbones import build_backbone
 from model.backbones.r2plus1d import BasicBlock
 from model.recompute import frozen_statistics
 from model.reversible import Recurrence, smallest_beta
-from model.rewire import RewiredStage, describe, rewire, set_beta
+from model.rewire import describe, rewire, set_beta
+from model.rewired_stage import RewiredStage
 from tools.benchmarks.trackers import SavedBytes
 
 MIB = 2**20

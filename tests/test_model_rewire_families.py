@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import model.rewire
+import model.rewired_stage
 from model.backbones import build_backbone
 from model.grid import Grid
 from model.reversible import Branch, Recurrence
@@ -82,8 +83,9 @@ def test_float32_gradients_at_full_depth_are_those_of_plain_autograd(name, monke
     assert any(stage.reconstruction_error is not None for stage in rewired_stages(network))
     assert sum(row.kind == "reversible" for row in table) >= 10
 
-    monkeypatch.setattr(model.rewire, "recompute", lambda function, module, x: function(x))
-    monkeypatch.setattr(model.rewire, "run_stage", plain_stage)
+    for module in (model.rewire, model.rewired_stage):
+        monkeypatch.setattr(module, "recompute", lambda function, module, x: function(x))
+    monkeypatch.setattr(model.rewired_stage, "run_stage", plain_stage)
     plain = build(name)
     rewire(plain)
     y2, expected = features_and_gradients(plain, x)

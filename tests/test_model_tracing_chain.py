@@ -153,7 +153,7 @@ def dropping(m: Encoder, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("walk", "reason"),
     [
-        (choosing, r"the network \(Encoder\): its forward cannot be traced .* observe\(\) it, or vouch"),
+        (choosing, r"the network \(Encoder\): its forward cannot be traced .* give example="),
         (skipping, "it draws from Python's or NumPy's random numbers"),
         (dropping, "calls its blocks otherwise in training than in evaluation"),
     ],

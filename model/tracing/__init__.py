@@ -2,5 +2,5 @@
 
 `residual.py` tells whether a block is residual: `graph.py` traces it into the operations of `operations.py`,
 `branches.py` finds the residual branches among them, `traced_block.py` runs these. `chain.py` tells which
-block follows which, by tracing; `observe.py` by running the network once. `install.py` rewires what was found.
+block follows which, by tracing; `observe.py` by running the network once. `install.py` rewires the blocks.
 """
