@@ -95,7 +95,7 @@ class _ForwardBackward(nn.Module):
     def forward(self, chunk: _KeptChunk) -> None:
         with chunk.call.replay(self.encoder):
             features = self.encoder(chunk.clips)
-        features.backward(chunk.gradient.to(features.dtype))
+        torch.autograd.backward(features, chunk.gradient.to(features.dtype))
 
 
 def _trainable_parameters(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -196,7 +196,7 @@ class _SampledEncode(torch.autograd.Function):
 
 
 def _split_indices(indices: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
-    return tuple(indices.split(clips_per_forward)) if len(indices) else ()
+    return torch.split(indices, clips_per_forward) if len(indices) else ()
 
 
 def _chunk_clips(
@@ -227,13 +227,15 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
     parameters = [p for _, p in _trainable_parameters(chunked.encoder)]
     graph_handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
     partitioned = _is_partitioned(chunked.encoder)
-    return _SampledEncode.apply(chunked, clips, graph_handle, *([] if partitioned else parameters))
+    inputs = [clips, graph_handle, *([] if partitioned else parameters)]
+    features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
+    return features
 
 
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
     features = _FeatureBuffer(len(clips))
     with torch.no_grad():
-        for indices in torch.arange(len(clips)).split(clips_per_forward):
+        for indices in torch.split(torch.arange(len(clips)), clips_per_forward):
             features.write(indices, encoder(_select_clips(clips, indices)))
     return features.complete()
 
@@ -280,5 +282,5 @@ def sampled_encode(
         features = _encode_with_graph(chunked, flat)
     else:
         features = _encode_without_graph(encoder, flat, clips_per_forward)
-    by_video = features.unflatten(0, (num_videos, -1))  # (B, N, D, t)
+    by_video = torch.unflatten(features, 0, (num_videos, -1))  # (B, N, D, t)
     return by_video.transpose(1, 2).flatten(2)  # (B, D, N*t)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class CallState:
         with torch.enable_grad(), self._autocast(), self._random(), frozen_statistics(module):
             yield
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         # Without the cache: casted weights carry a graph, which the nested backward of one branch frees.
         return torch.autocast(
             self.device_type,
@@ -99,7 +100,7 @@ class CallState:
             cache_enabled=False,
         )
 
-    def _random(self) -> AbstractContextManager:
+    def _random(self) -> AbstractContextManager[None]:
         return nullcontext() if self.rng is None else self.rng.replay()
 
 
@@ -127,7 +128,9 @@ def graph_handle(x: Tensor, requires_grad: bool) -> Tensor:
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor
+    ) -> Tensor:
         ctx.function, ctx.module = function, module
         y, ctx.call = recorded_call(function, x)
         ctx.save_for_backward(x)
@@ -135,7 +138,7 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
         (x,) = ctx.saved_tensors
         x = x.detach().requires_grad_(ctx.needs_input_grad[2])
         with ctx.call.replay(ctx.module):
@@ -152,4 +155,6 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or has_trainable_parameters(module)):
         return function(x)
-    return _Recompute.apply(function, module, x, graph_handle(x, has_trainable_parameters(module)))
+    handle = graph_handle(x, has_trainable_parameters(module))
+    y: Tensor = _Recompute.apply(function, module, x, handle)  # type: ignore[no-untyped-call]
+    return y

@@ -14,11 +14,12 @@ connection jumps one more branch. In between lies the path of Dr2Net (C. Zhao et
 
 The backward pass keeps two states and runs one branch at a time. We depart from both papers in this: one
 coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y are kept
-instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`, where the
-inverse would lose too many digits, the same function keeps the input of every branch (checkpointing). At
-beta = 1 the states can be kept on a fixed-point grid (`fixed_point_states`, model/grid.py): every sum and
-difference is then exact, the inverse is bitwise equal whatever the dtype of the branches, and so are the
-gradients, where a ReLU at a rounding edge would otherwise flip.
+instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`
+(model/inverse_accuracy.py), where the inverse would lose too many digits, the same function keeps the input
+of every branch (checkpointing). At beta = 1 the states can be kept on a fixed-point grid
+(`fixed_point_states`, model/grid.py): every sum and difference is then exact, the inverse is bitwise equal
+whatever the dtype of the branches, and so are the gradients, where a ReLU at a rounding edge would otherwise
+flip.
 
 `leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
 which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
@@ -30,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +39,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .grid import Grid
+from .inverse_accuracy import smallest_beta
 from .recompute import CallState, graph_handle, has_trainable_parameters, recorded_call
-
-# Largest relative error accepted in a reconstructed state, by the dtype that the branches compute in.
-# Gradients of smooth branches then agree with plain autograd to about as much. (That of a ReLU jumps where a
-# value rounds to the other side of 0: the float32 gradient of R(2+1)D-34 is 1e-3 to 1e-2 off the float64 one,
-# inverted or not.)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# In lower precision the branches' own rounding noise is far above that; this many times it is accepted. (In
-# R(2+1)D-34 the bfloat16 gradient is then as far from the float32 one as without the inverse, within 3 %.)
-NOISE_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -131,21 +125,6 @@ class Recurrence:
         return ((1 + self.beta) * output - last) / self.beta
 
 
-def smallest_beta(num_branches: int, dtype: torch.dtype, *, post_activation: bool = False) -> float:
-    """The smallest beta whose inverse is accurate enough; `dtype` is that of the branches.
-
-    The inverse multiplies an error by 1 / beta per branch, and once more where phi^-1 divides by beta: by
-    beta^-p, where p counts the divisions. float32, float64: the error starts as one rounding of a state, u,
-    and we ask that 20 u beta^-p be within TOLERANCE. The 20 stands for the roundings on the way and the
-    slope of the branches: 4 to 8 were measured with random MLPs, 7 to 19 with R(2+1)D-34. Lower precision:
-    a branch that meets a state off by u rounds some values the other way, and a few layers later differs by
-    all of its own rounding noise; so we ask that beta^-p be within NOISE_GAIN.
-    """
-    divisions = max(2 * num_branches - 1 if post_activation else num_branches, 1)
-    gain = TOLERANCE[dtype] / (10 * torch.finfo(dtype).eps) if dtype in TOLERANCE else NOISE_GAIN
-    return gain ** (-1 / divisions)
-
-
 def branch_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
     """The least precise dtype in which the branches will compute: autocast's, or that of their parameters."""
     device_type = x.device.type
@@ -189,8 +168,8 @@ class _Reversible(torch.autograd.Function):
     """Keeps (x_n, y) if `stage.invert`, else x_0 .. x_n. Parameters are no inputs: see model/recompute.py."""
 
     @staticmethod
-    def forward(ctx, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
-        grid, calls, recurrence = stage.grid(x), [], stage.recurrence
+    def forward(ctx: Any, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
+        grid, recurrence, calls = stage.grid(x), stage.recurrence, list[CallState]()
         states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
         for branch in stage.branches:
             increment, call = recorded_call(partial(recurrence.increment, branch), states[-1])
@@ -205,7 +184,7 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         first_branch = 0 if ctx.needs_input_grad[1] else ctx.stage.first_trainable_branch()
         backward_pass = _BackwardPass(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
         return None, backward_pass.run(gradient, first_branch), None
@@ -219,7 +198,7 @@ def _branch_backward(
     with call.replay(branch.module):
         increment = recurrence.increment(branch, x)
     if increment.requires_grad:
-        increment.backward(gradient)
+        torch.autograd.backward(increment, gradient)
     return increment.detach(), x.grad
 
 
@@ -306,4 +285,5 @@ def run_stage(
     trainable = any(has_trainable_parameters(branch.module) for branch in branches)
     if store_activations or not torch.is_grad_enabled() or not (x.requires_grad or trainable):
         return stage.run(x)
-    return _Reversible.apply(stage, x, graph_handle(x, trainable))
+    y: Tensor = _Reversible.apply(stage, x, graph_handle(x, trainable))  # type: ignore[no-untyped-call]
+    return y

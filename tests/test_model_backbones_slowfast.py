@@ -164,7 +164,7 @@ def test_gradients_of_a_stage_equal_plain_autograd_of_its_recurrence(beta):
     y.square().sum().backward()
     assert relative(y, expected) < 1e-12
     for tensor, gradient in zip(inputs, wanted, strict=True):
-        assert relative(tensor.grad, gradient) < 1e-10  # TOLERANCE of float64 in model/reversible.py
+        assert relative(tensor.grad, gradient) < 1e-10  # TOLERANCE of float64 in model/inverse_accuracy.py
 
 
 def test_beta_zero_gives_the_plain_features_bit_for_bit():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.reversible import NOISE_GAIN, TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
+from model.inverse_accuracy import NOISE_GAIN, TOLERANCE, smallest_beta
+from model.reversible import Branch, Recurrence, run_stage
 from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 BETAS = (0.4, 0.7, 1.0)

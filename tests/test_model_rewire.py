@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from model.backbones import build_backbone
 from model.backbones.r2plus1d import BasicBlock
+from model.inverse_accuracy import smallest_beta
 from model.recompute import frozen_statistics
-from model.reversible import Recurrence, smallest_beta
+from model.reversible import Recurrence
 from model.rewire import describe, rewire, set_beta
 from model.rewired_stage import RewiredStage
 from tools.benchmarks.trackers import SavedBytes

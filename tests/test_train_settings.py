@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from model.backbones import build_backbone
-from model.reversible import smallest_beta
+from model.inverse_accuracy import smallest_beta
 from train.main import main
 from train.settings import RECIPES, RENAMED, dump_settings, load_settings, parse_yaml, settings_from
 

@@ -46,8 +46,8 @@ class PerFrame(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Sequential, with the frames folded into the batch."""
-        y: Tensor = super().forward(x.flatten(0, 1))
-        return y.unflatten(0, x.shape[:2])
+        y: Tensor = super().forward(x.flatten(0, 1))  # type: ignore[no-untyped-call]
+        return torch.unflatten(y, 0, x.shape[:2])
 
 
 class Block(PostActivationBlock):
@@ -78,8 +78,8 @@ class Block(PostActivationBlock):
 
     def residual(self, x: Tensor) -> Tensor:
         y = self.per_frame(temporal_shift(x, self.shift_divisor).flatten(0, 1))
-        y = self.drop_path(y.unflatten(0, x.shape[:2]))
-        return y
+        residual: Tensor = self.drop_path(torch.unflatten(y, 0, x.shape[:2]))
+        return residual
 
 
 class BasicBlock(Block):
@@ -95,7 +95,8 @@ class BasicBlock(Block):
 
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
+        x = self.bn2(self.conv2(x))
+        return x
 
 
 class Bottleneck(Block):
@@ -114,7 +115,8 @@ class Bottleneck(Block):
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+        x = self.bn3(self.conv3(x))
+        return x
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class TSM(Backbone):
 
         h, w are H/32, W/32, rounded up.
         """
-        y = x.transpose(1, 2)
+        y: Tensor = x.transpose(1, 2)
         if x.device.type == "cpu":  # channels last: max pooling takes a tenth of the time
             y = y.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
         y = self.stem(y)

@@ -107,8 +107,9 @@ class WindowAttention(nn.Module):
         if mask is not None:
             scores += mask[:, None] * -100.0
         # Without dtype, a GPU's autocast has softmax return float32, and the product keeps a copy besides.
-        y = scores.softmax(dim=-1, dtype=v.dtype) @ v
-        return self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
+        y: Tensor = scores.softmax(dim=-1, dtype=v.dtype) @ v
+        y = self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, h, w, D) -> the same."""
@@ -137,7 +138,8 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, L, H, W) -> (n, t, h, w, D); the last patches are padded with zeros."""
         x = pad_to_multiple(x.movedim(1, 4), self.patch).movedim(4, 1)
-        return self.norm(self.proj(x).movedim(1, 4))
+        x = self.norm(self.proj(x).movedim(1, 4))
+        return x
 
 
 class PatchMerging(nn.Module):
@@ -153,7 +155,8 @@ class PatchMerging(nn.Module):
         # A rewired network's states are float32, whatever the dtype of its parameters.
         x = pad_to_multiple(x.to(self.norm.weight.dtype), (1, 2, 2))
         corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        x = self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        return x
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,13 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, L, H, W) -> (n, L/2 H/16 W/16, D)."""
-        maps = self.proj(x)  # (n, D, t, h, w)
+        maps: Tensor = self.proj(x)  # (n, D, t, h, w)
         tokens = maps.flatten(2).transpose(1, 2).contiguous()
         if self.layout.positions:
             # Made anew, not a buffer: a buffer would be cast with the network, and lost on the meta device.
             side = self.layout.image_side // TUBELET[1]
-            tokens += position_table(maps.shape[2:], side, self.layout.features, x.device)
+            steps, height, width = maps.shape[2:]
+            tokens += position_table((steps, height, width), side, self.layout.features, x.device)
         return tokens
 
 
@@ -99,8 +100,9 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         qkv += torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         heads = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, n, heads, tokens, d)
-        y = F.scaled_dot_product_attention(*heads.unbind())
-        return self.proj(y.transpose(1, 2).flatten(2))
+        y: Tensor = F.scaled_dot_product_attention(*heads.unbind())
+        y = self.proj(y.transpose(1, 2).flatten(2))
+        return y
 
 
 class Block(TransformerBlock):
@@ -139,7 +141,7 @@ class VideoMAE(Backbone):
         y: Tensor = self.blocks(self.patch_embed(x))
         y = self.norm(y.to(x.dtype))  # a rewired stage gives float32, whatever the weights are
         grid = [pixels // length for pixels, length in zip(size, TUBELET, strict=True)]
-        return y.transpose(1, 2).unflatten(2, grid).to(x.dtype)
+        return torch.unflatten(y.transpose(1, 2), 2, grid).to(x.dtype)
 
 
 # The drop-path rate is that of VideoMAE's fine-tuning on Kinetics-400.

@@ -61,7 +61,7 @@ def _hat_integral(u: Tensor) -> Tensor:
 def pool_bins(features: Tensor, weights: Tensor) -> Tensor:
     """Features (B, C, T) by weights (B, P, num_bins, T) -> (B, P, C, num_bins); bins come first in memory."""
     pooled = weights.to(features.dtype).flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
-    return pooled.unflatten(1, weights.shape[1:3]).transpose(2, 3)
+    return torch.unflatten(pooled, 1, weights.shape[1:3]).transpose(2, 3)
 
 
 def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:

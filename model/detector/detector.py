@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -176,11 +177,11 @@ class Detector(nn.Module):
         for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
             output = stage(x, step_logits.sigmoid(), anchors)
             for name, value in self._stage_losses(output, anchors, actions, threshold).items():
-                parts[name] = parts.get(name, 0) + value
+                parts[name] = parts[name] + value if name in parts else value
             anchors = self._refine(output, anchors)
         weights = self.settings.weights
         parts = {name: getattr(weights, name) * value for name, value in parts.items()}
-        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
+        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Prediction:
@@ -190,7 +191,7 @@ class Detector(nn.Module):
         candidates = candidate_proposals(self.settings.num_steps, device=x.device)
         chunks = [
             self._predict_chunk(x, step_scores, chunk.expand(len(x), -1, -1))
-            for chunk in candidates.split(self.settings.predict_proposals)
+            for chunk in torch.split(candidates, self.settings.predict_proposals)
         ]
         segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
         return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())

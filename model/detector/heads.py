@@ -17,8 +17,9 @@ from .neck import channel_norm, temporal_conv
 PROFILE_DIM = 32  # hidden width of the profile head, which all classes share
 
 
-def prior_bias(layer: nn.Module, prior: float) -> None:
+def prior_bias(layer: nn.Linear | nn.Conv1d, prior: float) -> None:
     """Start a layer of logits at sigmoid = `prior`: the many negatives do not outweigh the few positives."""
+    assert layer.bias is not None
     nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
 
 
@@ -33,7 +34,8 @@ class StepHead(nn.Module):
         prior_bias(self.logits, prior)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.logits(self.conv(features)).float()
+        logits: Tensor = self.logits(self.conv(features))
+        return logits.float()
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class StageOutput:
     class_logits: Tensor  # (B, P, K)
 
 
-def proposal_head(inputs: int, head_dim: int, outputs: int) -> nn.Sequential:
-    """Two layers on each anchor, whose output starts near zero."""
-    head = nn.Sequential(nn.Linear(inputs, head_dim), nn.ReLU(), nn.Linear(head_dim, outputs))
-    nn.init.normal_(head[-1].weight, std=0.01)
-    nn.init.zeros_(head[-1].bias)
-    return head
+def proposal_head(inputs: int, head_dim: int, outputs: int, *, prior: float = 0.5) -> nn.Sequential:
+    """Two layers on each anchor; the sigmoid of the output starts near `prior`."""
+    first, last = nn.Linear(inputs, head_dim), nn.Linear(head_dim, outputs)
+    nn.init.normal_(last.weight, std=0.01)
+    prior_bias(last, prior)
+    return nn.Sequential(first, nn.ReLU(), last)
 
 
 class ProposalStage(nn.Module):
@@ -80,14 +82,12 @@ class ProposalStage(nn.Module):
         self.roi_bins, self.roi_context = roi_bins, roi_context
         self.conv = nn.Sequential(temporal_conv(neck_dim, neck_dim), channel_norm(neck_dim), nn.ReLU())
         self.shared = nn.Sequential(nn.Linear(neck_dim * roi_bins, fc_dim), nn.LayerNorm(fc_dim), nn.ReLU())
-        self.tiou = proposal_head(fc_dim, head_dim, 2)
+        self.tiou = proposal_head(fc_dim, head_dim, 2, prior=0.1)
         self.box = proposal_head(fc_dim, head_dim, 4)  # boundary logits; offsets of centre and width
         self.start = proposal_head(neck_dim * (roi_bins // 2), head_dim, 1)
         self.end = proposal_head(neck_dim * (roi_bins // 2), head_dim, 1)
-        self.classes = proposal_head(fc_dim, head_dim, num_classes)
+        self.classes = proposal_head(fc_dim, head_dim, num_classes, prior=class_prior)
         self.profile = proposal_head(roi_bins, PROFILE_DIM, 1)
-        prior_bias(self.tiou[-1], 0.1)
-        prior_bias(self.classes[-1], class_prior)
 
     def forward(self, features: Tensor, step_scores: Tensor, anchors: Tensor) -> StageOutput:
         """features (B, neck_dim, T), step_scores (B, K, T) in [0, 1], anchors (B, P, 2) without gradient."""

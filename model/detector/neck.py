@@ -44,4 +44,5 @@ class Neck(nn.Module):
         sequence = x.transpose(1, 2)  # (B, T, neck_dim)
         past = self.forward_lstm(sequence)[0].transpose(1, 2)
         future = self.backward_lstm(sequence.flip(1))[0].flip(1).transpose(1, 2)
-        return self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))
+        y: Tensor = self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))
+        return y

@@ -165,8 +165,9 @@ def _writers(operations: Sequence[Operation], index: int) -> frozenset[int]:
 
 def _arguments_by_name(node: fx.Node) -> dict[str, Any]:
     """The arguments by name; of a built-in function, whose names are unknown, those passed by keyword."""
+    assert not isinstance(node.target, str)
     try:
-        return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)  # type: ignore[arg-type]
+        return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)
     except (TypeError, ValueError):
         return dict(node.kwargs)
 
