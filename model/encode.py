@@ -46,7 +46,7 @@ class _ChunkedClips:
 
 @dataclass(frozen=True)
 class _KeptChunk:
-    """One chunk of kept clips as the forward pass met it, and the gradient of its features."""
+    """A chunk of kept clips, the gradient of its features, and the state of its call in the forward pass."""
 
     clips: Tensor
     gradient: Tensor  # (n, D, t)
@@ -240,6 +240,16 @@ def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: 
     return features.complete()
 
 
+def _check_arguments(clips: Tensor, clips_per_forward: int, gradient_scale: GradientScale) -> None:
+    if clips.ndim != 6 or clips.requires_grad:
+        got = f"shape {tuple(clips.shape)}, requires_grad {clips.requires_grad}"
+        raise ValueError(f"clips: got {got}, want (B, N, C, L, H, W) without requires_grad")
+    if clips_per_forward < 1:
+        raise ValueError(f"clips_per_forward: got {clips_per_forward}, want at least 1")
+    if gradient_scale not in ("none", "inverse"):
+        raise ValueError(f"gradient_scale: got {gradient_scale!r}, want 'none' or 'inverse'")
+
+
 def sampled_encode(
     encoder: nn.Module,
     clips: Tensor,
@@ -269,13 +279,7 @@ def sampled_encode(
 
     Returns (B, D, N * t), steps in the order of the clips.
     """
-    if clips.ndim != 6 or clips.requires_grad:
-        got = f"shape {tuple(clips.shape)}, requires_grad {clips.requires_grad}"
-        raise ValueError(f"clips: got {got}, want (B, N, C, L, H, W) without requires_grad")
-    if clips_per_forward < 1:
-        raise ValueError(f"clips_per_forward: got {clips_per_forward}, want at least 1")
-    if gradient_scale not in ("none", "inverse"):
-        raise ValueError(f"gradient_scale: got {gradient_scale!r}, want 'none' or 'inverse'")
+    _check_arguments(clips, clips_per_forward, gradient_scale)
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
     if kept is not None and torch.is_grad_enabled() and _trainable_parameters(encoder):
         chunked = _chunk_clips(encoder, clips, kept, clips_per_forward, gradient_scale)

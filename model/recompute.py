@@ -1,4 +1,4 @@
-"""Run a function again in the backward pass, exactly as it ran in the forward pass.
+"""Runs a function again in the backward pass, exactly as it ran in the forward pass.
 
 T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Unlike `torch.utils.checkpoint`, the
 backward is nested: it runs the function on a detached input and calls `.backward` on the result. So parameter

@@ -134,6 +134,12 @@ def branch_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=x.dtype)
 
 
+def _can_invert(recurrence: Recurrence, branches: Sequence[Branch], x: Tensor) -> bool:
+    """Whether the inverse is accurate enough in the dtype that the branches compute in."""
+    dtype, post_activation = branch_dtype(branches, x), recurrence.post_activation
+    return recurrence.beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
+
+
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
     return x if grid is None else grid.round(x)
 
@@ -263,8 +269,7 @@ def run_stage(
     invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
         inverts if beta >= smallest_beta.
     fixed_point_states: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the
-        largest input of each sample (model/grid.py), so that the inverse is bitwise equal; ignored at other
-        betas.
+        largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
     store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
         whole; nothing is inverted, and `invert` and `fixed_point_states` are ignored.
     on_reconstruction_error: called after each inverted backward with the relative error of the reconstructed
@@ -277,8 +282,7 @@ def run_stage(
         return x
     fixed_point_states = fixed_point_states and beta == 1 and not store_activations
     if invert is None:
-        dtype = branch_dtype(branches, x)
-        invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
+        invert = _can_invert(recurrence, branches, x)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
     stage = _Stage(recurrence, branches, invert, fixed_point_states, on_reconstruction_error)

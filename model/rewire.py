@@ -133,14 +133,12 @@ def rewire(
 ) -> list[Rewired]:
     """Make a network reversible, in place; returns what became of every block.
 
-    network: prepared or not. A prepared one has the attributes of PreparedNetwork (model/prepared.py); its
-        stages are known. In any other, blocks x + F(x), one or several in a row, or relu(x + F(x)), are found
-        by tracing, and so is their order (model/tracing). Its blocks must then be called with their input
-        alone.
-    fixed_point_states: at beta = 1 states are kept on a grid, and the inverse is bitwise equal
-        (model/grid.py).
-    leapfrog: branches of the recurrence count 1 + beta times (model/reversible.py), which keeps a pretrained
-        network closer to itself; False is Re2TAL.
+    network: prepared, with the attributes of PreparedNetwork (model/prepared.py), or any other. In these,
+        blocks x + F(x), one or several in a row, or relu(x + F(x)), are found by tracing, and so is their
+        order (model/tracing); the blocks must then be called with their input alone.
+    fixed_point_states: at beta = 1 states are kept on a grid: the inverse is bitwise equal (model/grid.py).
+    leapfrog: branches of the recurrence count 1 + beta times, which keeps a pretrained network closer to
+        itself; False is Re2TAL.
     stored: of a prepared network, names of transitions ("layer4.0") or of recomputed modules ("stem") that
         keep their activations and do not run again: faster, and free of charge where the peak lies elsewhere.
         None: the network's own choice, which leaves the peak where it is; (): none.

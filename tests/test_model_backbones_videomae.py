@@ -119,7 +119,7 @@ def cubic_weight(distance: float) -> float:
     return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
 
 
-def test_another_image_size_interpolates_the_places_of_each_step():
+def test_another_image_size_interpolates_the_positions_of_each_step():
     side, height, width = 4, 3, 6
     table = sine_table(2 * side * side, 8, CPU).double().view(2, side, side, 8)
     got = position_table((2, height, width), side, 8, CPU).view(2, height, width, 8)
@@ -128,12 +128,12 @@ def test_another_image_size_interpolates_the_places_of_each_step():
         expected = torch.zeros(8, dtype=torch.float64)
         for i in range(math.floor(row) - 1, math.floor(row) + 3):
             for j in range(math.floor(column) - 1, math.floor(column) + 3):
-                place = table[t, min(max(i, 0), side - 1), min(max(j, 0), side - 1)]
-                expected += cubic_weight(row - i) * cubic_weight(column - j) * place
+                row_of_table = table[t, min(max(i, 0), side - 1), min(max(j, 0), side - 1)]
+                expected += cubic_weight(row - i) * cubic_weight(column - j) * row_of_table
         assert torch.allclose(got[t, y, x].double(), expected, atol=1e-6)
 
 
-def test_tokens_know_their_place_only_through_the_positions():
+def test_tokens_are_ordered_by_their_positions_alone():
     clip = torch.randn(1, 3, 4, 32, 32)
     swapped = clip.flip(2).view(1, 3, 2, 2, 32, 32).flip(3).view_as(clip)  # the two steps, frames in order
     for positions in (False, True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -136,9 +138,9 @@ def test_deep_networks_save_at_most_8_percent_of_plain(name):
     assert saved_mb(network, x) <= 0.08 * plain
 
 
-def peak_bytes(name: str, size: int, stored: tuple[str, ...] | None) -> int:
+def peak_bytes(plain: nn.Module, size: int, stored: tuple[str, ...] | None) -> int:
     """The most bytes alive at one time in a step, above parameters and their gradients."""
-    network, x = build(name), torch.randn(1, 3, 8, size, size)
+    network, x = copy.deepcopy(plain), torch.randn(1, 3, 8, size, size)
     rewire(network, stored=stored)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -149,6 +151,11 @@ def peak_bytes(name: str, size: int, stored: tuple[str, ...] | None) -> int:
 
 
 # In smaller clips the gradients of the last weights outweigh what is stored.
-@pytest.mark.parametrize(("name", "size"), [("r2plus1d_18", 48), ("tsm_r18", 112), ("tsm_r50", 112)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("r2plus1d_18", 48), ("tsm_r18", 112), pytest.param("tsm_r50", 96, marks=pytest.mark.slow)],
+)
 def test_what_a_family_chooses_to_store_leaves_the_peak_where_it_is(name, size):
-    assert peak_bytes(name, size, None) == peak_bytes(name, size, ()) < peak_bytes(name, size, ("stem",))
+    network = build(name)
+    chosen, none, stem = (peak_bytes(network, size, stored) for stored in (None, (), ("stem",)))
+    assert chosen == none < stem

@@ -1,4 +1,4 @@
-"""Networks that nobody prepared, rewired: Hugging Face's VideoMAE, users' own blocks, what is refused."""
+"""Networks of any source, rewired: Hugging Face's VideoMAE, users' own blocks, what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks that nobody prepared, proven residual by tracing: their branches add up to the blocks themselves."""
+"""Blocks of any source, proven residual by tracing: their branches add up to the blocks themselves."""
 
 from __future__ import annotations
 

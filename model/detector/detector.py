@@ -257,10 +257,8 @@ class Detector(nn.Module):
         class_targets = losses.proposal_class_targets(
             tiou, actions.labels, actions.mask, self.num_classes, threshold=settings.class_tiou
         )
-        boundary_targets = losses.boundary_match_targets(
-            anchors, matched, tolerance=settings.boundary_tolerance
-        )
-        boundary_targets = boundary_targets * (best_tiou > 0)[..., None]
+        near = losses.boundary_match_targets(anchors, matched, tolerance=settings.boundary_tolerance)
+        boundary_targets = near * (best_tiou > 0)[..., None]
         return {
             "tiou_class": losses.tiou_class_loss(
                 output.tiou_logits[..., 0], best_tiou, threshold=settings.confident_tiou

@@ -79,20 +79,22 @@ class RewiredChain:
 
     def _compare(self, x: Tensor) -> None:
         """Compare the caller's branches with their blocks, once; traced blocks do so themselves."""
-        recurrence = Recurrence(0.0, self.post_activation)
         rng = RngState.capture(x.device)
         for name, block in self._named_blocks():
             if name in self.traced:
                 continue
-            with torch.no_grad(), frozen_statistics(block):
-                with rng.replay():
-                    expected = type(block).forward(block, x.clone())
-                found = x
-                with rng.replay():
-                    for branch in self._branches_of(name, block):
-                        increment = recurrence.branch_output(branch, found)
-                        found = recurrence.forward_step(found, found, increment)
+            with torch.no_grad(), frozen_statistics(block), rng.replay():
+                expected = type(block).forward(block, x.clone())
+            with torch.no_grad(), frozen_statistics(block), rng.replay():
+                found = self._sum_of_branches(name, block, x)
             check_equal(name, found, expected)
+
+    def _sum_of_branches(self, name: str, block: nn.Module, x: Tensor) -> Tensor:
+        """The block's output at beta 0, where the recurrence is the original network."""
+        recurrence = Recurrence(0.0, self.post_activation)
+        for branch in self._branches_of(name, block):
+            x = recurrence.forward_step(x, x, recurrence.branch_output(branch, x))
+        return x
 
     def _store_error(self, error: Tensor) -> None:
         self.reconstruction_error = error

@@ -112,7 +112,7 @@ class TracedBlock:
         return self.programs[flags]
 
     def run(self, index: int, x: Tensor) -> Tensor:
-        """F_index(x), the same shape as x. Raises ValueError where the trace does not hold."""
+        """F_index(x), the same shape as x. Raises ValueError where the trace is wrong."""
         flags = training_flags(self.block)
         program = self.program(flags)
         # A tensor of another type is fake (a memory estimate), or has no values to compare.
