@@ -5,7 +5,7 @@ Shape legend, used in every docstring and shape comment:
     N  clips per video      T  feature steps (N x steps per clip)
     L  frames per clip      P  proposals
     C  image channels       K  classes
-    H W  pixels             A  true actions
+    H W  pixels             A  annotated actions
     M  kept clips per video: those whose gradient is computed
 Segments are (start, end) in feature steps here; step s covers [s, s + 1).
 """

@@ -6,15 +6,16 @@ feature gradient through them: three stages and two optimizer steps. Here the fi
 forward and the backward of one autograd.Function, so a step is one `loss.backward()`, and the detector is
 ordinary autograd.
 
-Memory: the graph of one piece of clips, and the kept clips as they came in (uint8). Time: one forward over
+Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8). Time: one forward over
 all clips, and another with its backward over the kept ones.
 
-Where the gradients go. Data-parallel wrappers and ZeRO reduce a parameter as soon as autograd has accumulated
-its gradient, so a backward in many pieces would reduce it many times. Two ways around:
-- parameters held whole (plain torch, DDP, ZeRO 0-2): the pieces run on detached aliases of them (shared
+How parameter gradients are accumulated. Data-parallel wrappers and ZeRO reduce a parameter as soon as
+autograd has accumulated its gradient, so a backward chunk by chunk would reduce it many times. Two ways
+around:
+- parameters held whole (plain torch, DDP, ZeRO 0-2): the chunks run on detached aliases of them (shared
   storage, no hooks); the sum is returned as the Function's gradient, so each is accumulated and reduced once.
 - parameters partitioned (ZeRO-3; they carry `ds_id`): no aliases, as a parameter is empty between its uses.
-  The pieces run on the real ones, and DeepSpeed's `ds_grad_is_ready` holds its reducer back until the last.
+  The chunks run on the real ones, and DeepSpeed's `ds_grad_is_ready` holds its reducer back until the last.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ GradientScale = Literal["none", "inverse"]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What one call encodes: clip numbers in the flattened batch, one tensor per piece."""
+class _ChunkedClips:
+    """What one call encodes: the indices of clips in the flattened batch, one tensor per chunk."""
 
     encoder: nn.Module
     kept: tuple[Tensor, ...]
@@ -44,8 +45,8 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """One kept piece as the forward met it, and the gradient of its features."""
+class _KeptChunk:
+    """A chunk of kept clips, the gradient of its features, and the state of its call in the forward pass."""
 
     clips: Tensor
     gradient: Tensor  # (n, D, t)
@@ -53,36 +54,36 @@ class _Piece:
 
 
 @dataclass
-class _Features:
-    """The features of all clips, filled piece by piece; allocated when the first piece tells its shape."""
+class _FeatureBuffer:
+    """The features of all clips, written chunk by chunk; allocated when the first chunk shows their shape."""
 
     num_clips: int
     tensor: Tensor | None = None
 
-    def put(self, index: Tensor, piece: Tensor) -> None:
-        if piece.ndim != 3 or len(piece) != len(index):
-            want = f"({len(index)}, D, t): one row of features per clip"
-            raise ValueError(f"encoder: got features of shape {tuple(piece.shape)}, want {want}")
+    def write(self, indices: Tensor, features: Tensor) -> None:
+        if features.ndim != 3 or len(features) != len(indices):
+            want = f"({len(indices)}, D, t): one row of features per clip"
+            raise ValueError(f"encoder: got features of shape {tuple(features.shape)}, want {want}")
         if self.tensor is None:
-            self.tensor = piece.new_empty(self.num_clips, *piece.shape[1:])
-        self.tensor.index_copy_(0, index.to(piece.device), piece)
+            self.tensor = features.new_empty(self.num_clips, *features.shape[1:])
+        self.tensor.index_copy_(0, indices.to(features.device), features)
 
-    def stacked(self) -> Tensor:
+    def complete(self) -> Tensor:
         """(n, D, t), n = num_clips."""
-        assert self.tensor is not None, "no piece was encoded"
+        assert self.tensor is not None, "no chunk was encoded"
         return self.tensor
 
 
-def _take(clips: Tensor, index: Tensor) -> Tensor:
-    """Clips by number; neighbours are a view, so keeping them for the backward costs nothing."""
-    first, last = int(index[0]), int(index[-1])
-    if last - first + 1 == len(index):
+def _select_clips(clips: Tensor, indices: Tensor) -> Tensor:
+    """The clips of these rising indices; neighbours are a view, so keeping them for the backward is free."""
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first + 1 == len(indices):
         return clips[first : last + 1]
-    return clips.index_select(0, index.to(clips.device))
+    return clips.index_select(0, indices.to(clips.device))
 
 
-class _PieceStep(nn.Module):
-    """Forward and backward of one piece in one call, so that `functional_call` spans both.
+class _ForwardBackward(nn.Module):
+    """Forward and backward of one chunk in one call, so that `functional_call` spans both.
 
     A reversible stage runs its branches again during the backward, and must then meet the aliases, too.
     """
@@ -91,69 +92,70 @@ class _PieceStep(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, piece: _Piece) -> None:
-        with piece.call.again(self.encoder):
-            features = self.encoder(piece.clips)
-        features.backward(piece.gradient.to(features.dtype))
+    def forward(self, chunk: _KeptChunk) -> None:
+        with chunk.call.replay(self.encoder):
+            features = self.encoder(chunk.clips)
+        torch.autograd.backward(features, chunk.gradient.to(features.dtype))
 
 
-def _trainable(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _trainable_parameters(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in encoder.named_parameters() if p.requires_grad]
 
 
 def _is_partitioned(encoder: nn.Module) -> bool:
-    """Whether ZeRO-3 holds the parameters: it marks each with an id of its own."""
+    """Whether ZeRO-3 holds the parameters: it gives each an id of its own."""
     return any(hasattr(p, "ds_id") for p in encoder.parameters())
 
 
-class _Sums:
-    """Sums gradients over pieces: in place where they are float32 or wider, else in float32 on the side.
+class _GradientSums:
+    """Sums gradients over chunks: in place where they are float32 or wider, else in float32 on the side.
 
-    bfloat16 keeps 8 bits: added up in it, the share of the hundredth piece would be rounded away.
+    bfloat16 keeps 8 bits: added up in it, the share of the hundredth chunk would be rounded away.
     """
 
     def __init__(self, aliases: list[Tensor]):
         self.aliases = aliases
-        self.wide: dict[int, Tensor] = {}
+        self.float32_sums: dict[int, Tensor] = {}
 
-    def collect(self) -> None:
-        """Move the low-precision gradients of the last piece into their float32 sums."""
-        for number, alias in enumerate(self.aliases):
+    def add_low_precision(self) -> None:
+        """Move the low-precision gradients of the last chunk into their float32 sums."""
+        for i, alias in enumerate(self.aliases):
             if alias.dtype.itemsize >= 4 or alias.grad is None:
                 continue
             gradient, alias.grad = alias.grad, None
-            if number in self.wide:
-                self.wide[number] += gradient
+            if i in self.float32_sums:
+                self.float32_sums[i] += gradient
             else:
-                self.wide[number] = gradient.float()
+                self.float32_sums[i] = gradient.float()
 
     def __iter__(self) -> Iterator[Tensor]:
         """Each parameter's gradient; zeros, never None: a rank without one would mis-pair the reduction."""
-        for number, alias in enumerate(self.aliases):
-            if number in self.wide:
-                yield self.wide.pop(number).to(alias.dtype)
+        for i, alias in enumerate(self.aliases):
+            if i in self.float32_sums:
+                yield self.float32_sums.pop(i).to(alias.dtype)
             else:
                 yield torch.zeros_like(alias) if alias.grad is None else alias.grad
 
 
-def _backward_whole(encoder: nn.Module, pieces: list[_Piece]) -> list[Tensor]:
-    """The gradient of each trainable parameter, summed over the pieces; their own `.grad` stays untouched."""
-    aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in _trainable(encoder)}
-    sums, step = _Sums(list(aliases.values())), _PieceStep(encoder)
-    for piece in pieces:
-        torch.func.functional_call(step, aliases, (piece,))
-        sums.collect()
+def _backward_on_aliases(encoder: nn.Module, chunks: list[_KeptChunk]) -> list[Tensor]:
+    """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
+    aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in _trainable_parameters(encoder)}
+    sums, forward_backward = _GradientSums(list(aliases.values())), _ForwardBackward(encoder)
+    for chunk in chunks:
+        torch.func.functional_call(forward_backward, aliases, (chunk,))
+        sums.add_low_precision()
     return list(sums)
 
 
-def _backward_partitioned(encoder: nn.Module, pieces: list[_Piece]) -> None:
-    """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last piece only."""
-    parameters, step = [p for _, p in _trainable(encoder)], _PieceStep(encoder)
+def _backward_partitioned(encoder: nn.Module, chunks: list[_KeptChunk]) -> None:
+    """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last chunk only."""
+    parameters = [p for _, p in _trainable_parameters(encoder)]
+    forward_backward = _ForwardBackward(encoder)
     try:
-        for number, piece in enumerate(pieces):
+        for i, chunk in enumerate(chunks):
             for p in parameters:
-                p.ds_grad_is_ready = number == len(pieces) - 1  # type: ignore[attr-defined]
-            step(piece)
+                p.ds_grad_is_ready = i == len(chunks) - 1  # type: ignore[attr-defined]
+            forward_backward(chunk)
     finally:
         for p in parameters:
             p.ds_grad_is_ready = True  # type: ignore[attr-defined]
@@ -163,42 +165,44 @@ class _SampledEncode(torch.autograd.Function):
     """(B*N, C, L, H, W) -> (B*N, D, t); the gradient reaches the parameters through the kept clips alone."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, clips: Tensor, graph_handle: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, chunked: _ChunkedClips, clips: Tensor, graph_handle: Tensor, *parameters: Tensor
+    ) -> Tensor:
         # Grad mode is off inside a Function's forward: no graph is built here.
-        ctx.plan, ctx.with_parameters = plan, bool(parameters)
-        ctx.calls, features = [], _Features(plan.num_clips)
-        kept = [_take(clips, index) for index in plan.kept]
-        for index, piece in zip(plan.kept, kept, strict=True):
-            encoded, call = recorded_call(plan.encoder, piece)
-            features.put(index, encoded)
+        ctx.chunked, ctx.with_parameters = chunked, bool(parameters)
+        ctx.calls, features = [], _FeatureBuffer(chunked.num_clips)
+        kept = [_select_clips(clips, indices) for indices in chunked.kept]
+        for indices, chunk in zip(chunked.kept, kept, strict=True):
+            encoded, call = recorded_call(chunked.encoder, chunk)
+            features.write(indices, encoded)
             ctx.calls.append(call)
-        for index in plan.others:
-            features.put(index, plan.encoder(_take(clips, index)))
+        for indices in chunked.others:
+            features.write(indices, chunked.encoder(_select_clips(clips, indices)))
         ctx.save_for_backward(*kept)
-        return features.stacked()
+        return features.complete()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        plan = ctx.plan
-        pieces = [
-            _Piece(clips, gradient[index.to(gradient.device)] * plan.gradient_factor, call)
-            for clips, index, call in zip(ctx.saved_tensors, plan.kept, ctx.calls, strict=True)
+        chunked = ctx.chunked
+        chunks = [
+            _KeptChunk(clips, gradient[indices.to(gradient.device)] * chunked.gradient_factor, call)
+            for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True)
         ]
         if ctx.with_parameters:
-            return (None, None, None, *_backward_whole(plan.encoder, pieces))
-        _backward_partitioned(plan.encoder, pieces)
+            return (None, None, None, *_backward_on_aliases(chunked.encoder, chunks))
+        _backward_partitioned(chunked.encoder, chunks)
         return None, None, None
 
 
-def _split(index: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
-    return tuple(index.split(clips_per_forward)) if len(index) else ()
+def _split_indices(indices: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
+    return torch.split(indices, clips_per_forward) if len(indices) else ()
 
 
-def _plan(
+def _chunk_clips(
     encoder: nn.Module, clips: Tensor, kept: Tensor, clips_per_forward: int, scale: GradientScale
-) -> _Plan:
-    """Which flattened clip is encoded in which piece."""
+) -> _ChunkedClips:
+    """Which flattened clip is encoded in which chunk. Raises ValueError if `kept` does not fit the clips."""
     num_videos, num_clips = clips.shape[:2]
     if kept.ndim != 2 or len(kept) != num_videos or not 1 <= kept.shape[1] <= num_clips:
         want = f"({num_videos}, M) with 1 <= M <= {num_clips}"
@@ -209,58 +213,34 @@ def _plan(
     is_kept = torch.zeros(num_videos, num_clips, dtype=torch.bool).scatter_(1, kept, True).flatten()
     if int(is_kept.sum()) != kept.numel():
         raise ValueError("kept: got a clip more than once in one video, want each at most once")
-    return _Plan(
+    return _ChunkedClips(
         encoder=encoder,
-        kept=_split(is_kept.nonzero()[:, 0], clips_per_forward),
-        others=_split((~is_kept).nonzero()[:, 0], clips_per_forward),
+        kept=_split_indices(is_kept.nonzero()[:, 0], clips_per_forward),
+        others=_split_indices((~is_kept).nonzero()[:, 0], clips_per_forward),
         num_clips=num_videos * num_clips,
         gradient_factor=num_clips / kept.shape[1] if scale == "inverse" else 1.0,
     )
 
 
-def _encode(plan: _Plan, clips: Tensor) -> Tensor:
-    """(B*N, C, L, H, W) -> (B*N, D, t), by the way that fits how the parameters are held."""
-    trainable = [p for _, p in _trainable(plan.encoder)]
+def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
+    """(B*N, C, L, H, W) -> (B*N, D, t); the backward is the one that fits how the parameters are held."""
+    parameters = [p for _, p in _trainable_parameters(chunked.encoder)]
     graph_handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
-    partitioned = _is_partitioned(plan.encoder)
-    return _SampledEncode.apply(plan, clips, graph_handle, *([] if partitioned else trainable))
+    partitioned = _is_partitioned(chunked.encoder)
+    inputs = [clips, graph_handle, *([] if partitioned else parameters)]
+    features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
+    return features
 
 
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
-    features = _Features(len(clips))
+    features = _FeatureBuffer(len(clips))
     with torch.no_grad():
-        for index in torch.arange(len(clips)).split(clips_per_forward):
-            features.put(index, encoder(_take(clips, index)))
-    return features.stacked()
+        for indices in torch.split(torch.arange(len(clips)), clips_per_forward):
+            features.write(indices, encoder(_select_clips(clips, indices)))
+    return features.complete()
 
 
-def sampled_encode(
-    encoder: nn.Module,
-    clips: Tensor,
-    kept: Tensor,
-    *,
-    clips_per_forward: int,
-    gradient_scale: GradientScale = "none",
-) -> Tensor:
-    """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
-
-    encoder: (n, C, L, H, W) -> (n, D, t); gets the clips as they are (uint8: it normalises them itself).
-    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`.
-    clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
-    gradient_scale: what becomes of the clips left out of the gradient.
-        "none"     nothing: the expected gradient is M / N of the full one (as in ETAD's released code). The
-                   factor hardly matters to Adam, but it does to clipping by a norm shared with the detector.
-        "inverse"  the kept clips count N / M times: equal to the full gradient in expectation if every clip
-                   is kept with probability M / N ("random", "uniform"); with "block" the ends count too
-                   little.
-
-    Without grad mode, or without a trainable parameter, it encodes in pieces and that is all. Otherwise the
-    kept clips run in pieces of their own, and again in the backward, with the same dropout masks; batch norm
-    updates its running statistics in the forward only. No gradient reaches `clips`. Under ZeRO-3 every rank
-    must encode the same number of pieces, and every trainable parameter must take part in the last kept one.
-
-    Returns (B, D, N * t), steps in the order of the clips.
-    """
+def _check_arguments(clips: Tensor, clips_per_forward: int, gradient_scale: GradientScale) -> None:
     if clips.ndim != 6 or clips.requires_grad:
         got = f"shape {tuple(clips.shape)}, requires_grad {clips.requires_grad}"
         raise ValueError(f"clips: got {got}, want (B, N, C, L, H, W) without requires_grad")
@@ -268,10 +248,43 @@ def sampled_encode(
         raise ValueError(f"clips_per_forward: got {clips_per_forward}, want at least 1")
     if gradient_scale not in ("none", "inverse"):
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, want 'none' or 'inverse'")
+
+
+def sampled_encode(
+    encoder: nn.Module,
+    clips: Tensor,
+    kept: Tensor | None,
+    *,
+    clips_per_forward: int,
+    gradient_scale: GradientScale = "none",
+) -> Tensor:
+    """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
+
+    encoder: (n, C, L, H, W) -> (n, D, t); gets the clips unchanged (uint8: it normalises them itself).
+    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`;
+        None: no clip, the features have no gradient.
+    clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
+    gradient_scale: how the clips left out of the gradient are made up for.
+        "none"     not at all: the expected gradient is M / N of the full one (as in ETAD's released code).
+                   The factor hardly matters to Adam, but it does to clipping by a norm shared with the
+                   detector.
+        "inverse"  the kept clips count N / M times: equal to the full gradient in expectation if every clip
+                   is kept with probability M / N ("random", "uniform"); with "block" the ends count too
+                   little.
+
+    Without kept clips, grad mode or a trainable parameter it only encodes, chunk by chunk. Otherwise the
+    kept clips run in chunks of their own, and again in the backward, with the same dropout masks; batch norm
+    updates its running statistics in the forward only. No gradient reaches `clips`. Under ZeRO-3 every rank
+    must encode the same number of chunks, and every trainable parameter must take part in the last kept one.
+
+    Returns (B, D, N * t), steps in the order of the clips.
+    """
+    _check_arguments(clips, clips_per_forward, gradient_scale)
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
-    if torch.is_grad_enabled() and _trainable(encoder):
-        features = _encode(_plan(encoder, clips, kept, clips_per_forward, gradient_scale), flat)
+    if kept is not None and torch.is_grad_enabled() and _trainable_parameters(encoder):
+        chunked = _chunk_clips(encoder, clips, kept, clips_per_forward, gradient_scale)
+        features = _encode_with_graph(chunked, flat)
     else:
         features = _encode_without_graph(encoder, flat, clips_per_forward)
-    by_video = features.unflatten(0, (num_videos, -1))  # (B, N, D, t)
+    by_video = torch.unflatten(features, 0, (num_videos, -1))  # (B, N, D, t)
     return by_video.transpose(1, 2).flatten(2)  # (B, D, N*t)

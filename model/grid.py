@@ -1,4 +1,4 @@
-"""A fixed-point grid for float states: sums of its points are exact, so a step can be undone bit by bit.
+"""A fixed-point grid for float states: sums of its points are exact, so a step can be undone exactly.
 
 A float with d digits (24 in float32) adds two multiples of 2^k exactly while the sum stays within 2^(d + k).
 The grid is chosen per sample from the stage input, so that a clip's features do not depend on its neighbours.
@@ -43,11 +43,11 @@ class Grid:
     @staticmethod
     def of(x: Tensor) -> Grid:
         """The grid for a stage with this input; x: (n, D, ...), float32 or float64."""
-        within = tuple(range(1, x.dim()))
+        dims = tuple(range(1, x.dim()))
         if x.numel():
-            largest = torch.linalg.vector_norm(x.detach(), float("inf"), dim=within, keepdim=True)
+            largest = torch.linalg.vector_norm(x.detach(), float("inf"), dim=dims, keepdim=True)
         else:
-            largest = x.new_zeros((len(x), *[1] * len(within)))  # (n, 1, ...)
+            largest = x.new_zeros((len(x), *[1] * len(dims)))  # (n, 1, ...)
         _, exponent = torch.frexp(largest)  # largest <= 2 ** exponent
         # One digit less than there are: the stage output is the sum of two states, halved.
         step = power_of_two(exponent + HEADROOM + 1 - _digits(x.dtype), x.dtype)

@@ -1,4 +1,4 @@
-"""The whole network: uint8 clips of a video in, detection loss or predictions out.
+"""The whole network: uint8 clips of videos in, the detection loss or predictions out.
 
 Encoder and detector as in ETAD (Liu et al., CVPRW 2023): every clip is encoded, the sampled ones with a
 gradient, and the detector reads the features of the whole video. One forward and one backward train both
@@ -6,6 +6,8 @@ gradient, and the detector reads the features of the whole video. One forward an
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from model.settings import EncoderSettings
 class ClipEncoder(nn.Module):
     """A backbone that takes uint8 clips as they are decoded and returns features per time step.
 
-    Casting and normalising happen here, piece by piece: a video never exists in floating point as a whole.
+    Casting and normalising happen here, chunk by chunk: a video never exists in floating point as a whole.
     """
 
     def __init__(self, settings: EncoderSettings):
@@ -46,7 +48,7 @@ class ClipEncoder(nn.Module):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipEncoder:
-        """As nn.Module.train, but batch norm keeps its statistics unless settings say otherwise."""
+        """As nn.Module.train, but batch norm keeps its statistics unless the settings train it."""
         super().train(mode)
         if self.batch_norm_in_eval:
             for module in self.modules():
@@ -76,18 +78,26 @@ class Network(nn.Module):
     def forward(
         self,
         clips: Tensor,
-        gt_segments: list[Tensor] | None = None,
-        gt_labels: list[Tensor] | None = None,
+        gt_segments: Sequence[Tensor] | None = None,
+        gt_labels: Sequence[Tensor] | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
         """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,).
 
-        With truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals. Without:
-        Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very call.
+        With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
+        Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very
+        call. Raises ValueError if ground truth comes without its other half or without a generator.
         """
-        if gt_segments is None or gt_labels is None:
+        if gt_segments is None and gt_labels is None:
             return self.detector.predict(self.encode(clips, kept=None))
+        if gt_segments is None or gt_labels is None or generator is None:
+            training = {"gt_segments": gt_segments, "gt_labels": gt_labels, "generator": generator}
+            missing = next(name for name, value in training.items() if value is None)
+            raise ValueError(
+                f"network: {missing}: got None with ground truth, want all of {', '.join(training)} for the "
+                "loss, or neither gt_segments nor gt_labels for a prediction"
+            )
         num_videos, num_clips = clips.shape[:2]
         kept = sample_clips(
             num_videos,
@@ -100,9 +110,7 @@ class Network(nn.Module):
         return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
 
     def encode(self, clips: Tensor, *, kept: Tensor | None) -> Tensor:
-        """(B, D, N * t) features of all clips; only the `kept` ones (B, M) pass a gradient on."""
-        if kept is None:
-            kept = torch.zeros(len(clips), 1, dtype=torch.int64)
+        """(B, D, N * t) features of all clips; only the `kept` ones (B, M), if any, pass a gradient on."""
         return sampled_encode(
             self.encoder,
             clips,

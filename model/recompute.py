@@ -1,4 +1,4 @@
-"""Run a function again in the backward pass, exactly as it ran in the forward pass.
+"""Runs a function again in the backward pass, exactly as it ran in the forward pass.
 
 T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Unlike `torch.utils.checkpoint`, the
 backward is nested: it runs the function on a detached input and calls `.backward` on the result. So parameter
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,12 +86,12 @@ class CallState:
     rng: RngState | None  # None if the call drew no random number
 
     @contextmanager
-    def again(self, module: nn.Module) -> Iterator[None]:
+    def replay(self, module: nn.Module) -> Iterator[None]:
         """Inside, `module` computes what it computed in that call, with a graph, and has no side effect."""
         with torch.enable_grad(), self._autocast(), self._random(), frozen_statistics(module):
             yield
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         # Without the cache: casted weights carry a graph, which the nested backward of one branch frees.
         return torch.autocast(
             self.device_type,
@@ -99,12 +100,12 @@ class CallState:
             cache_enabled=False,
         )
 
-    def _random(self) -> AbstractContextManager:
+    def _random(self) -> AbstractContextManager[None]:
         return nullcontext() if self.rng is None else self.rng.replay()
 
 
 def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, CallState]:
-    """function(x), and the state that lets the very same call be run again."""
+    """function(x), and the state from which the very same call can be replayed."""
     rng = RngState.capture(x.device)
     y = function(x)
     kind = x.device.type
@@ -113,21 +114,23 @@ def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
 
 
 def has_trainable_parameters(module: nn.Module) -> bool:
-    """Whether any parameter of the module wants a gradient."""
+    """Whether any parameter of the module requires grad."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def graph_handle(x: Tensor, learning: bool) -> Tensor:
-    """An empty tensor that requires grad if `learning`: it keeps an autograd function in the graph.
+def graph_handle(x: Tensor, requires_grad: bool) -> Tensor:
+    """An empty tensor that requires grad if asked to: it keeps an autograd function in the graph.
 
     For functions that have no parameter among their inputs, where x alone may not require grad.
     """
-    return torch.empty(0, device=x.device, requires_grad=learning)
+    return torch.empty(0, device=x.device, requires_grad=requires_grad)
 
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor
+    ) -> Tensor:
         ctx.function, ctx.module = function, module
         y, ctx.call = recorded_call(function, x)
         ctx.save_for_backward(x)
@@ -135,10 +138,10 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
         (x,) = ctx.saved_tensors
         x = x.detach().requires_grad_(ctx.needs_input_grad[2])
-        with ctx.call.again(ctx.module):
+        with ctx.call.replay(ctx.module):
             y = ctx.function(x)
         y.backward(gradient)
         return None, None, x.grad, None
@@ -152,4 +155,6 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or has_trainable_parameters(module)):
         return function(x)
-    return _Recompute.apply(function, module, x, graph_handle(x, has_trainable_parameters(module)))
+    handle = graph_handle(x, has_trainable_parameters(module))
+    y: Tensor = _Recompute.apply(function, module, x, handle)  # type: ignore[no-untyped-call]
+    return y

@@ -12,13 +12,14 @@ connection jumps one more branch. In between lies the path of Dr2Net (C. Zhao et
 
     x_{i-1} = (z_i - (1 - beta) x_i - psi(F_i(x_i))) / beta,   z_i = phi^-1(x_{i+1})
 
-The backward pass walks it with two states in hand and runs one branch at a time. We depart from both papers
-in this: one coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y
-are kept instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`,
-where the inverse would lose too many digits, the same function keeps the input of every branch
-(checkpointing). At beta = 1 the states can be kept on a fixed-point grid (`fixed_point_states`,
-model/grid.py): every sum and difference is then exact, the inverse is bitwise equal whatever the dtype of the
-branches, and so are the gradients, where a ReLU at a rounding edge would otherwise flip.
+The backward pass keeps two states and runs one branch at a time. We depart from both papers in this: one
+coefficient for both families; states in float32 whatever the dtype of the branches; x_n and y are kept
+instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below `smallest_beta`
+(model/inverse_accuracy.py), where the inverse would lose too many digits, the same function keeps the input
+of every branch (checkpointing). At beta = 1 the states can be kept on a fixed-point grid
+(`fixed_point_states`, model/grid.py): every sum and difference is then exact, the inverse is bitwise equal
+whatever the dtype of the branches, and so are the gradients, where a ReLU at a rounding edge would otherwise
+flip.
 
 `leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
 which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
@@ -30,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +39,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .grid import Grid
+from .inverse_accuracy import smallest_beta
 from .recompute import CallState, graph_handle, has_trainable_parameters, recorded_call
-
-# Largest relative error accepted in a reconstructed state, by the dtype that the branches compute in.
-# Gradients of smooth branches then agree with plain autograd to about as much. (That of a ReLU jumps where a
-# value rounds to the other side of 0: the float32 gradient of R(2+1)D-34 is 1e-3 to 1e-2 off the float64 one,
-# inverted or not.)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# In lower precision the branches' own rounding noise is far above that; this many times it is accepted. (In
-# R(2+1)D-34 the bfloat16 gradient is then as far from the float32 one as without the inverse, within 3 %.)
-NOISE_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def _leaky(z: Tensor, slope: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The arithmetic of one step, forward and back, on states: (n, D, ...), float32 or float64."""
+    """The arithmetic of one step, forward and inverse, on states: (n, D, ...), float32 or float64."""
 
     beta: float
     post_activation: bool = False
@@ -85,179 +79,176 @@ class Recurrence:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta: got {self.beta}, want 0 <= beta <= 1 (0: original network, 1: Re2TAL)")
 
-    def branch(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def branch_output(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """psi(F(x)), in the dtype of x."""
         y = function(x)
         return (_leaky(y, 1 - self.beta) if self.post_activation else y).to(x.dtype)
 
-    def step(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """What a branch of the recurrence adds: psi(F(x)), times 1 + beta if `leapfrog`."""
-        y = self.branch(function, x)
+    def increment(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What a branch adds to the state: psi(F(x)), times 1 + beta if `leapfrog`."""
+        y = self.branch_output(function, x)
         return y * (1 + self.beta) if self.leapfrog and self.beta > 0 else y
 
     def activate(self, z: Tensor) -> Tensor:
         """phi(z)."""
         return _leaky(z, self.beta) if self.post_activation else z
 
-    def activate_backward(self, after: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient for z from that for after = phi(z), which has the sign of z."""
+    def activate_backward(self, activated: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient for z from that for phi(z), here `activated`, which has the sign of z."""
         if not self.post_activation or self.beta == 1:
             return gradient
-        return torch.where(after > 0, gradient, self.beta * gradient)
+        return torch.where(activated > 0, gradient, self.beta * gradient)
 
-    def forward_step(self, before: Tensor, now: Tensor, branch: Tensor) -> Tensor:
-        """x_{i+1} from x_{i-1}, x_i and what branch i adds."""
+    def forward_step(self, previous: Tensor, current: Tensor, increment: Tensor) -> Tensor:
+        """x_{i+1} from x_{i-1}, x_i and the increment of branch i."""
         if self.beta == 0:
-            mixed = now
+            mixed = current
         else:
-            mixed = before if self.beta == 1 else (1 - self.beta) * now + self.beta * before
-        return self.activate(mixed + branch)
+            mixed = previous if self.beta == 1 else (1 - self.beta) * current + self.beta * previous
+        return self.activate(mixed + increment)
 
-    def inverse_step(self, now: Tensor, after: Tensor, branch: Tensor) -> Tensor:
-        """x_{i-1} from x_i, x_{i+1} and what branch i added; beta > 0."""
+    def inverse_step(self, current: Tensor, following: Tensor, increment: Tensor) -> Tensor:
+        """x_{i-1} from x_i, x_{i+1} and the increment of branch i; beta > 0."""
         if self.beta == 1:
-            return after - branch
-        z = torch.where(after > 0, after, after / self.beta) if self.post_activation else after
-        return (z - (1 - self.beta) * now - branch) / self.beta
+            return following - increment
+        z = following
+        if self.post_activation:
+            z = torch.where(following > 0, following, following / self.beta)
+        return (z - (1 - self.beta) * current - increment) / self.beta
 
-    def output_of(self, before: Tensor, last: Tensor) -> Tensor:
+    def output(self, previous: Tensor, last: Tensor) -> Tensor:
         """The stage output from x_{n-1} and x_n."""
-        return last if self.beta == 0 else (last + self.beta * before) / (1 + self.beta)
+        return last if self.beta == 0 else (last + self.beta * previous) / (1 + self.beta)
 
-    def split(self, output: Tensor, last: Tensor) -> Tensor:
+    def previous_state(self, output: Tensor, last: Tensor) -> Tensor:
         """x_{n-1} from the stage output and x_n; beta > 0."""
         return ((1 + self.beta) * output - last) / self.beta
 
 
-def smallest_beta(num_branches: int, dtype: torch.dtype, *, post_activation: bool = False) -> float:
-    """The smallest beta whose inverse is accurate enough; `dtype` is that of the branches.
-
-    The inverse multiplies an error by 1 / beta per branch, and once more where phi^-1 divides by beta: by
-    beta^-p, where p counts the divisions. float32, float64: the error starts as one rounding of a state, u,
-    and we ask that 20 u beta^-p be within TOLERANCE. The 20 stands for the roundings on the way and the
-    slope of the branches: 4 to 8 were measured with random MLPs, 7 to 19 with R(2+1)D-34. Lower precision:
-    a branch that meets a state off by u rounds some values the other way, and a few layers later differs by
-    all of its own rounding noise; so we ask that beta^-p be within NOISE_GAIN.
-    """
-    divisions = max(2 * num_branches - 1 if post_activation else num_branches, 1)
-    gain = TOLERANCE[dtype] / (10 * torch.finfo(dtype).eps) if dtype in TOLERANCE else NOISE_GAIN
-    return gain ** (-1 / divisions)
-
-
-def working_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
+def branch_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
     """The least precise dtype in which the branches will compute: autocast's, or that of their parameters."""
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    found = [branch.dtype for branch in branches if branch.dtype is not None]
-    return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=x.dtype)
+    device_type = x.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    dtypes = [branch.dtype for branch in branches if branch.dtype is not None]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=x.dtype)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    rule: Recurrence
-    branches: Sequence[Branch]
-    invert: bool
-    fixed_point_states: bool
-    on_reconstruction_error: Callable[[Tensor], None] | None
-
-    def first_to_learn(self) -> int:
-        return next(i for i, branch in enumerate(self.branches) if has_trainable_parameters(branch.module))
-
-    def grid(self, x: Tensor) -> Grid | None:
-        return Grid.of(x) if self.fixed_point_states else None
-
-    def run(self, x: Tensor) -> Tensor:
-        grid = self.grid(x)
-        before = now = _rounded(x, grid)
-        for branch in self.branches:
-            y = _rounded(self.rule.step(branch, now), grid)
-            before, now = now, self.rule.forward_step(before, now, y)
-        return self.rule.output_of(before, now)
+def _can_invert(recurrence: Recurrence, branches: Sequence[Branch], x: Tensor) -> bool:
+    """Whether the inverse is accurate enough in the dtype that the branches compute in."""
+    dtype, post_activation = branch_dtype(branches, x), recurrence.post_activation
+    return recurrence.beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
 
 
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
     return x if grid is None else grid.round(x)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """The branches of one stage, and how their states are computed and kept."""
+
+    recurrence: Recurrence
+    branches: Sequence[Branch]
+    invert: bool
+    fixed_point_states: bool
+    on_reconstruction_error: Callable[[Tensor], None] | None
+
+    def first_trainable_branch(self) -> int:
+        return next(i for i, branch in enumerate(self.branches) if has_trainable_parameters(branch.module))
+
+    def grid(self, x: Tensor) -> Grid | None:
+        return Grid.of(x) if self.fixed_point_states else None
+
+    def run(self, x: Tensor) -> Tensor:
+        """The stage output, under whatever autograd does."""
+        grid = self.grid(x)
+        previous = current = _rounded(x, grid)
+        for branch in self.branches:
+            increment = _rounded(self.recurrence.increment(branch, current), grid)
+            previous, current = current, self.recurrence.forward_step(previous, current, increment)
+        return self.recurrence.output(previous, current)
+
+
 class _Reversible(torch.autograd.Function):
     """Keeps (x_n, y) if `stage.invert`, else x_0 .. x_n. Parameters are no inputs: see model/recompute.py."""
 
     @staticmethod
-    def forward(ctx, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
-        grid, calls = stage.grid(x), []
+    def forward(ctx: Any, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
+        grid, recurrence, calls = stage.grid(x), stage.recurrence, list[CallState]()
         states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
         for branch in stage.branches:
-            y, call = recorded_call(partial(stage.rule.step, branch), states[-1])
+            increment, call = recorded_call(partial(recurrence.increment, branch), states[-1])
             calls.append(call)
-            states.append(stage.rule.forward_step(states[-2], states[-1], _rounded(y, grid)))
+            states.append(recurrence.forward_step(states[-2], states[-1], _rounded(increment, grid)))
             if stage.invert:
                 del states[0]
-        output = stage.rule.output_of(states[-2], states[-1])
+        output = recurrence.output(states[-2], states[-1])
         ctx.stage, ctx.calls, ctx.grid = stage, calls, grid
         ctx.save_for_backward(*((states[-1], output) if stage.invert else states[1:]))
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        first = 0 if ctx.needs_input_grad[1] else ctx.stage.first_to_learn()
-        walk = _BackwardPass(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
-        return None, walk.back(gradient, first), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        first_branch = 0 if ctx.needs_input_grad[1] else ctx.stage.first_trainable_branch()
+        backward_pass = _BackwardPass(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
+        return None, backward_pass.run(gradient, first_branch), None
 
 
 def _branch_backward(
-    rule: Recurrence, branch: Branch, call: CallState, x: Tensor, gradient: Tensor
+    recurrence: Recurrence, branch: Branch, call: CallState, x: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the branch again at x, with a graph, and go back through it: psi(F(x)), and the gradient for x."""
+    """Run the branch again at x, with a graph, and back-propagate: its increment, and the gradient for x."""
     x = x.detach().requires_grad_()
-    with call.again(branch.module):
-        y = rule.step(branch, x)
-    if y.requires_grad:
-        y.backward(gradient)
-    return y.detach(), x.grad
+    with call.replay(branch.module):
+        increment = recurrence.increment(branch, x)
+    if increment.requires_grad:
+        torch.autograd.backward(increment, gradient)
+    return increment.detach(), x.grad
 
 
 @dataclass(frozen=True)
 class _BackwardPass:
-    """The way back through a stage, with what its forward kept."""
+    """The backward pass of a stage, from what its forward pass kept."""
 
     stage: _Stage
     calls: list[CallState]
     grid: Grid | None
     saved: Sequence[Tensor]  # (x_n, y) if stage.invert, else x_0 .. x_n
 
-    def back(self, gradient: Tensor, first: int) -> Tensor:
-        """From the last branch back to branch `first`; returns the gradient for the stage input."""
-        rule, beta = self.stage.rule, self.stage.rule.beta
-        after, now = self._last_two()
-        d_after, d_now = gradient / (1 + beta), gradient * (beta / (1 + beta))
-        for i in reversed(range(first, len(self.stage.branches))):
-            d_z = rule.activate_backward(after, d_after)
-            y, d_branch = _branch_backward(rule, self.stage.branches[i], self.calls[i], now, d_z)
-            d_after, d_now = d_now + (1 - beta) * d_z, beta * d_z
-            if d_branch is not None:
-                d_after = d_after + d_branch
-            after, now = now, self._before(i, now, after, y)
-        if self.stage.invert and first == 0 and self.stage.on_reconstruction_error is not None:
-            # Both are the stage input now, but `now` went through one more branch.
-            self.stage.on_reconstruction_error(
-                torch.linalg.vector_norm(now - after) / torch.linalg.vector_norm(after)
+    def run(self, gradient: Tensor, first_branch: int) -> Tensor:
+        """From the last branch down to `first_branch`; returns the gradient for the stage input."""
+        recurrence, beta = self.stage.recurrence, self.stage.recurrence.beta
+        following, current = self._last_states()
+        d_following, d_current = gradient / (1 + beta), gradient * (beta / (1 + beta))
+        for i in reversed(range(first_branch, len(self.stage.branches))):
+            d_z = recurrence.activate_backward(following, d_following)
+            increment, d_branch = _branch_backward(
+                recurrence, self.stage.branches[i], self.calls[i], current, d_z
             )
-        return d_after + d_now
+            d_following, d_current = d_current + (1 - beta) * d_z, beta * d_z
+            if d_branch is not None:
+                d_following = d_following + d_branch
+            following, current = current, self._previous_state(i, current, following, increment)
+        if self.stage.invert and first_branch == 0 and self.stage.on_reconstruction_error is not None:
+            # Both are the stage input now, but `current` went through one more branch.
+            difference = torch.linalg.vector_norm(current - following)
+            self.stage.on_reconstruction_error(difference / torch.linalg.vector_norm(following))
+        return d_following + d_current
 
-    def _last_two(self) -> tuple[Tensor, Tensor]:
+    def _last_states(self) -> tuple[Tensor, Tensor]:
         """x_n and x_{n-1}."""
         if not self.stage.invert:
             return self.saved[-1], self.saved[-2]
         last, output = self.saved
-        return last, self.stage.rule.split(output, last)
+        return last, self.stage.recurrence.previous_state(output, last)
 
-    def _before(self, i: int, now: Tensor, after: Tensor, y: Tensor) -> Tensor:
-        """x_{i-1}; y is what branch i gave at x_i."""
+    def _previous_state(self, i: int, current: Tensor, following: Tensor, increment: Tensor) -> Tensor:
+        """x_{i-1} from x_i, x_{i+1} and the increment of branch i."""
         if not self.stage.invert:
             return self.saved[max(i - 1, 0)]
-        return self.stage.rule.inverse_step(now, after, _rounded(y, self.grid))
+        return self.stage.recurrence.inverse_step(current, following, _rounded(increment, self.grid))
 
 
 def run_stage(
@@ -269,7 +260,7 @@ def run_stage(
     leapfrog: bool = False,
     invert: bool | None = None,
     fixed_point_states: bool = False,
-    store: bool = False,
+    store_activations: bool = False,
     on_reconstruction_error: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
@@ -277,26 +268,26 @@ def run_stage(
     leapfrog: branches count 1 + beta times.
     invert: True recomputes the states by the inverse (two are kept), False keeps one per branch, None
         inverts if beta >= smallest_beta.
-    exact: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the largest input of
-        each sample (model/grid.py), so that the inverse is bitwise equal; at other betas it says nothing.
-    store: leave all activations to autograd, for a stage within a module that is recomputed as a whole;
-        nothing is inverted, and `invert` and `fixed_point_states` say nothing.
-    on_error: gets, after each inverted backward, the relative error with which the stage input was
-        reconstructed: a scalar on the device of x (to read it is to wait for the device).
+    fixed_point_states: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the
+        largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
+    store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
+        whole; nothing is inverted, and `invert` and `fixed_point_states` are ignored.
+    on_reconstruction_error: called after each inverted backward with the relative error of the reconstructed
+        stage input: a scalar on the device of x (reading it waits for the device).
     Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
     """
-    rule = Recurrence(beta, post_activation, leapfrog)
+    recurrence = Recurrence(beta, post_activation, leapfrog)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x
-    fixed_point_states = fixed_point_states and beta == 1 and not store
+    fixed_point_states = fixed_point_states and beta == 1 and not store_activations
     if invert is None:
-        dtype = working_dtype(branches, x)
-        invert = beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
+        invert = _can_invert(recurrence, branches, x)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
-    stage = _Stage(rule, branches, invert, fixed_point_states, on_reconstruction_error)
-    learning = any(has_trainable_parameters(branch.module) for branch in branches)
-    if store or not torch.is_grad_enabled() or not (x.requires_grad or learning):
+    stage = _Stage(recurrence, branches, invert, fixed_point_states, on_reconstruction_error)
+    trainable = any(has_trainable_parameters(branch.module) for branch in branches)
+    if store_activations or not torch.is_grad_enabled() or not (x.requires_grad or trainable):
         return stage.run(x)
-    return _Reversible.apply(stage, x, graph_handle(x, learning))
+    y: Tensor = _Reversible.apply(stage, x, graph_handle(x, trainable))  # type: ignore[no-untyped-call]
+    return y

@@ -1,7 +1,7 @@
-"""Which clips get a gradient, which proposals get a loss: pure functions of a generator.
+"""Draws the clips of each video whose gradient is computed: pure functions of a generator.
 
-Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023) samples both. Every video
-has the same number of clips kept, on every rank: ranks that disagree on a count wait for each other for ever.
+After Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023). Every video has the
+same number of clips kept, on every rank: ranks that disagree on a count wait for each other for ever.
 """
 
 from __future__ import annotations

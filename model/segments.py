@@ -1,7 +1,6 @@
-"""Pure functions of 1-D segments: temporal IoU, conversions between forms, soft-NMS over many rows at once.
+"""Pure functions of 1-D segments: temporal IoU, clamping, start and end from centre and width.
 
-Soft-NMS: Bodla et al., "Soft-NMS - Improving Object Detection With One Line of Code", ICCV 2017.
-Every function works in any unit (steps, seconds) and computes in float32 or wider.
+Every function works in any unit (steps, seconds).
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
-    """The tensor in float32, or unchanged if it already is float32 or float64."""
+def _at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32; unchanged if it is float32 or float64 already."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -22,12 +21,12 @@ def pairwise_tiou(first: Tensor, second: Tensor) -> Tensor:
     [0, 1], float32 or wider. A segment of no length (or one that ends before it starts) has tIoU 0 with
     everything.
     """
-    first, second = wide(first), wide(second)
+    first, second = _at_least_float32(first), _at_least_float32(second)
     start1, end1 = first[..., :, None, 0], first[..., :, None, 1]
     start2, end2 = second[..., None, :, 0], second[..., None, :, 1]
-    inter = (torch.minimum(end1, end2) - torch.maximum(start1, start2)).clamp(min=0)
-    union = (end1 - start1).clamp(min=0) + (end2 - start2).clamp(min=0) - inter
-    return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
+    intersection = (torch.minimum(end1, end2) - torch.maximum(start1, start2)).clamp(min=0)
+    union = (end1 - start1).clamp(min=0) + (end2 - start2).clamp(min=0) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def to_centre_width(segments: Tensor) -> Tensor:

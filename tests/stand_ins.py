@@ -14,9 +14,9 @@ from model.backbones import build_backbone
 from train.settings import RECIPES
 
 
-def csv_of(annotations: Path, place: Path) -> None:
+def csv_of(annotations: Path, target: Path) -> None:
     """The annotations of an ActivityNet-style JSON file as CSV."""
-    with place.open("w", newline="") as file:
+    with target.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["video", "start", "end", "label", "subset"])
         for name, video in json.loads(annotations.read_text())["database"].items():
@@ -24,47 +24,47 @@ def csv_of(annotations: Path, place: Path) -> None:
                 table.writerow([name, *action["segment"], action["label"], video["subset"]])
 
 
-def renamed_subsets(annotations: Path, place: Path) -> None:
+def renamed_subsets(annotations: Path, target: Path) -> None:
     """The same annotations under THUMOS-14's names of subsets."""
     text = annotations.read_text().replace('"training"', '"train"').replace('"validation"', '"test"')
-    place.write_text(text)
+    target.write_text(text)
 
 
-def foreign_checkpoint(place: Path) -> None:
+def foreign_checkpoint(target: Path) -> None:
     """A checkpoint as TSP writes them, of the tiny backbone."""
     torch.manual_seed(0)
     weights = build_backbone("r2plus1d_tiny").state_dict()
-    torch.save({"model": {f"features.{name}": tensor for name, tensor in weights.items()}}, place)
+    torch.save({"model": {f"features.{name}": tensor for name, tensor in weights.items()}}, target)
 
 
-def external_scores(annotations: Path, place: Path) -> None:
+def external_scores(annotations: Path, target: Path) -> None:
     """Video-level scores of a classifier, as the field's files have them."""
     names = json.loads(annotations.read_text())["database"]
-    place.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
+    target.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
 
 
-def prepare(name: str, made: Path, place: Path) -> None:
-    """Put the stand-in of this name there; made: a folder with raw videos, shards and a finished run."""
+def prepare(name: str, made: Path, target: Path) -> None:
+    """Put the stand-in of this name at `target`; made: a folder of raw videos, shards and a complete run."""
     videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], object]] = {
-        "annotations.csv": lambda: csv_of(annotations, place),
-        "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", place),
-        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", place),
-        "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, place),
-        "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, place),
-        "cuhk_val.json": lambda: external_scores(annotations, place),
+        "annotations.csv": lambda: csv_of(annotations, target),
+        "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", target),
+        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", target),
+        "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, target),
+        "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, target),
+        "cuhk_val.json": lambda: external_scores(annotations, target),
     }
     if name in makers:
         makers[name]()
     elif name.endswith(".pth"):
-        foreign_checkpoint(place)
+        foreign_checkpoint(target)
     elif name.startswith("runs/"):
-        shutil.copytree(made / "run", place, symlinks=True)
+        shutil.copytree(made / "run", target, symlinks=True)
     elif name.startswith("data/"):
-        shutil.copytree(made / "shards", place)
+        shutil.copytree(made / "shards", target)
     else:
-        place.mkdir()
+        target.mkdir()
         chosen = {"recordings": "train_*", "more": "valid_*"}.get(name, "*")
         for file in videos.glob(chosen):
-            shutil.copy(file, place)
+            shutil.copy(file, target)

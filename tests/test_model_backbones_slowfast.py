@@ -17,7 +17,8 @@ from model.backbones import build_backbone
 from model.backbones.convolution import Convolution
 from model.backbones.slowfast import Bottleneck, Layout, SlowFast, spread_frames, strided_frames
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 from tools.benchmarks.trackers import SavedBytes
 
 TINY = Layout(
@@ -152,18 +153,18 @@ def test_gradients_of_a_stage_equal_plain_autograd_of_its_recurrence(beta):
     stage = tiny(replace(TINY, blocks=(2, 4))).slow["layer2"].blocks
     branches = branches_of(list(stage)[1:])
     x = torch.randn(1, 128, 4, 3, 3, dtype=torch.float64, requires_grad=True)
-    before = now = x
+    previous = current = x
     for branch in branches:
-        z = (1 - beta) * now + beta * before + F.leaky_relu(branch(now), 1 - beta)
-        before, now = now, F.leaky_relu(z, beta)
-    expected = (now + beta * before) / (1 + beta)
+        z = (1 - beta) * current + beta * previous + F.leaky_relu(branch(current), 1 - beta)
+        previous, current = current, F.leaky_relu(z, beta)
+    expected = (current + beta * previous) / (1 + beta)
     inputs = [x, *(p for block in list(stage)[1:] for p in block.parameters())]
     wanted = torch.autograd.grad(expected.square().sum(), inputs)
     y = run_stage(branches, x, beta=beta, post_activation=True)
     y.square().sum().backward()
     assert relative(y, expected) < 1e-12
     for tensor, gradient in zip(inputs, wanted, strict=True):
-        assert relative(tensor.grad, gradient) < 1e-10  # TOLERANCE of float64 in model/reversible.py
+        assert relative(tensor.grad, gradient) < 1e-10  # TOLERANCE of float64 in model/inverse_accuracy.py
 
 
 def test_beta_zero_gives_the_plain_features_bit_for_bit():

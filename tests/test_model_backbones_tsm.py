@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from model.backbones import build_backbone
 from model.backbones.tsm import TSM, BasicBlock, Block, Bottleneck, Layout, temporal_shift
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 
 KINDS: list[type[Block]] = [BasicBlock, Bottleneck]
 
@@ -122,11 +123,11 @@ def test_features_come_in_the_dtype_of_the_clip_and_are_pooled_over_space():
 
 def recurrence(blocks: list[Block], x: Tensor, beta: float) -> Tensor:
     """The reversible stage of a network with a ReLU after the addition, under plain autograd."""
-    before = now = x
+    previous = current = x
     for block in blocks:
-        branch = F.leaky_relu(block.residual(now), 1 - beta)
-        before, now = now, F.leaky_relu((1 - beta) * now + beta * before + branch, beta)
-    return (now + beta * before) / (1 + beta)
+        branch = F.leaky_relu(block.residual(current), 1 - beta)
+        previous, current = current, F.leaky_relu((1 - beta) * current + beta * previous + branch, beta)
+    return (current + beta * previous) / (1 + beta)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,8 @@ from model.backbones.video_swin import (
     unpartition,
 )
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire, set_beta
+from model.rewire import rewire, set_beta
+from model.rewired_stage import branches_of
 from tools.benchmarks.trackers import SavedBytes
 
 CPU = torch.device("cpu")
@@ -63,9 +64,9 @@ def test_windows_hold_their_tokens_in_order():
     assert windows.shape == (2, 8, 6, 5)
     assert torch.equal(unpartition(windows, window, size), x)
     for number, corner in enumerate(product(range(0, 2, 1), range(0, 4, 2), range(0, 6, 3))):
-        for place, inside in enumerate(tokens_of(window)):
+        for position, inside in enumerate(tokens_of(window)):
             t, h, w = (a + b for a, b in zip(corner, inside, strict=True))
-            assert torch.equal(windows[:, number, place], x[:, t, h, w])
+            assert torch.equal(windows[:, number, position], x[:, t, h, w])
 
 
 def test_relative_positions_of_a_flat_window_by_hand():
@@ -98,7 +99,7 @@ def neighbours(query: tuple[int, ...], key: tuple[int, ...], size, window, shift
     return True
 
 
-def place(token: tuple[int, ...], size, window, shift) -> int:
+def number_in_window(token: tuple[int, ...], size, window, shift) -> int:
     """The number of a token within its window."""
     number = 0
     for axis, width in enumerate(window):
@@ -117,11 +118,12 @@ def attention_by_tokens(attention: WindowAttention, x: Tensor) -> Tensor:
     result = torch.zeros_like(x)
     for query in tokens_of(x.shape[:3]):
         keys = [key for key in tokens_of(size) if neighbours(query, key, size, window, shift)]
-        places = [in_full_window[place(key, size, window, shift)] for key in keys]
-        own, row = in_full_window[place(query, size, window, shift)], torch.zeros(len(keys), dtype=torch.long)
+        positions = [in_full_window[number_in_window(key, size, window, shift)] for key in keys]
+        own = in_full_window[number_in_window(query, size, window, shift)]
+        row = torch.zeros(len(keys), dtype=torch.long)
         for axis, width in enumerate(attention.window):
             row = row * (2 * width - 1) + torch.tensor(
-                [own[axis] - other[axis] + width - 1 for other in places]
+                [own[axis] - other[axis] + width - 1 for other in positions]
             )
         picked = torch.stack([qkv[key] for key in keys])  # (keys, 3, heads, D / heads)
         scores = (qkv[query][0] * picked[:, 1]).sum(-1) / math.sqrt(picked.shape[-1])
@@ -219,11 +221,11 @@ def reference(network: VideoSwin, x: Tensor, beta: float) -> Tensor:
     x = network.patch_embed(x)
     for number, name in enumerate(network.stage_names):
         x = x if number == 0 else getattr(network, f"merge{number}")(x)
-        before = now = x
+        previous = current = x
         for block in getattr(network, name):
             for branch in block.branches:
-                before, now = now, (1 - beta) * now + beta * before + branch(now)
-        x = (now + beta * before) / (1 + beta)
+                previous, current = current, (1 - beta) * current + beta * previous + branch(current)
+        x = (current + beta * previous) / (1 + beta)
     return network.norm(x).movedim(4, 1)
 
 

@@ -12,7 +12,8 @@ from model.backbones import build_backbone
 from model.backbones.drop_path import DropPath, rising_rates
 from model.backbones.videomae import Block, Layout, VideoMAE, position_table, sine_table
 from model.reversible import run_stage
-from model.rewire import branches_of, rewire
+from model.rewire import rewire
+from model.rewired_stage import branches_of
 
 TINY = Layout(features=12, depth=2, heads=3, image_side=32)
 DROPPING = Layout(features=12, depth=3, heads=3, drop_path=0.5, image_side=32)
@@ -118,7 +119,7 @@ def cubic_weight(distance: float) -> float:
     return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
 
 
-def test_another_image_size_interpolates_the_places_of_each_step():
+def test_another_image_size_interpolates_the_positions_of_each_step():
     side, height, width = 4, 3, 6
     table = sine_table(2 * side * side, 8, CPU).double().view(2, side, side, 8)
     got = position_table((2, height, width), side, 8, CPU).view(2, height, width, 8)
@@ -127,12 +128,12 @@ def test_another_image_size_interpolates_the_places_of_each_step():
         expected = torch.zeros(8, dtype=torch.float64)
         for i in range(math.floor(row) - 1, math.floor(row) + 3):
             for j in range(math.floor(column) - 1, math.floor(column) + 3):
-                place = table[t, min(max(i, 0), side - 1), min(max(j, 0), side - 1)]
-                expected += cubic_weight(row - i) * cubic_weight(column - j) * place
+                row_of_table = table[t, min(max(i, 0), side - 1), min(max(j, 0), side - 1)]
+                expected += cubic_weight(row - i) * cubic_weight(column - j) * row_of_table
         assert torch.allclose(got[t, y, x].double(), expected, atol=1e-6)
 
 
-def test_tokens_know_their_place_only_through_the_positions():
+def test_tokens_are_ordered_by_their_positions_alone():
     clip = torch.randn(1, 3, 4, 32, 32)
     swapped = clip.flip(2).view(1, 3, 2, 2, 32, 32).flip(3).view_as(clip)  # the two steps, frames in order
     for positions in (False, True):
@@ -178,10 +179,10 @@ def test_drop_path_rates_rise_from_zero_and_stay_below_one():
 
 def recurrence(blocks: list[Block], x: Tensor, beta: float) -> Tensor:
     """The reversible stage by its equation, under plain autograd."""
-    before = now = x
+    previous = current = x
     for branch in (branch for block in blocks for branch in block.branches):
-        before, now = now, (1 - beta) * now + beta * before + branch(now)
-    return (now + beta * before) / (1 + beta)
+        previous, current = current, (1 - beta) * current + beta * previous + branch(current)
+    return (current + beta * previous) / (1 + beta)
 
 
 @pytest.mark.parametrize("beta", [0.9, 1.0])

@@ -1,4 +1,4 @@
-"""The detector: shapes, dtypes, gradients, wrong input, and that it learns."""
+"""The detector: shapes, dtypes, gradients, wrong input, and that it overfits a few videos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from model.detector import Detector
-from model.detector.ground_truth import Truth, pack_truth
+from model.detector.ground_truth import PaddedActions, pad_actions
 from model.detector.settings import DetectorSettings
 from model.segments import pairwise_tiou
 
@@ -57,20 +57,24 @@ def test_the_loss_is_a_function_of_the_generator():
 
 def test_padding_a_video_with_fewer_actions_changes_nothing():
     detector, features = small(SMALL.model_copy(update={"proposal_ratio": 1.0})), torch.randn(1, 8, 16)
-    short = pack_truth(SEGMENTS[:1], LABELS[:1], 16, 3, 1)
-    padded = pack_truth(
-        SEGMENTS[:1] + [torch.tensor([[1.0, 2.0]] * 5)], LABELS[:1] + [torch.zeros(5).long()], 16, 3, 2
+    short = pad_actions(SEGMENTS[:1], LABELS[:1], num_videos=1, num_steps=16, num_classes=3)
+    padded = pad_actions(
+        SEGMENTS[:1] + [torch.tensor([[1.0, 2.0]] * 5)],
+        LABELS[:1] + [torch.zeros(5).long()],
+        num_videos=2,
+        num_steps=16,
+        num_classes=3,
     )
-    x, step_logits = detector._steps(features)
+    x, step_logits = detector._encode_steps(features)
     anchors = torch.tensor([[[1.0, 6.0], [4.0, 13.0], [0.0, 3.0]]])
     output = detector.stages[0](x, step_logits.sigmoid(), anchors)
-    padded = Truth(padded.segments[:1], padded.labels[:1], padded.mask[:1])
+    padded = PaddedActions(padded.segments[:1], padded.labels[:1], padded.mask[:1])
     assert detector._stage_losses(output, anchors, short, 0.5) == detector._stage_losses(
         output, anchors, padded, 0.5
     )
 
 
-def test_prediction_walks_the_whole_map_within_bounds():
+def test_prediction_scores_every_proposal_within_bounds():
     prediction = small().predict(torch.randn(2, 8, 16))
     assert prediction.segments.shape == (2, 136, 2) and prediction.class_scores.shape == (2, 136, 3)
     assert prediction.quality.shape == (2, 136) and prediction.boundary.shape == (2, 2, 16)
@@ -81,12 +85,12 @@ def test_prediction_walks_the_whole_map_within_bounds():
         assert (scores >= 0).all() and (scores <= 1).all()
 
 
-def test_the_size_of_the_pieces_does_not_matter():
+def test_predictions_do_not_depend_on_how_many_proposals_are_scored_at_once():
     features = torch.randn(2, 8, 16)
     whole = small().predict(features)
-    pieces = small(SMALL.model_copy(update={"predict_proposals": 10})).predict(features)
-    assert torch.allclose(whole.segments, pieces.segments, atol=1e-5)  # other shapes of the same products
-    assert torch.allclose(whole.class_scores, pieces.class_scores, atol=1e-5)
+    chunked = small(SMALL.model_copy(update={"predict_proposals": 10})).predict(features)
+    assert torch.allclose(whole.segments, chunked.segments, atol=1e-5)  # other shapes of the same products
+    assert torch.allclose(whole.class_scores, chunked.class_scores, atol=1e-5)
 
 
 def test_other_numbers_of_steps_are_interpolated():
@@ -118,7 +122,7 @@ def test_bfloat16_weights_take_float32_features_and_give_float32_results():
         ([[1.0, 2.0]], [0.5], "want integers"),
     ],
 )
-def test_wrong_truth_is_refused_by_name(segments, labels, message):
+def test_wrong_ground_truth_is_refused_by_the_video_and_the_value(segments, labels, message):
     with pytest.raises(ValueError, match=f"video 0: .*{message}"):
         small().loss(
             torch.randn(1, 8, 16), [torch.tensor(segments)], [torch.tensor(labels)], generator=generator()
@@ -152,20 +156,21 @@ def test_an_action_that_leaves_the_window_is_clipped():
 
 def bumps(num_steps: int) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Four videos whose features are a class's own pattern between start and end; two classes overlap."""
-    truth = [
+    videos = [
         [(3.0, 9.0, 0), (14.0, 26.0, 1)],
         [(5.0, 20.0, 2), (12.0, 28.0, 0)],
         [(20.0, 25.0, 1)],
         [(1.0, 13.0, 1), (16.0, 30.0, 2)],
     ]
     noise = torch.Generator().manual_seed(0)
-    features = torch.randn(len(truth), 8, num_steps, generator=noise) * 0.1
+    features = torch.randn(len(videos), 8, num_steps, generator=noise) * 0.1
     pattern = torch.randn(3, 8, generator=noise)
-    for video, actions in enumerate(truth):
+    for video, actions in enumerate(videos):
         for start, end, label in actions:
             features[video, :, int(start) : int(end)] += pattern[label][:, None]
-    segments = [torch.tensor([action[:2] for action in actions]) for actions in truth]
-    return features, segments, [torch.tensor([action[2] for action in actions]) for actions in truth]
+    segments = [torch.tensor([action[:2] for action in actions]) for actions in videos]
+    labels = [torch.tensor([action[2] for action in actions]) for actions in videos]
+    return features, segments, labels
 
 
 @pytest.mark.slow

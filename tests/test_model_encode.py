@@ -51,23 +51,23 @@ def feature_gradient(num_clips: int, dtype: torch.dtype = torch.float64) -> Tens
     return torch.randn(B, 5, num_clips * 4, dtype=dtype, generator=torch.Generator().manual_seed(3))
 
 
-def pieces(numbers: list[int], size: int) -> list[list[int]]:
+def chunks(numbers: list[int], size: int) -> list[list[int]]:
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
 def reference(
     encoder: nn.Module, clips: Tensor, kept: Tensor, clips_per_forward: int
 ) -> tuple[Tensor, Tensor]:
-    """The slow way: the kept clips in their pieces with a graph, then the others without, put in order."""
+    """The slow way: the kept clips in their chunks with a graph, then the others without, put in order."""
     num_clips = clips.shape[1]
     flat = clips.flatten(0, 1)
     chosen = [b * num_clips + i for b, row in enumerate(kept.tolist()) for i in row]
     others = [i for i in range(len(flat)) if i not in chosen]
     found: dict[int, Tensor] = {}
-    for numbers in pieces(chosen, clips_per_forward):
+    for numbers in chunks(chosen, clips_per_forward):
         found |= dict(zip(numbers, encoder(flat[numbers]), strict=True))
     with torch.no_grad():
-        for numbers in pieces(others, clips_per_forward):
+        for numbers in chunks(others, clips_per_forward):
             found |= dict(zip(numbers, encoder(flat[numbers]), strict=True))
     rows = [torch.cat([found[b * num_clips + i] for i in range(num_clips)], 1) for b in range(B)]
     return torch.stack(rows), kept
@@ -90,7 +90,7 @@ def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: in
     assert torch.equal(got, want)
     assert gradients(encoder).keys() == want_gradients.keys()
     for name, value in gradients(encoder).items():
-        # float64 sums of the pieces in another order
+        # float64 sums of the chunks in another order
         torch.testing.assert_close(value, want_gradients[name], rtol=1e-12, atol=1e-14, msg=name)
 
 
@@ -158,7 +158,7 @@ def test_inverse_scale_is_unbiased(strategy):
     assert (mean - full).norm() / full.norm() < 0.15
 
 
-def test_clips_are_handed_over_as_they_are_in_pieces_and_the_kept_ones_twice():
+def test_clips_reach_the_encoder_unchanged_in_chunks_and_the_kept_ones_twice():
     encoder = Encoder()
     sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4).backward(feature_gradient(N))
     without, again = [(4, False), (2, False), (4, False), (4, False)], [(4, True), (2, True)]
@@ -185,7 +185,7 @@ def test_training_and_evaluation_give_the_same_features():
     trained = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=3)
     with torch.no_grad():
         evaluated = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=5)
-    # float64: other pieces, other order of the convolutions' sums
+    # float64: other chunks, other order of the convolutions' sums
     torch.testing.assert_close(trained.detach(), evaluated, rtol=1e-12, atol=1e-14)
 
 
@@ -203,7 +203,7 @@ def test_a_parameter_that_takes_no_part_gets_zeros():
     assert torch.equal(encoder.spare.grad, torch.zeros(3, dtype=torch.float64))
 
 
-def test_batch_norm_counts_each_piece_once():
+def test_batch_norm_counts_each_chunk_once():
     clips, kept = make_clips(), draw(0.4)
     one, two = Encoder(batch_norm=True), Encoder(batch_norm=True)
     torch.manual_seed(5)
@@ -228,7 +228,7 @@ def test_each_parameter_is_accumulated_once():
     assert sorted(counts) == sorted(name for name, _ in encoder.named_parameters())
 
 
-def test_many_pieces_in_bfloat16_are_summed_in_float32():
+def test_many_chunks_in_bfloat16_are_summed_in_float32():
     encoder = Encoder(dropout=0, dtype=torch.bfloat16)
     clips = make_clips(1).expand(
         B, 150, *SHAPE
@@ -253,8 +253,8 @@ def test_autocast_of_the_forward_holds_in_the_backward():
     assert encoder.first.weight.grad.dtype == torch.float32
 
 
-def test_the_graph_held_is_that_of_one_piece(monkeypatch):
-    """Weak references to what the first convolution puts out: never more than one piece's alive."""
+def test_the_graph_held_is_that_of_one_chunk(monkeypatch):
+    """Weak references to what the first convolution puts out: never more than one chunk's alive."""
     encoder, alive, most = Encoder(), set(), 0
 
     class Probe(torch.autograd.Function):

@@ -69,7 +69,7 @@ def _mlp(depth: int, dtype: torch.dtype = torch.float32) -> list[Branch]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_exact_stage_reconstructs_its_input_bit_for_bit(dtype):
+def test_a_stage_with_fixed_point_states_reconstructs_its_input_bit_for_bit(dtype):
     errors: list[torch.Tensor] = []
     branches = _mlp(48, dtype)
     x = torch.randn(4, 7, 16, generator=torch.Generator().manual_seed(3)).requires_grad_()
@@ -79,18 +79,18 @@ def test_an_exact_stage_reconstructs_its_input_bit_for_bit(dtype):
     assert errors == [0]
 
 
-def test_an_exact_stage_has_the_gradients_of_the_rounded_recurrence():
+def test_a_stage_with_fixed_point_states_has_the_gradients_of_the_rounded_recurrence():
     branches = _mlp(6)
     for branch in branches:
         branch.module.eval()
     parameters = [p for branch in branches for p in branch.module.parameters()]
     x = torch.randn(4, 7, 16, generator=torch.Generator().manual_seed(4))
     grid = Grid.of(x)
-    before = now = grid.round(x)
+    previous = current = grid.round(x)
     for branch in branches:  # plain autograd; rounding passes the gradient on
-        y = branch(now)
-        before, now = now, before + (y + (grid.round(y.detach()) - y.detach()))
-    slow = (now + before) / 2
+        y = branch(current)
+        previous, current = current, previous + (y + (grid.round(y.detach()) - y.detach()))
+    slow = (current + previous) / 2
     fast = run_stage(branches, x, beta=1.0, fixed_point_states=True)
     assert torch.equal(slow.detach(), fast.detach())
     expected = torch.autograd.grad(slow.square().sum(), parameters)

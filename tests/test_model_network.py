@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from model.backbones import BACKBONES
 from model.detector.settings import DetectorSettings
 from model.network import ClipEncoder, Network
 from model.settings import EncoderSettings
 
 TINY = EncoderSettings(backbone="r2plus1d_tiny", clip_ratio=0.5, clips_per_forward=3)
 SMALL = DetectorSettings(num_steps=8, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)
-TRUTH = (
+GROUND_TRUTH = (
     [torch.tensor([[1.0, 4.0]]), torch.zeros(0, 2)],
     [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)],
 )
@@ -30,7 +31,7 @@ def network_of(encoder: EncoderSettings = TINY) -> Network:
 
 def test_one_backward_reaches_every_parameter_of_encoder_and_detector():
     network = network_of()
-    loss, parts = network(clips_of(), *TRUTH, generator=torch.Generator().manual_seed(0))
+    loss, parts = network(clips_of(), *GROUND_TRUTH, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert torch.isclose(sum(parts.values()), loss.detach())
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
@@ -39,18 +40,36 @@ def test_one_backward_reaches_every_parameter_of_encoder_and_detector():
 
 def test_a_frozen_encoder_is_left_out_of_the_gradient():
     network = network_of(TINY.model_copy(update={"frozen": True}))
-    loss, _ = network(clips_of(), *TRUTH, generator=torch.Generator().manual_seed(0))
+    loss, _ = network(clips_of(), *GROUND_TRUTH, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert all(p.grad is None for p in network.encoder.parameters())
     assert all(p.grad is not None for p in network.detector.parameters())
 
 
-def test_without_truth_it_predicts_all_proposals_of_every_video():
+def test_without_ground_truth_it_predicts_all_proposals_of_every_video():
     network = network_of().eval()
     with torch.no_grad():
         prediction = network(clips_of())
     assert prediction.segments.shape == (2, 36, 2)  # 8 steps: 8 * 9 / 2 proposals
     assert prediction.class_scores.shape == (2, 36, 3)
+
+
+def test_a_prediction_keeps_no_graph():
+    network = network_of()
+    prediction = network(clips_of())
+    assert not prediction.segments.requires_grad
+    assert not network.encode(clips_of(), kept=None).requires_grad
+
+
+@pytest.mark.parametrize("missing", ["gt_segments", "gt_labels", "generator"])
+def test_ground_truth_without_its_other_half_or_a_generator_is_refused_by_name(missing):
+    arguments = {
+        "gt_segments": GROUND_TRUTH[0],
+        "gt_labels": GROUND_TRUTH[1],
+        "generator": torch.Generator().manual_seed(0),
+    }
+    with pytest.raises(ValueError, match=f"^network: {missing}: got None with ground truth, want all of"):
+        network_of()(clips_of(), **{**arguments, missing: None})
 
 
 def test_a_clip_has_the_same_features_alone_and_in_a_batch():
@@ -70,7 +89,7 @@ def test_steps_per_clip_pools_time(steps, expected):
 
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
-def test_batch_norm_keeps_its_statistics_unless_told_otherwise(train_batch_norm):
+def test_batch_norm_keeps_its_statistics_unless_the_settings_train_it(train_batch_norm):
     settings = EncoderSettings(backbone="r2plus1d_18", train_batch_norm=train_batch_norm)
     encoder = ClipEncoder(settings).train()
     norm = next(m for m in encoder.modules() if isinstance(m, nn.BatchNorm3d))
@@ -82,5 +101,7 @@ def test_batch_norm_keeps_its_statistics_unless_told_otherwise(train_batch_norm)
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="r2plus1d_34"):
-        EncoderSettings(backbone="r2plus1d_35")
+    for wrong in ("r2plus1d_35", ""):
+        with pytest.raises(ValueError, match="backbone") as error:
+            EncoderSettings(backbone=wrong)
+        assert all(name in str(error.value) for name in BACKBONES)

@@ -65,7 +65,7 @@ def test_frozen_statistics_normalises_with_the_batch_and_changes_nothing():
         assert torch.equal(norm(x), expected)
     assert all(torch.equal(before[name], tensor) for name, tensor in norm.state_dict().items())
     norm(x)
-    assert norm.num_batches_tracked == 2  # and it learns again afterwards
+    assert norm.num_batches_tracked == 2  # and its statistics move again afterwards
 
 
 def test_frozen_statistics_leaves_norms_in_evaluation_mode_alone():
@@ -97,7 +97,7 @@ def test_only_the_input_is_kept():
     assert saved.now == 0
 
 
-def test_parameters_learn_when_the_input_wants_no_gradient():
+def test_parameters_are_trained_when_the_input_requires_no_gradient():
     block = noisy_block()
     recompute(block, block, torch.randn(5, 4, 7)).square().sum().backward()
     assert all(p.grad is not None for p in block.parameters())
@@ -110,7 +110,7 @@ def test_frozen_block_passes_the_gradient_on_and_keeps_none():
     assert all(p.grad is None for p in block.parameters())
 
 
-def test_nothing_that_learns_means_no_graph():
+def test_nothing_trainable_means_no_graph():
     block = noisy_block().requires_grad_(False)
     assert not recompute(block, block, torch.randn(5, 4, 7)).requires_grad
     block.requires_grad_(True)

@@ -1,112 +1,32 @@
-"""The recurrence: its inverse, its gradients against plain autograd, its memory, its threshold."""
+"""The recurrence: its inverse, its gradients against plain autograd, its memory."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import torch
+from reversible_cases import conv_norm, distance, gradients, pre_norm_mlp, reference, saved_bytes, stage
 from torch import Tensor, nn
 
-from model.reversible import NOISE_GAIN, TOLERANCE, Branch, Recurrence, run_stage, smallest_beta
-from tools.benchmarks.trackers import LiveBytes, SavedBytes
+from model.inverse_accuracy import smallest_beta
+from model.reversible import Branch, Recurrence, run_stage
+from tools.benchmarks.trackers import LiveBytes
 
 BETAS = (0.4, 0.7, 1.0)
 
 
-class DropPath(nn.Module):
-    """Drops the whole branch of a sample with probability 0.3."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < 0.7
-        return x * keep / 0.7 if self.training else x
-
-
-def pre_norm_mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, 2 * width),
-        nn.GELU(),
-        nn.Dropout(0.2),
-        nn.Linear(2 * width, width),
-        DropPath(),
-    )
-
-
-def conv_norm(width: int) -> nn.Sequential:
-    # Softplus: between the kinks of a ReLU a rounding error of 1e-7 would flip single gradients.
-    return nn.Sequential(
-        nn.Conv1d(width, width, 3, padding=1, bias=False),
-        nn.BatchNorm1d(width),
-        nn.Softplus(),
-        nn.Dropout(0.2),
-        nn.Conv1d(width, width, 1),
-    )
-
-
-def stage(num_branches: int, kind=pre_norm_mlp, width: int = 6, dtype=torch.float64) -> list[Branch]:
-    torch.manual_seed(num_branches)
-    modules = [kind(width).to(dtype) for _ in range(num_branches)]
-    return [Branch(module, module) for module in modules]
-
-
-def reference(
-    branches: list[Branch], x: Tensor, beta: float, post_activation: bool, leapfrog: bool = False
-) -> Tensor:
-    """The formulas of the docstring, under plain autograd."""
-
-    def leaky(z: Tensor, slope: float) -> Tensor:
-        return torch.where(z > 0, z, slope * z)
-
-    before = now = x
-    for branch in branches:
-        residual = branch(now)
-        if post_activation:
-            residual = leaky(residual, 1 - beta)
-        if leapfrog:
-            residual = (1 + beta) * residual
-        after = (1 - beta) * now + beta * before + residual
-        before, now = now, leaky(after, beta) if post_activation else after
-    return (now + beta * before) / (1 + beta)
-
-
-def gradients(branches: list[Branch], function, x: Tensor) -> list[Tensor]:
-    """Output, gradient of the input and of all parameters, from one seed."""
-    torch.manual_seed(7)
-    x = x.clone().requires_grad_()
-    y = function(x)
-    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y)).sum().backward()
-    found = [y.detach(), x.grad]
-    for branch in branches:
-        for parameter in branch.module.parameters():
-            found.append(parameter.grad)
-            parameter.grad = None
-    return found
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    return (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b).clamp_min(1e-30)).item()
-
-
-def saved_bytes(branches: list[Branch], x: Tensor, **options) -> int:
-    ignore = {p.untyped_storage().data_ptr() for branch in branches for p in branch.module.parameters()}
-    with SavedBytes(ignore) as saved:
-        y = run_stage(branches, x, **options)
-    held = saved.now
-    assert y.requires_grad
-    return held
-
-
 @pytest.mark.parametrize("post_activation", [False, True])
 @pytest.mark.parametrize("beta", BETAS)
-def test_inverse_recovers_the_state_before(beta, post_activation):
-    rule = Recurrence(beta, post_activation)
-    before, now, branch = torch.randn(3, 4, 5, 6, dtype=torch.float64)
-    after = rule.forward_step(before, now, branch)
+def test_inverse_recovers_the_previous_state(beta, post_activation):
+    recurrence = Recurrence(beta, post_activation)
+    previous, current, increment = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    following = recurrence.forward_step(previous, current, increment)
     # One rounding (1e-16), divided by beta twice.
-    assert torch.allclose(rule.inverse_step(now, after, branch), before, atol=1e-14, rtol=0)
-    assert torch.allclose(rule.split(rule.output_of(now, after), after), now, atol=1e-14, rtol=0)
+    found = recurrence.inverse_step(current, following, increment)
+    assert torch.allclose(found, previous, atol=1e-14, rtol=0)
+    found = recurrence.previous_state(recurrence.output(current, following), following)
+    assert torch.allclose(found, current, atol=1e-14, rtol=0)
 
 
 def test_beta_zero_is_the_original_network_bit_for_bit():
@@ -285,56 +205,6 @@ def test_stage_is_checkpointed_below_the_threshold_and_inverted_above(post_activ
     assert saved_bytes(branches, x, beta=limit - 1e-3, **options) == 13 * x.nbytes
 
 
-def reconstruction_error(num_branches: int, beta: float, dtype: torch.dtype, post_activation: bool) -> float:
-    branches = stage(num_branches, width=64, dtype=dtype)
-    for branch in branches:
-        branch.module.eval()
-    errors: list[Tensor] = []
-    options = {"beta": beta, "post_activation": post_activation, "invert": True}
-    x = torch.randn(16, 64, dtype=torch.promote_types(dtype, torch.float32), requires_grad=True)
-    y = run_stage(branches, x, **options, on_reconstruction_error=errors.append)
-    y.sum().backward()
-    return errors[0].item()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("post_activation", [False, True])
-@pytest.mark.parametrize("num_branches", [6, 12, 24])
-def test_reconstruction_at_the_threshold_stays_within_the_tolerance(num_branches, post_activation, dtype):
-    limit = smallest_beta(num_branches, dtype, post_activation=post_activation)
-    assert reconstruction_error(num_branches, limit, dtype, post_activation) < TOLERANCE[dtype]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("post_activation", [False, True])
-@pytest.mark.parametrize("num_branches", [3, 12, 24])
-def test_low_precision_reconstruction_stays_within_the_noise_of_the_branches(
-    num_branches, post_activation, dtype
-):
-    beta = smallest_beta(num_branches, dtype, post_activation=post_activation)
-    branches, x = stage(num_branches, width=64, dtype=dtype), torch.randn(16, 64)
-    for branch in branches:
-        branch.module.eval()
-    exact = [Branch(m, m) for m in (copy.deepcopy(branch.module).float() for branch in branches)]
-    options = {"beta": beta, "post_activation": post_activation}
-    with torch.no_grad():
-        noise = distance(run_stage(branches, x, **options), run_stage(exact, x, **options))
-    error = reconstruction_error(num_branches, beta, dtype, post_activation)
-    assert error < NOISE_GAIN * noise
-
-
-def test_reconstruction_well_below_the_threshold_would_be_useless():
-    # 12 branches at beta 0.3: 0.3^-12 = 2e6 roundings of 6e-8 each; that is why such a stage is not inverted.
-    assert reconstruction_error(12, 0.3, torch.float32, False) > 100 * TOLERANCE[torch.float32]
-
-
-def test_threshold_rises_with_depth_and_with_a_leaky_relu_to_invert():
-    limits = [smallest_beta(n, torch.float32) for n in (1, 2, 6, 24, 48)]
-    assert limits == sorted(limits) and 0 < limits[0] < limits[-1] < 1
-    assert smallest_beta(6, torch.float32, post_activation=True) > smallest_beta(6, torch.float32)
-    assert smallest_beta(6, torch.float64) < smallest_beta(6, torch.float32)
-
-
 def test_low_precision_branches_leave_the_states_in_float32():
     branches, x = stage(4, dtype=torch.bfloat16), torch.randn(4, 6, requires_grad=True)
     for branch in branches:
@@ -380,19 +250,19 @@ def test_frozen_branches_pass_gradients_through():
 
 
 @pytest.mark.parametrize("first", [0, 2])
-def test_input_that_wants_no_gradient_still_lets_the_branches_learn(first):
+def test_branches_are_trained_when_the_input_requires_no_gradient(first):
     branches, x = stage(4), torch.randn(4, 6, dtype=torch.float64)
     expected = gradients(branches, lambda x: reference(branches, x, 0.7, False), x)
     for branch in branches[:first]:
         branch.module.requires_grad_(False)
     found = gradients(branches, lambda x: run_stage(branches, x.detach(), beta=0.7, invert=True), x)
     assert found[1] is None
-    learned = [(a, b) for a, b in zip(found[2:], expected[2:], strict=True) if a is not None]
-    assert len(learned) == (4 - first) * len(list(branches[0].module.parameters()))
-    assert max(distance(a, b) for a, b in learned) < 1e-12
+    trained = [(a, b) for a, b in zip(found[2:], expected[2:], strict=True) if a is not None]
+    assert len(trained) == (4 - first) * len(list(branches[0].module.parameters()))
+    assert max(distance(a, b) for a, b in trained) < 1e-12
 
 
-def test_nothing_that_learns_means_no_graph():
+def test_nothing_trainable_means_no_graph():
     branches, x = stage(3), torch.randn(4, 6, dtype=torch.float64)
     with torch.no_grad():
         assert not run_stage(branches, x.requires_grad_(), beta=1.0).requires_grad
@@ -419,11 +289,6 @@ def test_gradients_reach_the_aliases_of_functional_call():
     for alias, gradient in zip(aliases.values(), expected, strict=True):
         assert torch.equal(alias.grad, gradient)
     assert all(p.grad is None for p in step.parameters())
-
-
-def test_reported_error_is_that_of_the_reconstruction():
-    assert 0 < reconstruction_error(6, 0.5, torch.float32, False) < 1e-4
-    assert reconstruction_error(6, 0.5, torch.float64, False) < 1e-13
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.tracing.chain import Chain, chains
-from model.tracing.watch import observe
+from model.tracing.observe import observe
 
 D = 4
 NAMES = ("layers.0", "layers.1", "layers.2")
@@ -27,16 +27,16 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A ModuleList of three blocks, called as `walk` says."""
+    """A ModuleList of three blocks, called by `call_blocks`."""
 
-    def __init__(self, walk: Callable[[Encoder, Tensor], object]) -> None:
+    def __init__(self, call_blocks: Callable[[Encoder, Tensor], object]) -> None:
         super().__init__()
-        self.walk = walk
+        self.call_blocks = call_blocks
         self.stem, self.norm = nn.Linear(D, D), nn.BatchNorm1d(D)
         self.layers = nn.ModuleList(Block() for _ in range(3))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> object:
-        return self.walk(self, x)
+        return self.call_blocks(self, x)
 
 
 def straight(m: Encoder, x: Tensor) -> Tensor:
@@ -122,10 +122,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("walk", "expected"), CASES)
+@pytest.mark.parametrize(("call_blocks", "expected"), CASES)
 @pytest.mark.parametrize("evidence", ["traced", "observed"])
-def test_blocks_fed_by_the_one_before_alone_form_a_chain(walk, expected, evidence):
-    network = Encoder(walk)
+def test_blocks_fed_by_the_one_before_alone_form_a_chain(call_blocks, expected, evidence):
+    network = Encoder(call_blocks)
     found = chains(network, NAMES) if evidence == "traced" else observe(network, NAMES, torch.randn(2, D))
     assert whole(found) == expected
     assert {chain.container for chain in found} == {"layers"} and {c.evidence for c in found} == {evidence}
@@ -151,15 +151,15 @@ def dropping(m: Encoder, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("walk", "reason"),
+    ("call_blocks", "reason"),
     [
-        (choosing, r"the network \(Encoder\): its forward cannot be traced .* observe\(\) it, or vouch"),
+        (choosing, r"the network \(Encoder\): its forward cannot be traced .* give example="),
         (skipping, "it draws from Python's or NumPy's random numbers"),
         (dropping, "calls its blocks otherwise in training than in evaluation"),
     ],
 )
-def test_an_owner_that_proves_nothing_is_named(walk, reason):
-    (chain,) = chains(Encoder(walk), NAMES)
+def test_an_owner_that_proves_nothing_is_named(call_blocks, reason):
+    (chain,) = chains(Encoder(call_blocks), NAMES)
     assert chain.blocks == NAMES and chain.reason is not None
     with pytest.raises(ValueError, match=reason):
         raise ValueError(chain.reason)

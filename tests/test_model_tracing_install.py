@@ -1,4 +1,4 @@
-"""Networks that nobody prepared, rewired: Hugging Face's VideoMAE, users' own blocks, what is refused."""
+"""Networks of any source, rewired: Hugging Face's VideoMAE, users' own blocks, what is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.backbones import build_backbone
 from model.rewire import describe, reconstruction_error, rewire, rewired_stages, set_beta
 from tools.benchmarks.trackers import SavedBytes
 
@@ -166,10 +167,10 @@ def test_blocks_that_activate_after_the_addition_are_reversible_too():
     assert torch.equal(network(x), plain(x))
     assert all(torch.equal(a, b) for a, b in zip(network.buffers(), plain.buffers(), strict=True))
     set_beta(network, 1.0)
-    before = now = network[0](x)
+    previous = current = network[0](x)
     for block in plain[1]:  # Re2TAL: the ReLU moves into the branch
-        before, now = now, before + torch.relu(block.bn1(block.conv1(now)))
-    assert torch.allclose(network.train()(x), (before + now) / 2, atol=1e-5)  # float32
+        previous, current = current, previous + torch.relu(block.bn1(block.conv1(current)))
+    assert torch.allclose(network.train()(x), (previous + current) / 2, atol=1e-5)  # float32
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ class Skipping(Network):
         (Network(Scaled), "no block is known to be residual .layers.0: .*branches="),
         (Network(Stubborn), "layers.0: .*branches="),
         (nn.Linear(2, 2), "it holds no module but torch's layers"),
-        (Untraceable(Block), "layers.0, layers.1: .*observe"),
+        (Untraceable(Block), "layers.0, layers.1: .*give example="),
     ],
 )
 def test_what_cannot_be_proven_is_refused_and_left_alone(network, reason):
@@ -247,7 +248,7 @@ def step_eval(network: nn.Module) -> Tensor:
     return network(inputs(torch.float32))
 
 
-def test_a_wrong_vouched_branch_is_found_at_the_first_run():
+def test_a_wrong_branch_of_the_caller_is_found_at_the_first_run():
     network = Network(Stubborn)
     rewire(
         network,
@@ -272,3 +273,10 @@ def test_rewiring_twice_and_storing_are_refused():
         rewire(network)
     with pytest.raises(ValueError, match="stored: want a prepared network"):
         rewire(Network(), stored=("layers.0",))
+
+
+@pytest.mark.parametrize("argument", [{"branches": stubborn_branches}, {"example": {"x": inputs()}}])
+def test_arguments_for_other_networks_are_refused_for_a_prepared_one(argument):
+    (name,) = argument
+    with pytest.raises(ValueError, match=f"rewire: {name}: got one for a prepared network"):
+        rewire(build_backbone("r2plus1d_tiny"), **argument)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.reversible import run_stage
-from model.tracing.residual import Refusal, Residual, residual_block
+from model.tracing.residual import NotResidual, Residual, residual_block
 
 
 class From(nn.Module):
@@ -176,7 +176,7 @@ def test_what_is_not_plainly_residual_is_refused_with_the_reason(function, reaso
     attributes = {name: dict(vars(module)) for name, module in block.named_modules()}
     generators = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
     found = residual_block(block)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, NotResidual)
     assert generators == (
         random.getstate(),
         np.random.get_state()[1].tobytes(),
@@ -205,7 +205,7 @@ def _raise(reason: str) -> None:
 )
 def test_blocks_in_the_way_are_named(block, reason):
     found = residual_block(block)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, NotResidual)
     pytest.raises(ValueError, _raise, found.reason).match(reason)
 
 
@@ -214,7 +214,7 @@ def test_blocks_in_the_way_are_named(block, reason):
 )
 def test_a_shortcut_that_computes_makes_a_transition(shortcut):
     found = residual_block(Basic(shortcut))
-    assert isinstance(found, Refusal) and found.transition
+    assert isinstance(found, NotResidual) and found.transition
     assert found.reason.startswith("its shortcut is shortcut")
     assert found.reason.endswith("changes the shape: transition")
 

@@ -1,4 +1,4 @@
-"""Blocks that nobody prepared, proven residual by tracing: their branches add up to the blocks themselves."""
+"""Blocks of any source, proven residual by tracing: their branches add up to the blocks themselves."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from model.reversible import run_stage
 from model.tracing.chain import chains
+from model.tracing.observe import observe
 from model.tracing.residual import Residual, residual_block
-from model.tracing.watch import observe
 
 GOOD = [
     pytest.param(Basic, image, 1, True, id="basic"),
@@ -99,11 +99,11 @@ def test_gradients_through_the_recurrence_equal_plain_autograd(
 
 def slow_stage(residual: Residual, x: Tensor) -> Tensor:
     """Beta 1 written out: x_{i+1} = x_{i-1} + F_i(x_i), the ReLU inside the branch being none at slope 0."""
-    before = now = x
+    previous = current = x
     for branch in residual.branches:
-        y = branch(now)
-        before, now = now, before + (F.relu(y) if residual.post_activation else y)
-    return (now + before) / 2
+        y = branch(current)
+        previous, current = current, previous + (F.relu(y) if residual.post_activation else y)
+    return (current + previous) / 2
 
 
 def test_a_branch_holds_no_copy_of_a_parameter():

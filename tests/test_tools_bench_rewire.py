@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from tools.bench_rewire import MODES, main
@@ -22,3 +23,10 @@ def test_the_document_is_kept_in_a_file_and_not_replaced(tmp_path):
     assert exact["reconstruction_error"] == 0  # on a grid, beta 1 is inverted without rounding
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2 and "--force replaces it" in again.stderr
+
+
+@pytest.mark.parametrize(("name", "hint"), [("r2plus1d_43", "did you mean 'r2plus1d_34'?"), ("", "known: ")])
+def test_an_unknown_backbone_is_refused_with_a_suggestion(name, hint):
+    result = CliRunner().invoke(main, ["--backbone", "r2plus1d_tiny", "--backbone", name])
+    assert result.exit_code == 2
+    assert f"--backbone: got {name!r}" in result.stderr and hint in result.stderr

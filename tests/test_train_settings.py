@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel, ValidationError
 
 from model.backbones import build_backbone
-from model.reversible import smallest_beta
+from model.inverse_accuracy import smallest_beta
 from settings_group import groups_of, settings_of
 from train.cli import one_line
 from train.main import main

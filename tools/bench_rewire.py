@@ -29,6 +29,7 @@ from model.backbones import BACKBONES, build_backbone
 from model.rewire import reconstruction_error, rewire, rewired_stages
 from pipeline.files import write_text
 from tools.bench_memory import parse_clip, resolve_device, where
+from tools.benchmarks.memory import check_backbone
 from train.cli import Command, Output, check_new_file, force_option, output_options
 
 MODES = ("plain", "checkpoint", "reversible")
@@ -200,9 +201,8 @@ def main(
     output = Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
-    for name in backbones:
-        with torch.device("meta"):
-            build_backbone(name)  # a wrong name must not cost a run
+    for name in backbones:  # a wrong name must not cost a run
+        check_backbone(name)
     facts = where(resolve_device(device))
     shape = parse_clip(clip)
     generator = torch.Generator().manual_seed(2)

@@ -1,22 +1,21 @@
-"""Backbones, one file per family: (n, C, L, H, W) float -> (n, D, t, h, w); `pool` makes (n, D, t) of it."""
+"""Backbones, one file per family: (n, C, L, H, W) float -> (n, D, t, h, w), and their names in settings."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Callable
 
-from .r2plus1d import R2Plus1D, r2plus1d_18, r2plus1d_34, r2plus1d_tiny
+from .backbone import Backbone
+from .r2plus1d import r2plus1d_18, r2plus1d_34, r2plus1d_tiny
 from .slowfast import (
-    SlowFast,
     slowfast_50,
     slowfast_50_mmaction2,
     slowfast_50_mmaction2_lateral_norm,
     slowfast_101,
     slowfast_101_mmaction2,
 )
-from .tsm import TSM, tsm_r18, tsm_r50
-from .video_swin import VideoSwin, video_swin_b, video_swin_s, video_swin_t
+from .tsm import tsm_r18, tsm_r50
+from .video_swin import video_swin_b, video_swin_s, video_swin_t
 from .videomae import (
-    VideoMAE,
     videomae_b,
     videomae_b_mmaction2,
     videomae_l,
@@ -25,9 +24,7 @@ from .videomae import (
     videomae_s_mmaction2,
 )
 
-Backbone = R2Plus1D | SlowFast | TSM | VideoSwin | VideoMAE
-
-BACKBONES = {
+BACKBONES: dict[str, Callable[[], Backbone]] = {
     "r2plus1d_tiny": r2plus1d_tiny,
     "r2plus1d_18": r2plus1d_18,
     "r2plus1d_34": r2plus1d_34,
@@ -51,12 +48,5 @@ BACKBONES = {
 
 
 def build_backbone(name: str) -> Backbone:
-    """A backbone with fresh weights, plain (not rewired); its `num_features` is D.
-
-    Raises ValueError if the name is not one of BACKBONES.
-    """
-    if name not in BACKBONES:
-        near = get_close_matches(name, BACKBONES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"backbone: got {name!r}, want one of {', '.join(BACKBONES)}{hint}")
+    """A backbone of BACKBONES with fresh weights, plain (not rewired)."""
     return BACKBONES[name]()

@@ -10,31 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class _Mixed(nn.modules.batchnorm._BatchNorm):
+class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(n, D, ...) -> the same, in the dtype of x; as torch's, whatever the weights' dtype."""
-        if self.weight.dtype == self.running_mean.dtype:
+        mean, variance, counter = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or variance is None or counter is None or self.weight.dtype == mean.dtype:
             return super().forward(x)
-        self._check_input_dim(x)
-        batch = self.training
-        tracked = not batch or self.track_running_stats
-        if batch and tracked:
-            self.num_batches_tracked.add_(1)
+        assert self.momentum is not None
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
+        tracked = not self.training or self.track_running_stats
+        if self.training and tracked:
+            counter.add_(1)
         return F.batch_norm(
             x,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.weight.to(self.running_mean.dtype),
-            self.bias.to(self.running_mean.dtype),
-            batch,
+            mean if tracked else None,
+            variance if tracked else None,
+            self.weight.to(mean.dtype),
+            self.bias.to(mean.dtype),
+            self.training,
             self.momentum,
             self.eps,
         )
 
 
-class BatchNorm2d(_Mixed, nn.BatchNorm2d):
+class BatchNorm2d(_MixedPrecision, nn.BatchNorm2d):
     """torch.nn.BatchNorm2d, with float32 statistics whatever the weights."""
 
 
-class BatchNorm3d(_Mixed, nn.BatchNorm3d):
+class BatchNorm3d(_MixedPrecision, nn.BatchNorm3d):
     """torch.nn.BatchNorm3d, with float32 statistics whatever the weights."""

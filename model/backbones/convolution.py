@@ -1,4 +1,4 @@
-"""A 3-D convolution, zero-padded by half its kernel, that is right in bfloat16 on a CPU, too."""
+"""Convolutions of the backbones: right in bfloat16 and fast on a CPU, too; their initialisation."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ class Convolution(nn.Conv3d):
             x = F.pad(x, (0, 0, 0, 0, time, time))
             return F.conv3d(x, self.weight, stride=self.stride, padding=(0, height, width))
         return super().forward(x)
+
+
+def channels_last_on_cpu(x: Tensor) -> Tensor:
+    """x: (n, C, L, H, W); on a CPU channels last: oneDNN's split convolutions are up to twice as fast."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+
+def initialise_convolutions(network: nn.Module) -> None:
+    """torchvision's initialisation: He et al. over fan-out; norms keep torch's weight 1, bias 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -5,7 +5,7 @@ r2plus1d_18 has torchvision's key names, shapes and numbers (minus its `fc`), r2
 ETAD (which follow Caffe2: other middle channels in each stage's first block, batch-norm eps 1e-3).
 r2plus1d_tiny is ours: group norm, for 8x32x32 clips on a CPU.
 
-A block is a shortcut and a list of residual branches, so that `model.rewire` can make it reversible.
+A block is a shortcut and a residual branch (model/prepared.py): `model.rewire` can make it reversible.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from ..prepared import PostActivationBlock
+from .backbone import Backbone
 from .batch_norm import BatchNorm3d
-from .convolution import Convolution
+from .convolution import Convolution, channels_last_on_cpu, initialise_convolutions
 
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
@@ -38,13 +39,8 @@ def conv2plus1d(inputs: int, middle: int, outputs: int, norm: Norm, stride: int 
     )
 
 
-class BasicBlock(nn.Module):
-    """relu(shortcut(x) + residual(x)): one branch of two (2+1)-D convolutions.
-
-    `branches`, `downsample` and `post_activation` are what `model.rewire` reads.
-    """
-
-    post_activation = True  # the ReLU comes after the addition
+class BasicBlock(PostActivationBlock):
+    """The branch has two (2+1)-D convolutions: (n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
 
     def __init__(
         self, inputs: int, outputs: int, middles: tuple[int, int], norm: Norm, stride: int = 1
@@ -60,19 +56,8 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
     def residual(self, x: Tensor) -> Tensor:
-        """The branch F: everything between the input and the addition."""
-        return self.conv2(self.conv1(x))
-
-    @property
-    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The residual branches, in order; each calls its submodules through their `__call__`."""
-        return (self.residual,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
-        residual = self.residual(x)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(residual + shortcut)
+        y: Tensor = self.conv2(self.conv1(x))
+        return y
 
 
 @dataclass(frozen=True)
@@ -88,10 +73,10 @@ class Layout:
     first_middles: Callable[[int, int], tuple[int, int]]
 
 
-class R2Plus1D(nn.Module):
+class R2Plus1D(Backbone):
     """The family: a stem, `layer1`, `layer2`, ... of basic blocks; no classifier."""
 
-    # Kinetics-400 statistics of RGB in 0..1, those of every published R(2+1)D and TSP checkpoint
+    # Kinetics-400's, those of every published R(2+1)D and TSP checkpoint
     mean = (0.43216, 0.394666, 0.37645)
     std = (0.22803, 0.22145, 0.216989)
 
@@ -99,39 +84,25 @@ class R2Plus1D(nn.Module):
         super().__init__()
         self.num_features = layout.channels[-1]
         self.stem = _stem(*layout.stem, norm)
-        self.stage_names: list[str] = []
+        self.stage_names = [f"layer{number}" for number in range(1, len(layout.blocks) + 1)]
         self.recomputed_names = ["stem"]
-        inputs = layout.stem[2]
-        for number, (outputs, blocks, stride) in enumerate(
-            zip(layout.channels, layout.blocks, layout.strides, strict=True), start=1
-        ):
-            self.stage_names.append(f"layer{number}")
-            middles = layout.first_middles(inputs, outputs)
-            first = BasicBlock(inputs, outputs, middles, norm, stride)
-            middles = (layout.middle(outputs, outputs),) * 2
-            others = [BasicBlock(outputs, outputs, middles, norm) for _ in range(blocks - 1)]
-            self.add_module(self.stage_names[-1], nn.Sequential(first, *others))
-            inputs = outputs
+        for stage, name in enumerate(self.stage_names):
+            self.add_module(name, _stage(layout, stage, norm))
         # The peak lies in layer1: keeping what the late transitions compute leaves it where it is, keeping
         # what the stem computes would raise it by 13 %.
         self.stored_names = [f"{name}.0" for name in self.stage_names[2:]]
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
 
         t is L, and h, w are H/2, W/2, divided by the strides of the stages and rounded up.
         """
-        if x.device.type == "cpu":  # oneDNN's split convolutions are up to twice as fast channels last
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        y = self.stem(x)
+        x = channels_last_on_cpu(x)
+        y: Tensor = self.stem(x)
         for name in self.stage_names:
-            y = getattr(self, name)(y)
+            y = self.get_submodule(name)(y)
         return y.to(x.dtype)
-
-    def pool(self, y: Tensor) -> Tensor:
-        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
-        return y.mean(dim=(3, 4))
 
 
 def _stem(kernel: int, middle: int, outputs: int, norm: Norm) -> nn.Sequential:
@@ -146,11 +117,14 @@ def _stem(kernel: int, middle: int, outputs: int, norm: Norm) -> nn.Sequential:
     )
 
 
-def _initialise(network: nn.Module) -> None:
-    """torchvision's initialisation: He et al. over fan-out; norms keep torch's weight 1, bias 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+def _stage(layout: Layout, stage: int, norm: Norm) -> nn.Sequential:
+    """(n, inputs, L, H, W) -> (n, outputs, l, h, w); stages are counted from 0."""
+    inputs, outputs = [layout.stem[2], *layout.channels][stage : stage + 2]
+    middles = layout.first_middles(inputs, outputs)
+    first = BasicBlock(inputs, outputs, middles, norm, layout.strides[stage])
+    middles = (layout.middle(outputs, outputs),) * 2
+    others = [BasicBlock(outputs, outputs, middles, norm) for _ in range(layout.blocks[stage] - 1)]
+    return nn.Sequential(first, *others)
 
 
 def _torchvision_first(inputs: int, outputs: int) -> tuple[int, int]:

@@ -1,13 +1,13 @@
 """SlowFast: two residual pathways over one clip, few frames with many channels and many with few.
 
 C. Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019. The fast pathway sees every
-frame of the clip, the slow one every fourth; before each of its four stages the slow pathway takes in what a
-lateral convolution makes of the fast one. slowfast_50 and slowfast_101 are PySlowFast's SLOWFAST_8x8_R50 and
-SLOWFAST_8x8_R101_101_101, with their numbers (minus the `head`). The *_mmaction2 are mmaction2's: bare
-laterals (no norm, no ReLU; *_lateral_norm has them), other slow frames, ImageNet's normalisation. Re2TAL and
-OpenTAD start from the bare ones.
+frame of the clip, the slow one every fourth; before each of its four stages the output of a lateral
+convolution of the fast pathway is concatenated to the slow one. slowfast_50 and slowfast_101 are PySlowFast's
+SLOWFAST_8x8_R50 and SLOWFAST_8x8_R101_101_101, with their numbers (minus the `head`). The *_mmaction2 are
+mmaction2's: bare laterals (no norm, no ReLU; *_lateral_norm has them), other slow frames, ImageNet's
+normalisation. Re2TAL and OpenTAD start from the bare ones.
 
-A block is a shortcut and one residual branch, so that `model.rewire` can make it reversible.
+A block is a shortcut and a residual branch (model/prepared.py): `model.rewire` can make it reversible.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..prepared import PostActivationBlock
+from .backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from .batch_norm import BatchNorm3d
-from .convolution import Convolution, Triple
+from .convolution import Convolution, Triple, channels_last_on_cpu, initialise_convolutions
 
 FrameRule = Callable[[int, int], Tensor]  # frames of the clip, alpha -> int64 numbers of the slow frames
 
@@ -42,13 +44,11 @@ def convolve(inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 
     )
 
 
-class Bottleneck(nn.Module):
-    """relu(shortcut(x) + residual(x)); the branch convolves in time, in space (with the stride), pointwise.
+class Bottleneck(PostActivationBlock):
+    """The branch convolves in time, in space (with the stride) and pointwise.
 
-    `branches`, `downsample` and `post_activation` are what `model.rewire` reads.
+    (n, inputs, L, H, W) -> (n, outputs, L, h, w).
     """
-
-    post_activation = True  # the ReLU comes after the addition
 
     def __init__(self, inputs: int, middle: int, outputs: int, frames: int, stride: int = 1) -> None:
         super().__init__()
@@ -63,19 +63,8 @@ class Bottleneck(nn.Module):
             )
 
     def residual(self, x: Tensor) -> Tensor:
-        """The branch F: everything between the input and the addition."""
-        return self.conv3(self.conv2(self.conv1(x)))
-
-    @property
-    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The residual branches, in order; each calls its submodules through their `__call__`."""
-        return (self.residual,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, L, H, W) -> (n, outputs, L, h, w)."""
-        residual = self.residual(x)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(residual + shortcut)
+        y: Tensor = self.conv3(self.conv2(self.conv1(x)))
+        return y
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,7 @@ class Layout:
     # of 32x112x112, SlowFast-101 then saves 30, not 56.
     recomputed: tuple[int, ...] = (1, 2, 4)
     frame_rule: FrameRule = spread_frames
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # of the pixels that the weights know
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # of the pixels that the weights were trained on
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
 
     def __post_init__(self) -> None:
@@ -119,14 +108,9 @@ class TakeFrames(nn.Module):
         self.rule, self.alpha = rule, alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the memory format of x."""
+        """On a CPU the result is channels last."""
         frames = self.rule(x.shape[2], self.alpha).to(x.device)
-        return _channels_last(x.index_select(2, frames))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """x; on a CPU channels last, because oneDNN's split convolutions are then up to twice as fast."""
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+        return channels_last_on_cpu(x.index_select(2, frames))
 
 
 def _stem(outputs: int, frames: int) -> OrderedDict[str, nn.Module]:
@@ -136,11 +120,11 @@ def _stem(outputs: int, frames: int) -> OrderedDict[str, nn.Module]:
     return OrderedDict(conv=conv, norm=norm, relu=relu, pool=pool)
 
 
-class SlowFast(nn.Module):
+class SlowFast(Backbone):
     """The family: two pathways `slow` and `fast`, each a stem and `layer1`, `layer2`, ... with its `blocks`.
 
-    `lateral1` reads the fast stem, `lateral2` the fast layer1, and so on: their outputs are concatenated to
-    what the slow pathway has come to there, slow first. No classifier.
+    `lateral1` reads the fast stem, `lateral2` the fast layer1, and so on: their outputs are concatenated
+    behind the channels of the slow pathway. No classifier.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -169,7 +153,7 @@ class SlowFast(nn.Module):
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x, t = L / alpha.
 
         D is the slow pathway's channels, then the fast one's, averaged over each run of alpha frames (OpenTAD
-        interpolates them to t steps, which looks at two frames of four). Space shrinks by 4 in the stems and
+        interpolates them to t steps, which reads two frames of four). Space shrinks by 4 in the stems and
         by the strides of the stages, rounded up. Raises ValueError if alpha does not divide L.
         """
         if x.shape[2] % self.alpha:
@@ -177,17 +161,13 @@ class SlowFast(nn.Module):
                 f"clip: got {x.shape[2]} frames, want a multiple of {self.alpha} "
                 f"(the slow pathway of SlowFast sees one frame in {self.alpha}); set the clip's frames to one"
             )
-        x = _channels_last(x)
+        x = channels_last_on_cpu(x)
         slow, fast = self.slow["stem"](x), self.fast["stem"](x)
         for layer, lateral in zip(self.layer_names, self.lateral_names, strict=True):
-            slow = self.slow[layer](torch.cat((slow, getattr(self, lateral)(fast)), dim=1))
+            slow = self.slow[layer](torch.cat((slow, self.get_submodule(lateral)(fast)), dim=1))
             fast = self.fast[layer](fast)
         fast = fast.unflatten(2, (-1, self.alpha)).mean(3)  # (n, D_fast, t, h, w)
         return torch.cat((slow, fast), dim=1).to(x.dtype)
-
-    def pool(self, y: Tensor) -> Tensor:
-        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
-        return y.mean(dim=(3, 4))
 
 
 def _slow_stage(layout: Layout, stage: int) -> nn.Sequential:
@@ -215,12 +195,11 @@ def _lateral(layout: Layout, stage: int) -> nn.Sequential:
     return layers if layout.lateral_norm else nn.Sequential(layers[0])
 
 
-def _initialise(network: nn.Module) -> None:
-    """PySlowFast's: convolutions He et al. over fan-out; a branch's last norm starts at weight 0."""
+def _initialise(network: SlowFast) -> None:
+    """PySlowFast's: as torchvision's, but a branch's last norm starts at weight 0."""
+    initialise_convolutions(network)
     for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, Bottleneck):
+        if isinstance(module, Bottleneck):
             nn.init.zeros_(module.conv3.get_parameter("1.weight"))
 
 
@@ -232,8 +211,8 @@ def _mmaction2(blocks: tuple[int, ...], *, lateral_norm: bool = False) -> Layout
         blocks,
         lateral_norm=lateral_norm,
         frame_rule=strided_frames,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     )
 
 

@@ -1,4 +1,4 @@
-"""TSM: a 2-D residual network over frames, where each block sees some channels of the frames beside its own.
+"""TSM: a 2-D residual network over frames, where each block reads some channels of the neighbouring frames.
 
 J. Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019. The shift stands
 before the first convolution of every residual branch ("blockres"): one eighth of the channels comes from the
@@ -12,14 +12,17 @@ The states between blocks are (n, t, D, h, w), so that frames fold into the batc
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..prepared import PostActivationBlock
+from .backbone import Backbone
 from .batch_norm import BatchNorm2d
+from .convolution import initialise_convolutions
 from .drop_path import DropPath, rising_rates
 
 
@@ -43,16 +46,13 @@ class PerFrame(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Sequential, with the frames folded into the batch."""
-        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        y: Tensor = super().forward(x.flatten(0, 1))  # type: ignore[no-untyped-call]
+        return torch.unflatten(y, 0, x.shape[:2])
 
 
-class Block(nn.Module):
-    """relu(shortcut(x) + residual(x)), one branch: shift, 2-D layers, drop-path.
+class Block(PostActivationBlock):
+    """The branch is shift, 2-D layers, drop-path: (n, t, inputs, h, w) -> (n, t, outputs, h', w')."""
 
-    `branches`, `downsample` and `post_activation` are what `model.rewire` reads.
-    """
-
-    post_activation = True  # the ReLU comes after the addition
     expansion: int  # output channels / width
 
     def __init__(self, inputs: int, width: int, stride: int, *, shift_divisor: int, drop_path: float) -> None:
@@ -77,20 +77,9 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def residual(self, x: Tensor) -> Tensor:
-        """The branch F: everything between the input and the addition."""
         y = self.per_frame(temporal_shift(x, self.shift_divisor).flatten(0, 1))
-        return self.drop_path(y.unflatten(0, x.shape[:2]))
-
-    @property
-    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The residual branches, in order; each calls its submodules through their `__call__`."""
-        return (self.residual,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, t, inputs, h, w) -> (n, t, outputs, h', w')."""
-        residual = self.residual(x)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(residual + shortcut)
+        residual: Tensor = self.drop_path(torch.unflatten(y, 0, x.shape[:2]))
+        return residual
 
 
 class BasicBlock(Block):
@@ -106,7 +95,8 @@ class BasicBlock(Block):
 
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
+        x = self.bn2(self.conv2(x))
+        return x
 
 
 class Bottleneck(Block):
@@ -125,7 +115,8 @@ class Bottleneck(Block):
     def per_frame(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+        x = self.bn3(self.conv3(x))
+        return x
 
 
 @dataclass(frozen=True)
@@ -139,51 +130,34 @@ class Layout:
     drop_path: float = 0.0  # rate of the last block; it rises linearly from 0 in the first
 
 
-class TSM(nn.Module):
-    """The family: a stem, `layer1`, `layer2`, ...; every frame keeps its place in time; no classifier."""
-
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB pixels in 0..1: ImageNet's
-    recomputed_names = ["stem"]
+class TSM(Backbone):
+    """The family: a stem, `layer1`, `layer2`, ...; one feature step per frame; no classifier."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.num_features = layout.widths[-1] * layout.block.expansion
         self.stem = _stem(layout.widths[0])
-        self.stage_names: list[str] = []
+        self.stage_names = [f"layer{number}" for number in range(1, len(layout.blocks) + 1)]
+        self.recomputed_names = ["stem"]
         rates = iter(rising_rates(layout.drop_path, sum(layout.blocks)))
-        inputs = layout.widths[0]
-        for number, (width, blocks) in enumerate(zip(layout.widths, layout.blocks, strict=True), start=1):
-            stage = nn.Sequential()
-            for index in range(blocks):
-                stride = 2 if index == 0 and number > 1 else 1
-                stage.append(
-                    layout.block(
-                        inputs, width, stride, shift_divisor=layout.shift_divisor, drop_path=next(rates)
-                    )
-                )
-                inputs = width * layout.block.expansion
-            self.stage_names.append(f"layer{number}")
-            self.add_module(self.stage_names[-1], stage)
+        for stage, name in enumerate(self.stage_names):
+            self.add_module(name, _stage(layout, stage, rates))
         # The peak lies in layer1: keeping what these transitions compute leaves it where it is.
         self.stored_names = [f"{name}.0" for name in self.stage_names[1:]]
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, L, h, w) in the dtype of x.
 
         h, w are H/32, W/32, rounded up.
         """
-        y = x.transpose(1, 2)
+        y: Tensor = x.transpose(1, 2)
         if x.device.type == "cpu":  # channels last: max pooling takes a tenth of the time
             y = y.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
         y = self.stem(y)
         for name in self.stage_names:
-            y = getattr(self, name)(y)
+            y = self.get_submodule(name)(y)
         return y.transpose(1, 2).to(x.dtype)
-
-    def pool(self, y: Tensor) -> Tensor:
-        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
-        return y.mean(dim=(3, 4))
 
 
 def _stem(outputs: int) -> PerFrame:
@@ -196,11 +170,17 @@ def _stem(outputs: int) -> PerFrame:
     return PerFrame(layers)
 
 
-def _initialise(network: nn.Module) -> None:
-    """torchvision's initialisation: He et al. over fan-out; norms keep torch's weight 1, bias 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+def _stage(layout: Layout, stage: int, rates: Iterator[float]) -> nn.Sequential:
+    """The blocks of a stage, counted from 0; rates: of drop-path, one for each block."""
+    width, outputs = layout.widths[stage], layout.widths[stage] * layout.block.expansion
+    inputs = layout.widths[stage - 1] * layout.block.expansion if stage else layout.widths[0]
+    blocks = nn.Sequential()
+    for number in range(layout.blocks[stage]):
+        stride = 2 if number == 0 and stage else 1
+        rate = next(rates)
+        blocks.append(layout.block(inputs, width, stride, shift_divisor=layout.shift_divisor, drop_path=rate))
+        inputs = outputs
+    return blocks
 
 
 def tsm_r18() -> TSM:

@@ -7,12 +7,12 @@ the full window's relative positions; in all, padding takes part in attention, a
 two differ in names, in what they return (mmaction2 the features that torchvision classifies), in how
 drop-path draws (mmcv floors uniform numbers) and in its rate: 0.1 in torchvision, 0.1 to 0.3 in the paper.
 
-Inside, tokens lie channels last: (n, t, h, w, D). A block is two residual branches for `model.rewire`.
+Inside, tokens lie channels last: (n, t, h, w, D). A block has two residual branches for `model.rewire`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .drop_path import DropPath, rising_rates
+from .backbone import Backbone
+from .drop_path import rising_rates
+from .transformer import TransformerBlock, initialise_linears
 
 Size = tuple[int, ...]  # three numbers: along t, h and w
 
@@ -72,9 +74,9 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device) -> T
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention within (shifted) windows, with a learned bias per relative position.
+    """Multi-head self-attention within (shifted) windows, with a trained bias per relative position.
 
-    Not torch's scaled_dot_product_attention: on a CPU it keeps as much for the backward (the bias learns)
+    Not torch's scaled_dot_product_attention: on a CPU it keeps as much for the backward (the bias is trained)
     and, without a graph, rounds otherwise, so that a recomputed branch would not be equal.
     """
 
@@ -105,8 +107,9 @@ class WindowAttention(nn.Module):
         if mask is not None:
             scores += mask[:, None] * -100.0
         # Without dtype, a GPU's autocast has softmax return float32, and the product keeps a copy besides.
-        y = scores.softmax(dim=-1, dtype=v.dtype) @ v
-        return self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
+        y: Tensor = scores.softmax(dim=-1, dtype=v.dtype) @ v
+        y = self.proj(y.transpose(2, 3).reshape(n, count, tokens, dim))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, h, w, D) -> the same."""
@@ -123,53 +126,6 @@ class WindowAttention(nn.Module):
         return x[:, :t, :h, :w]
 
 
-class MLP(nn.Module):
-    """Two linear layers, GELU in between."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> the same."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class SwinBlock(nn.Module):
-    """x + attention, then + MLP: two branches, each with the norm before it and drop-path after it."""
-
-    post_activation = False
-    downsample = None
-
-    def __init__(self, dim: int, heads: int, window: Size, shift: Size, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, shift)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, 4 * dim)
-        self.drop_path = DropPath(drop_path)
-
-    def attention_branch(self, x: Tensor) -> Tensor:
-        """(n, t, h, w, D) -> the same."""
-        return self.drop_path(self.attn(self.norm1(x)))
-
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        """(n, t, h, w, D) -> the same."""
-        return self.drop_path(self.mlp(self.norm2(x)))
-
-    @property
-    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The residual branches, in order."""
-        return self.attention_branch, self.mlp_branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, t, h, w, D) -> the same."""
-        for branch in self.branches:
-            x = x + branch(x)
-        return x
-
-
 class PatchEmbed(nn.Module):
     """One token per patch of pixels: a linear map and a norm."""
 
@@ -180,9 +136,10 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, L, H, W) -> (n, t, h, w, D); zeros fill up the last patches."""
+        """(n, C, L, H, W) -> (n, t, h, w, D); the last patches are padded with zeros."""
         x = pad_to_multiple(x.movedim(1, 4), self.patch).movedim(4, 1)
-        return self.norm(self.proj(x).movedim(1, 4))
+        x = self.norm(self.proj(x).movedim(1, 4))
+        return x
 
 
 class PatchMerging(nn.Module):
@@ -194,11 +151,12 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, t, h, w, D) -> (n, t, h / 2, w / 2, 2 D), rounded up: zeros fill up odd sizes."""
+        """(n, t, h, w, D) -> (n, t, h / 2, w / 2, 2 D), rounded up: odd sizes are padded with zeros."""
         # A rewired network's states are float32, whatever the dtype of its parameters.
         x = pad_to_multiple(x.to(self.norm.weight.dtype), (1, 2, 2))
         corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        x = self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        return x
 
 
 @dataclass(frozen=True)
@@ -212,59 +170,50 @@ class Layout:
     patch: tuple[int, int, int] = (2, 4, 4)  # frames, pixels
 
 
-class VideoSwin(nn.Module):
+class VideoSwin(Backbone):
     """The family: `patch_embed`, `layer1`, `merge1`, `layer2`, ..., `norm`; no classifier.
 
     drop_path: the rate of the last block; it rises linearly from 0 in the first.
     """
 
-    mean = (0.485, 0.456, 0.406)  # of RGB in 0..1: the input is (pixel - mean) / std
-    std = (0.229, 0.224, 0.225)
-
     def __init__(self, layout: Layout, drop_path: float) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(layout.patch, layout.dim)
-        self.stage_names: list[str] = []
-        self.recomputed_names = ["patch_embed"]
+        self.stage_names = [f"layer{number}" for number in range(1, len(layout.depths) + 1)]
+        self.merge_names = [f"merge{number}" for number in range(1, len(layout.depths))]
+        self.recomputed_names = ["patch_embed", *self.merge_names]
         rates = iter(rising_rates(drop_path, sum(layout.depths)))
-        shifts: list[Size] = [(0, 0, 0), tuple(width // 2 for width in layout.window)]
-        dim = layout.dim
-        for number, (depth, heads) in enumerate(zip(layout.depths, layout.heads, strict=True), start=1):
-            if number > 1:
-                self.recomputed_names.append(f"merge{number - 1}")
-                self.add_module(self.recomputed_names[-1], PatchMerging(dim))
-                dim *= 2
-            blocks = [SwinBlock(dim, heads, layout.window, shifts[i % 2], next(rates)) for i in range(depth)]
-            self.stage_names.append(f"layer{number}")
-            self.add_module(self.stage_names[-1], nn.Sequential(*blocks))
-        self.norm = nn.LayerNorm(dim)
-        self.num_features = dim
-        _initialise(self)
+        for stage, name in enumerate(self.stage_names):
+            if stage > 0:
+                self.add_module(self.merge_names[stage - 1], PatchMerging(layout.dim * 2 ** (stage - 1)))
+            self.add_module(name, _stage(layout, stage, rates))
+        self.num_features = layout.dim * 2 ** (len(layout.depths) - 1)
+        self.norm = nn.LayerNorm(self.num_features)
+        initialise_linears(self)  # as torchvision
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
 
         t is L / 2, and h, w are H, W divided by 4 and by 2 per merging, each time rounded up.
         """
-        y = self.patch_embed(x)
-        for number, name in enumerate(self.stage_names):
-            if number:
-                y = getattr(self, self.recomputed_names[number])(y)
-            y = getattr(self, name)(y)
-        return self.norm(y.to(self.norm.weight.dtype)).movedim(4, 1).to(x.dtype)
-
-    def pool(self, y: Tensor) -> Tensor:
-        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
-        return y.mean(dim=(3, 4))
+        y: Tensor = self.patch_embed(x)
+        for stage, name in enumerate(self.stage_names):
+            if stage > 0:
+                y = self.get_submodule(self.merge_names[stage - 1])(y)
+            y = self.get_submodule(name)(y)
+        y = self.norm(y.to(self.norm.weight.dtype))
+        return y.movedim(4, 1).to(x.dtype)
 
 
-def _initialise(network: nn.Module) -> None:
-    """torchvision's: linear weights by a normal distribution of standard deviation 0.02; their biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def _stage(layout: Layout, stage: int, rates: Iterator[float]) -> nn.Sequential:
+    """The blocks of a stage, counted from 0; rates: of drop-path, one for each block."""
+    dim, heads = layout.dim * 2**stage, layout.heads[stage]
+    shifts: list[Size] = [(0, 0, 0), tuple(width // 2 for width in layout.window)]
+    blocks = []
+    for number in range(layout.depths[stage]):
+        attention = WindowAttention(dim, heads, layout.window, shifts[number % 2])
+        blocks.append(TransformerBlock(dim, attention, next(rates)))
+    return nn.Sequential(*blocks)
 
 
 def video_swin_t(drop_path: float = 0.1) -> VideoSwin:

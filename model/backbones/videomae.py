@@ -13,20 +13,21 @@ Hugging Face's model with `use_mean_pooling=True`: those two are `Layout.norm=Fa
 Positions: row t * side^2 + y * side + x of one sine-cosine table belongs to token (t, y, x), where `side` is
 that of the token grid the weights were trained on. Longer or shorter clips read more or fewer rows, as in
 VideoMAE. For images of another size the table of each time step is interpolated bicubically, as AdaTAD does
-(S. Liu et al., CVPR 2024), so that a row still means a place: VideoMAE's own rule, the same formula over
-another number of tokens, would move every place that the weights have learnt.
+(S. Liu et al., CVPR 2024), so that a row still means a position in the image: VideoMAE's own rule, the same
+formula over another number of tokens, would move every position that the weights were trained with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .drop_path import DropPath, rising_rates
+from .backbone import Backbone
+from .drop_path import rising_rates
+from .transformer import TransformerBlock, initialise_linears
 
 TUBELET = (2, 16, 16)  # frames, rows, columns of a token
 
@@ -53,7 +54,7 @@ def sine_table(num_positions: int, features: int, device: torch.device) -> Tenso
 
 
 def position_table(grid: tuple[int, int, int], side: int, features: int, device: torch.device) -> Tensor:
-    """The rows for a grid of (t, h, w) tokens, by the rule above: (t h w, features)."""
+    """The rows for a grid of (t, h, w) tokens, by the rule of the docstring above: (t h w, features)."""
     steps, height, width = grid
     table = sine_table(steps * side * side, features, device)
     if (height, width) == (side, side):
@@ -73,12 +74,13 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, L, H, W) -> (n, L/2 H/16 W/16, D)."""
-        maps = self.proj(x)  # (n, D, t, h, w)
+        maps: Tensor = self.proj(x)  # (n, D, t, h, w)
         tokens = maps.flatten(2).transpose(1, 2).contiguous()
         if self.layout.positions:
             # Made anew, not a buffer: a buffer would be cast with the network, and lost on the meta device.
             side = self.layout.image_side // TUBELET[1]
-            tokens += position_table(maps.shape[2:], side, self.layout.features, x.device)
+            steps, height, width = maps.shape[2:]
+            tokens += position_table((steps, height, width), side, self.layout.features, x.device)
         return tokens
 
 
@@ -98,65 +100,23 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         qkv += torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         heads = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, n, heads, tokens, d)
-        y = F.scaled_dot_product_attention(*heads.unbind())
-        return self.proj(y.transpose(1, 2).flatten(2))
+        y: Tensor = F.scaled_dot_product_attention(*heads.unbind())
+        y = self.proj(y.transpose(1, 2).flatten(2))
+        return y
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(features, hidden)
-        self.fc2 = nn.Linear(hidden, features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, D) -> (n, tokens, D)."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """x + attention, then x + MLP, each behind its norm: two branches.
-
-    `branches`, `downsample` and `post_activation` are what `model.rewire` reads.
-    """
-
-    post_activation = False  # nothing follows the addition
-    downsample = None  # the shape never changes
+class Block(TransformerBlock):
+    """The transformer block on states (n, tokens, D)."""
 
     def __init__(self, features: int, heads: int, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(features, eps=1e-6)
-        self.attn = Attention(features, heads)
-        self.norm2 = nn.LayerNorm(features, eps=1e-6)
-        self.mlp = Mlp(features, 4 * features)
-        self.drop_path = DropPath(drop_path)
-
-    def attend(self, x: Tensor) -> Tensor:
-        """The first branch: norm, attention, drop-path."""
-        return self.drop_path(self.attn(self.norm1(x)))
-
-    def transform(self, x: Tensor) -> Tensor:
-        """The second branch: norm, MLP, drop-path."""
-        return self.drop_path(self.mlp(self.norm2(x)))
-
-    @property
-    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The residual branches, in order; each calls its submodules through their `__call__`."""
-        return self.attend, self.transform
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, D) -> (n, tokens, D)."""
-        x = x + self.attend(x)
-        return x + self.transform(x)
+        super().__init__(features, Attention(features, heads), drop_path, eps=1e-6)
 
 
-class VideoMAE(nn.Module):
+class VideoMAE(Backbone):
     """The family: `patch_embed`, `blocks` on states (n, tokens, D), `norm`; no classifier."""
 
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB pixels in 0..1: ImageNet's
-    stage_names = ["blocks"]
-    recomputed_names = ["patch_embed"]
+    stage_names = ("blocks",)
+    recomputed_names = ("patch_embed",)
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -165,7 +125,7 @@ class VideoMAE(nn.Module):
         rates = rising_rates(layout.drop_path, layout.depth)
         self.blocks = nn.Sequential(*(Block(layout.features, layout.heads, rate) for rate in rates))
         self.norm = nn.LayerNorm(layout.features, eps=1e-6) if layout.norm else nn.Identity()
-        _initialise(self)
+        initialise_linears(self)  # as VideoMAE
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, L/2, H/16, W/16) in the dtype of x.
@@ -178,23 +138,10 @@ class VideoMAE(nn.Module):
                 f"clip: got {'x'.join(map(str, size))} (frames, rows, columns), want multiples of 2x16x16, "
                 "VideoMAE's tubelet; change the number of frames or the size"
             )
-        y = self.blocks(self.patch_embed(x))
+        y: Tensor = self.blocks(self.patch_embed(x))
         y = self.norm(y.to(x.dtype))  # a rewired stage gives float32, whatever the weights are
         grid = [pixels // length for pixels, length in zip(size, TUBELET, strict=True)]
-        return y.transpose(1, 2).unflatten(2, grid).to(x.dtype)
-
-    def pool(self, y: Tensor) -> Tensor:
-        """y: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
-        return y.mean(dim=(3, 4))
-
-
-def _initialise(network: nn.Module) -> None:
-    """VideoMAE's: linear weights normal with deviation 0.02, biases 0; the rest as torch starts it."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        return torch.unflatten(y.transpose(1, 2), 2, grid).to(x.dtype)
 
 
 # The drop-path rate is that of VideoMAE's fine-tuning on Kinetics-400.

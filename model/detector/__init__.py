@@ -1,4 +1,4 @@
-"""The detector: neck, boundary head, proposals, cascaded stages, losses."""
+"""The action detector: neck, step heads, proposals, cascaded stages, losses."""
 
 from .detector import Detector, Prediction
 

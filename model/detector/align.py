@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MIN_BIN = 2e-3  # steps; a narrower bin is widened to this, as float32 loses the difference of its two ends
+_MIN_BIN = 2e-3  # steps; a narrower bin is widened to this: float32 would lose the difference of its ends
 
 
 def expand_segments(segments: Tensor, ratio: float) -> Tensor:
@@ -21,19 +21,19 @@ def expand_segments(segments: Tensor, ratio: float) -> Tensor:
 
 
 def bin_edges(segments: Tensor, num_bins: int) -> Tensor:
-    """The ends of equal bins: segments (..., 2) -> (..., num_bins + 1), rising.
+    """The edges of equal bins: segments (..., 2) -> (..., num_bins + 1), rising.
 
     A segment that ends before it starts counts as one of no length at its start; one of no length gets bins
     of `_MIN_BIN` steps around it.
     """
     start, length = segments[..., 0], (segments[..., 1] - segments[..., 0]).clamp(min=0)
-    half = length.clamp(min=_MIN_BIN * num_bins) / 2
+    half_length = length.clamp(min=_MIN_BIN * num_bins) / 2
     relative = torch.linspace(-1, 1, num_bins + 1, dtype=segments.dtype, device=segments.device)
-    return (start + length / 2)[..., None] + half[..., None] * relative
+    return (start + length / 2)[..., None] + half_length[..., None] * relative
 
 
 def align_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
-    """What each step contributes to each bin.
+    """The weight of each step in each bin.
 
     segments: (..., 2) float32 start and end in steps. Returns (..., num_bins, num_steps), rows summing to the
     share of the bin that lies inside [0, num_steps].
@@ -44,25 +44,24 @@ def align_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
     """
     edges = bin_edges(segments, num_bins)
     widths = edges[..., 1:] - edges[..., :-1]
-    inside = edges.clamp(0, num_steps)
+    clamped = edges.clamp(0, num_steps)
     centres = torch.arange(num_steps, dtype=edges.dtype, device=edges.device) + 0.5
-    integral = _hat_integral(inside[..., None] - centres)  # (..., num_bins + 1, T)
-    integral[..., 0] += _hat_integral(inside + 0.5)
-    integral[..., -1] += _hat_integral(inside - num_steps - 0.5)
+    integral = _hat_integral(clamped[..., None] - centres)  # (..., num_bins + 1, T)
+    integral[..., 0] += _hat_integral(clamped + 0.5)
+    integral[..., -1] += _hat_integral(clamped - num_steps - 0.5)
     return (integral[..., 1:, :] - integral[..., :-1, :]).div_(widths[..., None])
 
 
 def _hat_integral(u: Tensor) -> Tensor:
-    """The integral of the hat 1 - |u| from 0 to u, for u clamped to [-1, 1]; works in place on a fresh
-    tensor."""
+    """The integral of the hat 1 - |u| from 0 to u, for u clamped to [-1, 1]; overwrites u."""
     u = u.clamp_(-1, 1)
     return u.abs().mul_(-0.5).add_(1).mul_(u)
 
 
 def pool_bins(features: Tensor, weights: Tensor) -> Tensor:
     """Features (B, C, T) by weights (B, P, num_bins, T) -> (B, P, C, num_bins); bins come first in memory."""
-    flat = weights.to(features.dtype).flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
-    return flat.unflatten(1, weights.shape[1:3]).transpose(2, 3)
+    pooled = weights.to(features.dtype).flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
+    return torch.unflatten(pooled, 1, weights.shape[1:3]).transpose(2, 3)
 
 
 def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:
@@ -72,10 +71,10 @@ def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:
     features are 0 there), may have no length (the value at that point). Returns (B, P, C, num_bins), in the
     features' dtype; the weights are computed in float32.
     """
-    batch, _, steps = features.shape
-    if segments.shape[0] != batch or segments.shape[-1] != 2:
+    num_videos, _, num_steps = features.shape
+    if segments.shape[0] != num_videos or segments.shape[-1] != 2:
         raise ValueError(
             f"roi_align: segments {tuple(segments.shape)} for features {tuple(features.shape)}, "
-            f"want ({batch}, P, 2)"
+            f"want ({num_videos}, P, 2)"
         )
-    return pool_bins(features, align_weights(segments.detach().float(), steps, num_bins))
+    return pool_bins(features, align_weights(segments.detach().float(), num_steps, num_bins))

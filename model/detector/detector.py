@@ -1,15 +1,16 @@
-"""The detector: features of one video in, segments with scores out; its losses in training.
+"""The detector: features of videos in, segments with scores out; its losses in training.
 
 Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023): a neck with two LSTMs, a
 boundary head, and three stages that refine and score proposals drawn from the dense map. We depart: two
 class heads, so no external classifier is needed; balancing by weights, not by drawing; exact RoI bins;
-sampling that may follow the truth.
+sampling that may follow the annotated actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from ..segments import pairwise_tiou
 from . import losses
-from .ground_truth import Truth, pack_truth
+from .ground_truth import PaddedActions, pad_actions
 from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
 from .proposals import (
@@ -33,7 +34,7 @@ from .settings import DetectorSettings
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the detector says of B videos; float32, on the features' device, without a graph."""
+    """Scored segments of B videos; float32, on the features' device, without a graph."""
 
     segments: Tensor  # (B, P, 2) start and end in steps, 0 <= start < end <= T
     quality: Tensor  # (B, P) in [0, 1]: how well the segment fits some action
@@ -42,8 +43,10 @@ class Prediction:
 
 
 class Detector(nn.Module):
-    """Neck, step heads and the cascade; see `loss` and `predict`. Weights may be bfloat16, results are
-    float32."""
+    """Neck, step heads and cascade; see `loss` and `predict`.
+
+    Weights may be bfloat16; results are float32.
+    """
 
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
@@ -57,7 +60,7 @@ class Detector(nn.Module):
         self.neck = Neck(num_features, settings.neck_dim)
         self.boundary = StepHead(settings.neck_dim, 2, prior=0.1)
         self.step_class = StepHead(settings.neck_dim, num_classes, prior=settings.class_prior)
-        # Past the neck, so that an encoder that starts from nothing is told classes from the first step on.
+        # Bypasses the neck: an encoder trained from scratch then gets a class gradient from the first step.
         self.step_shortcut = nn.Conv1d(num_features, num_classes, 1, bias=False)
         self.stages = nn.ModuleList(
             ProposalStage(
@@ -87,35 +90,41 @@ class Detector(nn.Module):
         draws the proposals. Returns a float32 scalar, and detached scalars that sum to it. ValueError:
         shapes, labels or segments wrong.
         """
-        truth = pack_truth(gt_segments, gt_labels, self.settings.num_steps, self.num_classes, len(features))
-        anchors = self._sample(truth, generator).to(features.device)
-        truth = truth.to(features.device)
-        x, step_logits = self._steps(features)
-        parts = self._step_losses(x, step_logits, truth)
+        actions = pad_actions(
+            gt_segments,
+            gt_labels,
+            num_videos=len(features),
+            num_steps=self.settings.num_steps,
+            num_classes=self.num_classes,
+        )
+        anchors = self._sample_proposals(actions, generator).to(features.device)
+        actions = actions.to(features.device)
+        x, step_logits = self._encode_steps(features)
+        parts = self._step_losses(x, step_logits, actions)
         for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
             output = stage(x, step_logits.sigmoid(), anchors)
-            for name, value in self._stage_losses(output, anchors, truth, threshold).items():
-                parts[name] = parts.get(name, 0) + value
+            for name, value in self._stage_losses(output, anchors, actions, threshold).items():
+                parts[name] = parts[name] + value if name in parts else value
             anchors = self._refine(output, anchors)
         weights = self.settings.weights
         parts = {name: getattr(weights, name) * value for name, value in parts.items()}
-        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
+        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Prediction:
-        """Walk all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
-        x, step_logits = self._steps(features)
+        """Refine and score all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
+        x, step_logits = self._encode_steps(features)
         step_scores = step_logits.sigmoid()
         candidates = candidate_proposals(self.settings.num_steps, device=x.device)
-        pieces = [
-            self._predict_piece(x, step_scores, piece.expand(len(x), -1, -1))
-            for piece in candidates.split(self.settings.predict_proposals)
+        chunks = [
+            self._predict_chunk(x, step_scores, chunk.expand(len(x), -1, -1))
+            for chunk in torch.split(candidates, self.settings.predict_proposals)
         ]
-        segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+        segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
         return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())
 
-    def _steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The neck's output (B, hidden, T) and the class logits of each step (B, K, T), float32.
+    def _encode_steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The neck's output (B, neck_dim, T) and the class logits of each step (B, K, T), float32.
 
         features: (B, D, T'); they are checked, cast to the weights' dtype and interpolated to T.
         """
@@ -131,71 +140,69 @@ class Detector(nn.Module):
         x = self.neck(features)
         return x, self.step_class(x) + self.step_shortcut(features).float()
 
-    def _sample(self, truth: Truth, generator: torch.Generator) -> Tensor:
+    def _sample_proposals(self, actions: PaddedActions, generator: torch.Generator) -> Tensor:
         """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
         settings = self.settings
         candidates = candidate_proposals(settings.num_steps)
         if settings.proposal_sampling == "random":
-            return sample_random(candidates, len(truth.mask), settings.num_samples, generator=generator)
+            return sample_random(candidates, len(actions.mask), settings.num_samples, generator=generator)
         return sample_balanced(
             candidates,
-            truth.segments,
-            truth.mask,
+            actions.segments,
+            actions.mask,
             settings.num_samples,
             share=settings.balanced_share,
             min_tiou=settings.balanced_tiou,
             generator=generator,
         )
 
-    def _step_losses(self, x: Tensor, step_logits: Tensor, truth: Truth) -> dict[str, Tensor]:
+    def _step_losses(self, x: Tensor, step_logits: Tensor, actions: PaddedActions) -> dict[str, Tensor]:
         settings = self.settings
-        boundary = losses.boundary_targets(
-            truth.segments, truth.mask, settings.num_steps, radius=settings.boundary_radius
+        boundary_targets = losses.boundary_targets(
+            actions.segments, actions.mask, settings.num_steps, radius=settings.boundary_radius
         )
-        classes = losses.step_class_targets(
-            truth.segments, truth.labels, truth.mask, settings.num_steps, self.num_classes
+        class_targets = losses.step_class_targets(
+            actions.segments, actions.labels, actions.mask, settings.num_steps, self.num_classes
         )
         return {
-            "boundary": losses.balanced_bce(self.boundary(x), boundary),
+            "boundary": losses.balanced_bce(self.boundary(x), boundary_targets),
             # Weighted, not focal: from random initialisation the focal loss leaves the encoder on a plateau.
             "step_class": losses.weighted_bce(
-                step_logits, classes, positive_weight=settings.step_class_positives
+                step_logits, class_targets, positive_weight=settings.step_class_positives
             ),
         }
 
     def _stage_losses(
-        self, output: StageOutput, anchors: Tensor, truth: Truth, threshold: float
+        self, output: StageOutput, anchors: Tensor, actions: PaddedActions, threshold: float
     ) -> dict[str, Tensor]:
-        settings = self.settings
-        tiou = pairwise_tiou(anchors, truth.segments) * truth.mask[:, None]  # (B, P, A)
-        best, match = tiou.max(2)
-        matched = truth.segments.gather(1, match[..., None].expand(-1, -1, 2))
-        positive = (best > threshold).float()
-        classes = losses.proposal_class_targets(
-            tiou, truth.labels, truth.mask, self.num_classes, threshold=settings.class_tiou
+        """threshold: tIoU of an anchor with its action above which its offsets are trained."""
+        settings, beta = self.settings, self.settings.offset_beta
+        tiou = pairwise_tiou(anchors, actions.segments) * actions.mask[:, None]  # (B, P, A)
+        best_tiou, match = tiou.max(2)
+        matched = actions.segments.gather(1, match[..., None].expand(-1, -1, 2))
+        positive = (best_tiou > threshold).float()
+        class_targets = losses.proposal_class_targets(
+            tiou, actions.labels, actions.mask, self.num_classes, threshold=settings.class_tiou
         )
-        ends = (
-            losses.boundary_match_targets(anchors, matched, tolerance=settings.boundary_tolerance)
-            * (best > 0)[..., None]
-        )
-        beta = settings.offset_beta
+        near = losses.boundary_match_targets(anchors, matched, tolerance=settings.boundary_tolerance)
+        boundary_targets = near * (best_tiou > 0)[..., None]
         return {
             "tiou_class": losses.tiou_class_loss(
-                output.tiou[..., 0], best, threshold=settings.confident_tiou
+                output.tiou_logits[..., 0], best_tiou, threshold=settings.confident_tiou
             ),
-            "tiou_regression": losses.tiou_regression_loss(output.tiou[..., 1], best),
-            "proposal_boundary": losses.balanced_bce(output.boundary_logits, ends),
+            "tiou_regression": losses.tiou_regression_loss(output.tiou_logits[..., 1], best_tiou),
+            "proposal_boundary": losses.balanced_bce(output.boundary_logits, boundary_targets),
             "boundary_offset": losses.offset_loss(
                 output.boundary_offsets, encode_boundaries(anchors, matched), positive, beta=beta
             ),
             "centre_offset": losses.offset_loss(
                 output.centre_offsets, encode_centre_width(anchors, matched), positive, beta=beta
             ),
-            "proposal_class": losses.focal_loss(output.classes, classes),
+            "proposal_class": losses.focal_loss(output.class_logits, class_targets),
         }
 
     def _refine(self, output: StageOutput, anchors: Tensor) -> Tensor:
-        """The next stage's anchors, cut off from the graph."""
+        """The next stage's anchors, detached from the graph."""
         return refine(
             anchors,
             output.boundary_offsets.detach(),
@@ -203,17 +210,17 @@ class Detector(nn.Module):
             num_steps=self.settings.num_steps,
         )
 
-    def _predict_piece(
+    def _predict_chunk(
         self, x: Tensor, step_scores: Tensor, anchors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) of some anchors (B, p, 2)."""
-        refined, tiou, classes = [], [], []
+        """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) from p of the proposals (B, p, 2)."""
+        refined, tiou_scores, class_scores = [], [], []
         for stage in self.stages:
             output = stage(x, step_scores, anchors)
             anchors = self._refine(output, anchors)
             refined.append(anchors)
-            tiou.append(output.tiou.sigmoid())
-            classes.append(output.classes.sigmoid())
+            tiou_scores.append(output.tiou_logits.sigmoid())
+            class_scores.append(output.class_logits.sigmoid())
         segments = torch.stack(refined).mean(0)
-        quality = torch.stack(tiou).mean(0).prod(-1)  # tIoU class x tIoU, as ETAD
-        return segments, quality, torch.stack(classes).mean(0)
+        quality = torch.stack(tiou_scores).mean(0).prod(-1)  # tIoU class x tIoU, as ETAD
+        return segments, quality, torch.stack(class_scores).mean(0)

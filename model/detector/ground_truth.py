@@ -1,4 +1,4 @@
-"""The true actions of a batch, checked and padded to one shape."""
+"""The annotated actions of a batch, checked and padded to one shape."""
 
 from __future__ import annotations
 
@@ -10,35 +10,45 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Truth:
-    """True actions of B videos, padded to the same number A >= 1; float32 steps inside [0, T]."""
+class PaddedActions:
+    """Annotated actions of B videos, padded to the same number A >= 1; float32 steps inside [0, T]."""
 
     segments: Tensor  # (B, A, 2)
     labels: Tensor  # (B, A) int64
     mask: Tensor  # (B, A) bool, False where a video has fewer than A actions
 
-    def to(self, device: torch.device) -> Truth:
-        return Truth(self.segments.to(device), self.labels.to(device), self.mask.to(device))
+    def to(self, device: torch.device) -> PaddedActions:
+        return PaddedActions(self.segments.to(device), self.labels.to(device), self.mask.to(device))
 
 
-def pack_truth(
-    gt_segments: Sequence[Tensor], gt_labels: Sequence[Tensor], num_steps: int, num_classes: int, batch: int
-) -> Truth:
-    """Check the truth of each video and pad it to one number of actions (at least 1), on the CPU."""
-    if len(gt_segments) != batch or len(gt_labels) != batch:
+def pad_actions(
+    gt_segments: Sequence[Tensor],
+    gt_labels: Sequence[Tensor],
+    *,
+    num_videos: int,
+    num_steps: int,
+    num_classes: int,
+) -> PaddedActions:
+    """Check the actions of each video and pad them to one number (at least 1), on the CPU.
+
+    gt_segments: per video (A, 2) start and end in the T = num_steps steps, clipped to [0, T]; gt_labels: per
+    video (A,). Raises ValueError naming the video whose segments or labels are wrong.
+    """
+    if len(gt_segments) != num_videos or len(gt_labels) != num_videos:
         raise ValueError(
-            f"detector: {len(gt_segments)} lists of segments, {len(gt_labels)} of labels for {batch} videos"
+            f"detector: {len(gt_segments)} lists of segments and {len(gt_labels)} of labels "
+            f"for {num_videos} videos"
         )
-    most = max(1, max(len(labels) for labels in gt_labels))
-    segments = torch.zeros(batch, most, 2)
-    labels = torch.zeros(batch, most, dtype=torch.int64)
-    mask = torch.zeros(batch, most, dtype=torch.bool)
-    for i, (some_segments, some_labels) in enumerate(zip(gt_segments, gt_labels, strict=True)):
-        count = len(some_labels)
-        segments[i, :count] = _checked_segments(some_segments, count, num_steps, where=f"video {i}")
-        labels[i, :count] = _checked_labels(some_labels, num_classes, where=f"video {i}")
+    num_actions = max(1, max(len(labels) for labels in gt_labels))
+    segments = torch.zeros(num_videos, num_actions, 2)
+    labels = torch.zeros(num_videos, num_actions, dtype=torch.int64)
+    mask = torch.zeros(num_videos, num_actions, dtype=torch.bool)
+    for i, (of_video, labels_of_video) in enumerate(zip(gt_segments, gt_labels, strict=True)):
+        count = len(labels_of_video)
+        segments[i, :count] = _checked_segments(of_video, count, num_steps, where=f"video {i}")
+        labels[i, :count] = _checked_labels(labels_of_video, num_classes, where=f"video {i}")
         mask[i, :count] = True
-    return Truth(segments, labels, mask)
+    return PaddedActions(segments, labels, mask)
 
 
 def _checked_segments(segments: Tensor, count: int, num_steps: int, *, where: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The losses and their targets, each a pure function of float32 tensors.
+"""The losses of the detector and their targets, each a pure function of float32 tensors.
 
 ETAD (Liu et al., CVPRW 2023) and BMN (Lin et al., ICCV 2019) balance by drawing as many negatives as
 positives. We weight instead: the expectation of that draw, with less noise and without a generator. Focal
@@ -19,7 +19,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def boundary_targets(gt_segments: Tensor, gt_mask: Tensor, num_steps: int, *, radius: float) -> Tensor:
-    """How much of each step lies within `radius` steps of a true start (row 0) or end (row 1).
+    """How much of each step lies within `radius` steps of an action's start (row 0) or end (row 1).
 
     gt_segments: (B, A, 2) steps; gt_mask: (B, A) bool. Returns (B, 2, T) in [0, 1].
     """
@@ -33,8 +33,10 @@ def boundary_targets(gt_segments: Tensor, gt_mask: Tensor, num_steps: int, *, ra
 def step_class_targets(
     gt_segments: Tensor, gt_labels: Tensor, gt_mask: Tensor, num_steps: int, num_classes: int
 ) -> Tensor:
-    """How much of each step an action of each class covers: (B, A, 2), (B, A), (B, A) -> (B, K, T) in [0,
-    1]."""
+    """How much of each step an action of each class covers.
+
+    gt_segments: (B, A, 2) steps; gt_labels, gt_mask: (B, A). Returns (B, K, T) in [0, 1].
+    """
     steps = torch.arange(num_steps, dtype=gt_segments.dtype, device=gt_segments.device)
     cover = torch.minimum(gt_segments[..., 1:], steps + 1) - torch.maximum(gt_segments[..., :1], steps)
     cover = cover.clamp(0, 1) * gt_mask[..., None]  # (B, A, T)
@@ -45,18 +47,20 @@ def step_class_targets(
 def proposal_class_targets(
     tiou: Tensor, gt_labels: Tensor, gt_mask: Tensor, num_classes: int, *, threshold: float
 ) -> Tensor:
-    """A proposal's highest tIoU with a true action of each class, 0 where it does not exceed the threshold.
+    """A proposal's highest tIoU with an action of each class, 0 where it does not exceed the threshold.
 
     tiou: (B, P, A); gt_labels, gt_mask: (B, A). Returns (B, P, K); several classes may hold at once.
     """
-    hit = tiou * ((tiou > threshold) & gt_mask[:, None])
-    targets = hit.new_zeros(*hit.shape[:2], num_classes)
-    return targets.scatter_reduce(2, gt_labels[:, None].expand(hit.shape), hit, "amax")
+    high = tiou * ((tiou > threshold) & gt_mask[:, None])
+    targets = high.new_zeros(*high.shape[:2], num_classes)
+    return targets.scatter_reduce(2, gt_labels[:, None].expand(high.shape), high, "amax")
 
 
 def balanced_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy where positives and negatives weigh the same in total; targets in [0, 1] may be
-    soft."""
+    """Binary cross entropy in which positives and negatives weigh the same in total.
+
+    targets in [0, 1] may be soft.
+    """
     positives, negatives = targets.sum(), (1 - targets).sum()
     losses = -targets * F.logsigmoid(logits) / positives.clamp(min=1)
     losses = losses - (1 - targets) * F.logsigmoid(-logits) / negatives.clamp(min=1)
@@ -74,19 +78,21 @@ def weighted_bce(logits: Tensor, targets: Tensor, *, positive_weight: float) -> 
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sum of the sigmoid focal losses over the number of positives (at least 1); targets in [0, 1] may be
-    soft."""
+    """Sum of the sigmoid focal losses over the number of positives (at least 1).
+
+    targets in [0, 1] may be soft.
+    """
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    misfit = (targets - logits.sigmoid()).abs() ** gamma
+    error = (targets - logits.sigmoid()).abs() ** gamma
     weights = alpha * targets + (1 - alpha) * (1 - targets)
-    return (weights * misfit * losses).sum() / targets.sum().clamp(min=1)
+    return (weights * error * losses).sum() / targets.sum().clamp(min=1)
 
 
 def tiou_class_loss(logits: Tensor, tiou: Tensor, *, threshold: float) -> Tensor:
-    """Is the tIoU above the threshold: cross entropy, the negatives weighing as much as the positives.
+    """Whether the tIoU is above the threshold: cross entropy; negatives weigh as much as positives in total.
 
-    logits, tiou: (B, P), tiou the highest with any action. Without positives only the share that one
-    positive would have called for is taught.
+    logits, tiou: (B, P), tiou the highest with any action. Without positives the negatives weigh as
+    much as one positive would.
     """
     positive = (tiou > threshold).float()
     count = positive.sum().clamp(min=1)
@@ -96,10 +102,9 @@ def tiou_class_loss(logits: Tensor, tiou: Tensor, *, threshold: float) -> Tensor
 
 
 def tiou_regression_loss(logits: Tensor, tiou: Tensor, *, high: float = 0.7, low: float = 0.3) -> Tensor:
-    """How high is the tIoU: squared error of the sigmoid; proposals above `high`, between, below `low`
-    weigh alike.
+    """The value of the tIoU: squared error of the sigmoid.
 
-    logits, tiou: (B, P).
+    logits, tiou: (B, P). Proposals above `high`, below `low` and in between weigh the same in total.
     """
     groups = torch.stack([tiou > high, (tiou <= high) & (tiou >= low), tiou < low]).float()
     count = groups.flatten(1).sum(1)
@@ -108,11 +113,13 @@ def tiou_regression_loss(logits: Tensor, tiou: Tensor, *, high: float = 0.7, low
     return weighted_mean((logits.sigmoid() - tiou) ** 2, weights)
 
 
-def boundary_match_targets(anchors: Tensor, matched: Tensor, *, tolerance: float) -> Tensor:
-    """1 where an anchor's start (end) is within `tolerance` of its length from the true one; all (B, P,
-    2)."""
+def boundary_match_targets(anchors: Tensor, gt_segments: Tensor, *, tolerance: float) -> Tensor:
+    """1 where an anchor's start (end) is within `tolerance` of its length from that of its matched action.
+
+    anchors, gt_segments: (B, P, 2), the second the matched action of each anchor. Returns (B, P, 2).
+    """
     width = anchors[..., 1:] - anchors[..., :1]
-    return ((anchors - matched).abs() <= tolerance * width).float()
+    return ((anchors - gt_segments).abs() <= tolerance * width).float()
 
 
 def offset_loss(offsets: Tensor, targets: Tensor, positive: Tensor, *, beta: float) -> Tensor:

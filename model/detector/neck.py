@@ -1,8 +1,7 @@
-"""The feature neck: a convolution, then the past and the future of every step by two LSTMs.
+"""The neck: a convolution, then two LSTMs that add the past and the future to the features of every step.
 
 ETAD (Liu et al., CVPRW 2023): a grouped convolution with group norm, a forward and a backward LSTM, one
-branch for each and one without recurrence, joined by a 1x1 convolution (not grouped here: it is what mixes
-the branches).
+branch for each and one without recurrence, mixed by a 1x1 convolution (therefore not grouped here).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def channel_norm(channels: int) -> nn.GroupNorm:
 
 
 class Neck(nn.Module):
-    """(B, num_features, T) -> (B, hidden, T), every step aware of the whole sequence."""
+    """(B, num_features, T) -> (B, neck_dim, T); every step depends on the whole sequence."""
 
     def __init__(self, num_features: int, neck_dim: int):
         super().__init__()
@@ -42,7 +41,8 @@ class Neck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.embed(features)
-        sequence = x.transpose(1, 2)  # (B, T, hidden)
+        sequence = x.transpose(1, 2)  # (B, T, neck_dim)
         past = self.forward_lstm(sequence)[0].transpose(1, 2)
         future = self.backward_lstm(sequence.flip(1))[0].flip(1).transpose(1, 2)
-        return self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))
+        y: Tensor = self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))
+        return y

@@ -1,6 +1,7 @@
-"""Proposals: the dense map of segments, the few that are trained on, and how a stage moves them.
+"""Proposals: all candidate segments, the sample that is trained on, and how a stage moves its anchors.
 
-The map and its random sampling: ETAD (Liu et al., CVPRW 2023), section 3.3. Everything is in feature steps.
+The dense map of candidates and its random sampling: ETAD (Liu et al., CVPRW 2023), section 3.3. Everything
+is in feature steps.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ _MAX_LOG_SCALE = 2.0  # a stage changes a width by at most exp(+-2)
 
 
 def candidate_proposals(num_steps: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """All segments with whole ends, 0 <= start < end <= T, by start then end: (T * (T + 1) / 2, 2)
-    float32."""
+    """All segments from one step edge to another, 0 <= start < end <= T, by start, then end.
+
+    Returns (T * (T + 1) / 2, 2) float32.
+    """
     start, end = torch.triu_indices(num_steps, num_steps, device=device)
     return torch.stack([start, end + 1], -1).float()
 
 
-def sample_random(candidates: Tensor, batch: int, num_samples: int, *, generator: torch.Generator) -> Tensor:
-    """Draw for every video on its own, all candidates alike: (P, 2) -> (batch, num_samples, 2). ETAD's
-    default."""
-    draws = [sample_proposals(candidates, num_samples, generator=generator) for _ in range(batch)]
+def sample_random(
+    candidates: Tensor, num_videos: int, num_samples: int, *, generator: torch.Generator
+) -> Tensor:
+    """Draw for every video on its own, each candidate as likely (ETAD): (P, 2) -> (B, num_samples, 2)."""
+    draws = [sample_proposals(candidates, num_samples, generator=generator) for _ in range(num_videos)]
     return torch.stack(draws)
 
 
@@ -38,14 +42,12 @@ def sample_balanced(
     min_tiou: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw about `share` of the samples around the true actions, equally many for each; the rest among all
-    candidates.
+    """Draw about `share` of the samples around the annotated actions, as many for each; the rest among all.
 
     candidates: (P, 2); gt_segments: (B, A, 2); gt_mask: (B, A) bool. Returns (B, num_samples, 2), without
-    replacement, in the candidates' order. Around: tIoU of at least `min_tiou` with the action. Of the
-    uniform map a short action overlaps a handful of candidates, often none of the sampled ones; here every
-    action is seen in every iteration at the same number of proposals. A video without actions gets a plain
-    random draw.
+    replacement, in the candidates' order. Around: tIoU of at least `min_tiou` with the action. In a uniform
+    draw a short action overlaps a handful of candidates, often none of the sampled ones; here every action
+    has about the same number of proposals in every iteration. A video without actions gets a uniform draw.
     """
     near = (pairwise_tiou(candidates, gt_segments) >= min_tiou) & gt_mask[:, None]  # (B, P, A)
     per_action = near / near.sum(1, keepdim=True).clamp(min=1)

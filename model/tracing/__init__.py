@@ -1,5 +1,6 @@
-"""What unprepared modules compute, proven by torch.fx: is a block residual, and which follows which.
+"""Finds residual blocks in a network of any source, by torch.fx, and the order in which they are called.
 
-Read `residual.py` and `chain.py` first; `graph.py` records, `steps.py` and `sums.py` take the record apart,
-`run.py` runs the branches found, `watch.py` sees what cannot be proven.
+`residual.py` tells whether a block is residual: `graph.py` traces it into the operations of `operations.py`,
+`branches.py` finds the residual branches among them, `traced_block.py` runs these. `chain.py` tells which
+block follows which, by tracing; `observe.py` by running the network once. `install.py` rewires the blocks.
 """

@@ -1,8 +1,8 @@
-"""Which blocks of a network nobody prepared are called one straight after the other.
+"""Finds which blocks of a network are called one straight after the other: chains of blocks.
 
 Three kinds of evidence. An nn.Sequential calls its children in order, by definition. Otherwise the forward
 of the module that owns the blocks is traced: a proof, for the arguments' defaults. Where that fails,
-`observe` (model/tracing/watch.py) may see in one run what cannot be proven.
+`observe` (model/tracing/observe.py) can show in one run what cannot be proven.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .graph import Untraceable, trace
-from .run import in_mode
-from .steps import Program, Ref, Step
+from .operations import Operation, Program, ResultOf
+from .traced_block import in_mode
 
-# Reading these of a tensor is no use of its values.
-SHAPES = frozenset(
+# Attributes and methods of a tensor that read nothing of its values.
+METADATA = frozenset(
     {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "grad_fn", "is_leaf"}
     | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "_version"}
 )
@@ -27,7 +27,7 @@ SHAPES = frozenset(
 
 @dataclass(frozen=True)
 class Chain:
-    """Blocks of one container, each fed by the one before alone."""
+    """Blocks of one container; the output of each is the input of the next and is used nowhere else."""
 
     container: str  # dotted name; "" is the network itself
     blocks: tuple[str, ...]  # dotted names, in calling order
@@ -37,14 +37,14 @@ class Chain:
 
 @dataclass
 class Call:
-    """One call of a block, traced or seen."""
+    """One call of a block, traced or observed."""
 
     name: str
-    source: str | None = None  # the block whose very output it takes
-    fault: str | None = None  # why it cannot be part of a chain
+    source: str | None = None  # the block whose output is its input
+    problem: str | None = None  # why it cannot be part of a chain
 
 
-def _join(prefix: str, name: str) -> str:
+def _dotted(prefix: str, name: str) -> str:
     return f"{prefix}.{name}".strip(".")
 
 
@@ -53,7 +53,7 @@ def _container(name: str) -> str:
 
 
 def _owner(network: nn.Module, container: str) -> str:
-    """The nearest module around that has a forward of its own."""
+    """The innermost module around the container, or itself, that has a forward."""
     while isinstance(network.get_submodule(container), nn.ModuleList | nn.ModuleDict):
         container = _container(container)
     return container
@@ -63,38 +63,43 @@ def extra_argument(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     """The name of the first argument, besides the tensor, that is not at its default."""
     signature = inspect.signature(block.forward)
     bound = signature.bind(*args, **kwargs).arguments
-    first, *others = bound.items()
-    if signature.parameters[first[0]].kind == inspect.Parameter.VAR_POSITIONAL and len(first[1]) > 1:
-        return first[0]
+    (first, value_of_first), *others = bound.items()
+    if signature.parameters[first].kind == inspect.Parameter.VAR_POSITIONAL and len(value_of_first) > 1:
+        return first
     for name, value in others:
         parameter = signature.parameters[name]
         default: Any = parameter.default
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             default = () if parameter.kind == parameter.VAR_POSITIONAL else {}
-        plain = not isinstance(value, Ref | Tensor)
-        if value is not default and not (plain and type(value) is type(default) and value == default):
+        comparable = not isinstance(value, ResultOf | Tensor)
+        if value is not default and not (comparable and type(value) is type(default) and value == default):
             return name
     return None
 
 
+def _follows(call: Call, last: Call) -> bool:
+    """Whether the call continues a chain that ends with the call `last`."""
+    if call.problem or last.problem:
+        return False
+    return call.source == last.name and _container(call.name) == _container(last.name)
+
+
 def link(blocks: Collection[str], calls: list[Call], evidence: str) -> list[Chain]:
-    """The longest runs of linked calls within one container; blocks that fit in none, with the reason."""
+    """The longest runs of linked calls within one container; blocks that link to none, with the reason."""
     names = [call.name for call in calls]
     for call in calls:
         if names.count(call.name) > 1:
-            call.fault = call.fault or f"it is called {names.count(call.name)} times"
+            call.problem = call.problem or f"it is called {names.count(call.name)} times"
     runs: list[list[Call]] = []
-    placed: set[str] = set()
+    in_runs: set[str] = set()
     for call in calls:
-        last = runs[-1][-1] if runs else None
-        linked = last is not None and call.source == last.name and not (call.fault or last.fault)
-        if last is not None and linked and _container(call.name) == _container(last.name):
+        if runs and _follows(call, runs[-1][-1]):
             runs[-1].append(call)
-        elif call.name not in placed:
+        elif call.name not in in_runs:
             runs.append([call])
-        placed.add(call.name)
+        in_runs.add(call.name)
     found = [
-        Chain(_container(run[0].name), tuple(c.name for c in run), evidence, run[0].fault) for run in runs
+        Chain(_container(run[0].name), tuple(c.name for c in run), evidence, run[0].problem) for run in runs
     ]
     missing = [name for name in blocks if name not in names]
     return found + [Chain(_container(name), (name,), evidence, "it is never called") for name in missing]
@@ -102,62 +107,74 @@ def link(blocks: Collection[str], calls: list[Call], evidence: str) -> list[Chai
 
 def _sequential(network: nn.Module, container: str, blocks: Collection[str]) -> list[Chain]:
     sequence = network.get_submodule(container)
-    children = [_join(container, name) for name in sequence._modules]
+    children = [_dotted(container, name) for name in sequence._modules]
     members = list(sequence._modules.values())
     calls = []
     for i, name in enumerate(children):
         if name in blocks:
-            twice = "the sequence holds it twice" if sum(m is members[i] for m in members) > 1 else None
-            calls.append(Call(name, children[i - 1] if i else None, twice))
+            twice = sum(member is members[i] for member in members) > 1
+            problem = "the sequence holds it twice" if twice else None
+            calls.append(Call(name, children[i - 1] if i else None, problem))
     return link(blocks, calls, "sequential")
 
 
 def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Collection[str]) -> list[Call]:
-    users: list[set[int]] = [set() for _ in program.steps]
-    for i, step in enumerate(program.steps):
-        for j in () if _reads_shape(step) else step.inputs:
-            users[j].add(i)
-    for j in _results(program.output):
-        users[j].add(-1)
+    users = _users(program)
     calls = []
-    for step in program.steps:
-        name = _join(prefix, step.target) if step.kind == "module" else ""
+    for operation in program.operations:
+        name = _dotted(prefix, operation.target) if operation.kind == "module" else ""
         if name not in blocks:
             continue
-        extra = extra_argument(owner.get_submodule(step.target), step.args, step.kwargs)
-        call = Call(name, fault=None if extra is None else f"it is called with its argument {extra} set")
-        if len(step.inputs) == 1 and len(users[step.inputs[0]]) == 1:
-            before = program.steps[step.inputs[0]]
-            call.source = _join(prefix, before.target) if before.kind == "module" else None
+        call = call_of(name, owner.get_submodule(operation.target), operation.args, operation.kwargs)
+        if len(operation.inputs) == 1 and len(users[operation.inputs[0]]) == 1:
+            producer = program.operations[operation.inputs[0]]
+            call.source = _dotted(prefix, producer.target) if producer.kind == "module" else None
         calls.append(call)
     return calls
 
 
-def _reads_shape(step: Step) -> bool:
-    if step.kind == "method":
-        return step.target in SHAPES
-    return step.target is getattr and step.args[1] in SHAPES
+def call_of(name: str, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    """The call of the block with these arguments, its source still open."""
+    extra = extra_argument(block, args, kwargs)
+    return Call(name, problem=None if extra is None else f"it is called with its argument {extra} set")
 
 
-def _results(value: Any) -> Iterator[int]:
-    if isinstance(value, Ref):
+def _users(program: Program) -> list[set[int]]:
+    """For each operation those that use the values of its result; -1: the output."""
+    users: list[set[int]] = [set() for _ in program.operations]
+    for i, operation in enumerate(program.operations):
+        for j in () if _reads_metadata(operation) else operation.inputs:
+            users[j].add(i)
+    for j in _result_indices(program.output):
+        users[j].add(-1)
+    return users
+
+
+def _reads_metadata(operation: Operation) -> bool:
+    if operation.kind == "method":
+        return operation.target in METADATA
+    return operation.target is getattr and operation.args[1] in METADATA
+
+
+def _result_indices(value: Any) -> Iterator[int]:
+    if isinstance(value, ResultOf):
         yield value.index
     elif isinstance(value, tuple | list | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _results(item)
+            yield from _result_indices(item)
 
 
 def _traced(network: nn.Module, prefix: str, blocks: Sequence[str]) -> list[Chain]:
     owner = network.get_submodule(prefix)
     where = f"{prefix or 'the network'} ({type(owner).__name__})"
-    closed = [name.removeprefix(f"{prefix}.") for name in blocks]
+    leaf_names = [name.removeprefix(f"{prefix}.") for name in blocks]
     found = []
     for training in (owner.training, not owner.training):
         try:
             with in_mode(owner, training):
-                program = trace(owner, closed)
+                program = trace(owner, leaf_names)
         except Untraceable as error:
-            reason = f"{where}: {error}; observe() it, or vouch for the chain"
+            reason = f"{where}: {error}; give example=, for one run to show the order"
             return [unproven(blocks, container, reason) for container in containers(blocks)]
         found.append(link(blocks, _traced_calls(program, owner, prefix, blocks), "traced"))
     if found[0] != found[1]:
@@ -167,32 +184,32 @@ def _traced(network: nn.Module, prefix: str, blocks: Sequence[str]) -> list[Chai
 
 
 def containers(blocks: Sequence[str]) -> list[str]:
-    """The modules that hold the blocks, each once."""
+    """The names of the modules that hold the blocks, each once."""
     return list(dict.fromkeys(map(_container, blocks)))
 
 
 def unproven(blocks: Sequence[str], container: str, reason: str, evidence: str = "traced") -> Chain:
-    """The blocks of one container, with the reason why nothing is known of their order."""
-    held = tuple(name for name in blocks if _container(name) == container)
-    return Chain(container, held, evidence, reason)
+    """The blocks of one container, with the reason why their order is unknown."""
+    inside = tuple(name for name in blocks if _container(name) == container)
+    return Chain(container, inside, evidence, reason)
 
 
 def chains(network: nn.Module, blocks: Sequence[str]) -> list[Chain]:
     """The chains that `blocks`, dotted names, form, by definition of nn.Sequential or by tracing.
 
     A block alone is a chain of one. Those of which nothing can be proven come with the reason. The network
-    is left as it is; it does not run. (That an nn.Sequential is called, and not walked over by somebody's
-    forward, is taken for granted.)
+    is left as it is; it does not run. (That an nn.Sequential is called itself, and not its children by
+    somebody's forward, is assumed.)
     """
     found: list[Chain] = []
     owners: dict[str, list[str]] = {}
     for container in containers(blocks):
-        held = [name for name in blocks if _container(name) == container]
+        inside = [name for name in blocks if _container(name) == container]
         forward = network.get_submodule(container).forward
         if getattr(forward, "__func__", None) is nn.Sequential.forward:
-            found += _sequential(network, container, held)
+            found += _sequential(network, container, inside)
         else:
-            owners.setdefault(_owner(network, container), []).extend(held)
-    for prefix, held in owners.items():
-        found += _traced(network, prefix, held)
+            owners.setdefault(_owner(network, container), []).extend(inside)
+    for prefix, owned in owners.items():
+        found += _traced(network, prefix, owned)
     return found

@@ -1,11 +1,12 @@
-"""What a module that nobody prepared computes, by torch.fx: a list of steps, with what each reads and writes.
+"""Records what a module of any source computes, by torch.fx: its operations, what each reads and writes.
 
 Three things that torch.fx leaves out are added. In-place operators (`x += y`, `x[0] = y`) are recorded as
-such. A module that cannot be traced (control flow on values, say) becomes one step. And whatever tracing
-would bake in without a word stops it: Python's and NumPy's random numbers, attributes set in forward.
+such. A module that cannot be traced (control flow on values, say) becomes one operation. And whatever
+tracing would silently turn into a constant stops it: Python's and NumPy's random numbers, attributes set in
+forward.
 
-Not seen: `isinstance(x, Tensor)` and `hasattr` on a value, generators of one's own, clocks, files. So a
-trace is a claim; model/tracing/residual.py holds it against the module itself when it first runs.
+Not seen: `isinstance(x, Tensor)` and `hasattr` on a value, random generators of the module's own, clocks,
+files. So model/tracing/traced_block.py compares a trace with the module itself when it first runs.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import torch
 from torch import fx, nn
 
 from ..recompute import RngState
-from .steps import WRITING_OPERATORS, Program, program
+from .operations import WRITING_OPERATORS, Program, program_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Untraceable(Exception):
-    """Why a module could not be traced, in words for the user."""
+    """Why a module could not be traced, for the user."""
 
 
 class _Value(fx.Proxy):
@@ -52,20 +53,20 @@ for _name in WRITING_OPERATORS:
 
 
 class _Root(nn.Module):
-    """Calls the block with what its forward cannot do without, so that all other arguments take defaults."""
+    """Calls the block with the arguments that have no default, so that all others take theirs."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
-        self.wanted = required(block)
+        self.required = required_arguments(block)
 
     def forward(self, x: Any) -> Any:
-        if len(self.wanted) < 2:
+        if len(self.required) < 2:
             return self.block(x)
-        return self.block(**{name: x[i] for i, name in enumerate(self.wanted)})
+        return self.block(**{name: x[i] for i, name in enumerate(self.required)})
 
 
-def required(module: nn.Module) -> list[str]:
+def required_arguments(module: nn.Module) -> list[str]:
     """The arguments of forward that have no default."""
     parameters = inspect.signature(module.forward).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -73,22 +74,23 @@ def required(module: nn.Module) -> list[str]:
 
 
 def python_random_state() -> tuple[Any, ...]:
-    """Of the generators that no recomputation replays: Python's and NumPy's global ones."""
+    """The state of the generators that no recomputation replays: Python's and NumPy's global ones."""
     _, keys, position, *_ = np.random.get_state(legacy=True)
     return random.getstate(), np.asarray(keys).tobytes(), position
 
 
 class Tracer(fx.Tracer):
-    """Records `closed` modules and those of torch.nn as one step each.
+    """Records modules named in `leaves`, and those of torch.nn, as one operation each.
 
-    After an exception `failed` is the innermost module whose forward raised it.
+    After an exception `failed` is the innermost module whose forward raised it; `fatal` is a reason not to
+    try again with that module as a leaf.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, closed: Collection[str] = ()) -> None:
+    def __init__(self, leaves: Collection[str] = ()) -> None:
         super().__init__()
-        self.closed = closed
+        self.leaves = leaves
         self.failed: str | None = None
         self.fatal: str | None = None
 
@@ -97,32 +99,31 @@ class Tracer(fx.Tracer):
         return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether it stays one step."""
+        """Whether it stays one operation."""
         if module_qualified_name == "block":
             return False  # the module in question, torch.nn's or not
-        return module_qualified_name in self.closed or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """As fx.Tracer, but drawing random numbers is an error: the trace would repeat their outcome."""
+        """As fx.Tracer, but drawing random numbers is an error: the trace would repeat the numbers drawn."""
         name = self.path_of_module(m)
-        drawn, rng = python_random_state(), torch.get_rng_state()
+        python_state, torch_state = python_random_state(), torch.get_rng_state()
         try:
             result = super().call_module(m, forward, args, kwargs)
-            if not torch.equal(rng, torch.get_rng_state()):
+            if not torch.equal(torch_state, torch.get_rng_state()):
                 raise Untraceable("draws random numbers to choose what to compute")
         except Exception:
             self.failed = self.failed or name
             raise
         finally:
-            if self.fatal is None and drawn != python_random_state():
-                self.fatal = (
-                    f"{_local(name)} draws from Python's or NumPy's random numbers, which are not replayed"
-                )
+            if self.fatal is None and python_state != python_random_state():
+                where = _name_in_block(name)
+                self.fatal = f"{where} draws from Python's or NumPy's random numbers, which are not replayed"
         return result
 
 
-def _local(name: str) -> str:
-    """A name below _Root as the block calls it."""
+def _name_in_block(name: str) -> str:
+    """The name of a module below _Root, seen from the block; "it" is the block itself."""
     return "it" if name in ("", "block") else name.removeprefix("block.")
 
 
@@ -133,32 +134,32 @@ def _contents(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, list) else None
 
 
-def _same(before: list[Any], after: list[Any], *, pairs: bool) -> bool:
-    if len(before) != len(after):
+def _same_objects(saved: list[Any], current: list[Any], *, pairs: bool) -> bool:
+    if len(saved) != len(current):
         return False
     if pairs:
-        return all(a[0] is b[0] and a[1] is b[1] for a, b in zip(before, after, strict=True))
-    return all(a is b for a, b in zip(before, after, strict=True))
+        return all(a[0] is b[0] and a[1] is b[1] for a, b in zip(saved, current, strict=True))
+    return all(a is b for a, b in zip(saved, current, strict=True))
 
 
 @contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Inside, no module of `module` calls hooks: those of an engine expect tensors."""
+    """Inside, no module of `module` calls its hooks: those of an engine expect tensors, not traced values."""
     found = [getattr(m, name) for m in module.modules() for name in HOOKS]
-    held = [(hooks, list(hooks.items())) for hooks in found]
-    for hooks, _ in held:
+    saved = [(hooks, list(hooks.items())) for hooks in found]
+    for hooks, _ in saved:
         hooks.clear()
     try:
         yield
     finally:
-        for hooks, items in held:
+        for hooks, items in saved:
             hooks.clear()
             hooks.update(items)
 
 
 @contextmanager
-def _as_it_was(module: nn.Module, written: list[str]) -> Iterator[None]:
-    """Undo what happens inside to attributes of all modules and to generators; names go to `written`."""
+def _restored_afterwards(module: nn.Module, assigned: list[str]) -> Iterator[None]:
+    """Undo what happens inside to attributes of all modules and to generators; names go to `assigned`."""
     saved = {
         name: (m, {key: (value, _contents(value)) for key, value in vars(m).items()})
         for name, m in module.named_modules()
@@ -171,40 +172,42 @@ def _as_it_was(module: nn.Module, written: list[str]) -> Iterator[None]:
         random.setstate(generators[1])
         np.random.set_state(generators[2])
         for name, (m, attributes) in saved.items():
-            written += [f"{name}.{key}".strip(".") for key in _restore(m, attributes)]
+            assigned += [f"{name}.{key}".strip(".") for key in _restore(m, attributes)]
 
 
 def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> list[str]:
     """Put back every attribute and the contents of lists and dicts; returns the names that had changed."""
-    now = vars(module)
-    changed = [key for key in now if key not in attributes]
+    current = vars(module)
+    changed = [key for key in current if key not in attributes]
     for key in changed:
-        del now[key]
+        del current[key]
     for key, (value, content) in attributes.items():
-        if key not in now or now[key] is not value:
+        if key not in current or current[key] is not value:
             changed.append(key)
-            now[key] = value
-        if content is not None and not _same(content, _contents(value) or [], pairs=isinstance(value, dict)):
+            current[key] = value
+        if content is not None and not _same_objects(
+            content, _contents(value) or [], pairs=isinstance(value, dict)
+        ):
             changed.append(key)
             value.clear()
             (value.update if isinstance(value, dict) else value.extend)(content)
     return changed
 
 
-def trace(block: nn.Module, closed: Collection[str] = ()) -> Program:
-    """The steps of block(x), every other argument at its default, in its present training mode.
+def trace(block: nn.Module, leaf_names: Collection[str] = ()) -> Program:
+    """The operations of block(x), every other argument at its default, in its present training mode.
 
-    If forward wants more than one argument, the input, step 0, is the list of all that it wants.
-    closed: dotted names of submodules to keep as one step each. Raises Untraceable.
+    If forward requires more than one argument, the input, operation 0, is the list of all these.
+    leaf_names: dotted, of submodules to keep as one operation each. Raises Untraceable.
     """
-    leaves = {f"block.{name}": "" for name in closed}
+    leaves = {f"block.{name}": "" for name in leaf_names}  # name -> why it cannot be traced
     while True:
-        root, tracer, written = _Root(block), Tracer(leaves), list[str]()
+        root, tracer, assigned = _Root(block), Tracer(leaves), list[str]()
         error = ""
-        with _as_it_was(block, written), _without_hooks(block):
+        with _restored_afterwards(block, assigned), _without_hooks(block):
             try:
                 graph = tracer.trace(root)
-            except Exception as raised:  # whatever the code of a stranger does when it meets no real tensor
+            except Exception as raised:  # whatever foreign code raises when its input is no real tensor
                 kind = "" if isinstance(raised, Untraceable) else f"{type(raised).__name__}: "
                 error = f"{kind}{raised}".splitlines()[0][:160]
         if tracer.fatal is not None:
@@ -214,6 +217,6 @@ def trace(block: nn.Module, closed: Collection[str] = ()) -> Program:
         if tracer.failed in (None, "block") or tracer.failed in leaves:
             raise Untraceable(f"its forward cannot be traced ({error})")
         leaves[tracer.failed] = error
-    if written:
-        raise Untraceable(f"its forward assigns {', '.join(sorted(set(written)))}")
-    return program(graph, root, {_local(name): why for name, why in leaves.items() if why})
+    if assigned:
+        raise Untraceable(f"its forward assigns {', '.join(sorted(set(assigned)))}")
+    return program_of(graph, root, {_name_in_block(name): why for name, why in leaves.items() if why})

@@ -1,8 +1,8 @@
-"""Rewires networks that nobody prepared: finds residual blocks, proves them and their order, or says why not.
+"""Rewires networks that were not prepared for it: finds chains of residual blocks, replaces their forwards.
 
 A chain of blocks, each fed by the one before alone, becomes one recurrence: the first block's forward runs
-it, the others' pass their input on. Nothing moves in the module tree, so names, parameters and whatever walks
-over the blocks stay as they are.
+it, the others' return their input. Nothing moves in the module tree, so names, parameters and code that
+iterates over the blocks stay as they are.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from torch import Tensor, nn
 
 from ..recompute import RngState, frozen_statistics
 from ..reversible import Branch, Recurrence, run_stage
+from ..rewired_stage import RecurrenceOptions, Rewired
 from .chain import Chain, chains
-from .residual import Refusal, Residual, residual_block
-from .watch import observe
+from .observe import observe
+from .residual import NotResidual, Residual, residual_block
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
-Branches = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
+BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
 
 
 @dataclass(eq=False)
-class ForeignStage:
-    """One recurrence over a chain of blocks, in the place of the first one's forward.
+class RewiredChain:
+    """One recurrence over a chain of blocks, as the forward of the first one.
 
     `beta`, `fixed_point_states`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
     """
 
     names: tuple[str, ...]
     blocks: list[nn.Module]
-    found: dict[str, Residual]  # of traced blocks; those that the hook vouched for are asked for anew
-    hook: Branches | None
+    traced: dict[str, Residual]  # by name; the caller's `branches` give those of the other blocks
+    branches: BranchesOfBlock | None
     post_activation: bool
     beta: float
     fixed_point_states: bool
@@ -46,8 +47,10 @@ class ForeignStage:
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The chain's output for the first block's input, in the dtype of x: (n, ...)."""
-        only_tensor(self.names[0], args, kwargs)
-        branches = [branch for name, block in self._members() for branch in self._branches(name, block)]
+        check_single_argument(self.names[0], args, kwargs)
+        branches = [
+            branch for name, block in self._named_blocks() for branch in self._branches_of(name, block)
+        ]
         if not self.compared and type(x) is Tensor and not x.is_meta:
             self._compare(x)
             self.compared = True
@@ -59,38 +62,41 @@ class ForeignStage:
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
-            on_reconstruction_error=self._note_error,
+            on_reconstruction_error=self._store_error,
         )
         return y.to(x.dtype)
 
-    def _members(self) -> Iterator[tuple[str, nn.Module]]:
+    def _named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
         return zip(self.names, self.blocks, strict=True)
 
-    def _branches(self, name: str, block: nn.Module) -> Sequence[Branch]:
-        if name in self.found:
-            return self.found[name].branches
-        assert self.hook is not None
-        vouched = residual_of(self.hook(block), block)
-        assert vouched is not None
-        return vouched.branches
+    def _branches_of(self, name: str, block: nn.Module) -> Sequence[Branch]:
+        if name in self.traced:
+            return self.traced[name].branches
+        assert self.branches is not None
+        residual = as_residual(self.branches(block), block)  # asked anew: a copy's functions are its own
+        assert residual is not None
+        return residual.branches
 
     def _compare(self, x: Tensor) -> None:
-        """Hold what the hook vouched for against the blocks, once; traced blocks see to it themselves."""
-        rule = Recurrence(0.0, self.post_activation)
+        """Compare the caller's branches with their blocks, once; traced blocks do so themselves."""
         rng = RngState.capture(x.device)
-        for name, block in self._members():
-            if name in self.found:
+        for name, block in self._named_blocks():
+            if name in self.traced:
                 continue
-            with torch.no_grad(), frozen_statistics(block):
-                with rng.replay():
-                    expected = type(block).forward(block, x.clone())
-                found = x
-                with rng.replay():
-                    for branch in self._branches(name, block):
-                        found = rule.forward_step(found, found, rule.branch(branch, found))
+            with torch.no_grad(), frozen_statistics(block), rng.replay():
+                expected = type(block).forward(block, x.clone())
+            with torch.no_grad(), frozen_statistics(block), rng.replay():
+                found = self._sum_of_branches(name, block, x)
             check_equal(name, found, expected)
 
-    def _note_error(self, error: Tensor) -> None:
+    def _sum_of_branches(self, name: str, block: nn.Module, x: Tensor) -> Tensor:
+        """The block's output at beta 0, where the recurrence is the original network."""
+        recurrence = Recurrence(0.0, self.post_activation)
+        for branch in self._branches_of(name, block):
+            x = recurrence.forward_step(x, x, recurrence.branch_output(branch, x))
+        return x
+
+    def _store_error(self, error: Tensor) -> None:
         self.reconstruction_error = error
 
 
@@ -105,17 +111,17 @@ def check_equal(name: str, found: Tensor, expected: object) -> None:
 
 @dataclass(eq=False)
 class IdentityForward:
-    """In the place of the forward of a chain's further blocks: the first one has done their work."""
+    """The forward of a chain's further blocks: the first block has computed their output already."""
 
     name: str
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x itself."""
-        only_tensor(self.name, args, kwargs)
+        check_single_argument(self.name, args, kwargs)
         return x
 
 
-def only_tensor(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_single_argument(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """ValueError if a rewired block is called with more than its input: it was proven for defaults alone."""
     for value in (*args, *kwargs.values()):
         if value is not None and value is not False:
@@ -125,11 +131,13 @@ def only_tensor(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> No
             )
 
 
-def residual_of(answer: object, block: nn.Module) -> Residual | None:
-    """What the branches= hook returned, as a Residual."""
-    if answer is None or isinstance(answer, Residual):
-        return answer
-    return Residual(tuple(Branch(function, block) for function in answer), post_activation=False)
+def as_residual(
+    branches: Sequence[Callable[[Tensor], Tensor]] | Residual | None, block: nn.Module
+) -> Residual | None:
+    """What the caller's `branches` returned for the block."""
+    if branches is None or isinstance(branches, Residual):
+        return branches
+    return Residual(tuple(Branch(function, block) for function in branches), post_activation=False)
 
 
 # ----------------------------------------------------------------------------------------------- finding
@@ -143,27 +151,28 @@ def _may_be_block(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundBlocks:
     """The modules of a network by name: residual ones, and those that are not, with the reason."""
 
-    proven: dict[str, Residual]
-    refused: dict[str, Refusal]
+    residual: dict[str, Residual]
+    others: dict[str, NotResidual]
 
 
-def find_blocks(network: nn.Module, hook: Branches | None) -> Found:
-    """Look at every module but torch's layers, outer ones first; what lies in a residual block is its own."""
-    found = Found({}, {})
+def find_blocks(network: nn.Module, branches: BranchesOfBlock | None) -> FoundBlocks:
+    """Try every module but torch's layers, outer ones first; modules inside a residual block belong to it."""
+    found = FoundBlocks({}, {})
     for name, module in network.named_modules():
-        if name == "" or not _may_be_block(module) or any(name.startswith(f"{o}.") for o in found.proven):
+        inside = any(name.startswith(f"{outer}.") for outer in found.residual)
+        if name == "" or inside or not _may_be_block(module):
             continue
         if "forward" in vars(module):
             raise ValueError(f"rewire: {name} is rewired already, or its forward is patched by somebody else")
-        vouched = residual_of(hook(module), module) if hook is not None else None
-        result = vouched or residual_block(module, name=name)
+        given = as_residual(branches(module), module) if branches is not None else None
+        result = given or residual_block(module, name=name)
         if isinstance(result, Residual):
-            found.proven[name] = result
+            found.residual[name] = result
         else:
-            found.refused[name] = result
+            found.others[name] = result
     return found
 
 
@@ -173,8 +182,8 @@ def find_chains(network: nn.Module, names: Sequence[str], example: Mapping[str, 
     left = {name for chain in proven if chain.reason for name in chain.blocks}
     if example is None or not left:
         return proven
-    seen = observe(network, names, **example)
-    return [c for c in proven if not c.reason] + [c for c in seen if left.issuperset(c.blocks)]
+    observed = observe(network, names, **example)
+    return [c for c in proven if not c.reason] + [c for c in observed if left.issuperset(c.blocks)]
 
 
 # -------------------------------------------------------------------------------------------- installing
@@ -183,76 +192,82 @@ def find_chains(network: nn.Module, names: Sequence[str], example: Mapping[str, 
 def install(
     network: nn.Module,
     chain: Chain,
-    found: Found,
-    hook: Branches | None,
-    *,
-    beta: float,
-    fixed_point_states: bool,
-    leapfrog: bool,
+    found: FoundBlocks,
+    branches: BranchesOfBlock | None,
+    options: RecurrenceOptions,
 ) -> None:
     """Make one recurrence of each run of blocks in the chain that activate alike."""
-    for post_activation, run in groupby(chain.blocks, key=lambda name: found.proven[name].post_activation):
+    for post_activation, run in groupby(chain.blocks, key=lambda name: found.residual[name].post_activation):
         names = tuple(run)
         blocks = [network.get_submodule(name) for name in names]
-        asked = {n for n, b in zip(names, blocks, strict=True) if hook is not None and hook(b) is not None}
-        traced = {name: found.proven[name] for name in names if name not in asked}
-        stage = ForeignStage(names, blocks, traced, hook, post_activation, beta, fixed_point_states, leapfrog)
+        traced = {
+            name: found.residual[name]
+            for name, block in zip(names, blocks, strict=True)
+            if branches is None or branches(block) is None
+        }
+        stage = RewiredChain(
+            names,
+            blocks,
+            traced,
+            branches,
+            post_activation,
+            beta=options.beta,
+            fixed_point_states=options.fixed_point_states,
+            leapfrog=options.leapfrog,
+        )
         for name, block in zip(names, blocks, strict=True):
-            forward = stage if name == names[0] else IdentityForward(name)
-            block.forward = forward  # type: ignore[assignment]
+            block.forward = stage if name == names[0] else IdentityForward(name)
 
 
-def rewire_foreign(
+def rewire_unprepared(
     network: nn.Module,
+    options: RecurrenceOptions,
     *,
-    beta: float,
-    fixed_point_states: bool,
-    leapfrog: bool,
-    hook: Branches | None,
+    branches: BranchesOfBlock | None,
     example: Mapping[str, Any] | None,
-) -> Iterator[tuple[str, str, int, str]]:
-    """Rewire what is proven; (name, kind, number of branches, reason) for each block, as in Rewired.
+) -> list[Rewired]:
+    """Rewire the blocks that are proven residual; returns what became of each block.
 
-    Raises ValueError, with the network as it was, if nothing is.
+    Raises ValueError, with the network as it was, if there is none.
     """
-    found = find_blocks(network, hook)
-    known = find_chains(network, list(found.proven), example)
-    good = [chain for chain in known if chain.reason is None]
-    if not good:
-        raise ValueError(_nothing(network, found, known))
-    rows = {
-        name: (
-            "untouched",
-            0,
-            f"shortcut that computes: {refusal.reason}" if refusal.transition else refusal.reason,
-        )
-        for name, refusal in found.refused.items()
-        if _is_block(network, name)
-    }
+    found = find_blocks(network, branches)
+    all_chains = find_chains(network, list(found.residual), example)
+    known = [chain for chain in all_chains if chain.reason is None]
+    if not known:
+        raise ValueError(_no_block_message(network, found, all_chains))
     for chain in known:
+        install(network, chain, found, branches, options)
+    return _table(network, found, all_chains)
+
+
+def _table(network: nn.Module, found: FoundBlocks, all_chains: list[Chain]) -> list[Rewired]:
+    """What became of each block, in the order of the modules."""
+    rows: dict[str, Rewired] = {}
+    for name, refused in found.others.items():
+        if _in_sequence(network, name):
+            reason = f"shortcut that computes: {refused.reason}" if refused.transition else refused.reason
+            rows[name] = Rewired(name, "untouched", 0, reason)
+    for chain in all_chains:
         for name in chain.blocks:
-            number = len(found.proven[name].branches)
-            how = f"residual; order {chain.evidence}"
-            rows[name] = ("untouched", number, chain.reason) if chain.reason else ("reversible", number, how)
-    for chain in good:
-        install(
-            network, chain, found, hook, beta=beta, fixed_point_states=fixed_point_states, leapfrog=leapfrog
-        )
-    order = [name for name, _ in network.named_modules() if name in rows]
-    return iter([(name, *rows[name]) for name in order])
+            number = len(found.residual[name].branches)
+            if chain.reason is None:
+                rows[name] = Rewired(name, "reversible", number, f"residual; order {chain.evidence}")
+            else:
+                rows[name] = Rewired(name, "untouched", number, chain.reason)
+    return [rows[name] for name, _ in network.named_modules() if name in rows]
 
 
-def _is_block(network: nn.Module, name: str) -> bool:
-    """Whether it stands in a sequence or list of modules, as blocks do."""
+def _in_sequence(network: nn.Module, name: str) -> bool:
+    """Whether the module is part of a sequence or list of modules, as blocks are."""
     parent = network.get_submodule(name.rpartition(".")[0])
     return isinstance(parent, nn.Sequential | nn.ModuleList)
 
 
-def _nothing(network: nn.Module, found: Found, known: list[Chain]) -> str:
-    reasons = [f"{', '.join(chain.blocks[:2])}: {chain.reason}" for chain in known if chain.reason]
+def _no_block_message(network: nn.Module, found: FoundBlocks, all_chains: list[Chain]) -> str:
+    reasons = [f"{', '.join(chain.blocks[:2])}: {chain.reason}" for chain in all_chains if chain.reason]
     reasons += [
-        f"{name}: {refusal.reason}" for name, refusal in found.refused.items() if _is_block(network, name)
+        f"{name}: {refused.reason}" for name, refused in found.others.items() if _in_sequence(network, name)
     ]
-    reasons += [f"{name}: {refusal.reason}" for name, refusal in found.refused.items()]
-    why = reasons[0] if reasons else "it holds no module but torch's layers"
-    return f"rewire: {type(network).__name__}: no block is known to be residual ({why})"
+    reasons += [f"{name}: {refused.reason}" for name, refused in found.others.items()]
+    first = reasons[0] if reasons else "it holds no module but torch's layers"
+    return f"rewire: {type(network).__name__}: no block is known to be residual ({first})"

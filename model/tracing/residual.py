@@ -1,4 +1,4 @@
-"""Prove from its trace that a block nobody prepared is residual, or say why not.
+"""Proves from its trace that a block of any source is residual, or tells why not.
 
 Residual: s_0 is the block's one input, s_{j+1} = s_j + F_j(s_j), where F_j takes nothing but s_j, parameters,
 buffers and constants; the output is s_k, or relu(s_0 + F_0(s_0)). The branches then run the block's own
@@ -17,10 +17,10 @@ from functools import partial
 from torch import nn
 
 from ..reversible import Branch
-from .graph import HOOKS, Untraceable, required, trace
-from .run import WAY_OUT, Plan, TracedBlock, TracedBranch, in_mode, mode_of
-from .steps import Program
-from .sums import Refused, Sums
+from .branches import BranchSearch, NotResidualError
+from .graph import HOOKS, Untraceable, required_arguments, trace
+from .operations import Program
+from .traced_block import ADVICE, BlockProgram, TracedBlock, TracedBranch, in_mode, training_flags
 
 
 @dataclass(frozen=True)
@@ -32,92 +32,102 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class NotResidual:
     """Why a block is not known to be residual."""
 
-    reason: str  # one line: what is in the way, and the way out
-    transition: bool = False  # a sum like a residual one, but with a shortcut that computes something
+    reason: str  # one line: what is in the way, and what to do
+    transition: bool = False  # whether only the shortcut is in the way, which computes something
 
 
-def _steps_to_output(program: Program) -> set[int]:
+def _operations_to_output(program: Program) -> set[int]:
     found, left = set[int](), [program.output.index]
     while left:
         i = left.pop()
         if i not in found:
             found.add(i)
-            left += program.steps[i].needs
+            left += program.operations[i].needs
     return found
 
 
-def _closable(program: Program, plan: Plan) -> set[str]:
+def _modules_within_branches(program: Program, branches: BlockProgram) -> set[str]:
     """The traced modules that lie within branches as a whole."""
-    inside = {i for piece in plan.pieces for i, _ in piece.steps}
-    outside = _steps_to_output(program) - inside
-    names = {name for i in inside for name in program.steps[i].inside}
-    return names - {name for i in outside for name in program.steps[i].inside}
+    inside = _operations_of(branches)
+    outside = _operations_to_output(program) - inside
+    names = {name for i in inside for name in program.operations[i].callers}
+    return names - {name for i in outside for name in program.operations[i].callers}
 
 
-def _coarse(block: nn.Module, program: Program, plan: Plan) -> tuple[Program, Plan]:
-    """The same branches with modules called whole where possible.
+def _operations_of(branches: BlockProgram) -> set[int]:
+    return {i for branch in branches.branches for i, _ in branch.operations}
+
+
+def _with_whole_modules(
+    block: nn.Module, program: Program, branches: BlockProgram
+) -> tuple[Program, BlockProgram]:
+    """The same branches, with modules called as a whole where possible.
 
     So hooks fire (ZeRO-3 gathers parameters in them), and what a module reads at run time is not fixed.
     """
-    closed = _closable(program, plan)
+    whole = _modules_within_branches(program, branches)
     try:
-        other = trace(block, closed)
-        found = Sums(other, block).plan()
-    except (Untraceable, Refused):
-        return program, plan
-    live = {i for piece in found.pieces for i, _ in piece.steps}
-    calls = {i for i, step in enumerate(other.steps) if step.kind == "module" and step.target in closed}
-    return (other, found) if found.shape == plan.shape and calls <= live else (program, plan)
+        other = trace(block, whole)
+        found = BranchSearch(other, block).block_program()
+    except (Untraceable, NotResidualError):
+        return program, branches
+    calls = {i for i, op in enumerate(other.operations) if op.kind == "module" and op.target in whole}
+    same = found.signature == branches.signature and calls <= _operations_of(found)
+    return (other, found) if same else (program, branches)
 
 
-def _plan(block: nn.Module) -> tuple[Program, Plan]:
-    """What the block does in its present training mode. Raises Refused or Untraceable."""
+def _traced_branches(block: nn.Module) -> tuple[Program, BlockProgram]:
+    """The program of the block in its present training mode. Raises NotResidualError or Untraceable."""
     program = trace(block)
-    return _coarse(block, program, Sums(program, block).plan())
+    return _with_whole_modules(block, program, BranchSearch(program, block).block_program())
 
 
 def _check_hooks(block: nn.Module, program: Program) -> None:
-    """Of the modules that branches do not call; later ones, an engine's, are its own affair."""
-    for name in ["", *(name for step in program.steps for name in step.inside)]:
+    """Refuse hooks of the modules that branches do not call. (An engine may add some later.)"""
+    for name in ["", *(name for operation in program.operations for name in operation.callers)]:
         if any(getattr(block.get_submodule(name), hooks) for hooks in HOOKS):
-            raise Refused(f"{name or 'it'} has hooks, which its branches would not call; remove them")
+            raise NotResidualError(
+                f"{name or 'it'} has hooks, which its branches would not call; remove them"
+            )
 
 
-def _plan_or_error(name: str, block: nn.Module) -> Plan:
-    """For a combination of training flags that is met at run time."""
+def _trace_at_run_time(name: str, block: nn.Module) -> BlockProgram:
+    """The program for a combination of training flags that is new at run time."""
     try:
-        return _plan(block)[1]
-    except (Untraceable, Refused) as error:
-        raise ValueError(f"{name}: with training flags as they are now: {error}; {WAY_OUT}") from error
+        return _traced_branches(block)[1]
+    except (Untraceable, NotResidualError) as error:
+        raise ValueError(f"{name}: with training flags as they are now: {error}; {ADVICE}") from error
 
 
-def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | Refusal:
-    """Prove that block(x) adds branches to its input, in training and in evaluation mode, or say why not.
+def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | NotResidual:
+    """Prove that block(x) adds branches to its input, in training and in evaluation mode, or tell why not.
 
     name: of the block, for errors at run time; its class if None. The block is left as it is. Not detected
     here but when a branch first runs (ValueError): a branch that changes the shape; a module, kept whole
     because it cannot be traced, that writes to its input or to buffers; anything that makes the trace
-    compute something else. Not detected at all: generators of one's own, files and clocks read in forward,
-    and numbers read from attributes of code that is not in a module within one branch, which stay as they
-    were when traced.
+    compute something else. Not detected at all: random generators of the block's own, files and clocks read
+    in forward, and numbers read from attributes outside of modules within one branch, which stay as they were
+    when traced.
     """
     name = name or type(block).__name__
-    traced = TracedBlock(block, name, partial(_plan_or_error, name))
+    traced = TracedBlock(block, name, partial(_trace_at_run_time, name))
     try:
-        if len(wanted := required(block)) > 1:
-            raise Refused(f"its forward wants {', '.join(wanted)}; want one tensor, all else with defaults")
+        if len(required := required_arguments(block)) > 1:
+            raise NotResidualError(
+                f"its forward wants {', '.join(required)}; want one tensor, all else with defaults"
+            )
         for training in (block.training, not block.training):
             with in_mode(block, training):
-                program, traced.plans[mode_of(block)] = _plan(block)
+                program, traced.programs[training_flags(block)] = _traced_branches(block)
                 _check_hooks(block, program)
-        plan, *others = traced.plans.values()
-        if any(other.shape != plan.shape for other in others):
-            raise Refused("it has other branches in training than in evaluation")
-    except (Untraceable, Refused) as error:
-        transition = isinstance(error, Refused) and error.transition
-        return Refusal(str(error) if transition else f"{error}; {WAY_OUT}", transition)
-    branches = tuple(Branch(TracedBranch(traced, i), block) for i in range(len(plan.pieces)))
-    return Residual(branches, plan.post_activation)
+        branches, *others = traced.programs.values()
+        if any(other.signature != branches.signature for other in others):
+            raise NotResidualError("it has other branches in training than in evaluation")
+    except (Untraceable, NotResidualError) as error:
+        transition = isinstance(error, NotResidualError) and error.transition
+        return NotResidual(str(error) if transition else f"{error}; {ADVICE}", transition)
+    functions = (TracedBranch(traced, i) for i in range(len(branches.branches)))
+    return Residual(tuple(Branch(function, block) for function in functions), branches.post_activation)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.backbones import build_backbone
+from model.backbones import BACKBONES, build_backbone
 from model.encode import sampled_encode
 from model.reversible import Recurrence
 from model.rewire import rewire
 from model.sampling import num_kept, sample_clips
+from pipeline.text import suggestion
 from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 MIB = 2**20
@@ -112,10 +113,15 @@ def measure(settings: Settings, mode: str, ratio: float | None) -> dict:
     }
 
 
+def check_backbone(name: str) -> None:
+    """ValueError if no backbone has this name."""
+    if name not in BACKBONES:
+        raise ValueError(f"--backbone: got {name!r}, which is no backbone; {suggestion(name, BACKBONES)}")
+
+
 def check(settings: Settings) -> None:
     """ValueError for a backbone, beta or ratio that cannot be, before anything is measured."""
-    with torch.device("meta"):
-        build_backbone(settings.backbone)
+    check_backbone(settings.backbone)
     Recurrence(settings.beta)
     for ratio in settings.ratios:
         num_kept(settings.clips, ratio)

@@ -1,10 +1,10 @@
-"""The steps of a traced module: what each of them computes, reads, and writes in place."""
+"""The operations of a traced module: what each of them computes, reads, and writes in place."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ WRITING_OPERATORS = (
     "irshift",
     "imatmul",
 )
-# Methods and functions that may return what they were given, or a view of it.
+# Methods and functions that may return their argument or a view of it.
 _VIEWS = """alpha_dropout as_strided bfloat16 broadcast_to chunk conj contiguous cpu cuda detach diagonal
 double dropout dropout1d dropout2d dropout3d expand expand_as feature_alpha_dropout flatten float getitem half
 hsplit movedim moveaxis narrow permute positive ravel real reshape reshape_as select split squeeze swapaxes
@@ -37,25 +37,25 @@ _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._Drop
 
 
 @dataclass(frozen=True)
-class Ref:
-    """In the arguments of a step: the result of another one."""
+class ResultOf:
+    """In the arguments of an operation: the result of another one, by its index."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation. `args` and `kwargs` hold Refs, in containers too."""
+class Operation:
+    """One operation. `args` and `kwargs` hold ResultOf, in containers too."""
 
     kind: str  # "input", "attribute", "constant", "module", "method" or "function"
     target: Any  # dotted name, tensor, method name or function
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    inputs: tuple[int, ...]  # the steps whose results it takes
-    needs: frozenset[int]  # `inputs`, and steps that wrote into these in between
-    writes: frozenset[int]  # memory it changes: roots
-    roots: frozenset[int]  # the steps that made the memory its result may lie in
-    inside: tuple[str, ...]  # the traced modules that call it, outermost first
+    inputs: tuple[int, ...]  # the operations whose results it takes
+    needs: frozenset[int]  # `inputs`, and operations that wrote into these in between
+    writes: frozenset[int]  # memory it changes, as roots
+    roots: frozenset[int]  # the operations that allocated the memory of its result
+    callers: tuple[str, ...]  # the traced modules whose forward it is part of, outermost first
 
     def run(self, owner: nn.Module, values: Mapping[int, Any]) -> Any:
         """The result, with the modules, parameters and buffers of `owner` as they are now."""
@@ -63,8 +63,8 @@ class Step:
             return self.target
         if self.kind == "attribute":
             return operator.attrgetter(self.target)(owner)
-        args = fill(self.args, values)
-        kwargs = fill(self.kwargs, values)
+        args = insert_results(self.args, values)
+        kwargs = insert_results(self.kwargs, values)
         if self.kind == "module":
             return owner.get_submodule(self.target)(*args, **kwargs)
         if self.kind == "method":
@@ -82,63 +82,61 @@ class Step:
         return {"input": "its input", "constant": "a constant"}.get(self.kind, str(self.target))
 
 
-def fill(value: Any, values: Mapping[int, Any]) -> Any:
-    """The arguments with results in place of Refs."""
-    if isinstance(value, Ref):
+def insert_results(value: Any, values: Mapping[int, Any]) -> Any:
+    """The arguments with `values`, results by index, in place of ResultOf."""
+    if isinstance(value, ResultOf):
         return values[value.index]
     if isinstance(value, tuple):
-        return tuple(fill(item, values) for item in value)
+        return tuple(insert_results(item, values) for item in value)
     if isinstance(value, list):
-        return [fill(item, values) for item in value]
+        return [insert_results(item, values) for item in value]
     if isinstance(value, dict):
-        return {key: fill(item, values) for key, item in value.items()}
+        return {key: insert_results(item, values) for key, item in value.items()}
     if isinstance(value, slice):
-        return slice(*(fill(item, values) for item in (value.start, value.stop, value.step)))
+        return slice(*(insert_results(item, values) for item in (value.start, value.stop, value.step)))
     return value
 
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of one module's forward, in order; step 0 is its input."""
+    """The operations of one module's forward, in order; operation 0 is its input."""
 
-    steps: tuple[Step, ...]
-    output: Any  # a Ref, or what else forward returns
-    closed: Mapping[str, str]  # the modules that could not be traced, and why
-
-    def written_after(self, index: int) -> frozenset[int]:
-        """The steps that write into the result of step `index` after it was there."""
-        return _writers(self.steps, index)
+    operations: tuple[Operation, ...]
+    output: Any  # a ResultOf, or what else forward returns
+    untraceable: Mapping[str, str]  # the modules that could not be traced, and why
 
 
-def program(graph: fx.Graph, root: nn.Module, closed: Mapping[str, str]) -> Program:
-    """What a graph computes; the module that was traced is the child `block` of `root`."""
-    steps: list[Step] = []
+def program_of(graph: fx.Graph, root: nn.Module, untraceable: Mapping[str, str]) -> Program:
+    """The program of a graph; the module that was traced is the child `block` of `root`."""
+    operations: list[Operation] = []
     index: dict[fx.Node, int] = {}
     for node in graph.nodes:
         if node.op == "output":
-            return Program(tuple(steps), _refs(node.args[0], index), closed)
-        index[node] = len(steps)
-        steps.append(_step(node, root, steps, index))
+            return Program(tuple(operations), _result_references(node.args[0], index), untraceable)
+        index[node] = len(operations)
+        operations.append(_operation(node, root, operations, index))
     raise AssertionError("a graph ends with its output")
 
 
-def _refs(value: Any, index: Mapping[fx.Node, int]) -> Any:
-    """Arguments as plain containers with Refs; torch.fx has read-only ones with nodes."""
+def _result_references(value: Any, index: Mapping[fx.Node, int]) -> Any:
+    """Arguments as plain containers with ResultOf; torch.fx has read-only ones with nodes."""
     if isinstance(value, fx.Node):
-        return Ref(index[value])
+        return ResultOf(index[value])
     if isinstance(value, tuple):
-        items = [_refs(item, index) for item in value]
+        items = [_result_references(item, index) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
-        return [_refs(item, index) for item in value]
+        return [_result_references(item, index) for item in value]
     if isinstance(value, dict):
-        return {key: _refs(item, index) for key, item in value.items()}
+        return {key: _result_references(item, index) for key, item in value.items()}
     if isinstance(value, slice):
-        return slice(*(_refs(item, index) for item in (value.start, value.stop, value.step)))
+        return slice(*(_result_references(item, index) for item in (value.start, value.stop, value.step)))
     return value
 
 
-def _step(node: fx.Node, root: nn.Module, steps: list[Step], index: Mapping[fx.Node, int]) -> Step:
+def _operation(
+    node: fx.Node, root: nn.Module, earlier: list[Operation], index: Mapping[fx.Node, int]
+) -> Operation:
     inputs = tuple(index[other] for other in node.all_input_nodes)
     kinds = {"placeholder": "input", "get_attr": "attribute", "call_module": "module"}
     kind = kinds.get(node.op, node.op.removeprefix("call_"))
@@ -148,60 +146,61 @@ def _step(node: fx.Node, root: nn.Module, steps: list[Step], index: Mapping[fx.N
     elif kind in ("attribute", "module"):
         target = str(target).removeprefix("block.")
     module = root.get_submodule(str(node.target)) if kind == "module" else None
-    written, shared = _written(node, module), _shared(node, module)
-    writes = frozenset(root for other in written for root in steps[index[other]].roots)
-    roots = writes.union(*(steps[index[other]].roots for other in shared)) or frozenset({len(steps)})
+    written, aliased = _written_arguments(node, module), _aliased_arguments(node, module)
+    writes = frozenset(root for other in written for root in earlier[index[other]].roots)
+    roots = writes.union(*(earlier[index[other]].roots for other in aliased)) or frozenset({len(earlier)})
     stack = node.meta.get("nn_module_stack", {}).values()
     names = [name for name, _ in stack if name not in ("", "block") and name != node.target]
-    inside = tuple(name.removeprefix("block.") for name in names)
-    needs = frozenset(inputs).union(*(_writers(steps, i) for i in inputs))
-    args, kwargs = _refs(tuple(node.args), index), _refs(dict(node.kwargs), index)
-    return Step(kind, target, args, kwargs, inputs, needs, writes, roots, inside)
+    callers = tuple(name.removeprefix("block.") for name in names)
+    needs = frozenset(inputs).union(*(_writers(earlier, i) for i in inputs))
+    args, kwargs = _result_references(tuple(node.args), index), _result_references(dict(node.kwargs), index)
+    return Operation(kind, target, args, kwargs, inputs, needs, writes, roots, callers)
 
 
-def _writers(steps: Collection[Step], index: int) -> frozenset[int]:
-    """The steps so far that wrote into the result of step `index` after it was there."""
-    roots = list(steps)[index].roots
-    return frozenset(i for i, step in enumerate(steps) if i > index and step.writes & roots)
+def _writers(operations: Sequence[Operation], index: int) -> frozenset[int]:
+    """The operations so far that wrote into the result of operation `index` after it was made."""
+    roots = operations[index].roots
+    return frozenset(i for i, other in enumerate(operations) if i > index and other.writes & roots)
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """By name, as far as the function tells its names."""
+def _arguments_by_name(node: fx.Node) -> dict[str, Any]:
+    """The arguments by name; of a built-in function, whose names are unknown, those passed by keyword."""
+    assert not isinstance(node.target, str)
     try:
-        return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # built-in
+        return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)
+    except (TypeError, ValueError):
         return dict(node.kwargs)
 
 
-def _name(node: fx.Node) -> str:
+def _name_of(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
-def _written(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
-    """The values that a step changes in place."""
+def _written_arguments(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
+    """The arguments that an operation changes in place."""
     first = [arg for arg in node.args[:1] if isinstance(arg, fx.Node)]
     if module is not None:
         return first if getattr(module, "inplace", False) is True else []
     if node.op not in ("call_function", "call_method"):
         return []
-    name = _name(node)
+    name = _name_of(node)
     if name in (*WRITING_OPERATORS, "setitem", "delitem") or (name.endswith("_") and not name.endswith("__")):
         return first
-    arguments = _arguments(node) if node.op == "call_function" else dict(node.kwargs)
-    found = first if arguments.get("inplace") else []
+    arguments = _arguments_by_name(node) if node.op == "call_function" else dict(node.kwargs)
+    written = first if arguments.get("inplace") else []
     also = [arguments.get("out")]
     if arguments.get("training") or arguments.get("use_input_stats"):  # F.batch_norm, F.instance_norm
         also += [arguments.get("running_mean"), arguments.get("running_var")]
-    return [*found, *(value for value in also if isinstance(value, fx.Node))]
+    return [*written, *(value for value in also if isinstance(value, fx.Node))]
 
 
-def _shared(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
-    """The values whose memory the result of a step may share."""
+def _aliased_arguments(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
+    """The arguments whose memory the result of an operation may share."""
     first = [arg for arg in node.args[:1] if isinstance(arg, fx.Node)]
     if module is not None:
         return first if isinstance(module, _VIEW_MODULES) else []
     if node.op not in ("call_function", "call_method"):
         return []
-    if _name(node) == "getattr":
+    if _name_of(node) == "getattr":
         return first if node.args[1] in _VIEW_ATTRIBUTES else []
-    return first if _name(node) in _VIEW_NAMES else []
+    return first if _name_of(node) in _VIEW_NAMES else []
