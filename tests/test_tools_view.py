@@ -730,7 +730,7 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(page, site, tmp_path, s
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def names_of(page) -> list[str]:
+def video_names_of(page) -> list[str]:
     return page.execute_script(
         "return [...document.querySelectorAll('#videos .name')].map((n) => n.textContent)"
     )
@@ -738,12 +738,12 @@ def names_of(page) -> list[str]:
 
 def test_the_index_lists_the_worst_video_first_and_leads_to_it(page, site):
     go(page, site / "index.html")
-    assert names_of(page) == ["bad", "half", "good", "empty"]
+    assert video_names_of(page) == ["bad", "half", "good", "empty"]
     sort = page.find_element("id", "sort")
     sort.send_keys("name")
-    assert names_of(page) == ["bad", "empty", "good", "half"]
+    assert video_names_of(page) == ["bad", "empty", "good", "half"]
     page.find_element("id", "search").send_keys("OO")
-    assert names_of(page) == ["good"] and text(page, "#count") == "1 of 4 videos"
+    assert video_names_of(page) == ["good"] and text(page, "#count") == "1 of 4 videos"
     strip = page.find_element("css selector", ".strip .right").get_attribute("d")
     assert strip.startswith("M125 12H250V") or "M125 12H250V" in strip
     page.find_element("css selector", "a.row").click()
@@ -761,18 +761,18 @@ def test_an_index_of_five_thousand_videos_opens_and_searches_at_once(page, tmp_p
     data = {"hasTruth": True, "threshold": 0.5, "videos": rows}
     (tmp_path / "index.html").write_text(index_page(data, title="t", about=["5,000 videos"], remarks=[]))
     go(page, tmp_path / "index.html")
-    assert names_of(page)[0] == "video 4999" and len(names_of(page)) < 500
+    assert video_names_of(page)[0] == "video 4999" and len(video_names_of(page)) < 500
     search = (
         "const before = performance.now(), search = document.getElementById('search');"
         "search.value = arguments[0]; search.dispatchEvent(new Event('input'));"
         "document.body.getBoundingClientRect(); return performance.now() - before"
     )
     took = page.execute_script(search, "123")
-    assert took < 200 and names_of(page)[0] == "video 4123"
+    assert took < 200 and video_names_of(page)[0] == "video 4123"
     page.execute_script(search, "")
-    before = len(names_of(page))
+    before = len(video_names_of(page))
     page.execute_script("window.scrollTo(0, document.body.scrollHeight)")
-    wait_for(page, lambda: len(names_of(page)) > before)
+    wait_for(page, lambda: len(video_names_of(page)) > before)
 
 
 def test_a_video_of_another_length_is_remarked_on(page, tmp_path):

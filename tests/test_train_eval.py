@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from train.detections import read_detections, write_detections
 from train.eval import main
-from train.evaluation.files import read_external_scores, read_truth
+from train.evaluation.files import read_external_scores, read_ground_truth
 from train.evaluation.sources import packing_differences
 from train.postprocess import RawWindow, detections_of
 from train.raw_outputs import write_raw
@@ -310,7 +310,7 @@ def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
         tmp_path / "dataset.json", {**document, "shards": [shard], "videos": videos, "repairs": []}
     )
     for location in (path, tmp_path):
-        truth = read_truth(location, None, hint="validation")
+        truth = read_ground_truth(location, None, hint="validation")
         assert truth.subset == "validation" and set(truth.videos) == {"a", "bad"}
     write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, meta={"subset": "validation"})
     code, output = run("--detections", tmp_path / "d.json", "--ground-truth", path, "--tiou", "0.5")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.annotations import Action, Video
 from train.detections import write_detections
-from train.evaluation.average_precision import evaluate
+from train.evaluation.average_precision import mean_average_precision
 from train.postprocess import PostSettings, RawWindow, boundary_scores, detections_of
 
 HARD = PostSettings(nms="hard", nms_tiou=0.5)
@@ -160,7 +160,7 @@ def test_map_from_the_file_equals_map_from_memory(tmp_path):
     assert document["external_data"] == {"subset": "validation"}
     assert document["results"] == results
     truth = {key: Video(key, "validation", 10.0, (Action(2, 6, "a"), Action(4, 5, "c"))) for key in results}
-    assert evaluate(truth, document["results"]) == evaluate(truth, results)
+    assert mean_average_precision(truth, document["results"]) == mean_average_precision(truth, results)
     assert list(tmp_path.iterdir()) == [path]
 
 

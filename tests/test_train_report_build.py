@@ -11,13 +11,13 @@ from report_cases import RESULTS, TRUTH, parsed
 
 from pipeline.annotations import Action, Video
 from train.detections import write_detections
-from train.evaluation.average_precision import evaluate
+from train.evaluation.average_precision import mean_average_precision
 from train.report.build import write_report
 
 
 def write_run(folder, *, evals=1, results=RESULTS, truth=TRUTH, settings="run:\n  report_videos: 8\n"):
     folder.mkdir(exist_ok=True)
-    metrics = evaluate(truth, results)
+    metrics = mean_average_precision(truth, results)
     lines = [{"event": "start", "time": 1.8e9, "step": 0, "world_size": 2, "device": "cpu"}]
     for step in range(1, 6):
         timing = {"data_seconds": 0.1, "step_seconds": 0.5, "memory_mib": 2048.0}

@@ -7,14 +7,14 @@ import re
 import pytest
 from metric_cases import found, random_case, video
 
-from train.evaluation.evaluate import assess
+from train.evaluation.evaluate import evaluate
 from train.report.charts import BOTTOM, HEIGHT, TOP, WIDTH
 from train.report.diagnosis_charts import bin_text, bins_chart, bins_table, error_section, profile_chart
 from train.report.svg import value_axis
 
 
 def measured(truth, detections):
-    return assess(truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
+    return evaluate(truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
 
 
 def rectangles(svg: str) -> list[dict[str, str]]:

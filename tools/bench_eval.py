@@ -98,11 +98,11 @@ def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], no
 def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """JSON there and back, then each measure from the parsed detections on."""
     from train.detections import read_detections, write_detections
-    from train.evaluation.average_precision import evaluate, parse_tiou
+    from train.evaluation.average_precision import mean_average_precision, parse_tiou
     from train.evaluation.bootstrap import bootstrap
     from train.evaluation.characteristics import characteristics_of
     from train.evaluation.diagnosis import diagnose
-    from train.evaluation.matching import collect, match_collected
+    from train.evaluation.matching import evaluation_data, match_detections
     from train.evaluation.recall import recall_metrics
 
     truth = make_truth(sizes)
@@ -112,9 +112,14 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
         timed("write detections.json", lambda: write_detections(path, results, meta={}), rows)
         size = f"{path.stat().st_size / 2**20:.0f} MiB"
         results = timed("read detections.json", lambda: read_detections(path)[0], rows, size)
-    timed("mAP", lambda: evaluate(truth, results), rows, "tIoU 0.5:0.05:0.95, from the parsed detections")
-    data = collect(truth, results)
-    matched = match_collected(data, np.array(parse_tiou("activitynet")[0]))
+    timed(
+        "mAP",
+        lambda: mean_average_precision(truth, results),
+        rows,
+        "tIoU 0.5:0.05:0.95, from the parsed detections",
+    )
+    data = evaluation_data(truth, results)
+    matched = match_detections(data, np.array(parse_tiou("activitynet")[0]))
     timed("AR@AN, AUC, recall at k", lambda: recall_metrics(matched), rows, "on top of mAP")
     timed("diagnosis", lambda: diagnose(matched, characteristics_of(data, truth)), rows, "on top of mAP")
     note = "mAP and AR; 1,000 take ten times as long"

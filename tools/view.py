@@ -18,7 +18,7 @@ from tools.viewer.media import Library
 from train.cli import Command, Output, check_new, force_option, output_options
 from train.detections import read_detections
 from train.evaluation.coverage import check_overlap
-from train.evaluation.files import names_in, read_truth, renamed, table_in
+from train.evaluation.files import names_in, read_ground_truth, renamed, table_in
 
 EMBED_LIMIT_MIB = 64.0
 LONGEST_SECONDS = 1e9
@@ -81,7 +81,7 @@ def main(
     results, meta = read_detections(detections)
     truth, called = None, names_in(results, meta)
     if ground_truth is not None:
-        truth = read_truth(ground_truth, subset, hint=meta.get("subset"))
+        truth = read_ground_truth(ground_truth, subset, hint=meta.get("subset"))
         results, meta, line = renamed(results, meta, truth)
         check_overlap(truth, results)
         if line:

@@ -15,11 +15,11 @@ import click
 
 from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
-from train.evaluation.coverage import check_overlap, coverage_lines, unread
-from train.evaluation.evaluate import assess
-from train.evaluation.files import read_external_scores, read_truth, renamed
+from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
+from train.evaluation.evaluate import evaluate
+from train.evaluation.files import read_external_scores, read_ground_truth, renamed
 from train.evaluation.sources import EvaluationInput, evaluate_checkpoint, finished, reprocess
-from train.evaluation.tables import format_assessment
+from train.evaluation.tables import format_metrics
 
 
 def check_modes(given: dict[str, Any]) -> None:
@@ -50,13 +50,13 @@ def report(
     bins: str = "activitynet",
     resamples: int = 0,
 ) -> dict[str, Any]:
-    """Print what was compared and the tables; returns the metrics. The options are those of `assess`."""
-    truth = outcome.truth
+    """Print what was compared and the tables; returns the metrics. The options are those of `evaluate`."""
+    truth = outcome.ground_truth
     assert truth is not None
     results, meta, names = renamed(outcome.results, outcome.meta, truth)
     check_overlap(truth, results)
     tiou, protocol = parse_tiou(tiou_text)
-    metrics = assess(
+    metrics = evaluate(
         truth.videos,
         results,
         tiou=tiou,
@@ -70,7 +70,7 @@ def report(
         output.say(line)
     if drop_duplicates:
         output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    output.say(format_assessment(metrics))
+    output.say(format_metrics(metrics))
     return metrics
 
 
@@ -162,14 +162,14 @@ def main(
         outcome = finished(detections)
     location = ground_truth or (None if checkpoint else shards)
     if location is not None:
-        truth = read_truth(location, subset, hint=outcome.meta.get("subset"))
+        truth = read_ground_truth(location, subset, hint=outcome.meta.get("subset"))
         outcome = EvaluationInput(outcome.results, truth, {**outcome.meta, "subset": truth.subset})
     if not detections:
         from train.detections import write_detections
 
         write_detections(out, outcome.results, meta=outcome.meta)
         output.say(f"detections: {out}")
-    if outcome.truth is None:
+    if outcome.ground_truth is None:
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
         output.document({"detections": out})
     else:
@@ -183,7 +183,7 @@ def main(
             resamples=resamples or 0,
         )
         output.document(metrics)
-    exit_with(ctx, unread(outcome.meta))
+    exit_with(ctx, unread_videos(outcome.meta))
 
 
 if __name__ == "__main__":

@@ -137,10 +137,10 @@ def print_result(out: Path, output: Output) -> None:
     """The mAP table and where to look."""
     import json
 
-    from train.evaluation.average_precision import format_table
+    from train.evaluation.average_precision import format_map_table
 
     metrics = json.loads((out / "metrics.json").read_text())
-    output.say(format_table(metrics))
+    output.say(format_map_table(metrics))
     output.say(f"report: {out / 'report.html'}")
     output.document({"complete": True, "out": out, **metrics})
 

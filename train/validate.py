@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.files import write_text
 from train.detections import write_detections
 from train.distributed import barrier, rank, world_size
-from train.evaluation.average_precision import evaluate
+from train.evaluation.average_precision import mean_average_precision
 from train.evaluation.files import facts_of
 from train.inference import detect, infer
 from train.report.build import write_report
@@ -36,7 +36,7 @@ def validate(run: Run) -> dict[str, Any]:
     detections = gather(run.folder, mine)
     truth = dataset.truth(subset)
     results = {key: detections.get(key, []) for key in truth}  # a rejected video stays, with nothing found
-    metrics = evaluate(truth, results, protocol=settings.run.protocol)
+    metrics = mean_average_precision(truth, results, protocol=settings.run.protocol)
     if rank() == 0:
         write_detections(
             run.folder / "detections.json",

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from train.evaluation.matching import detection_rows, overlapping_pairs
-from train.evaluation.operating_point import MatchedDetections, judge, operating_point
+from train.evaluation.matching import detection_table, overlapping_pairs
+from train.evaluation.operating_point import MatchedDetections, matched_detections, operating_point
 
 # Where no truth says which threshold is best: at least this part of the videos' usual best score, and at most
 # so many detections per video on average.
@@ -81,9 +81,9 @@ def collect(
     ValueError naming video and entry if a detection is unsound.
     """
     known, stated = truth or {}, durations or {}
-    detection_rows(results, {}, {})  # refuses unsound entries by name
+    detection_table(results, {}, {})  # refuses unsound entries by name
     videos = {key: known.get(key) or Video(key, "", None, ()) for key in results}
-    judged = judge(videos, {key: [_cut(row) for row in rows] for key, rows in results.items()})
+    judged = matched_detections(videos, {key: [_cut(row) for row in rows] for key, rows in results.items()})
     tiou, action, stairs = _overlaps(judged)
     return PageData(
         judged,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pipeline.dataset import Dataset
 from pipeline.files import write_bytes
-from train.evaluation.files import names_of
+from train.evaluation.files import video_names_of
 from train.evaluation.video_names import Names, match_videos
 
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
@@ -94,7 +94,7 @@ class Library:
         for key, names in videos.items():
             self.called[key] = [*names]
         for dataset in self.datasets:
-            for key, there in match_videos(videos, names_of(dataset)).items():
+            for key, there in match_videos(videos, video_names_of(dataset)).items():
                 clip = Clip(there, dataset=dataset)
                 self.packed.setdefault(key, dataset.videos[there].reject or clip)
 

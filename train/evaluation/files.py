@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The ground truth of one subset: its videos by key; names: of the videos of all subsets."""
 
     videos: dict[str, Video]
@@ -60,7 +60,7 @@ def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
     return scores
 
 
-def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
+def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
     """ValueError unless there are scores for every video: asked before the model runs, not hours into it."""
     missing = [key for key in videos if not scores.get(key)]
     if missing:
@@ -70,7 +70,7 @@ def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str])
         )
 
 
-def read_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> Truth:
+def read_ground_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> GroundTruth:
     """The ground truth of one subset.
 
     location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
@@ -82,20 +82,20 @@ def read_truth(location: str | Path, subset: str | None, *, hint: str | None = N
         videos = read_annotations(path)
         chosen = choose_subset(Counter(video.subset for video in videos.values()), subset, hint, location)
         of_subset = {key: video for key, video in videos.items() if video.subset == chosen}
-        return Truth(of_subset, chosen, dict.fromkeys(videos, ()))
+        return GroundTruth(of_subset, chosen, dict.fromkeys(videos, ()))
     from pipeline.dataset import Dataset
 
     dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
     chosen = choose_subset(Counter(video.subset for video in dataset.videos.values()), subset, hint, location)
-    return truth_of(dataset, chosen)
+    return ground_truth_of(dataset, chosen)
 
 
-def truth_of(dataset: Dataset, subset: str) -> Truth:
+def ground_truth_of(dataset: Dataset, subset: str) -> GroundTruth:
     """The ground truth of a packed data set's subset."""
-    return Truth(dataset.truth(subset), subset, names_of(dataset))
+    return GroundTruth(dataset.truth(subset), subset, video_names_of(dataset))
 
 
-def names_of(dataset: Dataset) -> Names:
+def video_names_of(dataset: Dataset) -> Names:
     """What the videos of a packed data set are called: their names in the annotations, and their files."""
     return {key: [name for name in (v.source, v.file) if name] for key, v in dataset.videos.items()}
 
@@ -127,12 +127,14 @@ def table_in(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def renamed(results: Results, meta: dict[str, Any], truth: Truth) -> tuple[Results, dict[str, Any], str]:
+def renamed(
+    results: Results, meta: dict[str, Any], ground_truth: GroundTruth
+) -> tuple[Results, dict[str, Any], str]:
     """Results and "external_data" under the names of the ground truth, and a line about names that differ.
 
     The line is empty where none does. ValueError as `match_videos`.
     """
-    pairs = match_videos(names_in(results, meta), truth.names)
+    pairs = match_videos(names_in(results, meta), ground_truth.names)
     other = [key for key, true in pairs.items() if key != true]
     if not other:
         return results, meta, ""

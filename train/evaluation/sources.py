@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.text import first_names
 from train.cli import Output
 from train.detections import Results, read_detections
-from train.evaluation.files import Truth, check_external, facts_of, truth_of
+from train.evaluation.files import GroundTruth, check_external_scores, facts_of, ground_truth_of
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -27,7 +27,7 @@ class EvaluationInput:
     """What was detected, what it is to be compared with (None: nothing at hand), and "external_data"."""
 
     results: Results
-    truth: Truth | None
+    ground_truth: GroundTruth | None
     meta: dict[str, Any]
 
 
@@ -63,7 +63,7 @@ def evaluate_checkpoint(
     for line in other_data(trained, dataset):
         output.remark(f"warning: {settings.data.shards}: {line}")
     if external_scores is not None:
-        check_external(external_scores, [video.key for video in dataset.packed(subset)])
+        check_external_scores(external_scores, [video.key for video in dataset.packed(subset)])
     meta = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
     meta |= facts_of(dataset, subset)
     header = {**meta, "post": settings.post.model_dump(mode="json")}
@@ -77,8 +77,8 @@ def evaluate_checkpoint(
             external_scores=external_scores,
             keep=writer.add if writer is not None else None,
         )
-    truth = truth_of(dataset, subset)
-    return EvaluationInput({key: found.get(key, []) for key in truth.videos}, truth, meta)
+    ground_truth = ground_truth_of(dataset, subset)
+    return EvaluationInput({key: found.get(key, []) for key in ground_truth.videos}, ground_truth, meta)
 
 
 def _opened(

@@ -21,12 +21,12 @@ import yaml
 from pipeline.files import write_text
 from pipeline.text import counted
 from train.detections import read_detections
-from train.evaluation.evaluate import assess
+from train.evaluation.evaluate import evaluate
 from train.evaluation.operating_point import (
     TIOU,
     MatchedDetections,
     OperatingPoint,
-    judge,
+    matched_detections,
     operating_point,
     precision_recall,
     video_scores,
@@ -235,7 +235,7 @@ def errors(run: RunFiles, truth: Mapping[str, Any]) -> str:
     if not run.metrics or run.detections is None:
         return ""
     tiou, protocol = run.metrics["tiou"], str(run.metrics["protocol"])
-    measured = assess(truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol)
+    measured = evaluate(truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol)
     return error_section(measured)
 
 
@@ -274,7 +274,7 @@ def subtitle(run: RunFiles, folder: Path) -> str:
 
 def build_page(run: RunFiles, folder: Path, truth: Mapping[str, Any]) -> str:
     """The whole document."""
-    judged = judge(truth, run.detections) if run.detections is not None else None
+    judged = matched_detections(truth, run.detections) if run.detections is not None else None
     point = operating_point(judged) if judged is not None else None
     count = (run.settings.get("run") or {}).get("report_videos", DEFAULT_VIDEOS)
     shown = timelines(judged, point, truth, int(count)) if judged is not None and point is not None else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.text import counted
-from train.evaluation.diagnosis import ERRORS, OUTCOMES
+from train.evaluation.diagnosis import DETECTION_KINDS, ERROR_KINDS
 from train.evaluation.tables import TITLES
 from train.report.charts import (
     BOTTOM,
@@ -38,7 +38,7 @@ from train.report.svg import (
     words,
 )
 
-COLOURS = dict(zip(OUTCOMES, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
+COLOURS = dict(zip(DETECTION_KINDS, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
 SHORT = {**TITLES, "double": "double", "confusion": "confusion"}
 MEANING = {
     "true_positive": "label and place are right",
@@ -57,14 +57,14 @@ PAD = 0.14  # of a slot, left free on either side of a column
 
 
 def profile_chart(groups: Sequence[Sequence[float]]) -> str:
-    """A column per G detections of falling score, cut into the shares of OUTCOMES, percent."""
+    """A column per G detections of falling score, cut into the shares of DETECTION_KINDS, percent."""
     x = Axis(0, len(groups), (), LEFT, WIDTH - RIGHT)
     y = Axis(0, 100, (0, 20, 40, 60, 80, 100), HEIGHT - BOTTOM, TOP)
     parts = grid(x, y, "detections of each class by falling score", " %")
     for place, group in enumerate(groups):
         left, width = x(place + PAD), x(place + 1 - PAD) - x(place + PAD)
         base = 0.0
-        for name, count in zip(OUTCOMES, group, strict=True):
+        for name, count in zip(DETECTION_KINDS, group, strict=True):
             share = 100 * count / (sum(group) or 1)
             box = {"x": left, "y": y(base + share), "width": width, "height": y(base) - y(base + share)}
             title = f"{place + 1}G: {TITLES[name]} {share:.1f} %"
@@ -148,12 +148,12 @@ def kinds_key() -> str:
     """The kinds of detections with their colours, as HTML."""
     return "".join(
         f'<span><i style="background:{COLOURS[name]}"></i><b>{SHORT[name]}</b> {MEANING[name]}</span>'
-        for name in OUTCOMES
+        for name in DETECTION_KINDS
     )
 
 
 def error_section(metrics: Mapping[str, Any]) -> str:
-    """The HTML of the section; metrics: as `assess` returns them, with "diagnosis"."""
+    """The HTML of the section; metrics: as `evaluate` returns them, with "diagnosis"."""
     diagnosis, recall = metrics["diagnosis"], metrics["recall"]
     tiou = f"tIoU {diagnosis['tiou'][0]:g} to {diagnosis['tiou'][-1]:g}"
     source = f"After DETAD (Alwassel et al., ECCV 2018), averaged over {tiou}."
@@ -164,7 +164,7 @@ def error_section(metrics: Mapping[str, Any]) -> str:
 
 def kind_cards(diagnosis: Mapping[str, Any]) -> str:
     """What the detections are, and what each kind of error costs."""
-    gains = [(SHORT[name], 100 * diagnosis["top"]["gain"][name]) for name in ERRORS]
+    gains = [(SHORT[name], 100 * diagnosis["top"]["gain"][name]) for name in ERROR_KINDS]
     title = "mAP_N gained without this kind of error, points"
     key = f'<div class="kinds">{kinds_key()}</div>'
     note = "1G: of each class the best detections, as many as it has true actions; 2G: as many again."
