@@ -24,6 +24,7 @@ from tools.viewer.build import file_names, make_view
 from tools.viewer.content import collect, index_row, order_of, page_data, video_errors
 from tools.viewer.media import Library, embedded
 from tools.viewer.pages import block, index_page
+from train.detections import DetectionsFile
 
 EVIL = "</script><img src=x onerror=\"document.title='broken'\">&{{data}}'\u2028"
 
@@ -206,9 +207,11 @@ def test_a_result_file_can_only_name_video_files(tmp_path):
     (tmp_path / "secret.txt").write_bytes(b"x")
     library = Library.open(())
     entries = {"a": {"file": str(tmp_path / "a.mp4")}, "b": {"file": str(tmp_path / "secret.txt")}}
-    library.add_predicted({**entries, "c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}})
+    entries |= {"c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}}
+    library.add_predicted(DetectionsFile({}, {"videos": entries}).files)
     assert list(library.files) == ["a"]
-    library.add_predicted("nonsense")
+    library.add_predicted(DetectionsFile({}, {"videos": "nonsense"}).files)
+    assert list(library.files) == ["a"]
 
 
 def test_a_video_too_large_to_embed_is_refused_with_the_way_out(tmp_path):

@@ -30,7 +30,7 @@ def write_run(folder, *, evals=1, results=RESULTS, truth=TRUTH, settings="run:\n
     (folder / "log.jsonl").write_text(text + '{"event": "train", "st')  # cut by a kill
     (folder / "metrics.json").write_text(json.dumps({**metrics, "seconds": {"train": 75.0, "eval": 2.5}}))
     (folder / "settings.yaml").write_text(settings)
-    write_detections(folder / "detections.json", results, meta={})
+    write_detections(folder / "detections.json", results, metadata={})
     return folder
 
 

@@ -109,9 +109,9 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     results = make_detections(sizes, truth)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detections.json"
-        timed("write detections.json", lambda: write_detections(path, results, meta={}), rows)
+        timed("write detections.json", lambda: write_detections(path, results, metadata={}), rows)
         size = f"{path.stat().st_size / 2**20:.0f} MiB"
-        results = timed("read detections.json", lambda: read_detections(path)[0], rows, size)
+        results = timed("read detections.json", lambda: read_detections(path).results, rows, size)
     timed(
         "mAP",
         lambda: mean_average_precision(truth, results),
@@ -128,7 +128,7 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
 
 def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
-    from train.postprocess import PostSettings, RawWindow, detections_of
+    from train.postprocess import PostSettings, RawWindow, postprocess_video
     from train.soft_nms import soft_nms
 
     rng = np.random.default_rng(sizes.seed)
@@ -153,7 +153,7 @@ def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     ]
     names = [f"class {number}" for number in range(sizes.classes)]
     note = f"{sizes.post_videos} videos of {sizes.proposals} proposals and {sizes.classes} classes"
-    timed("post-processing", lambda: [detections_of([w], names, settings) for w in windows], rows, note)
+    timed("post-processing", lambda: [postprocess_video([w], names, settings) for w in windows], rows, note)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -18,10 +18,9 @@ from tools.viewer.media import Library
 from train.cli import Command, Output, check_new, force_option, output_options
 from train.detections import read_detections
 from train.evaluation.coverage import check_overlap
-from train.evaluation.files import names_in, read_ground_truth, renamed, table_in
+from train.evaluation.files import read_ground_truth, rename_videos
 
 EMBED_LIMIT_MIB = 64.0
-LONGEST_SECONDS = 1e9
 
 
 EXAMPLES = """
@@ -78,29 +77,29 @@ def main(
     """
     output = Output(quiet, as_json)
     check_new(out, force=force)
-    results, meta = read_detections(detections)
-    truth, called = None, names_in(results, meta)
+    shown = read_detections(detections)
+    truth, called = None, shown.names
     if ground_truth is not None:
-        truth = read_ground_truth(ground_truth, subset, hint=meta.get("subset"))
-        results, meta, line = renamed(results, meta, truth)
-        check_overlap(truth, results)
+        truth = read_ground_truth(ground_truth, subset, hint=shown.subset)
+        shown, line = rename_videos(shown, truth)
+        check_overlap(truth, shown.results)
         if line:
             output.remark(line)
-        called = {key: [*names, *truth.names.get(key, ())] for key, names in names_in(results, meta).items()}
+        called = {key: [*names, *truth.names.get(key, ())] for key, names in shown.names.items()}
     if not videos and ground_truth is not None and _is_packed(ground_truth):
         videos = (ground_truth,)
     library = Library.open(videos)
-    library.add_predicted(meta.get("videos"))
+    library.add_predicted(shown.files)
     library.expect(called)
-    rejected = {key: reason for key, reason in library.rejected().items() if not results[key]}
+    rejected = {key: reason for key, reason in library.rejected().items() if not shown.results[key]}
     view = make_view(
-        results,
+        shown.results,
         truth.videos if truth else None,
         out,
         title=_title(detections),
         library=library,
-        durations=_durations(table_in(meta, "videos")),
-        rejected=rejected | _reasons(table_in(meta, "rejected")),
+        durations=shown.durations,
+        rejected=rejected | shown.rejected,
         embed_limit=embed_limit if embed else None,
         progress=_bar(output),
     )
@@ -121,21 +120,6 @@ def _title(detections: Path) -> str:
     """The name of the folder that they lie in."""
     folder = detections.resolve() if detections.is_dir() else detections.resolve().parent
     return folder.name or detections.stem
-
-
-def _durations(videos: dict[str, Any]) -> dict[str, float]:
-    """Seconds of each video as `leantad predict` writes them under external_data.videos."""
-    said = {key: facts.get("duration") for key, facts in videos.items() if isinstance(facts, dict)}
-    return {
-        key: float(value)
-        for key, value in said.items()
-        if isinstance(value, (int, float)) and 0 < value < LONGEST_SECONDS
-    }
-
-
-def _reasons(rejected: dict[str, Any]) -> dict[str, str]:
-    """Why videos were not read, as predict writes it under external_data.rejected."""
-    return {key: " ".join(str(reason).split()) for key, reason in rejected.items()}
 
 
 def _bar(output: Output) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,16 @@ class Library:
     def empty(self) -> bool:
         return not (self.datasets or self.folders or self.files)
 
-    def add_predicted(self, videos: Any) -> None:
-        """Take in what `leantad predict` says under external_data.videos: {key: {"file": path}}.
+    def add_predicted(self, files: Mapping[str, str]) -> None:
+        """Take in the files that `leantad predict` read, {key: path}.
 
         Only video files are: a foreign result file must not put any other file of this machine into a page.
         """
         from pipeline.packing.pack_video import VIDEO_SUFFIXES
 
-        for key, facts in videos.items() if isinstance(videos, dict) else []:
-            file = facts.get("file") if isinstance(facts, dict) else None
-            path = Path(file) if isinstance(file, str) and "\0" not in file else None
-            if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        for key, file in files.items():
+            path = Path(file)
+            if "\0" not in file and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
                 self.files.setdefault(key, path)
 
     def expect(self, videos: Names) -> None:

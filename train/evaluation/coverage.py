@@ -3,52 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Set
 
 from pipeline.text import first_names
-from train.detections import Results
-from train.evaluation.files import GroundTruth, table_in
+from train.detections import DetectionsFile, Results
+from train.evaluation.files import GroundTruth
 from train.evaluation.matching import ground_truth_table
 
 MAX_REASONS = 20  # videos listed with the reason why they were not read
 
 
-def unread_videos(meta: Mapping[str, Any]) -> list[str]:
+def unread_videos(detections: DetectionsFile) -> list[str]:
     """A line for each video that could not be read when detections were made, with the reason."""
-    rejected = table_in(meta, "rejected")
-    lines = [" ".join(f"{key}: not read: {reason}".split()) for key, reason in rejected.items()]
+    rejected = detections.rejected.items()
+    lines = [" ".join(f"{key}: not read: {reason}".split()) for key, reason in rejected]
     rest = len(lines) - MAX_REASONS
     return lines[:MAX_REASONS] + ([f"{rest} more videos were not read"] if rest > 0 else [])
 
 
-def coverage_lines(ground_truth: GroundTruth, detections: Results, meta: Mapping[str, Any]) -> list[str]:
+def coverage_lines(ground_truth: GroundTruth, detections: DetectionsFile) -> list[str]:
     """What is compared, and everything that a reader of the mAP should know of it, a line each."""
     labels = Counter(action.label for video in ground_truth.videos.values() for action in video.actions)
-    total = sum(len(entries) for entries in detections.values())
-    rejected = table_in(meta, "rejected").keys() & detections.keys()
+    results = detections.results
+    total = sum(len(entries) for entries in results.values())
+    rejected = detections.rejected.keys() & results.keys()
     lines = [
         f"{len(ground_truth.videos)} videos with {labels.total()} true actions of {len(labels)} classes; "
-        f"{total} detections in {len(detections) - len(rejected)} videos"
+        f"{total} detections in {len(results) - len(rejected)} videos"
     ]
     if rejected:
         lines[0] += f"; {len(rejected)} more could not be read, nothing is found in them"
-    lines += _video_lines(ground_truth, detections, rejected)
-    return lines + _action_lines(ground_truth, detections, labels)
+    return [*lines, *_video_lines(ground_truth, results, rejected), *_action_lines(ground_truth, results)]
 
 
-def _video_lines(ground_truth: GroundTruth, detections: Results, rejected: Set[str]) -> list[str]:
+def _video_lines(ground_truth: GroundTruth, results: Results, rejected: Set[str]) -> list[str]:
     """Videos that only one side has."""
     lines = []
-    missing = [key for key in ground_truth.videos if key not in detections]
-    unknown = [key for key in detections if key not in ground_truth.videos and key not in rejected]
+    missing = [key for key in ground_truth.videos if key not in results]
+    unknown = [key for key in results if key not in ground_truth.videos and key not in rejected]
     if missing:
         lines.append(
             f"{len(missing)} videos have no entry in the detections, count as empty: {first_names(missing)}"
         )
     if unknown:
         elsewhere = sum(key in ground_truth.names for key in unknown)
-        count = sum(len(detections[key]) for key in unknown)
+        count = sum(len(results[key]) for key in unknown)
         lines.append(
             f"{len(unknown)} detected videos are not in the ground truth: {first_names(unknown)}; "
             f"their {count} detections are false positives"
@@ -57,23 +56,20 @@ def _video_lines(ground_truth: GroundTruth, detections: Results, rejected: Set[s
     return lines
 
 
-def _action_lines(ground_truth: GroundTruth, detections: Results, labels: Counter[str]) -> list[str]:
+def _action_lines(ground_truth: GroundTruth, results: Results) -> list[str]:
     """Classes that only the detections have, and actions that cannot count as they stand there."""
     lines = []
-    named = Counter(entry["label"] for entries in detections.values() for entry in entries)
-    extra = [label for label in named if label not in labels]
-    backward = sum(
-        float(entry["segment"][1]) <= float(entry["segment"][0])
-        for entries in detections.values()
-        for entry in entries
-    )
     actions = [action for video in ground_truth.videos.values() for action in video.actions]
+    labels = {label: number for number, label in enumerate({action.label for action in actions})}
+    entries = [entry for of_video in results.values() for entry in of_video]
+    num_detections = Counter(entry["label"] for entry in entries)
+    extra = [label for label in num_detections if label not in labels]
+    backward = sum(float(entry["segment"][1]) <= float(entry["segment"][0]) for entry in entries)
     empty = sum(action.end <= action.start for action in actions)
-    index = {label: number for number, label in enumerate(labels)}
-    distinct = ground_truth_table(ground_truth.videos, index, drop_duplicates=True)
+    distinct = ground_truth_table(ground_truth.videos, labels, drop_duplicates=True)
     repeats = len(actions) - empty - len(distinct.label)
     if extra:
-        count = sum(named[label] for label in extra)
+        count = sum(num_detections[label] for label in extra)
         lines.append(
             f"{len(extra)} detected classes have no true action: {first_names(extra)}; "
             f"their {count} detections count nowhere"

@@ -20,7 +20,7 @@ import yaml
 
 from pipeline.files import write_text
 from pipeline.text import counted
-from train.detections import read_detections
+from train.detections import Results, read_detections
 from train.evaluation.evaluate import evaluate
 from train.evaluation.operating_point import (
     TIOU,
@@ -47,7 +47,7 @@ class RunFiles:
     name: str
     events: list[dict[str, Any]]
     metrics: dict[str, Any] | None
-    detections: dict[str, list[dict[str, Any]]] | None
+    detections: Results | None
     settings: dict[str, Any]
     settings_text: str
 
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> RunFiles:
         name=folder.resolve().name,
         events=events,
         metrics=metrics,
-        detections=read_detections(detections_path)[0] if detections_path.is_file() else None,
+        detections=read_detections(detections_path).results if detections_path.is_file() else None,
         settings=yaml.safe_load(text) or {},
         settings_text=text,
     )
