@@ -27,7 +27,7 @@ from pipeline.files import write_bytes  # noqa: E402
 from tools.viewer.build import make_view  # noqa: E402
 from tools.viewer.media import VideoFinder  # noqa: E402
 from train.detections import read_detections  # noqa: E402
-from train.evaluation.files import read_truth  # noqa: E402
+from train.evaluation.files import read_ground_truth  # noqa: E402
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -110,13 +110,13 @@ def picture_of(page: Path) -> bytes:
 )
 def main(run: Path, data: Path, out: Path) -> None:
     """Make the picture of a video of DATA with the detections of RUN."""
-    results, meta = read_detections(run)
-    annotated = read_truth(data, None, hint=meta.get("subset"))
+    detections = read_detections(run)
+    annotated = read_ground_truth(data, None, hint=detections.subset)
     key = example_of(annotated.videos)
     finder = VideoFinder.open((data,))
     finder.match_names(annotated.names)
     with TemporaryDirectory() as folder:
-        view = make_view(results, annotated.videos, Path(folder), title="demo", finder=finder)
+        view = make_view(detections.results, annotated.videos, Path(folder), title="demo", finder=finder)
         png = picture_of(view.page_of(key))
     if len(png) > MAX_BYTES:
         raise click.ClickException(f"{len(png):,} bytes, want at most {MAX_BYTES:,}: lower HEIGHT")

@@ -47,7 +47,7 @@ def test_a_picture_is_made_of_a_run_and_its_data_set(script, tmp_path):
     videos, tars = pack_samples(tmp_path / "data", [(packed, painted_video(50))])
     write_dataset(tmp_path / "data", classes=["run"], videos=videos, shards=tars, packing={})
     (tmp_path / "run").mkdir()
-    write_detections(tmp_path / "run" / "detections.json", {"a": [found(0.5, 1.5, "run", 0.9)]}, meta={})
+    write_detections(tmp_path / "run" / "detections.json", {"a": [found(0.5, 1.5, "run", 0.9)]}, metadata={})
     paths = [str(tmp_path / name) for name in ("run", "data", "viewer.png")]
     result = CliRunner().invoke(script.main, [paths[0], paths[1], "--out", paths[2]])
     assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.records import PackedVideo
 from tools.viewer.build import make_view
 from tools.viewer.media import VideoFinder, embedded
+from train.detections import DetectionsFile
 
 
 def test_videos_are_found_in_files_and_folders_by_their_names(tmp_path):
@@ -32,9 +33,11 @@ def test_a_result_file_can_only_name_video_files(tmp_path):
     (tmp_path / "secret.txt").write_bytes(b"x")
     finder = VideoFinder.open(())
     entries = {"a": {"file": str(tmp_path / "a.mp4")}, "b": {"file": str(tmp_path / "secret.txt")}}
-    finder.add_predicted({**entries, "c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}})
+    entries |= {"c": {"file": "\0.mp4"}, "d": 3, "e": {"file": None}}
+    finder.add_predicted(DetectionsFile({}, {"videos": entries}).files)
     assert list(finder.files) == ["a"]
-    finder.add_predicted("nonsense")
+    finder.add_predicted(DetectionsFile({}, {"videos": "nonsense"}).files)
+    assert list(finder.files) == ["a"]
 
 
 def test_a_video_too_large_to_embed_is_refused_with_the_way_out(tmp_path):

@@ -17,11 +17,11 @@ from train.checkpoint import (
     check_classes,
     last_checkpoint,
     load_weights,
-    mend_links,
     read_classes,
     read_packing,
     read_progress,
     read_weights,
+    restore_links,
     weights_folder,
     write_checkpoint,
 )
@@ -105,7 +105,7 @@ def test_a_step_written_again_takes_the_place_of_the_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "point", ["save_file", "_flush_tree", "rename", "replace", "_point", "_prune", "save_resume"]
+    "point", ["save_file", "_flush_tree", "rename", "replace", "_set_link", "_prune", "save_resume"]
 )
 def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypatch, point):
     write(tmp_path, 1, seed=1, is_best=True)
@@ -133,7 +133,7 @@ def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypa
 
 def test_killed_between_the_links_best_is_whole_and_the_next_write_works(tmp_path, monkeypatch):
     write(tmp_path, 1, seed=1, is_best=True)
-    point = checkpoint._point
+    point = checkpoint._set_link
 
     def only_best(link: Path, target: str) -> None:
         if link.name == "last":
@@ -141,7 +141,7 @@ def test_killed_between_the_links_best_is_whole_and_the_next_write_works(tmp_pat
         point(link, target)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "_point", only_best)
+        patch.setattr(checkpoint, "_set_link", only_best)
         write(tmp_path, 2, seed=2, is_best=True)
     assert read_progress(tmp_path / "checkpoints" / "best")["step"] == 2
     assert read_progress(tmp_path / "checkpoints" / "last")["step"] == 1
@@ -211,9 +211,9 @@ def test_a_copy_without_links_goes_on_from_the_newest_and_keeps_the_best(tmp_pat
     (checkpoints / "last").unlink()
     (checkpoints / "best").unlink()
     assert last_checkpoint(tmp_path) == checkpoints / "step_1000000" == weights_folder(tmp_path)
-    assert "step_1000000" in (mend_links(tmp_path) or "")
+    assert "step_1000000" in (restore_links(tmp_path) or "")
     assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_1000000", "step_000090"]
-    assert mend_links(tmp_path) is None
+    assert restore_links(tmp_path) is None
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from train.detections import (
-    Found,
+    DetectionsFile,
     Selection,
+    VideoDetections,
     check_outputs,
-    classes_asked,
     csv_text,
+    format_detections,
+    parse_classes,
     read_detections,
     subtitles,
-    table_of,
     write_outputs,
 )
 
@@ -29,9 +30,9 @@ JUMPS = (
     detection(1.5, 3.0, "run, fast", 0.25),
 )
 FOUND = [
-    Found("a", Path("in/a.mp4"), 4000.0, JUMPS),
-    Found("bad", Path("in/bad.mp4"), None, (), "the file is empty (0 bytes)"),
-    Found("quiet", Path("in/quiet.mp4"), 2.0, ()),
+    VideoDetections("a", Path("in/a.mp4"), 4000.0, JUMPS),
+    VideoDetections("bad", Path("in/bad.mp4"), None, (), "the file is empty (0 bytes)"),
+    VideoDetections("quiet", Path("in/quiet.mp4"), 2.0, ()),
 ]
 
 
@@ -58,22 +59,40 @@ def test_the_csv_has_a_row_per_detection_and_quotes_what_needs_it():
 
 
 def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(tmp_path):
-    write_outputs(tmp_path, FOUND, meta={"checkpoint": "runs/demo"})
+    write_outputs(tmp_path, FOUND, metadata={"checkpoint": "runs/demo"})
     assert {path.name for path in tmp_path.iterdir()} == {
         *("detections.json", "detections.csv", "a.srt", "quiet.srt")
     }
-    results, meta = read_detections(tmp_path / "detections.json")
-    assert results == {"a": list(JUMPS), "bad": [], "quiet": []}
-    assert meta["checkpoint"] == "runs/demo" and meta["rejected"] == {"bad": "the file is empty (0 bytes)"}
-    assert meta["videos"]["a"] == {"file": "in/a.mp4", "duration": 4000.0}
+    read = read_detections(tmp_path / "detections.json")
+    assert read.results == {"a": list(JUMPS), "bad": [], "quiet": []}
+    assert read.metadata["checkpoint"] == "runs/demo"
+    assert read.metadata["rejected"] == read.rejected == {"bad": "the file is empty (0 bytes)"}
+    assert read.metadata["videos"]["a"] == {"file": "in/a.mp4", "duration": 4000.0}
+    assert read.durations == {"a": 4000.0, "quiet": 2.0} and read.files["a"] == "in/a.mp4"
     assert (tmp_path / "quiet.srt").read_text() == ""
+
+
+def test_metadata_of_a_foreign_file_is_left_out_where_it_is_not_ours():
+    videos = {"a": {"file": "a.mp4", "source": 3, "duration": "long"}, "b": 3, "c": {"duration": -1.0}}
+    foreign = DetectionsFile({"a": [], "b": []}, {"videos": videos, "rejected": ["a"], "subset": {}})
+    assert foreign.files == {"a": "a.mp4"} and foreign.names == {"a": ["a.mp4"], "b": []}
+    assert foreign.durations == {} and foreign.rejected == {} and foreign.subset is None
+    nothing = DetectionsFile({}, {"videos": [1]})
+    assert not (nothing.files or nothing.names or nothing.durations)
+
+
+def test_renamed_videos_keep_what_the_file_states_of_them():
+    stated = {"videos": {"a": {"file": "a.mp4"}}, "rejected": {"b": "the file\nis empty"}, "subset": "test"}
+    renamed = DetectionsFile({"a": [], "b": []}, stated).renamed({"a": "v_a", "b": "v_b"})
+    assert list(renamed.results) == ["v_a", "v_b"] and renamed.files == {"v_a": "a.mp4"}
+    assert renamed.rejected == {"v_b": "the file is empty"} and renamed.subset == "test"
 
 
 @pytest.mark.parametrize("key", ["monday morning", "\u65e5" * 80, "m/day", "..", "x.mp4", "subtitles/x"])
 def test_subtitles_are_named_as_the_file_is_and_stay_in_the_folder(tmp_path, key):
     out = tmp_path / "out"
     out.mkdir()
-    write_outputs(out, [Found(key, Path("in/x.mp4"), 1.0, JUMPS)], meta={})
+    write_outputs(out, [VideoDetections(key, Path("in/x.mp4"), 1.0, JUMPS)], metadata={})
     assert (out / f"{key}.srt").read_text() == subtitles(JUMPS)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert sum(path.is_file() for path in out.rglob("*")) == 3
@@ -93,31 +112,31 @@ def test_what_is_there_is_not_replaced_unless_asked(tmp_path):
 
 
 def test_a_selection_keeps_the_best_of_what_is_left():
-    assert Selection().of(JUMPS) == JUMPS
-    assert Selection(min_score=0.5).of(JUMPS) == JUMPS[:2]
-    assert Selection(classes=frozenset({"run, fast", "jump"})).of(JUMPS) == (JUMPS[0], JUMPS[2])
-    assert Selection(classes=frozenset({"run, fast", "jump"}), top=1).of(JUMPS) == JUMPS[:1]
+    assert Selection().apply(JUMPS) == JUMPS
+    assert Selection(min_score=0.5).apply(JUMPS) == JUMPS[:2]
+    assert Selection(classes=frozenset({"run, fast", "jump"})).apply(JUMPS) == (JUMPS[0], JUMPS[2])
+    assert Selection(classes=frozenset({"run, fast", "jump"}), top=1).apply(JUMPS) == JUMPS[:1]
 
 
 def test_classes_are_checked_against_those_of_the_checkpoint():
     known = ["jump", "run", "run, fast"]
-    assert classes_asked(None, known) is None
-    assert classes_asked("run, jump", known) == {"jump", "run"}
-    assert classes_asked("run, fast", known) == {"run, fast"}  # a name that has a comma in it
+    assert parse_classes(None, known) is None
+    assert parse_classes("run, jump", known) == {"jump", "run"}
+    assert parse_classes("run, fast", known) == {"run, fast"}  # a name that has a comma in it
     with pytest.raises(ValueError, match="'jmup' is no class of this checkpoint; did you mean 'jump'"):
-        classes_asked("run,jmup", known)
+        parse_classes("run,jmup", known)
     with pytest.raises(ValueError, match="known: jump, run"):
-        classes_asked(",", known)
+        parse_classes(",", known)
 
 
 def test_the_table_shows_the_best_of_each_video_and_what_it_leaves_out():
-    lines = table_of(FOUND).splitlines()
+    lines = format_detections(FOUND).splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["video", "start", "end", "label", "score"],
         ["a", "3661.25", "3663.00", "jump", "0.871"],
     ]
     assert lines[-2].split() == ["quiet", "-", "-", "nothing", "found", "-"]
     assert lines[-1] == "3 detections in 2 of 3 videos; the best 3 of each"
-    many = [Found(f"v{number}", Path("v"), 1.0, JUMPS) for number in range(10)]
-    lines = table_of(many).splitlines()
+    many = [VideoDetections(f"v{number}", Path("v"), 1.0, JUMPS) for number in range(10)]
+    lines = format_detections(many).splitlines()
     assert len(lines) == 22 and lines[-1].endswith("the best 3 of each (10 lines left out)")

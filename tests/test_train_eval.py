@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from train.detections import read_detections, write_detections
 from train.eval import main
-from train.evaluation.files import read_external_scores, read_truth
+from train.evaluation.files import read_external_scores, read_ground_truth
 from train.evaluation.sources import packing_differences
-from train.postprocess import RawWindow, detections_of
+from train.postprocess import RawWindow, postprocess_video
 from train.raw_outputs import write_raw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -227,7 +227,7 @@ def random_windows() -> list[RawWindow]:
 @pytest.fixture
 def raw(tmp_path) -> Path:
     meta = {"subset": "validation", "post": {"sigma": 0.2}, "videos": ["a", "b", "rejected"]}
-    write_raw(tmp_path / "raw.h5", random_windows(), classes=["jump", "run"], meta=meta)
+    write_raw(tmp_path / "raw.h5", random_windows(), classes=["jump", "run"], metadata=meta)
     return tmp_path / "raw.h5"
 
 
@@ -239,8 +239,8 @@ def test_raw_outputs_are_processed_anew_as_they_were_in_the_run(raw, truth, tmp_
     windows = random_windows()
     document = json.loads((tmp_path / "d.json").read_text())
     assert document["results"] == {
-        "a": detections_of(windows[:2], ["jump", "run"], PostSettings(sigma=0.2)),
-        "b": detections_of(windows[2:], ["jump", "run"], PostSettings(sigma=0.2)),
+        "a": postprocess_video(windows[:2], ["jump", "run"], PostSettings(sigma=0.2)),
+        "b": postprocess_video(windows[2:], ["jump", "run"], PostSettings(sigma=0.2)),
         "rejected": [],
     }
     assert document["external_data"]["subset"] == "validation"
@@ -317,9 +317,9 @@ def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
         tmp_path / "dataset.json", {**document, "shards": [shard], "videos": videos, "repairs": []}
     )
     for location in (path, tmp_path):
-        truth = read_truth(location, None, hint="validation")
+        truth = read_ground_truth(location, None, hint="validation")
         assert truth.subset == "validation" and set(truth.videos) == {"a", "bad"}
-    write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, meta={"subset": "validation"})
+    write_detections(tmp_path / "d.json", {"a": RESULTS["a"]}, metadata={"subset": "validation"})
     code, output = run("--detections", tmp_path / "d.json", "--ground-truth", path, "--tiou", "0.5")
     assert code == 0 and "50.00" in output
 
@@ -381,7 +381,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     from tiny_run import SMALL, make_shards_of
 
     from train.build_network import build_network
-    from train.checkpoint import fill_weights
+    from train.checkpoint import write_weights
     from train.settings import load_settings
 
     shards = make_shards_of(tmp_path)
@@ -393,7 +393,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     plain = settings.model_dump(mode="json")
     plain["encoder"]["weights"] = str(tmp_path / "gone.safetensors")
     state = build_network(settings, len(classes)).state_dict()
-    fill_weights(checkpoint, state=state, settings=plain, classes=classes)
+    write_weights(checkpoint, state=state, settings=plain, classes=classes)
 
     def outputs(name: str) -> tuple:
         return ("--out", tmp_path / f"{name}.d.json", "--tiou", "0.1,0.3")
@@ -424,4 +424,4 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert other.exit_code == 1 and f"error: {rejected}: not read: cut short" in other.stderr
     assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
     assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
-    assert read_detections(tmp_path / "o.json")[1]["rejected"] == {rejected: "cut short"}
+    assert read_detections(tmp_path / "o.json").rejected == {rejected: "cut short"}

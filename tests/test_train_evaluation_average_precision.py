@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 from pipeline.annotations import Action, Video, read_annotations
-from train.evaluation.average_precision import Curves, evaluate, format_table, parse_tiou
+from train.evaluation.average_precision import Curves, format_map_table, mean_average_precision, parse_tiou
 from train.evaluation.matching import pair_tiou
 
 
@@ -105,7 +105,7 @@ def random_case(seed: int) -> tuple[dict[str, Video], dict[str, list[dict]]]:
 def test_equals_the_loop_over_rows_on_crowded_random_videos(seed):
     truth, detections = random_case(seed)
     tiou = (0.1, 0.25, 0.4, 0.5, 0.75, 1.0)
-    metrics = evaluate(truth, detections, tiou=tiou)
+    metrics = mean_average_precision(truth, detections, tiou=tiou)
     # 1e-12: the same fractions, added in another order
     np.testing.assert_allclose(
         list(metrics["per_class"].values()), slow_mean_ap(truth, detections, tiou), atol=1e-12
@@ -116,7 +116,7 @@ def test_equals_the_loop_over_rows_on_crowded_random_videos(seed):
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_equals_the_loop_with_repeats_strangers_and_classes_without_truth(seed):
     truth, detections = metric_cases.random_case(seed)
-    metrics = evaluate(truth, detections, tiou=metric_cases.TIOU)
+    metrics = mean_average_precision(truth, detections, tiou=metric_cases.TIOU)
     want = slow_mean_ap(truth, detections, metric_cases.TIOU)
     np.testing.assert_allclose(list(metrics["per_class"].values()), want, atol=1e-12)
 
@@ -148,7 +148,9 @@ def test_map_equals_the_published_figures(shared_real, name, drop_duplicates):
     folder = shared_real / "results" / name
     truth = read_annotations(folder / truth_name)
     detections = json.loads((folder / result_name).read_text())["results"]
-    metrics = evaluate(truth, detections, tiou=parse_tiou(tiou)[0], drop_duplicates=drop_duplicates)
+    metrics = mean_average_precision(
+        truth, detections, tiou=parse_tiou(tiou)[0], drop_duplicates=drop_duplicates
+    )
     # 1e-6: the reference is given to six digits; equal scores may be sorted either way
     np.testing.assert_allclose(metrics["mAP"], each, atol=1e-6)
     assert metrics["average_mAP"] == pytest.approx(average, abs=1e-6)
@@ -170,7 +172,7 @@ def test_at_least_20_times_faster_than_the_loop_over_rows(shared_real):
     slow = slow_mean_ap(truth, detections, tiou)
     slow_seconds = time.process_time() - start
     start = time.process_time()
-    metrics = evaluate(truth, detections, tiou=tiou)
+    metrics = mean_average_precision(truth, detections, tiou=tiou)
     fast_seconds = time.process_time() - start
     np.testing.assert_allclose(list(metrics["per_class"].values()), slow, atol=1e-12)
     assert slow_seconds / fast_seconds > 20, f"{slow_seconds:.2f} s against {fast_seconds:.4f} s"
@@ -191,7 +193,7 @@ def test_the_size_of_activitynet_takes_seconds():
             for i, (segment, score) in enumerate(zip(segments, scores, strict=True))
         ]
     start = time.process_time()  # CPU time: other work on the machine does not count
-    metrics = evaluate(truth, detections)
+    metrics = mean_average_precision(truth, detections)
     assert metrics["num_detections"] == 500_000
     assert time.process_time() - start < 5
 
@@ -202,14 +204,14 @@ def test_the_size_of_activitynet_takes_seconds():
 def test_a_perfect_answer_scores_one_and_an_empty_one_zero():
     truth = {"v": video((0, 10, "jump"), (20, 30, "run"))}
     perfect = {"v": [found(0, 10, "jump", 0.9), found(20, 30, "run", 0.8)]}
-    assert evaluate(truth, perfect)["average_mAP"] == 1.0
-    assert evaluate(truth, {})["mAP"] == [0.0] * 10
+    assert mean_average_precision(truth, perfect)["average_mAP"] == 1.0
+    assert mean_average_precision(truth, {})["mAP"] == [0.0] * 10
 
 
 def test_a_true_action_is_found_once_and_the_second_finder_is_false():
     truth = {"v": video((0, 10, "jump"), (50, 60, "jump"))}
     found_twice = {"v": [found(0, 10, "jump", 0.9), found(0, 9, "jump", 0.8), found(50, 60, "jump", 0.7)]}
-    metrics = evaluate(truth, found_twice, tiou=[0.5])
+    metrics = mean_average_precision(truth, found_twice, tiou=[0.5])
     # hit, miss, hit: precision 1 up to recall 1/2, 2/3 up to 1
     assert metrics["mAP"] == pytest.approx([0.5 * 1 + 0.5 * 2 / 3])
 
@@ -218,19 +220,19 @@ def test_the_better_scored_detection_takes_the_action_and_the_other_the_next_bes
     truth = {"v": video((0, 10, "jump"), (2, 12, "jump"))}
     both_prefer_the_first = {"v": [found(0, 10, "jump", 0.5), found(0.5, 10, "jump", 0.9)]}
     # the second takes (0, 10); the first falls back on (2, 12), tIoU 8/12
-    assert evaluate(truth, both_prefer_the_first, tiou=[0.5])["mAP"] == [1.0]
-    assert evaluate(truth, both_prefer_the_first, tiou=[0.7])["mAP"] == [0.5]
+    assert mean_average_precision(truth, both_prefer_the_first, tiou=[0.5])["mAP"] == [1.0]
+    assert mean_average_precision(truth, both_prefer_the_first, tiou=[0.7])["mAP"] == [0.5]
 
 
 def test_a_tiou_that_equals_the_threshold_counts():
     truth = {"v": video((0, 10, "jump"))}
-    assert evaluate(truth, {"v": [found(0, 5, "jump", 1)]}, tiou=[0.5])["mAP"] == [1.0]
-    assert evaluate(truth, {"v": [found(0, 3, "jump", 1)]}, protocol="thumos")["mAP"][0] == 1.0
+    assert mean_average_precision(truth, {"v": [found(0, 5, "jump", 1)]}, tiou=[0.5])["mAP"] == [1.0]
+    assert mean_average_precision(truth, {"v": [found(0, 3, "jump", 1)]}, protocol="thumos")["mAP"][0] == 1.0
 
 
 def test_a_video_without_result_stays_in_the_denominator():
     truth = {key: video((0, 10, "jump"), key=key) for key in ("a", "b")}
-    metrics = evaluate(truth, {"a": [found(0, 10, "jump", 1)]}, tiou=[0.5])
+    metrics = mean_average_precision(truth, {"a": [found(0, 10, "jump", 1)]}, tiou=[0.5])
     assert metrics["mAP"] == [0.5]
     assert (metrics["num_videos"], metrics["num_truth"], metrics["num_detections"]) == (2, 2, 1)
 
@@ -239,14 +241,16 @@ def test_a_detection_in_a_video_without_truth_is_false():
     truth = {"a": video((0, 10, "jump"), key="a"), "empty": video(key="empty")}
     right = found(0, 10, "jump", 0.5)
     for stranger in ("empty", "never heard of"):
-        metrics = evaluate(truth, {"a": [right], stranger: [found(0, 10, "jump", 0.9)]}, tiou=[0.5])
+        metrics = mean_average_precision(
+            truth, {"a": [right], stranger: [found(0, 10, "jump", 0.9)]}, tiou=[0.5]
+        )
         assert metrics["mAP"] == [0.5]  # precision 1/2 when the true one comes second
 
 
 def test_a_class_without_true_actions_has_no_ap_and_moves_nothing():
     truth = {"v": video((0, 10, "jump"))}
     detections = {"v": [found(0, 10, "jump", 0.5), found(0, 10, "fly", 0.9)]}
-    metrics = evaluate(truth, detections, tiou=[0.5])
+    metrics = mean_average_precision(truth, detections, tiou=[0.5])
     assert metrics["per_class"] == {"jump": [1.0]}
     assert metrics["num_detections"] == 2
 
@@ -254,7 +258,7 @@ def test_a_class_without_true_actions_has_no_ap_and_moves_nothing():
 def test_segments_that_end_before_they_start_overlap_nothing():
     truth = {"v": video((0, 10, "jump"), (5, 5, "jump"))}
     backward = {"v": [found(10, 0, "jump", 0.9), found(5, 5, "jump", 0.8)]}
-    assert evaluate(truth, backward, tiou=[0.1])["mAP"] == [0.0]
+    assert mean_average_precision(truth, backward, tiou=[0.1])["mAP"] == [0.0]
     assert pair_tiou(np.array([[5.0, 5.0]]), np.array([[5.0, 5.0]])) == [0.0]
 
 
@@ -273,19 +277,19 @@ def test_segments_that_end_before_they_start_overlap_nothing():
 def test_a_detection_that_cannot_be_read_is_named(entry):
     truth = {"v": video((0, 10, "jump"))}
     with pytest.raises(ValueError, match=r"detections of 'v', entry 1: got .*, want"):
-        evaluate(truth, {"v": [found(0, 1, "jump", 0.5), entry]})
+        mean_average_precision(truth, {"v": [found(0, 1, "jump", 0.5), entry]})
 
 
 def test_no_true_action_at_all_is_an_error_not_a_number():
     with pytest.raises(ValueError, match="1 videos without a single action"):
-        evaluate({"v": video()}, {"v": []})
+        mean_average_precision({"v": video()}, {"v": []})
 
 
 def test_dropping_duplicates_leaves_out_repeats_within_a_millisecond_and_empty_actions():
     truth = {"v": video((0, 10, "jump"), (0.0005, 10, "jump"), (0, 10, "run"), (3, 3, "jump"))}
     detections = {"v": [found(0, 10, "jump", 0.9), found(0, 10, "run", 0.9)]}
-    kept = evaluate(truth, detections, tiou=[0.5])
-    dropped = evaluate(truth, detections, tiou=[0.5], drop_duplicates=True)
+    kept = mean_average_precision(truth, detections, tiou=[0.5])
+    dropped = mean_average_precision(truth, detections, tiou=[0.5], drop_duplicates=True)
     assert (kept["num_truth"], dropped["num_truth"]) == (4, 2)
     assert kept["per_class"]["jump"] == pytest.approx([1 / 3])
     assert dropped["per_class"]["jump"] == [1.0]
@@ -295,8 +299,8 @@ def test_dropping_duplicates_gives_the_validation_count_that_activitynet_prints(
     truth = read_annotations(
         shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json", subset="validation"
     )
-    assert evaluate(truth, {}, tiou=[0.5])["num_truth"] == 7293
-    assert evaluate(truth, {}, tiou=[0.5], drop_duplicates=True)["num_truth"] == 7271
+    assert mean_average_precision(truth, {}, tiou=[0.5])["num_truth"] == 7293
+    assert mean_average_precision(truth, {}, tiou=[0.5], drop_duplicates=True)["num_truth"] == 7271
 
 
 def test_average_precision_interpolates_from_the_right():
@@ -323,7 +327,9 @@ def test_thresholds_that_make_no_sense_are_refused(text):
 
 
 def test_the_table_has_a_column_for_each_threshold_and_the_average():
-    metrics = evaluate({"v": video((0, 10, "jump"))}, {"v": [found(0, 6, "jump", 1)]}, protocol="thumos")
-    head, body = format_table(metrics).splitlines()
+    metrics = mean_average_precision(
+        {"v": video((0, 10, "jump"))}, {"v": [found(0, 6, "jump", 1)]}, protocol="thumos"
+    )
+    head, body = format_map_table(metrics).splitlines()
     assert head.split() == ["tIoU", "0.3", "0.4", "0.5", "0.6", "0.7", "average"]
     assert body.split() == ["mAP", "%", "100.00", "100.00", "100.00", "100.00", "0.00", "80.00"]

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given, settings
 from metric_cases import SEEDS, TIOU, found, random_case, video
 
-from train.evaluation.average_precision import evaluate
+from train.evaluation.average_precision import mean_average_precision
 from train.evaluation.bootstrap import (
     bootstrap,
-    class_areas,
+    class_means,
+    class_precision,
     compare,
-    draws,
+    draw_videos,
     excludes_zero,
-    interval,
-    mean_of,
+    percentile_interval,
     resample,
 )
-from train.evaluation.matching import collect, match_collected
+from train.evaluation.matching import evaluation_data, match_detections
 from train.evaluation.recall import recall_metrics
 
 
 def matched_of(truth, detections, thresholds=TIOU):
-    return match_collected(collect(truth, detections), np.array(thresholds))
+    return match_detections(evaluation_data(truth, detections), np.array(thresholds))
 
 
 def with_different_scores_in_a_video(detections: dict, seed: int) -> dict:
@@ -52,31 +52,31 @@ def test_a_resample_is_the_evaluation_of_the_copied_videos(seed):
     truth, detections = random_case(seed)
     detections = with_different_scores_in_a_video(detections, seed)
     matched = matched_of(truth, detections)
-    copies = next(draws(len(truth), 1, seed))
-    got = class_areas(matched)(copies).reshape(-1, len(TIOU))
+    copies = next(draw_videos(len(truth), 1, seed))
+    got = class_precision(matched)(copies).reshape(-1, len(TIOU))
     more_truth, more_detections = copied(truth, detections, copies)
     if not any(item.actions for item in more_truth.values()):
         assert np.isnan(got).all()
         return
-    want = evaluate(more_truth, more_detections, tiou=TIOU)
-    for name, areas in zip(matched.data.names, got, strict=True):
+    want = mean_average_precision(more_truth, more_detections, tiou=TIOU)
+    for name, areas in zip(matched.data.labels, got, strict=True):
         # 1e-12: the same fractions, added in another order; NaN for a class that was not drawn
         np.testing.assert_allclose(areas, want["per_class"].get(name, [np.nan] * len(TIOU)), atol=1e-12)
-    np.testing.assert_allclose(mean_of(got.reshape(1, -1), len(TIOU))[0, :-1], want["mAP"], atol=1e-12)
+    np.testing.assert_allclose(class_means(got.reshape(1, -1), len(TIOU))[0, :-1], want["mAP"], atol=1e-12)
 
 
 def test_each_video_drawn_once_is_the_evaluation_itself():
     truth, detections = random_case(11)
     matched = matched_of(truth, detections)
-    means = mean_of(class_areas(matched)(np.ones(len(truth)))[None], len(TIOU))[0]
-    metrics = evaluate(truth, detections, tiou=TIOU)
+    means = class_means(class_precision(matched)(np.ones(len(truth)))[None], len(TIOU))[0]
+    metrics = mean_average_precision(truth, detections, tiou=TIOU)
     np.testing.assert_allclose(means, [*metrics["mAP"], metrics["average_mAP"]], atol=1e-12)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(size=400)
     samples = resample(lambda n: np.array([n @ values / n.sum()]), 400, resamples=2000, seed=1)
-    low, high = interval(samples)[:, 0]
+    low, high = percentile_interval(samples)[:, 0]
     half = 1.96 * values.std() / 20
     # 2,000 resamples know the 2.5 % point to a twentieth of the half width or so
     assert low == pytest.approx(values.mean() - half, abs=0.12 * half)
@@ -84,9 +84,9 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
 
 
 def test_the_same_seed_draws_the_same_videos_and_another_one_does_not():
-    assert all((a == b).all() for a, b in zip(draws(50, 3, 7), draws(50, 3, 7), strict=True))
-    assert not (next(draws(50, 1, 7)) == next(draws(50, 1, 8))).all()
-    assert all(copies.sum() == 50 for copies in draws(50, 5, 7))
+    assert all((a == b).all() for a, b in zip(draw_videos(50, 3, 7), draw_videos(50, 3, 7), strict=True))
+    assert not (next(draw_videos(50, 1, 7)) == next(draw_videos(50, 1, 8))).all()
+    assert all(copies.sum() == 50 for copies in draw_videos(50, 5, 7))
 
 
 def many_videos(seed: int, quality: float, count: int = 60):
@@ -107,7 +107,7 @@ def test_the_intervals_hold_the_figures_and_are_plain_json():
     matched = matched_of(truth, detections, (0.5, 0.75))
     result = bootstrap(matched, resamples=60, seed=3, diagnosis=True)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    metrics, recall = evaluate(truth, detections, tiou=(0.5, 0.75)), recall_metrics(matched)
+    metrics, recall = mean_average_precision(truth, detections, tiou=(0.5, 0.75)), recall_metrics(matched)
     low, high = result["average_mAP"]
     assert low < metrics["average_mAP"] < high
     low, high = result["AUC"]
@@ -140,7 +140,8 @@ def test_the_better_set_is_found_and_the_pairing_narrows_the_interval():
     average, at_half = result["rows"]
     assert average["tiou"] == "average" and at_half["tiou"] == "0.5"
     assert average["difference"] == pytest.approx(
-        evaluate(truth, good, tiou=(0.5,))["average_mAP"] - evaluate(truth, worse, tiou=(0.5,))["average_mAP"]
+        mean_average_precision(truth, good, tiou=(0.5,))["average_mAP"]
+        - mean_average_precision(truth, worse, tiou=(0.5,))["average_mAP"]
     )
     alone = bootstrap(a, resamples=200, seed=2)["average_mAP"]
     width = average["interval"][1] - average["interval"][0]

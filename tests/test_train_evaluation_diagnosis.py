@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from metric_cases import SEEDS, TIOU, found, random_case, tiou, video
 
 from pipeline.annotations import read_annotations
-from train.evaluation.characteristics import BINS, NAMES, binned, characteristics_of
+from train.evaluation.characteristics import BINS, NAMES, bin_values, characteristics_of
 from train.evaluation.diagnosis import (
-    ERRORS,
-    OUTCOMES,
+    DETECTION_KINDS,
+    ERROR_KINDS,
+    detection_kinds,
     diagnose,
-    headline_of,
-    missed,
-    outcomes_of,
+    missed_actions,
     profile,
     sensitivity,
+    summary_statistic,
 )
-from train.evaluation.matching import collect, match_collected
+from train.evaluation.matching import evaluation_data, match_detections
 
 # --- the slow reference: lists of dictionaries ------------------------------------------------------------
 
@@ -91,12 +91,12 @@ def slow_top(truth, detections, thresholds) -> list[float]:
     sizes = class_sizes(truth)
     average = sum(sizes.values()) / len(sizes)
     shares = np.zeros(6)
-    areas = {kind: [] for kind in (None, *ERRORS)}
+    areas = {kind: [] for kind in (None, *ERROR_KINDS)}
     for threshold in thresholds:
         by_class = slow_detections(truth, detections, threshold)
         rows = {label: by_class[label][: 10 * size] for label, size in sizes.items()}
         flat = [row["kind"] for part in rows.values() for row in part]
-        shares += [flat.count(kind) / max(1, len(flat)) for kind in OUTCOMES]
+        shares += [flat.count(kind) / max(1, len(flat)) for kind in DETECTION_KINDS]
         for removed in areas:
             areas[removed] += [
                 slow_normalised_ap(
@@ -105,11 +105,11 @@ def slow_top(truth, detections, thresholds) -> list[float]:
                 for label, size in sizes.items()
             ]
     base = np.mean(areas[None])
-    return [base, *(shares / len(thresholds)), *(np.mean(areas[kind]) - base for kind in ERRORS)]
+    return [base, *(shares / len(thresholds)), *(np.mean(areas[kind]) - base for kind in ERROR_KINDS)]
 
 
 def matched_of(truth, detections, thresholds=TIOU):
-    return match_collected(collect(truth, detections), np.array(thresholds))
+    return match_detections(evaluation_data(truth, detections), np.array(thresholds))
 
 
 @given(seed=SEEDS)
@@ -117,11 +117,11 @@ def matched_of(truth, detections, thresholds=TIOU):
 def test_outcomes_shares_and_gains_equal_the_loop(seed):
     truth, detections = random_case(seed, most=40)
     matched = matched_of(truth, detections)
-    outcomes = outcomes_of(matched)
+    outcomes = detection_kinds(matched)
     for level, threshold in enumerate(TIOU):
         rows = [r for part in slow_detections(truth, detections, threshold).values() for r in part]
-        assert [OUTCOMES[code] for code in outcomes[level]] == [row["kind"] for row in rows]
-    got = headline_of(matched, outcomes)(np.ones(len(truth)))
+        assert [DETECTION_KINDS[code] for code in outcomes[level]] == [row["kind"] for row in rows]
+    got = summary_statistic(matched, outcomes)(np.ones(len(truth)))
     # 1e-12: the same fractions, added in another order
     np.testing.assert_allclose(got, slow_top(truth, detections, TIOU), atol=1e-12)
 
@@ -131,14 +131,14 @@ def test_outcomes_shares_and_gains_equal_the_loop(seed):
 def test_the_groups_of_the_profile_equal_slices_of_each_class(seed):
     truth, detections = random_case(seed, most=60)
     matched = matched_of(truth, detections)
-    table = profile(matched, outcomes_of(matched))
+    table = profile(matched, detection_kinds(matched))
     want = np.zeros((10, 6))
     for threshold in TIOU:
         by_class = slow_detections(truth, detections, threshold)
         for label, size in class_sizes(truth).items():
             for group in range(10):
                 kinds = [row["kind"] for row in by_class[label][group * size : (group + 1) * size]]
-                want[group] += [kinds.count(kind) / len(TIOU) for kind in OUTCOMES]
+                want[group] += [kinds.count(kind) / len(TIOU) for kind in DETECTION_KINDS]
     np.testing.assert_allclose(table["groups"], want, atol=1e-12)
     np.testing.assert_allclose(np.sum(list(table["per_class"].values()), axis=0), want.sum(axis=0), atol=1e-9)
 
@@ -153,7 +153,7 @@ def test_sensitivity_and_false_negatives_equal_the_loop(seed):
     average = sum(sizes.values()) / len(sizes)
     actions = [a for item in truth.values() for a in item.actions]
     levels = [slow_detections(truth, detections, threshold) for threshold in TIOU]
-    lost = missed(matched)
+    lost = missed_actions(matched)
     for level, by_class in enumerate(levels):
         for label, size in sizes.items():
             hits, kept = 0, set()
@@ -197,13 +197,13 @@ def test_the_headline_of_copied_videos_is_that_of_a_set_that_holds_them_twice(se
     copies = rng.integers(0, 3, len(truth))
     names = {f"{key}.{i}": key for key, n in zip(truth, copies, strict=True) for i in range(n)}
     matched = matched_of(truth, detections)
-    got = headline_of(matched, outcomes_of(matched))(copies.astype(float))
+    got = summary_statistic(matched, detection_kinds(matched))(copies.astype(float))
     if not any(truth[key].actions for key in names.values()):
         assert np.isnan(got[0])
         return
     more = {name: detections.get(key, []) for name, key in names.items()}
     twice = matched_of({name: truth[key] for name, key in names.items()}, more)
-    want = headline_of(twice, outcomes_of(twice))(np.ones(len(names)))
+    want = summary_statistic(twice, detection_kinds(twice))(np.ones(len(names)))
     np.testing.assert_allclose(got, want, atol=1e-12)
 
 
@@ -223,21 +223,24 @@ def test_one_detection_of_each_kind():
         ],
         "empty": [found(0, 10, "run", 0.3), found(0, 10, "run", 0.2)],
     }
-    outcomes = outcomes_of(matched_of(truth, detections, [0.5]))[0]
-    assert [OUTCOMES[code] for code in outcomes] == [*OUTCOMES, "background", "background"]
+    outcomes = detection_kinds(matched_of(truth, detections, [0.5]))[0]
+    assert [DETECTION_KINDS[code] for code in outcomes] == [*DETECTION_KINDS, "background", "background"]
 
 
 def test_a_tiou_of_a_tenth_is_a_localisation_error_and_less_is_background():
     truth = {"v": video("v", (0, 10, "run"))}
     detections = {"v": [found(0, 1, "run", 0.9), found(0, 0.99, "run", 0.8)]}
-    outcomes = outcomes_of(matched_of(truth, detections, [0.5]))[0]
-    assert [OUTCOMES[code] for code in outcomes] == ["localisation", "background"]
+    outcomes = detection_kinds(matched_of(truth, detections, [0.5]))[0]
+    assert [DETECTION_KINDS[code] for code in outcomes] == ["localisation", "background"]
 
 
 def test_with_equal_tiou_the_class_of_the_detection_is_preferred():
     truth = {"v": video("v", (0, 10, "jump"), (0, 10, "run"))}
     detections = {"v": [found(0, 10, "run", 0.9), found(0, 10, "run", 0.8)]}
-    assert outcomes_of(matched_of(truth, detections, [0.5]))[0].tolist() == [0, OUTCOMES.index("double")]
+    assert detection_kinds(matched_of(truth, detections, [0.5]))[0].tolist() == [
+        0,
+        DETECTION_KINDS.index("double"),
+    ]
 
 
 def test_taking_away_the_errors_before_a_hit_gains_what_they_cost():
@@ -248,7 +251,7 @@ def test_taking_away_the_errors_before_a_hit_gains_what_they_cost():
     assert top["average_mAP_N"] == pytest.approx(0.5)
     assert top["gain"]["background"] == pytest.approx(0.5)
     assert top["gain"]["double"] == 0
-    assert top["share"] == {**dict.fromkeys(OUTCOMES, 0), "true_positive": 0.5, "background": 0.5}
+    assert top["share"] == {**dict.fromkeys(DETECTION_KINDS, 0), "true_positive": 0.5, "background": 0.5}
 
 
 def test_the_diagnosis_is_plain_json_whatever_is_missing():
@@ -262,17 +265,17 @@ def test_the_diagnosis_is_plain_json_whatever_is_missing():
 
 def test_a_bin_holds_its_upper_edge():
     values = np.array([0.0, 30.0, 30.1, 60.0, 120.0, 180.0, 1000.0, np.nan])
-    item = binned("length", values, "activitynet")
+    item = bin_values("length", values, "activitynet")
     assert item.bin.tolist() == [0, 0, 1, 1, 2, 3, 4, -1]
     assert item.names == NAMES
 
 
 def test_an_action_past_the_end_of_its_video_has_the_largest_coverage():
-    assert binned("coverage", np.array([0.1, 0.5, 1.2]), "activitynet").bin.tolist() == [0, 2, 4]
+    assert bin_values("coverage", np.array([0.1, 0.5, 1.2]), "activitynet").bin.tolist() == [0, 2, 4]
 
 
 def test_lengths_that_all_fall_into_one_published_bin_are_cut_into_quintiles():
-    item = binned("length", np.linspace(1, 10, 50), "activitynet")
+    item = bin_values("length", np.linspace(1, 10, 50), "activitynet")
     assert item.scheme == "quintiles"
     assert np.bincount(item.bin).tolist() == [10] * 5
 
@@ -291,7 +294,7 @@ def test_characteristics_equal_those_published_with_detad(shared_real):
         truth[key] = video(key, *((*e["segment"], e["label"]) for e in entries), duration=duration)
         for name, field in (("coverage", "coverage"), ("length", "length"), ("instances", "num-instances")):
             want[name] += [entry[field] for entry in entries]
-    got = characteristics_of(collect(truth, {}), truth, scheme="thumos")
+    got = characteristics_of(evaluation_data(truth, {}), truth, scheme="thumos")
     for item in got:
         assert item.scheme == "thumos"
         values, edges = np.array(want[item.name]), BINS["thumos"][item.name]
@@ -302,7 +305,7 @@ def test_characteristics_equal_those_published_with_detad(shared_real):
 def test_the_published_bins_fit_activitynet(shared_real):
     path = shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json"
     truth = read_annotations(path, subset="validation")
-    items = characteristics_of(collect(truth, {}), truth)
+    items = characteristics_of(evaluation_data(truth, {}), truth)
     assert [item.scheme for item in items] == ["activitynet"] * 3
 
 

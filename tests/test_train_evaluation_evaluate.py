@@ -9,28 +9,28 @@ from click.testing import CliRunner
 from metric_cases import found, random_case, video
 
 from train.eval import main
-from train.evaluation.average_precision import evaluate
-from train.evaluation.evaluate import assess
-from train.evaluation.tables import TITLES, format_assessment
+from train.evaluation.average_precision import mean_average_precision
+from train.evaluation.evaluate import evaluate
+from train.evaluation.tables import TITLES, format_metrics
 
 
 def test_the_map_is_that_of_evaluate_and_the_rest_comes_on_request():
     truth, detections = random_case(3)
-    metrics = assess(truth, detections, tiou=(0.5, 0.75), protocol="activitynet")
-    plain = evaluate(truth, detections, tiou=(0.5, 0.75))
+    metrics = evaluate(truth, detections, tiou=(0.5, 0.75), protocol="activitynet")
+    plain = mean_average_precision(truth, detections, tiou=(0.5, 0.75))
     assert {key: metrics[key] for key in plain} == plain
     assert set(metrics) - set(plain) == {"recall"}
-    text = format_assessment(metrics)
+    text = format_metrics(metrics)
     assert "AR@100" in text and "AUC" in text and "low" not in text and "background" not in text
 
 
 def test_everything_asked_for_stands_in_the_tables():
     truth, detections = random_case(3)
-    metrics = assess(
+    metrics = evaluate(
         truth, detections, tiou=(0.3, 0.5), protocol="thumos", diagnosis=True, bins="thumos", resamples=10
     )
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
-    lines = format_assessment(metrics).splitlines()
+    lines = format_metrics(metrics).splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["tIoU", "mAP", "low", "high"]
     assert "10 resamples of the videos (seed 0)" in lines[4]
     for title in TITLES.values():
@@ -46,8 +46,8 @@ def test_everything_asked_for_stands_in_the_tables():
 
 def test_tables_are_whole_without_a_single_detection():
     truth = {"v": video("v", (0, 10, "run"), duration=None)}
-    metrics = assess(truth, {}, tiou=(0.5,), protocol="activitynet", diagnosis=True, resamples=3)
-    text = format_assessment(metrics)
+    metrics = evaluate(truth, {}, tiou=(0.5,), protocol="activitynet", diagnosis=True, resamples=3)
+    text = format_metrics(metrics)
     assert any(line.split()[:2] == ["all", "0.0"] and "100.0" in line for line in text.splitlines())  # missed
     assert "nan" not in text
 

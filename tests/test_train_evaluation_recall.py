@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from metric_cases import SEEDS, found, random_case, tiou, video
 
 from pipeline.annotations import read_annotations
-from train.evaluation.matching import collect, match_collected
+from train.evaluation.matching import evaluation_data, match_detections
 from train.evaluation.recall import (
     RECALL_TIOU,
     TOP_K,
@@ -74,7 +74,7 @@ def slow_recall_at(truth, detections, thresholds, *, same_label: bool) -> np.nda
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_curve_equals_a_loop_over_videos_thresholds_and_numbers(seed):
     truth, detections = random_case(seed, videos=4)
-    got = average_recall(first_ranks(collect(truth, detections), RECALL_TIOU))
+    got = average_recall(first_ranks(evaluation_data(truth, detections), RECALL_TIOU))
     np.testing.assert_allclose(got, slow_average_recall(truth, detections), atol=1e-12)  # sums in other order
 
 
@@ -93,7 +93,7 @@ def test_more_proposals_than_the_curve_shows_are_cut_like_the_protocol_cuts_them
         else [found(s, e, "a", float(rng.random())) for s, e in zip(starts[i], ends[i], strict=True)]
         for i, key in enumerate(keys)
     }
-    got = average_recall(first_ranks(collect(truth, detections), RECALL_TIOU))
+    got = average_recall(first_ranks(evaluation_data(truth, detections), RECALL_TIOU))
     np.testing.assert_allclose(got, slow_average_recall(truth, detections), atol=1e-12)
 
 
@@ -101,7 +101,9 @@ def test_numbers_of_proposals_round_as_floats_do():
     # 100 proposals, the right one 29th: int(100 * 0.29) is 28, so AN 29 does not have it yet
     entries = [found(50, 60, "a", 1 - i / 1000) for i in range(100)]
     entries[28] = found(0, 10, "a", 1 - 28 / 1000)
-    curve = average_recall(first_ranks(collect({"v": video("v", (0, 10, "a"))}, {"v": entries}), RECALL_TIOU))
+    curve = average_recall(
+        first_ranks(evaluation_data({"v": video("v", (0, 10, "a"))}, {"v": entries}), RECALL_TIOU)
+    )
     assert (curve[:29] == 0).all() and (curve[29:] == 1).all()
 
 
@@ -109,7 +111,7 @@ def test_numbers_of_proposals_round_as_floats_do():
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_copied_video_is_a_video_that_counts_twice(seed):
     truth, detections = random_case(seed, videos=4)
-    found_once = first_ranks(collect(truth, detections), RECALL_TIOU)
+    found_once = first_ranks(evaluation_data(truth, detections), RECALL_TIOU)
     copies = np.random.default_rng(seed).integers(0, 3, len(truth))
     if not any(n and item.actions for n, item in zip(copies, truth.values(), strict=True)):
         assert np.isnan(average_recall(found_once, copies.astype(float))).all()
@@ -117,7 +119,9 @@ def test_a_copied_video_is_a_video_that_counts_twice(seed):
     names = {f"{key}.{i}": key for key, n in zip(truth, copies, strict=True) for i in range(n)}
     more = {name: detections.get(key, []) for name, key in names.items()}
     more["stranger"] = detections.get("stranger", [])
-    want = average_recall(first_ranks(collect({n: truth[k] for n, k in names.items()}, more), RECALL_TIOU))
+    want = average_recall(
+        first_ranks(evaluation_data({n: truth[k] for n, k in names.items()}, more), RECALL_TIOU)
+    )
     np.testing.assert_allclose(average_recall(found_once, copies.astype(float)), want, atol=1e-12)
 
 
@@ -127,26 +131,26 @@ def test_a_copied_video_is_a_video_that_counts_twice(seed):
 def test_recall_at_k_equals_a_loop(same_label, seed):
     truth, detections = random_case(seed)
     thresholds = np.array([0.1, 0.5, 0.9])
-    got = recall_at(first_ranks(collect(truth, detections), thresholds, same_label=same_label))
+    got = recall_at(first_ranks(evaluation_data(truth, detections), thresholds, same_label=same_label))
     want = slow_recall_at(truth, detections, thresholds, same_label=same_label)
     np.testing.assert_allclose(got, want, atol=1e-12)
 
 
 def test_the_area_of_a_perfect_curve_is_its_width():
     truth = {"v": video("v", (0, 10, "a"))}
-    curve = average_recall(first_ranks(collect(truth, {"v": [found(0, 10, "b", 1.0)]}), RECALL_TIOU))
+    curve = average_recall(first_ranks(evaluation_data(truth, {"v": [found(0, 10, "b", 1.0)]}), RECALL_TIOU))
     assert (curve == 1).all()  # the label does not matter
     assert area_under(curve) == pytest.approx(0.99)
 
 
 def test_no_proposals_at_all_find_nothing():
-    curve = average_recall(first_ranks(collect({"v": video("v", (0, 10, "a"))}, {}), RECALL_TIOU))
+    curve = average_recall(first_ranks(evaluation_data({"v": video("v", (0, 10, "a"))}, {}), RECALL_TIOU))
     assert (curve == 0).all()
 
 
 def test_the_metrics_are_plain_numbers_and_have_a_table():
     truth, detections = random_case(5)
-    recall = recall_metrics(match_collected(collect(truth, detections), np.array([0.5, 0.75])))
+    recall = recall_metrics(match_detections(evaluation_data(truth, detections), np.array([0.5, 0.75])))
     assert json.loads(json.dumps(recall)) == recall
     assert recall["AR"]["100"] == recall["curve"][-1]
     lines = format_recall(recall).splitlines()
@@ -158,14 +162,14 @@ def test_the_real_set_gives_what_the_loop_gives(shared_real):
     truth = dict(list(read_annotations(folder / "TH14_gt.json").items())[:4])
     detections = json.loads((folder / "TH14_result.json").read_text())["results"]
     detections = {key: entries[:60] for key, entries in detections.items() if key in truth}
-    got = average_recall(first_ranks(collect(truth, detections), RECALL_TIOU))
+    got = average_recall(first_ranks(evaluation_data(truth, detections), RECALL_TIOU))
     np.testing.assert_allclose(got, slow_average_recall(truth, detections), atol=1e-12)
 
 
 def test_the_whole_real_set_gives_what_the_public_evaluation_gives(shared_real):
     folder = shared_real / "results" / "autoloc"
     detections = json.loads((folder / "TH14_result.json").read_text())["results"]
-    data = collect(read_annotations(folder / "TH14_gt.json"), detections)
+    data = evaluation_data(read_annotations(folder / "TH14_gt.json"), detections)
     curve = average_recall(first_ranks(data, RECALL_TIOU))
     # measured once with a transcription of the public evaluation's function; 1e-12: sums in another order
     assert area_under(curve) == pytest.approx(0.22909415584415582, abs=1e-12)

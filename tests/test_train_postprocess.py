@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from pipeline.annotations import Action, Video
 from train.detections import write_detections
-from train.evaluation.average_precision import evaluate
-from train.postprocess import PostSettings, RawWindow, boundary_scores, detections_of
+from train.evaluation.average_precision import mean_average_precision
+from train.postprocess import PostSettings, RawWindow, boundary_scores, postprocess_video
 
 HARD = PostSettings(nms="hard", nms_tiou=0.5)
 
@@ -41,7 +41,7 @@ def random_window(seed: int, *, num_proposals=60, num_classes=3) -> RawWindow:
 
 def test_the_score_is_quality_times_class_score_in_seconds_of_the_video():
     raw = window([[2, 6]], [0.5], [[0.5, 0.25]], span=(20.0, 40.0))
-    assert detections_of([raw], ["jump", "run"], PostSettings()) == [
+    assert postprocess_video([raw], ["jump", "run"], PostSettings()) == [
         {"segment": [24.0, 32.0], "label": "jump", "score": 0.25},
         {"segment": [24.0, 32.0], "label": "run", "score": 0.125},
     ]
@@ -50,7 +50,7 @@ def test_the_score_is_quality_times_class_score_in_seconds_of_the_video():
 def test_exponents_weigh_the_factors_and_zero_leaves_one_out():
     raw = window([[2, 6]], [0.25], [[0.5]])
     settings = PostSettings(quality_power=0.5, class_power=0.0)
-    assert detections_of([raw], ["jump"], settings)[0]["score"] == 0.5
+    assert postprocess_video([raw], ["jump"], settings)[0]["score"] == 0.5
 
 
 def test_the_boundary_factor_reads_the_probability_at_both_ends():
@@ -58,7 +58,7 @@ def test_the_boundary_factor_reads_the_probability_at_both_ends():
     boundary[0, 2], boundary[1, 5] = 0.5, 0.8  # step s is centred at s + 0.5
     raw = window([[2.5, 5.5], [3.0, 5.5]], [1, 1], [[1], [1]], boundary=boundary)
     np.testing.assert_allclose(boundary_scores(raw), [0.4, 0.2], rtol=1e-6)  # float32 inputs
-    best = detections_of([raw], ["jump"], PostSettings(boundary_power=1))[0]
+    best = postprocess_video([raw], ["jump"], PostSettings(boundary_power=1))[0]
     assert best["score"] == pytest.approx(0.4, rel=1e-6)
 
 
@@ -67,12 +67,12 @@ def test_an_action_seen_by_two_windows_is_reported_once():
         window([[6, 9]], [0.9], [[0.9]], span=(0.0, 10.0)),
         window([[1, 4]], [0.8], [[0.9]], span=(5.0, 15.0)),
     ]
-    assert [d["segment"] for d in detections_of(seen_twice, ["jump"], HARD)] == [[6.0, 9.0]]
+    assert [d["segment"] for d in postprocess_video(seen_twice, ["jump"], HARD)] == [[6.0, 9.0]]
 
 
 def test_suppression_leaves_other_classes_alone():
     raw = window([[1, 5], [1.2, 5]], [0.9, 0.8], [[0.9, 0.0], [0.0, 0.9]])
-    labels = [d["label"] for d in detections_of([raw], ["jump", "run"], HARD)]
+    labels = [d["label"] for d in postprocess_video([raw], ["jump", "run"], HARD)]
     assert labels == ["jump", "run"]
 
 
@@ -80,56 +80,56 @@ def test_suppression_leaves_other_classes_alone():
 def test_all_classes_at_once_equal_one_class_after_another(nms):
     settings = PostSettings(nms=nms, nms_tiou=0.3, max_detections=1000)
     raws, names = [random_window(0), random_window(1)], ["a", "b", "c"]
-    together = detections_of(raws, names, settings)
+    together = postprocess_video(raws, names, settings)
     apart = []
     for index, name in enumerate(names):
         alone = [window(raw.segments, raw.quality, raw.class_scores[:, [index]]) for raw in raws]
-        apart += detections_of(alone, [name], settings)
+        apart += postprocess_video(alone, [name], settings)
     apart.sort(key=lambda d: -d["score"])
     assert together == apart
 
 
 def test_detections_stay_inside_the_video_and_those_outside_go():
     raw = window([[0, 5], [8, 10]], [0.9, 0.9], [[1], [1]], span=(-2.0, 8.0), duration=5.0)
-    assert [d["segment"] for d in detections_of([raw], ["jump"], PostSettings())] == [[0.0, 3.0]]
+    assert [d["segment"] for d in postprocess_video([raw], ["jump"], PostSettings())] == [[0.0, 3.0]]
 
 
 def test_only_the_best_are_kept_best_first():
-    detections = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=7))
+    detections = postprocess_video([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=7))
     scores = [d["score"] for d in detections]
     assert len(scores) == 7 and scores == sorted(scores, reverse=True)
-    every = detections_of([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=1000))
+    every = postprocess_video([random_window(0)], ["a", "b", "c"], PostSettings(max_detections=1000))
     assert every[:7] == detections
 
 
 def test_weak_detections_are_dropped():
     raw = window([[1, 2], [5, 9]], [0.9, 0.1], [[1], [1]])
-    assert len(detections_of([raw], ["jump"], PostSettings(min_score=0.5))) == 1
-    assert detections_of([raw], ["jump"], PostSettings(min_score=0.95)) == []
+    assert len(postprocess_video([raw], ["jump"], PostSettings(min_score=0.5))) == 1
+    assert postprocess_video([raw], ["jump"], PostSettings(min_score=0.95)) == []
 
 
 def test_few_candidates_before_the_suppression_are_the_best_ones():
     raw = random_window(3)
-    few = detections_of([raw], ["a", "b", "c"], PostSettings(nms="hard", nms_tiou=0.9, pre_nms_topk=5))
+    few = postprocess_video([raw], ["a", "b", "c"], PostSettings(nms="hard", nms_tiou=0.9, pre_nms_topk=5))
     assert len(few) <= 5
     score = (raw.quality[:, None] * raw.class_scores).max()
     assert few[0]["score"] == pytest.approx(float(score))
 
 
 def test_nothing_in_nothing_out():
-    assert detections_of([], ["jump"], PostSettings()) == []
-    assert detections_of([window([], [], np.zeros((0, 1)))], ["jump"], PostSettings()) == []
+    assert postprocess_video([], ["jump"], PostSettings()) == []
+    assert postprocess_video([window([], [], np.zeros((0, 1)))], ["jump"], PostSettings()) == []
 
 
 def test_external_scores_give_the_two_best_labels_of_the_video():
     raw = window([[1, 5]], [0.5], [[0.9, 0.9]])
     external = {"v": {"cook": 0.2, "swim": 0.8, "ski": 0.5}}
-    assert detections_of([raw], ["jump", "run"], PostSettings(), external_scores=external) == [
+    assert postprocess_video([raw], ["jump", "run"], PostSettings(), external_scores=external) == [
         {"segment": [1.0, 5.0], "label": "swim", "score": 0.4},
         {"segment": [1.0, 5.0], "label": "ski", "score": 0.25},
     ]
     with pytest.raises(ValueError, match="external scores: none for video 'v'"):
-        detections_of([raw], ["jump", "run"], PostSettings(), external_scores={"w": {"ski": 1.0}})
+        postprocess_video([raw], ["jump", "run"], PostSettings(), external_scores={"w": {"ski": 1.0}})
 
 
 @pytest.mark.parametrize("field", ["segments", "quality", "class_scores"])
@@ -137,12 +137,12 @@ def test_an_output_that_is_not_finite_is_named_not_measured(field):
     raw = random_window(0)
     getattr(raw, field)[3] = np.nan
     with pytest.raises(ValueError, match="raw output of 'v', window"):
-        detections_of([raw], ["a", "b", "c"], PostSettings())
+        postprocess_video([raw], ["a", "b", "c"], PostSettings())
 
 
 def test_windows_of_two_videos_are_not_mixed():
     with pytest.raises(ValueError, match="windows of a, b"):
-        detections_of([window([[1, 2]], [1], [[1]], key=key) for key in "ab"], ["jump"], PostSettings())
+        postprocess_video([window([[1, 2]], [1], [[1]], key=key) for key in "ab"], ["jump"], PostSettings())
 
 
 def test_hard_suppression_without_a_threshold_is_refused():
@@ -152,26 +152,28 @@ def test_hard_suppression_without_a_threshold_is_refused():
 
 def test_map_from_the_file_equals_map_from_memory(tmp_path):
     names = ["a", "b", "c"]
-    results = {f"v{seed}": detections_of([random_window(seed)], names, PostSettings()) for seed in range(3)}
+    results = {
+        f"v{seed}": postprocess_video([random_window(seed)], names, PostSettings()) for seed in range(3)
+    }
     path = tmp_path / "detections.json"
-    write_detections(path, results, meta={"subset": "validation"})
+    write_detections(path, results, metadata={"subset": "validation"})
     document = json.loads(path.read_text())
     assert document["version"] == "leantad-1"
     assert document["external_data"] == {"subset": "validation"}
     assert document["results"] == results
     truth = {key: Video(key, "validation", 10.0, (Action(2, 6, "a"), Action(4, 5, "c"))) for key in results}
-    assert evaluate(truth, document["results"]) == evaluate(truth, results)
+    assert mean_average_precision(truth, document["results"]) == mean_average_precision(truth, results)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_without_videos_is_still_json(tmp_path):
-    write_detections(tmp_path / "d.json", {}, meta={})
+    write_detections(tmp_path / "d.json", {}, metadata={})
     assert json.loads((tmp_path / "d.json").read_text())["results"] == {}
 
 
 def test_segments_are_exact_to_a_tenth_of_a_millisecond():
     raw = random_window(5, num_classes=1)
-    detections = detections_of([raw], ["a"], PostSettings(max_detections=1000, min_score=0))
+    detections = postprocess_video([raw], ["a"], PostSettings(max_detections=1000, min_score=0))
     best = int((raw.quality * raw.class_scores[:, 0]).argmax())
     np.testing.assert_allclose(detections[0]["segment"], raw.segments[best], rtol=0, atol=0.51e-4)
     assert any(value != round(value, 2) for entry in detections for value in entry["segment"])

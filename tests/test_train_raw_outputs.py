@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train.postprocess import RawWindow
-from train.raw_outputs import ARRAYS, RawWriter, read_raw, read_raw_header, write_raw
+from train.raw_outputs import ARRAYS, raw_writer, read_raw, read_raw_header, write_raw
 
 CLASSES = ("jump", "run \u00fcber")
 
@@ -28,7 +28,9 @@ def window(seed: int, num_proposals: int = 5) -> RawWindow:
 
 @pytest.fixture
 def path(tmp_path):
-    write_raw(tmp_path / "raw.h5", [window(i, i) for i in range(4)], classes=CLASSES, meta={"subset": "val"})
+    write_raw(
+        tmp_path / "raw.h5", [window(i, i) for i in range(4)], classes=CLASSES, metadata={"subset": "val"}
+    )
     return tmp_path / "raw.h5"
 
 
@@ -44,7 +46,7 @@ def test_what_is_written_is_read_back_bit_by_bit_in_order(path):
 def test_a_run_that_fails_leaves_no_file(tmp_path):
     with (
         pytest.raises(RuntimeError, match="killed"),
-        RawWriter(tmp_path / "raw.h5", classes=CLASSES, meta={}) as writer,
+        raw_writer(tmp_path / "raw.h5", classes=CLASSES, metadata={}) as writer,
     ):
         writer.add(window(0))
         raise RuntimeError("killed")
@@ -54,7 +56,7 @@ def test_a_run_that_fails_leaves_no_file(tmp_path):
 def test_a_window_with_too_few_classes_is_refused(tmp_path):
     bad = dataclasses.replace(window(0), class_scores=np.zeros((5, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="raw output of 'v0': got shapes"):
-        write_raw(tmp_path / "raw.h5", [bad], classes=CLASSES, meta={})
+        write_raw(tmp_path / "raw.h5", [bad], classes=CLASSES, metadata={})
 
 
 def test_a_cut_file_and_a_foreign_one_are_named(path, tmp_path):

@@ -11,7 +11,7 @@ from report_cases import GROUND_TRUTH, RESULTS, parsed
 
 from pipeline.annotations import Action, Video
 from train.detections import write_detections
-from train.evaluation.average_precision import evaluate
+from train.evaluation.average_precision import mean_average_precision
 from train.report.build import write_report
 
 
@@ -19,7 +19,7 @@ def write_run(
     folder, *, evals=1, results=RESULTS, ground_truth=GROUND_TRUTH, settings="run:\n  report_videos: 8\n"
 ):
     folder.mkdir(exist_ok=True)
-    metrics = evaluate(ground_truth, results)
+    metrics = mean_average_precision(ground_truth, results)
     lines = [{"event": "start", "time": 1.8e9, "step": 0, "world_size": 2, "device": "cpu"}]
     for step in range(1, 6):
         timing = {"data_seconds": 0.1, "step_seconds": 0.5, "memory_mib": 2048.0}
@@ -32,7 +32,7 @@ def write_run(
     (folder / "log.jsonl").write_text(text + '{"event": "train", "st')  # cut by a kill
     (folder / "metrics.json").write_text(json.dumps({**metrics, "seconds": {"train": 75.0, "eval": 2.5}}))
     (folder / "settings.yaml").write_text(settings)
-    write_detections(folder / "detections.json", results, meta={})
+    write_detections(folder / "detections.json", results, metadata={})
     return folder
 
 

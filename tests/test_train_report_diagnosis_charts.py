@@ -7,7 +7,7 @@ import re
 import pytest
 from metric_cases import found, random_case, video
 
-from train.evaluation.evaluate import assess
+from train.evaluation.evaluate import evaluate
 from train.report.charts import BOTTOM, HEIGHT, TOP, WIDTH
 from train.report.diagnosis_charts import bin_text, bins_chart, profile_chart
 from train.report.errors import error_section
@@ -15,7 +15,7 @@ from train.report.svg import value_axis
 
 
 def measured(ground_truth, detections):
-    return assess(ground_truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
+    return evaluate(ground_truth, detections, tiou=(0.5, 0.75), protocol="activitynet", diagnosis=True)
 
 
 def rectangles(svg: str) -> list[dict[str, str]]:

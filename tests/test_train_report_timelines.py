@@ -8,7 +8,12 @@ from metric_cases import found
 from report_cases import GROUND_TRUTH, RESULTS, parsed
 
 from pipeline.annotations import Action, Video
-from train.evaluation.operating_point import judge, operating_point, precision_recall, video_scores
+from train.evaluation.operating_point import (
+    matched_detections,
+    operating_point,
+    precision_recall,
+    video_scores,
+)
 from train.report.timelines import (
     FEW,
     MAX_LANES,
@@ -23,21 +28,21 @@ from train.report.timelines import (
 
 
 def test_each_true_action_is_hit_once_and_by_the_best_score():
-    matches = judge(GROUND_TRUTH, RESULTS)
+    matches = matched_detections(GROUND_TRUTH, RESULTS)
     assert matches.hit.tolist() == [True, True, False, False, True]
 
 
 def test_the_working_point_is_where_f1_is_best():
-    point = operating_point(judge(GROUND_TRUTH, RESULTS))
+    point = operating_point(matched_detections(GROUND_TRUTH, RESULTS))
     # scores 0.9, 0.85, 0.8 are right, 0.7 is wrong: three of three, of five true actions
     assert (point.score, point.precision, point.recall) == (0.8, 1.0, 0.6)
     assert point.f1 == pytest.approx(0.75)
-    nothing = operating_point(judge(GROUND_TRUTH, {}))
+    nothing = operating_point(matched_detections(GROUND_TRUTH, {}))
     assert (nothing.precision, nothing.recall, nothing.f1) == (0.0, 0.0, 0.0)
 
 
 def test_videos_are_shown_from_the_best_to_the_worst():
-    matches = judge(GROUND_TRUTH, RESULTS)
+    matches = matched_detections(GROUND_TRUTH, RESULTS)
     scores = video_scores(matches, operating_point(matches))
     np.testing.assert_allclose(scores, [1.0, 0.0, 2 / 3, np.nan])
     assert [matches.keys[i] for i in choose_videos(scores, 8)] == ["good", "half", "bad"]
@@ -46,7 +51,7 @@ def test_videos_are_shown_from_the_best_to_the_worst():
 
 
 def test_detections_of_unknown_videos_lower_the_precision_and_break_nothing():
-    matches = judge(
+    matches = matched_detections(
         GROUND_TRUTH, {**RESULTS, "unknown": [found(0, 1, "jump", 0.95), found(0, 1, "fly", 0.1)]}
     )
     assert operating_point(matches).precision == 0.75
@@ -55,15 +60,15 @@ def test_detections_of_unknown_videos_lower_the_precision_and_break_nothing():
 
 
 def test_precision_never_falls_towards_less_recall():
-    points = precision_recall(judge(GROUND_TRUTH, RESULTS))
+    points = precision_recall(matched_detections(GROUND_TRUTH, RESULTS))
     precision = [p for _, p in points]
     assert precision == sorted(precision, reverse=True)
     assert points[-1][0] == pytest.approx(60)
-    assert precision_recall(judge(GROUND_TRUTH, {})) == []
+    assert precision_recall(matched_detections(GROUND_TRUTH, {})) == []
 
 
 def test_a_timeline_has_a_band_for_each_true_action_and_a_bar_for_each_detection_of_its_lanes():
-    matches = judge(GROUND_TRUTH, RESULTS)
+    matches = matched_detections(GROUND_TRUTH, RESULTS)
     drawn = parsed(timeline(matches, 0, 30.0, operating_point(matches)))
     kinds = [attributes.get("class") for _, attributes in drawn.seen]
     assert (kinds.count("action"), kinds.count("hit"), kinds.count("wrong weak")) == (2, 2, 1)
@@ -80,7 +85,7 @@ def weak_case(count=200):
 
 def test_of_hundreds_of_detections_the_best_are_drawn_with_those_that_are_right():
     ground_truth, results = weak_case()
-    matches = judge(ground_truth, results)
+    matches = matched_detections(ground_truth, results)
     drawn = [row for _, rows in lanes_of(matches, 0, operating_point(matches)) for row in rows]
     assert len(drawn) == FEW + 2 and matches.hit[drawn].sum() == 1
     wrong = sorted(matches.detected.scores[~matches.hit])[-FEW - 1 :]
@@ -90,13 +95,13 @@ def test_of_hundreds_of_detections_the_best_are_drawn_with_those_that_are_right(
 
 
 def test_what_is_wrong_is_drawn_as_wrong_where_nothing_is_right():
-    matches = judge(GROUND_TRUTH, {"good": [found(26, 29, "fly", 0.5)]})
+    matches = matched_detections(GROUND_TRUTH, {"good": [found(26, 29, "fly", 0.5)]})
     assert '<rect class="wrong"' in timeline(matches, 0, 30.0, operating_point(matches))
 
 
 def test_classes_without_a_lane_are_counted():
     actions = [Action(i, i + 1, f"class {i}") for i in range(15)] + [Action(20, 21, "class 14")]
-    matches = judge({"v": Video("v", "validation", 30.0, tuple(actions))}, {})
+    matches = matched_detections({"v": Video("v", "validation", 30.0, tuple(actions))}, {})
     lanes = [matches.labels[label] for label, _ in lanes_of(matches, 0, operating_point(matches))]
     assert len(lanes) == MAX_LANES and "class 14" in lanes  # it has the most true actions
     assert "12 of 15 classes shown" in video_summary(matches, 0, 30.0, operating_point(matches))
@@ -118,7 +123,7 @@ def test_a_day_of_video_has_few_marks():
 
 
 def test_bars_lie_where_their_seconds_are():
-    matches = judge(GROUND_TRUTH, RESULTS)
+    matches = matched_detections(GROUND_TRUTH, RESULTS)
     drawn = parsed(timeline(matches, 0, 30.0, operating_point(matches)))
     bands = [a for _, a in drawn.seen if a.get("class") == "action"]
     ticks = [a for name, a in drawn.seen if name == "line" and a.get("class") == "mark"]

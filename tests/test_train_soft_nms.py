@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from train.soft_nms import NMS_METHODS, soft_nms
+from train.postprocess import PostSettings
+from train.soft_nms import NmsMethod, soft_nms
 
 
 def slow_nms(segments, scores, *, method, sigma, nms_tiou, min_score, max_keep):
@@ -33,7 +36,7 @@ def slow_nms(segments, scores, *, method, sigma, nms_tiou, min_score, max_keep):
     return kept
 
 
-@pytest.mark.parametrize("method", NMS_METHODS)
+@pytest.mark.parametrize("method", get_args(NmsMethod))
 @pytest.mark.parametrize("nms_tiou", [0.0, 0.4])
 def test_soft_nms_equals_a_plain_loop_in_every_row(method, nms_tiou):
     rng = np.random.default_rng(3)
@@ -78,7 +81,7 @@ def test_a_score_that_is_no_number_is_never_kept():
     assert kept.indices[kept.valid].tolist() == [1]
 
 
-def test_rows_walked_in_groups_equal_rows_walked_alone(monkeypatch):
+def test_rows_in_groups_equal_each_row_alone(monkeypatch):
     scores, start = np.random.default_rng(0).random((2, 7, 20))
     segments = np.stack([start, start + 0.5], -1)
     whole = soft_nms(segments, scores, max_keep=9)
@@ -105,10 +108,12 @@ def test_equal_scores_keep_their_order():
     assert soft_nms(segments, np.full((1, 3), 0.5), max_keep=3).indices.tolist() == [[0, 1, 2]]
 
 
-@pytest.mark.parametrize(
-    "change", [{"method": "greedy"}, {"sigma": 0.0}, {"max_keep": 0}, {"scores": np.ones((1, 4))}]
-)
-def test_soft_nms_refuses_wrong_input_by_name(change):
-    arguments = {"segments": np.ones((1, 3, 2)), "scores": np.ones((1, 3))} | change
-    with pytest.raises(ValueError, match="soft_nms: "):
-        soft_nms(arguments.pop("segments"), arguments.pop("scores"), **arguments)
+def test_soft_nms_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"soft_nms: segments \(1, 3, 2\) and scores \(1, 4\), want"):
+        soft_nms(np.ones((1, 3, 2)), np.ones((1, 4)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("nms", "greedy"), ("sigma", 0.0), ("max_detections", 0)])
+def test_settings_that_soft_nms_cannot_follow_are_refused_by_name(name, value):
+    with pytest.raises(ValidationError, match=name):
+        PostSettings.model_validate({name: value})

@@ -98,23 +98,28 @@ def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], no
 def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """JSON there and back, then each measure from the parsed detections on."""
     from train.detections import read_detections, write_detections
-    from train.evaluation.average_precision import evaluate, parse_tiou
+    from train.evaluation.average_precision import mean_average_precision, parse_tiou
     from train.evaluation.bootstrap import bootstrap
     from train.evaluation.characteristics import characteristics_of
     from train.evaluation.diagnosis import diagnose
-    from train.evaluation.matching import collect, match_collected
+    from train.evaluation.matching import evaluation_data, match_detections
     from train.evaluation.recall import recall_metrics
 
     truth = make_truth(sizes)
     results = make_detections(sizes, truth)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detections.json"
-        timed("write detections.json", lambda: write_detections(path, results, meta={}), rows)
+        timed("write detections.json", lambda: write_detections(path, results, metadata={}), rows)
         size = f"{path.stat().st_size / 2**20:.0f} MiB"
-        results = timed("read detections.json", lambda: read_detections(path)[0], rows, size)
-    timed("mAP", lambda: evaluate(truth, results), rows, "tIoU 0.5:0.05:0.95, from the parsed detections")
-    data = collect(truth, results)
-    matched = match_collected(data, np.array(parse_tiou("activitynet")[0]))
+        results = timed("read detections.json", lambda: read_detections(path).results, rows, size)
+    timed(
+        "mAP",
+        lambda: mean_average_precision(truth, results),
+        rows,
+        "tIoU 0.5:0.05:0.95, from the parsed detections",
+    )
+    data = evaluation_data(truth, results)
+    matched = match_detections(data, np.array(parse_tiou("activitynet")[0]))
     timed("AR@AN, AUC, recall at k", lambda: recall_metrics(matched), rows, "on top of mAP")
     timed("diagnosis", lambda: diagnose(matched, characteristics_of(data, truth)), rows, "on top of mAP")
     note = "mAP and AR; 1,000 take ten times as long"
@@ -123,7 +128,7 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
 
 def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
-    from train.postprocess import PostSettings, RawWindow, detections_of
+    from train.postprocess import PostSettings, RawWindow, postprocess_video
     from train.soft_nms import soft_nms
 
     rng = np.random.default_rng(sizes.seed)
@@ -148,7 +153,7 @@ def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     ]
     names = [f"class {number}" for number in range(sizes.classes)]
     note = f"{sizes.post_videos} videos of {sizes.proposals} proposals and {sizes.classes} classes"
-    timed("post-processing", lambda: [detections_of([w], names, settings) for w in windows], rows, note)
+    timed("post-processing", lambda: [postprocess_video([w], names, settings) for w in windows], rows, note)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

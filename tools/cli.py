@@ -40,9 +40,9 @@ class LazyGroup(click.Group):
         return importlib.import_module(COMMANDS[name][0]).main
 
     def invoke(self, ctx: click.Context) -> Any:
-        from train.cli import leaving_on_ctrl_c  # not for --help
+        from train.cli import exit_on_ctrl_c  # not for --help
 
-        with leaving_on_ctrl_c():  # a command is imported before it is called
+        with exit_on_ctrl_c():  # a command is imported before it is called
             return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

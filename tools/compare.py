@@ -16,10 +16,10 @@ import click
 
 from pipeline.files import write_text
 from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options, plain
-from train.detections import read_detections
+from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
-from train.evaluation.coverage import check_overlap, unread
-from train.evaluation.files import Truth, read_truth, renamed
+from train.evaluation.coverage import check_overlap, unread_videos
+from train.evaluation.files import GroundTruth, read_ground_truth, rename_videos
 
 if TYPE_CHECKING:
     from train.evaluation.matching import Matches
@@ -82,26 +82,27 @@ class Side:
 
 
 def side_of(
-    truth: Truth,
+    ground_truth: GroundTruth,
     path: Path,
-    found: tuple[dict[str, Any], dict[str, Any]],
+    detections: DetectionsFile,
     tiou: Sequence[float],
     *,
     dedupe: bool,
 ) -> Side:
-    """found: the results and "external_data" of the file. Errors and lines name it."""
+    """Match the detections of a file. Errors and lines name it."""
     import numpy as np
 
-    from train.evaluation.matching import collect, match_collected
+    from train.evaluation.matching import evaluation_data, match_detections
 
     try:
-        results, meta, remark = renamed(*found, truth)
-        check_overlap(truth, results)
-        data = collect(truth.videos, results, drop_duplicates=dedupe)
-        matched = match_collected(data, np.array(tiou))
+        detections, remark = rename_videos(detections, ground_truth)
+        check_overlap(ground_truth, detections.results)
+        data = evaluation_data(ground_truth.videos, detections.results, drop_duplicates=dedupe)
+        matched = match_detections(data, np.array(tiou))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Side(matched, remark and f"{path}: {remark}", [f"{path}: {line}" for line in unread(meta)])
+    problems = [f"{path}: {line}" for line in unread_videos(detections)]
+    return Side(matched, remark and f"{path}: {remark}", problems)
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
@@ -141,7 +142,7 @@ def main(
     if out is not None:
         check_new_file(out, force=force)
     found_a, found_b = read_detections(a), read_detections(b)
-    truth = read_truth(ground_truth, subset, hint=found_a[1].get("subset"))
+    truth = read_ground_truth(ground_truth, subset, hint=found_a.subset)
     sides = [
         side_of(truth, path, found, thresholds, dedupe=drop_duplicates)
         for path, found in ((a, found_a), (b, found_b))

@@ -32,10 +32,17 @@ from pipeline.packing.prepare import (
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
 from train.cli import Command, Output, force_option, one_line, output_options
-from train.detections import Found, Selection, check_outputs, classes_asked, table_of, write_outputs
+from train.detections import (
+    Selection,
+    VideoDetections,
+    check_outputs,
+    format_detections,
+    parse_classes,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
-    from train.inference import Trained
+    from train.inference import TrainedNetwork
     from train.postprocess import RawWindow
 
 MOST_AHEAD = 4  # files brought into the training form at once: each worker holds some frames at source size
@@ -67,7 +74,7 @@ class SecondsBar:
         self.bar.set_description("preparing")
 
 
-def packing_form(trained: Trained) -> EncodingSpec | None:
+def packing_form(trained: TrainedNetwork) -> EncodingSpec | None:
     """The form of the videos that the weights were trained on; None: files as they are."""
     from train.checkpoint import PACKING, read_packing
 
@@ -79,8 +86,8 @@ def packing_form(trained: Trained) -> EncodingSpec | None:
 
 
 def predict(
-    trained: Trained, files: dict[str, Path], *, no_bar: bool | None = True, workers: int = 1
-) -> Iterator[Found]:
+    trained: TrainedNetwork, files: dict[str, Path], *, no_bar: bool | None = True, workers: int = 1
+) -> Iterator[VideoDetections]:
     """Detect in files, by key, one after another; yields what was found in each, in order.
 
     workers: files that are brought into the training form at once. A file that cannot be used is told on
@@ -98,30 +105,32 @@ def predict(
             yield found
 
 
-def found_in(trained: Trained, video: PackedVideo, packed: Path, *, file: Path, bar: SecondsBar) -> Found:
+def found_in(
+    trained: TrainedNetwork, video: PackedVideo, packed: Path, *, file: Path, bar: SecondsBar
+) -> VideoDetections:
     """What the network finds in one video; a video that cannot be read is no error here but has a reason."""
     import torch
 
     from train.inference import detect_in
 
     if video.reject is not None:
-        return Found(video.key, file, None, (), video.reject)
+        return VideoDetections(video.key, file, None, (), video.reject)
     try:
         source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
         # One window at a time: the pieces that go through the encoder are full all the same.
         results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch)
     except ValueError as error:
         reason = one_line(error).removeprefix(f"{video.file}: video {video.key}: ")
-        return Found(video.key, file, None, (), reason)
+        return VideoDetections(video.key, file, None, (), reason)
     except torch.cuda.OutOfMemoryError:
         raise ValueError(
             f"{file}: the GPU has no memory left; --set encoder.clips_per_forward=1 and "
             "--set data.decode_chunk_frames=64 need less, --device cpu needs none"
         ) from None
-    return Found(video.key, file, video.duration, tuple(results[video.key]))
+    return VideoDetections(video.key, file, video.duration, tuple(results[video.key]))
 
 
-def document_of(out: Path, trained: Trained, found: list[Found]) -> dict[str, Any]:
+def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]) -> dict[str, Any]:
     """What --json prints."""
     videos = {
         video.key: {
@@ -185,20 +194,20 @@ def main(
     with output.others_on_stderr():
         # A window that cannot be decoded must never be left out without a word.
         trained = load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
-        selection = Selection(classes_asked(classes, trained.classes), min_score, top)
+        selection = Selection(parse_classes(classes, trained.classes), min_score, top)
         is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         workers = min(MOST_AHEAD, len(os.sched_getaffinity(0)))
         found = [
-            replace(video, detections=selection.of(video.detections))
+            replace(video, detections=selection.apply(video.detections))
             for video in predict(trained, files, no_bar=output.no_bar, workers=workers)
         ]
         if all(video.reason is not None for video in found):
             if is_new:
                 out.rmdir()
             raise ValueError(f"{out}: not written, as none of the {len(found)} files could be read")
-        write_outputs(out, found, meta={"checkpoint": str(trained.folder)})
-    output.say(table_of(found))
+        write_outputs(out, found, metadata={"checkpoint": str(trained.folder)})
+    output.say(format_detections(found))
     output.say(f"written to {out}: detections.json, detections.csv, subtitles (.srt)")
     output.document(document_of(out, trained, found))
     if any(video.reason is not None for video in found):

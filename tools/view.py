@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # `python tools/view.py` works too
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,13 +17,12 @@ from pipeline.text import counted
 from tools.viewer.build import View, document_of, make_view
 from tools.viewer.media import VideoFinder
 from train.cli import Command, Output, check_new, force_option, output_options
-from train.detections import Results, read_detections
+from train.detections import DetectionsFile, read_detections
 from train.evaluation.coverage import check_overlap
-from train.evaluation.files import names_in, read_truth, renamed, table_in
+from train.evaluation.files import read_ground_truth, rename_videos
 from train.evaluation.video_names import Names
 
 EMBED_LIMIT_MIB = 64.0
-LONGEST_SECONDS = 1e9
 
 EXAMPLES = """
 \b
@@ -85,15 +83,15 @@ def main(
         output.remark(shown.remark)
     finder = find_videos(videos, ground_truth, shown)
     view = make_view(
-        shown.results,
+        shown.detections.results,
         shown.ground_truth,
         out,
         title=_title(detections),
         finder=finder,
-        durations=_durations(table_in(shown.meta, "videos")),
+        durations=shown.detections.durations,
         rejected=_rejected(shown, finder),
         embed_limit=embed_limit if embed else None,
-        progress=_bar(output),
+        progress=partial(output.progress, title="pages", unit="video"),
     )
     print_result(view, output)
     ctx.exit(1 if view.problems else 0)
@@ -101,13 +99,12 @@ def main(
 
 @dataclass(frozen=True)
 class ViewInput:
-    """Detections with their "external_data", ground truth if there is one, and a remark on names of videos.
+    """Detections, ground truth if there is one, and a remark on names of videos that differ.
 
     names: what else each video is called, by key; the keys are those of the ground truth.
     """
 
-    results: Results
-    meta: dict[str, Any]
+    detections: DetectionsFile
     ground_truth: dict[str, Video] | None
     names: Names
     remark: str
@@ -115,14 +112,14 @@ class ViewInput:
 
 def read_input(detections: Path, ground_truth: Path | None, subset: str | None) -> ViewInput:
     """Read the detections, and name their videos as the ground truth does; ValueError if they share none."""
-    results, meta = read_detections(detections)
+    shown = read_detections(detections)
     if ground_truth is None:
-        return ViewInput(results, meta, None, names_in(results, meta), "")
-    annotated = read_truth(ground_truth, subset, hint=meta.get("subset"))
-    results, meta, remark = renamed(results, meta, annotated)
-    check_overlap(annotated, results)
-    names = {key: [*own, *annotated.names.get(key, ())] for key, own in names_in(results, meta).items()}
-    return ViewInput(results, meta, annotated.videos, names, remark)
+        return ViewInput(shown, None, shown.names, "")
+    annotated = read_ground_truth(ground_truth, subset, hint=shown.subset)
+    shown, remark = rename_videos(shown, annotated)
+    check_overlap(annotated, shown.results)
+    names = {key: [*own, *annotated.names.get(key, ())] for key, own in shown.names.items()}
+    return ViewInput(shown, annotated.videos, names, remark)
 
 
 def find_videos(videos: tuple[Path, ...], ground_truth: Path | None, shown: ViewInput) -> VideoFinder:
@@ -130,7 +127,7 @@ def find_videos(videos: tuple[Path, ...], ground_truth: Path | None, shown: View
     if not videos and ground_truth is not None and _is_packed(ground_truth):
         videos = (ground_truth,)
     finder = VideoFinder.open(videos)
-    finder.add_predicted(shown.meta.get("videos"))
+    finder.add_predicted(shown.detections.files)
     finder.match_names(shown.names)
     return finder
 
@@ -156,28 +153,11 @@ def _title(detections: Path) -> str:
     return folder.name or detections.stem
 
 
-def _durations(videos: dict[str, Any]) -> dict[str, float]:
-    """Seconds of each video as `leantad predict` writes them under external_data.videos."""
-    stated = {key: entry.get("duration") for key, entry in videos.items() if isinstance(entry, dict)}
-    return {
-        key: float(value)
-        for key, value in stated.items()
-        if isinstance(value, (int, float)) and 0 < value < LONGEST_SECONDS
-    }
-
-
 def _rejected(shown: ViewInput, finder: VideoFinder) -> dict[str, str]:
-    """Why videos were not read: at packing, or as predict writes it under external_data.rejected."""
-    unpacked = {key: reason for key, reason in finder.rejected().items() if not shown.results[key]}
-    unread = table_in(shown.meta, "rejected")
-    return unpacked | {key: " ".join(str(reason).split()) for key, reason in unread.items()}
-
-
-def _bar(output: Output) -> Callable[[Iterable[int]], Iterable[int]]:
-    """A progress bar around an iterable of pages."""
-    from tqdm import tqdm
-
-    return lambda positions: tqdm(positions, desc="pages", unit="video", disable=output.no_bar)
+    """Why videos were not read: at packing, or when detections were made."""
+    results = shown.detections.results
+    unpacked = {key: reason for key, reason in finder.rejected().items() if not results[key]}
+    return unpacked | shown.detections.rejected
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Checkpoints on disk: whole or absent, readable without DeepSpeed, refused by another model.
+"""Checkpoints on disk: complete or absent, readable without DeepSpeed, refused by another network.
 
     checkpoints/step_000120/model.safetensors    every tensor of the network, float32
                             settings.yaml        the run's resolved settings
                             classes.json         class names, in the order of the scores
                             packing.json         how the data set was packed (its dataset.json's settings)
                             progress.json        where the run stood
-                            resume/              what only going on needs (train.engine.save_state)
+                            resume/              what only --resume needs (train.engine.save_state)
     checkpoints/last, checkpoints/best           links to such folders
 
 The first four files are all that evaluation and prediction read. A folder is filled under a temporary name,
 flushed to disk and renamed; then the links move, each in one step. Killed at any moment, a run finds `last`
-and `best` pointing at whole checkpoints.
+and `best` pointing at complete checkpoints.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.files import parse_json
 from pipeline.text import counted
 from train.distributed import barrier, rank
+
+Value = TypeVar("Value")
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
@@ -53,10 +56,10 @@ def _flush_tree(folder: Path) -> None:
         _flush(path)
 
 
-def _point(link: Path, target: str) -> None:
+def _set_link(link: Path, target: str) -> None:
     """Make `link` a link to the neighbour `target`, in one step."""
     if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(link)  # a copy made without links has whole folders in their place
+        shutil.rmtree(link)  # a copy made without links has whole folders instead
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -81,8 +84,8 @@ def _prune(checkpoints: Path) -> None:
             shutil.rmtree(path)
 
 
-def _kept(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+def _checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
     found = (run / "checkpoints").glob("step_*")
     return sorted(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
 
@@ -90,25 +93,25 @@ def _kept(run: Path) -> list[Path]:
 def last_checkpoint(run: Path) -> Path | None:
     """What a run goes on from: `last`, or the newest checkpoint where that link is lost; None: nothing."""
     last = run / "checkpoints" / "last"
-    return last if last.is_dir() else next(reversed(_kept(run)), None)
+    return last if last.is_dir() else next(reversed(_checkpoints(run)), None)
 
 
-def mend_links(run: Path) -> str | None:
-    """Make the links anew that a plain copy of a run loses; says what was done, None if nothing.
+def restore_links(run: Path) -> str | None:
+    """Restore the links that a plain copy of a run loses; returns a line that says so, None if none was lost.
 
     Only the last and the best are kept: the newest and, with a best one at all, the oldest.
     """
     last, best = (run / "checkpoints" / name for name in ("last", "best"))
-    kept = _kept(run)
-    if last.is_dir() or not kept:
+    complete = _checkpoints(run)
+    if last.is_dir() or not complete:
         return None
-    _point(last, kept[-1].name)
+    _set_link(last, complete[-1].name)
     if not best.is_dir() and read_progress(last).get("best", -1.0) >= 0:
-        _point(best, kept[0].name)
-    return f"{last}: the link was lost, as in a plain copy; made anew, to {kept[-1].name}"
+        _set_link(best, complete[0].name)
+    return f"{last}: the link was lost, as in a plain copy; made anew, to {complete[-1].name}"
 
 
-def fill_weights(
+def write_weights(
     folder: Path, *, state: dict[str, Tensor], settings: dict[str, Any], classes: Sequence[str]
 ) -> None:
     """Write the three files of a weights folder into an existing (temporary) folder."""
@@ -142,7 +145,7 @@ def write_checkpoint(
     if rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / RESUME).mkdir(parents=True)
-        fill_weights(temporary, state=state, settings=settings, classes=classes)
+        write_weights(temporary, state=state, settings=settings, classes=classes)
         (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
         (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
     barrier()
@@ -153,8 +156,8 @@ def write_checkpoint(
         _flush_tree(temporary)
         os.rename(temporary, checkpoints / name)
         if is_best:
-            _point(checkpoints / "best", name)
-        _point(checkpoints / "last", name)
+            _set_link(checkpoints / "best", name)
+        _set_link(checkpoints / "last", name)
         _prune(checkpoints)
     barrier()
     return checkpoints / name
@@ -172,9 +175,9 @@ def weights_folder(checkpoint: Path) -> Path:
     raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
 
 
-def _read_json(path: Path, kind: type) -> Any:
+def _read_json(path: Path, kind: type[Value]) -> Value:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), where=path.name)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; want a folder that a run wrote under checkpoints/") from None
     except ValueError as error:
@@ -202,7 +205,7 @@ def read_packing(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f'{path}: no such file, an older release wrote this checkpoint; copy the "settings" of the data '
-            "set's dataset.json into it, so that videos are brought into the form the weights know"
+            "set's dataset.json into it, so that videos are re-encoded as those that it was trained on"
         )
     return _read_json(path, dict)
 

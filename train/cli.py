@@ -1,4 +1,4 @@
-"""The edge between the code and a person at a terminal: what all commands have in common.
+"""Command-line conventions: exit codes, --json, errors, Ctrl-C, progress bars.
 
 Exit codes: 0 all done, 1 some inputs failed (the others are done), 2 wrong usage or bad input, 130 Ctrl-C.
 Results go to stdout, as text or (--json) as one JSON document; progress, remarks and errors go to stderr.
@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,18 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 from pydantic import ValidationError
+from tqdm import tqdm
 
 from settings_group import explain
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Item = TypeVar("Item")
+
+
+def write_line(text: str, *, err: bool) -> None:
+    """Write a line to stdout, or to stderr; above the progress bars where there are any."""
+    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
+        click.echo(text, err=err)
 
 
 def to_stderr(text: str) -> None:
@@ -47,30 +55,30 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def leaving_on_ctrl_c(advice: str = "") -> Iterator[None]:
-    """Ctrl-C within becomes one line on stderr and exit code 130; advice: what the line says besides.
+def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
+    """Ctrl-C within becomes one line on stderr and exit code 130; advice: added to the line.
 
-    While a library is imported it leaves at once: torch's import, for one, swallows a KeyboardInterrupt in
+    While a library is imported the process ends at once: torch's import, for one, swallows an interrupt in
     that of numpy, and the command would go on, or fail later, with half of numpy.
     """
 
-    def say() -> None:
+    def print_interrupted() -> None:
         below_the_bar = "\n" if sys.stderr.isatty() else ""
         click.echo(f"{below_the_bar}interrupted{advice and '; ' + advice}", err=True)
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if _importing(frame):
-            say()
+            print_interrupted()
             os._exit(130)
         signal.default_int_handler(number, frame)
 
-    previous = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
         yield
     except KeyboardInterrupt:
         if os.environ.get("LEANTAD_DEBUG"):
             raise
-        say()
+        print_interrupted()
         raise click.exceptions.Exit(130) from None
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -79,7 +87,7 @@ def leaving_on_ctrl_c(advice: str = "") -> Iterator[None]:
 class Command(click.Command):
     """A click command whose ValueError and OSError become `error: ...` on stderr and exit code 2.
 
-    Ctrl-C becomes exit code 130, see leaving_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead.
+    Ctrl-C becomes exit code 130, see exit_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead.
     """
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any):
@@ -88,20 +96,20 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with leaving_on_ctrl_c(self.interrupted):
+            with exit_on_ctrl_c(self.interrupted):
                 return super().invoke(ctx)
         except (ValueError, OSError) as error:
             if os.environ.get("LEANTAD_DEBUG"):
                 raise
-            click.echo(f"error: {one_line(error)}", err=True)
+            Output().error(one_line(error))
             sys.stdout.flush()
             ctx.exit(2)
 
 
 def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
-    """Name the inputs that failed, a line each, and leave: exit code 1, or 0 if there are none."""
+    """Name the inputs that failed, a line each, and exit: code 1, or 0 if there are none."""
     for line in problems:
-        click.echo(f"error: {line}", err=True)
+        Output().error(line)
     ctx.exit(1 if problems else 0)
 
 
@@ -138,7 +146,10 @@ def check_new_file(path: Path, *, force: bool) -> None:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the words of a command go; built from the options that output_options adds."""
+    """Prints everything that a command tells a person; built from the options that output_options adds.
+
+    Lines appear above a progress bar that is being drawn.
+    """
 
     quiet: bool = False
     as_json: bool = False
@@ -151,21 +162,36 @@ class Output:
     def say(self, text: str) -> None:
         """A line for people: on stdout, with --json on stderr, with --quiet nowhere."""
         if not self.quiet:
-            click.echo(text, err=self.as_json)
+            write_line(text, err=self.as_json)
 
     def remark(self, text: str) -> None:
         """A line beside the result: on stderr, with --quiet nowhere."""
         if not self.quiet:
-            click.echo(text, err=True)
+            write_line(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """What may make the result worse than it could be: on stderr, with --quiet nowhere."""
+        self.remark(f"warning: {text}")
 
     def error(self, text: str) -> None:
-        """An input that failed, while the others are done: a line on stderr, with --quiet too."""
-        click.echo(f"error: {text}", err=True)
+        """What failed: on stderr, with --quiet too."""
+        write_line(f"error: {text}", err=True)
+
+    def stopped(self, text: str) -> None:
+        """That the command ends before its work does, and how to go on: on stderr, with --quiet too."""
+        write_line(text, err=True)
+
+    def progress(
+        self, items: Iterable[Item], title: str, *, unit: str, total: int | None = None
+    ) -> Iterable[Item]:
+        """The items, counted by a progress bar as they are used; see no_bar."""
+        bar: Iterable[Item] = tqdm(items, desc=title, unit=unit, total=total, disable=self.no_bar)
+        return bar
 
     def document(self, value: Any) -> None:
         """The result for machines: with --json one JSON document on stdout (NaN and infinity become null)."""
         if self.as_json:
-            click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
+            write_line(json.dumps(plain(value), indent=1, allow_nan=False), err=False)
 
     @contextmanager
     def others_on_stderr(self) -> Iterator[None]:

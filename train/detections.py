@@ -15,12 +15,76 @@ from pipeline.text import short, suggestion
 from train.cli import check_new
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
-Results = dict[str, list[dict[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
-BEST, ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
+LONGEST_SECONDS = 1e9  # what a file states beyond it is no duration of a video
+TABLE_BEST, TABLE_ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
 
 
-def read_detections(path: Path) -> tuple[Results, dict[str, Any]]:
-    """The results {video: [{"segment", "label", "score"}]} and the "external_data" of a result file.
+@dataclass(frozen=True)
+class DetectionsFile:
+    """What a detections.json holds: the detections of each video, and its "external_data" as `metadata`.
+
+    Only files of this project are sure to have the metadata that the properties read; what is not there, or
+    is not as we write it, is left out.
+    """
+
+    results: Results
+    metadata: Mapping[str, Any]
+
+    @property
+    def subset(self) -> str | None:
+        """The subset that the videos are of."""
+        subset = self.metadata.get("subset")
+        return subset if isinstance(subset, str) else None
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Why videos could not be read, by key, each reason as one line."""
+        return {key: _one_line(str(reason)) for key, reason in self._table("rejected").items()}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file that each video was read from, as a path."""
+        return {key: file for key, file in self._stated("file").items() if isinstance(file, str)}
+
+    @property
+    def durations(self) -> dict[str, float]:
+        """Seconds of each video."""
+        return {
+            key: float(seconds)
+            for key, seconds in self._stated("duration").items()
+            if isinstance(seconds, (int, float)) and 0 < seconds < LONGEST_SECONDS
+        }
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """What each detected video is called besides its key: its file, its name in the annotations."""
+        stated = (self._stated("file"), self._stated("source"))
+        return {
+            key: [names[key] for names in stated if isinstance(names.get(key), str)] for key in self.results
+        }
+
+    def renamed(self, keys: Mapping[str, str]) -> DetectionsFile:
+        """The same with other keys of videos, {old: new}; a video that has no new one keeps its own."""
+        results = {keys.get(key, key): entries for key, entries in self.results.items()}
+        tables = {
+            name: {keys.get(key, key): value for key, value in self._table(name).items()}
+            for name in ("videos", "rejected")
+        }
+        return DetectionsFile(results, {**self.metadata, **tables})
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.metadata.get(name)
+        return table if isinstance(table, dict) else {}
+
+    def _stated(self, field: str) -> dict[str, Any]:
+        """One field of the entries of "videos", {video: value}, where an entry has it."""
+        entries = self._table("videos").items()
+        return {key: entry[field] for key, entry in entries if isinstance(entry, dict) and field in entry}
+
+
+def read_detections(path: Path) -> DetectionsFile:
+    """Read a result file; ValueError naming it where it is no JSON or has no lists of detections.
 
     path: the file, or the folder of a run or a prediction, which has it.
     """
@@ -35,23 +99,21 @@ def read_detections(path: Path) -> tuple[Results, dict[str, Any]]:
     for key, entries in results.items():
         if not isinstance(entries, list):
             raise ValueError(f"{path}: results of {key!r}: got {short(entries)}, want a list of detections")
-    meta = document.get("external_data")
-    return results, meta if isinstance(meta, dict) else {}
+    metadata = document.get("external_data")
+    return DetectionsFile(results, metadata if isinstance(metadata, dict) else {})
 
 
-def write_detections(
-    path: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], *, meta: Mapping[str, Any]
-) -> None:
-    """detections.json in ActivityNet's format, a line per video; `meta` goes under "external_data"."""
+def write_detections(path: Path, results: Results, *, metadata: Mapping[str, Any]) -> None:
+    """Write detections.json in ActivityNet's format, a line per video; metadata: its "external_data"."""
     lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
-    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(meta)) + ',\n"results": {\n'
+    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(metadata)) + ',\n"results": {\n'
     text += ",\n".join(lines) + "\n}}\n"
     write_text(Path(path), text)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found in one file: detections best first, times in seconds; or the reason why it was not read.
+class VideoDetections:
+    """Detections in one file, best first, times in seconds; or the reason why it was not read.
 
     duration: seconds of the video as the network saw it; None if it was not read.
     """
@@ -71,7 +133,7 @@ class Selection:
     min_score: float = 0.0
     top: int | None = None
 
-    def of(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    def apply(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         """The chosen ones of a video's detections, in their order (best first)."""
         chosen = (
             detection
@@ -82,7 +144,7 @@ class Selection:
         return tuple(chosen)[: self.top]
 
 
-def classes_asked(text: str | None, known: Sequence[str]) -> frozenset[str] | None:
+def parse_classes(text: str | None, known: Sequence[str]) -> frozenset[str] | None:
     """Class names from "a,b"; ValueError with a suggestion for one that the network does not know."""
     if text is None or text in known:  # a name may have a comma in it
         return None if text is None else frozenset([text])
@@ -96,31 +158,32 @@ def classes_asked(text: str | None, known: Sequence[str]) -> frozenset[str] | No
 
 def check_outputs(out: Path, keys: Sequence[str], *, force: bool) -> None:
     """ValueError if a file that would be written is there already, unless `force`."""
-    for path in (out / JSON_NAME, out / CSV_NAME, *(subtitles_of(out, key) for key in keys)):
+    for path in (out / JSON_NAME, out / CSV_NAME, *(subtitles_path(out, key) for key in keys)):
         check_new(path, force=force)
 
 
-def subtitles_of(out: Path, key: str) -> Path:
-    """Where the subtitles of a video go: named as the file is, players find them beside it."""
+def subtitles_path(out: Path, key: str) -> Path:
+    """The file of a video's subtitles; named as the video's file is, players find them beside it."""
     return out / f"{key}.srt"
 
 
-def write_outputs(out: Path, found: Sequence[Found], *, meta: dict[str, Any]) -> None:
-    """Write all files; detections.json comes last.
+def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
+    """Write detections.csv, subtitles and, last, detections.json.
 
-    Under "external_data" it holds `meta`, each video's file and duration, and why files were not read; those
+    Its "external_data" holds `metadata`, each video's file and duration, and why files were not read; those
     have an empty list of detections, as rejected videos have in an evaluation, and no subtitles.
     """
     for video in found:
         if video.reason is None:
-            path = subtitles_of(out, video.key)
+            path = subtitles_path(out, video.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
     videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
     rejected = {video.key: video.reason for video in found if video.reason is not None}
     results = {video.key: video.detections for video in found}
-    write_detections(out / JSON_NAME, results, meta={**meta, "videos": videos, "rejected": rejected})
+    metadata = {**metadata, "videos": videos, "rejected": rejected}
+    write_detections(out / JSON_NAME, results, metadata=metadata)
 
 
 def subtitles(detections: Sequence[dict[str, Any]]) -> str:
@@ -129,36 +192,36 @@ def subtitles(detections: Sequence[dict[str, Any]]) -> str:
     by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
     for number, detection in enumerate(by_start, 1):
         start, end = (round(1000 * seconds) for seconds in detection["segment"])
-        label = _line(detection["label"])  # an empty line would end the cue
-        times = f"{_clock(start)} --> {_clock(max(end, start + 1))}"
+        label = _one_line(detection["label"])  # an empty line would end the cue
+        times = f"{_timestamp(start)} --> {_timestamp(max(end, start + 1))}"
         cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
     return "\n".join(cues)
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _clock(milliseconds: int) -> str:
+def _timestamp(milliseconds: int) -> str:
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
 
 
-def csv_text(found: Sequence[Found]) -> str:
+def csv_text(found: Sequence[VideoDetections]) -> str:
     """The columns video, start, end, label, score, file; times in seconds, a row per detection."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "start", "end", "label", "score", "file"])
     for video in found:
         for detection in video.detections:
-            about = (detection["label"], detection["score"], video.file)
-            table.writerow([video.key, *detection["segment"], *about])
+            start, end = detection["segment"]
+            table.writerow([video.key, start, end, detection["label"], detection["score"], video.file])
     return text.getvalue()
 
 
-def table_of(found: Sequence[Found]) -> str:
+def format_detections(found: Sequence[VideoDetections]) -> str:
     """The best detections of each video that was read, as aligned columns."""
-    best = BEST if len(found) > 1 else ROWS // 2
+    best = TABLE_BEST if len(found) > 1 else TABLE_ROWS // 2
     rows = [("video", "start", "end", "label", "score")]
     for video in found:
         if video.reason is None and not video.detections:
@@ -166,9 +229,9 @@ def table_of(found: Sequence[Found]) -> str:
         for detection in video.detections[:best]:
             start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
             rows.append(
-                (_line(video.key), start, end, _line(detection["label"]), f"{detection['score']:.3f}")
+                (_one_line(video.key), start, end, _one_line(detection["label"]), f"{detection['score']:.3f}")
             )
-    shown = [tuple(map(_line, row)) for row in rows[: ROWS + 1]]
+    shown = [tuple(map(_one_line, row)) for row in rows[: TABLE_ROWS + 1]]
     widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
     sides = "<>><>"  # text to the left, numbers to the right
     lines = [

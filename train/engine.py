@@ -1,11 +1,11 @@
-"""Settings and ds_config.json make a DeepSpeed engine; the only file that imports deepspeed.
+"""Builds a DeepSpeed engine from settings and ds_config.json, saves and loads its state.
 
+The only file that imports deepspeed, which is untyped: an engine is `Any`.
 `deepspeed` is imported when first needed: it takes seconds, and much of the project needs none of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
+from pipeline.files import read_json, write_json
 from train.checkpoint import read_safetensors
 from train.distributed import barrier, complete_launch_variables, rank, world_size
 from train.optimizer import (
@@ -38,7 +39,7 @@ STATE_FILE = "state.json"
 
 
 def _deepspeed() -> Any:
-    """Import DeepSpeed, on the accelerator torch has, with what it compiles with in reach."""
+    """Import DeepSpeed for the accelerator that torch has, with ninja on the PATH."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     beside_python = Path(sys.executable).parent
@@ -87,7 +88,8 @@ def start_process_group(device: torch.device | str) -> torch.device:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if os.environ["WORLD_SIZE"] == "1":  # no port: one that was free a moment ago may be taken by now
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
         with redirect_stdout(StringIO()):  # it says in each run that its operation was built
             deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
@@ -150,7 +152,7 @@ def _safe_classes() -> list[Any]:
 
 
 def _load_safely(path: str, map_location: Any = None) -> Any:
-    """Stands in for DeepSpeed's own load, which would run any code that a file carries."""
+    """Replaces DeepSpeed's own load, which would run any code that a file carries."""
     try:
         with torch.serialization.safe_globals(_safe_classes()):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -163,8 +165,8 @@ def _load_safely(path: str, map_location: Any = None) -> Any:
         raise ValueError(f"{path}: damaged ({reason}); use another checkpoint") from None
 
 
-def _layout(engine: Any) -> dict[str, Any]:
-    """What a saved state depends on: it is cut into pieces by rank and stage."""
+def _partitioning(engine: Any) -> dict[str, Any]:
+    """How the training state is partitioned over ranks; a saved one loads only where it is the same."""
     return {
         "processes": world_size(),
         "zero_stage": engine.zero_optimization_stage(),
@@ -179,21 +181,20 @@ def _rng_file(folder: Path) -> Path:
 def save_state(engine: Any, folder: str | Path, client_state: dict[str, Any]) -> None:
     """Write all that a run needs to go on: parameters, optimizer, schedule, step counters, random generators.
 
-    client_state: plain values of the caller's own (JSON). Every rank calls it with the same folder, which it
-    fills; write into a temporary folder and rename it, so that half a state is never taken for a whole one.
+    client_state: plain values of the caller's own (JSON). Every rank calls it with the same folder: a
+    temporary one that is renamed afterwards, so that an incomplete state is never taken for a complete one.
     """
     folder = Path(folder)
     engine.save_checkpoint(str(folder), tag=STATE_TAG)
     rng = RngState.capture(torch.device(engine.device))
     save_file({"cpu": rng.cpu} | ({"cuda": rng.cuda} if rng.cuda is not None else {}), _rng_file(folder))
     if rank() == 0:
-        state = {"layout": _layout(engine), "client_state": client_state}
-        (folder / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        write_json(folder / STATE_FILE, {"layout": _partitioning(engine), "client_state": client_state})
     barrier()
 
 
 def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
-    """Bring a fresh engine to where `save_state` left off; returns the client_state.
+    """Load what `save_state` wrote into a new engine; returns the client_state.
 
     Bitwise: the steps that follow are those of the run that did not stop (with DeepSpeed's Adam for CPUs they
     differ by some 3e-7). Nothing in the files is executed. Every rank calls it. ValueError if the folder
@@ -201,15 +202,15 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        saved, client_state = state["layout"], state["client_state"]
+        state = read_json(folder / STATE_FILE)
+        saved, client_state = state["layout"], dict[str, Any](state["client_state"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder}: no training state in it; want a folder with {STATE_FILE}") from None
-    layout = _layout(engine)
-    if saved != layout:
+    partitioning = _partitioning(engine)
+    if saved != partitioning:
         raise ValueError(
-            f"{folder}: saved with {saved}, now {layout}; resume with what it was saved with, or start a new "
-            "run from its weights"
+            f"{folder}: saved with {saved}, now {partitioning}; resume with what it was saved with, "
+            "or start a new run from its weights"
         )
     path, _ = engine.load_checkpoint(str(folder), tag=STATE_TAG)
     if path is None:
@@ -222,7 +223,7 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
 
 
 def _full_value(value: Tensor) -> Tensor:
-    """One whole tensor on the CPU: float32 from the optimizer's master copy if there is one."""
+    """One complete tensor on the CPU: float32 from the optimizer's master copy if there is one."""
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -234,7 +235,7 @@ def _full_value(value: Tensor) -> Tensor:
 
 
 def full_state_dict(engine: Any) -> dict[str, Tensor]:
-    """The network's whole state_dict on the CPU, floating point in float32, for any ZeRO stage and precision.
+    """The network's complete state_dict on the CPU, floating point in float32, for every ZeRO mode.
 
     Every rank calls it, and every rank gets it.
     """

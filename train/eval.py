@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +15,128 @@ if __name__ == "__main__":
 import click
 
 from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
+from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
-from train.evaluation.coverage import check_overlap, coverage_lines, unread
-from train.evaluation.evaluate import assess
-from train.evaluation.files import read_external_scores, read_truth, renamed
-from train.evaluation.sources import EvaluationInput, evaluate_checkpoint, finished, reprocess
-from train.evaluation.tables import format_assessment
+from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
+from train.evaluation.evaluate import evaluate
+from train.evaluation.files import GroundTruth, read_external_scores, read_ground_truth, rename_videos
+from train.evaluation.sources import detect_with_checkpoint, postprocess_raw
+from train.evaluation.tables import format_metrics
 
 
-def check_modes(given: dict[str, Any]) -> None:
-    """ValueError unless the options say one thing: where the detections come from."""
-    sources = [f"--{name}" for name in ("checkpoint", "from-raw", "detections") if given[name]]
-    if len(sources) != 1:
-        raise ValueError(
-            f"got {' and '.join(sources) or 'no source'}, want one of --checkpoint, --from-raw, --detections"
-        )
-    if given["detections"] and not (given["ground-truth"] or given["shards"]):
+@dataclass(frozen=True)
+class EvalOptions:
+    """The options of the command, but for --quiet and --json."""
+
+    checkpoint: Path | None
+    from_raw: Path | None
+    detections: Path | None
+    shards: str | None
+    ground_truth: Path | None
+    subset: str | None
+    protocol: str
+    tiou: str | None
+    drop_duplicates: bool
+    diagnose: bool
+    resamples: int | None
+    external_scores: Path | None
+    raw: Path | None
+    overrides: tuple[str, ...]
+    out: Path
+    force: bool
+
+
+@dataclass(frozen=True)
+class EvaluationInput:
+    """Detections and what they are compared with; None where there is no ground truth."""
+
+    detections: DetectionsFile
+    ground_truth: GroundTruth | None
+
+
+def check_options(options: EvalOptions) -> None:
+    """ValueError unless the options fit together, the thresholds can be read and no result is overwritten.
+
+    Checked before the work: a typing error must not cost a run of the network.
+    """
+    sources = {
+        "--checkpoint": options.checkpoint,
+        "--from-raw": options.from_raw,
+        "--detections": options.detections,
+    }
+    given = [name for name, value in sources.items() if value]
+    if len(given) != 1:
+        raise ValueError(f"got {' and '.join(given) or 'no source'}, want one of {', '.join(sources)}")
+    if options.detections and not (options.ground_truth or options.shards):
         raise ValueError(
             "--detections: want --ground-truth too (annotations .json or .csv, or a dataset.json)"
         )
-    for name in ("raw", "set", "external-scores"):
-        if given[name] and given["detections"]:
-            raise ValueError(f"--{name}: has no meaning with --detections, which are final")
-    if given["raw"] and not given["checkpoint"]:
+    network_only = {
+        "--raw": options.raw,
+        "--set": options.overrides,
+        "--external-scores": options.external_scores,
+    }
+    for name, value in network_only.items():
+        if value and options.detections:
+            raise ValueError(f"{name}: has no meaning with --detections, which are final")
+    if options.raw and not options.checkpoint:
         raise ValueError("--raw: keeps what the model says, want --checkpoint with it")
+    parse_tiou(options.tiou or options.protocol)
+    for path in (None if options.detections else options.out, options.raw):
+        if path is not None:
+            check_new_file(path, force=options.force)
 
 
-def report(
-    outcome: EvaluationInput,
-    tiou_text: str,
-    output: Output,
-    *,
-    drop_duplicates: bool,
-    diagnosis: bool = False,
-    bins: str = "activitynet",
-    resamples: int = 0,
+def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
+    """The detections, computed or read, and the ground truth, if any."""
+    scores = read_external_scores(options.external_scores) if options.external_scores else None
+    ground_truth = None
+    if options.checkpoint:
+        with output.others_on_stderr():
+            detections, ground_truth = detect_with_checkpoint(
+                options.checkpoint,
+                shards=options.shards,
+                subset=options.subset,
+                overrides=options.overrides,
+                external_scores=scores,
+                raw=options.raw,
+                output=output,
+            )
+    elif options.from_raw:
+        detections = postprocess_raw(options.from_raw, overrides=options.overrides, external_scores=scores)
+    else:
+        assert options.detections is not None
+        detections = read_detections(options.detections)
+    location = options.ground_truth or (None if options.checkpoint else options.shards)
+    if location is not None:
+        ground_truth = read_ground_truth(location, options.subset, hint=detections.subset)
+        metadata = {**detections.metadata, "subset": ground_truth.subset}
+        detections = DetectionsFile(detections.results, metadata)
+    return EvaluationInput(detections, ground_truth)
+
+
+def print_metrics(
+    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions, output: Output
 ) -> dict[str, Any]:
-    """Print what was compared and the tables; returns the metrics. The options are those of `assess`."""
-    truth = outcome.truth
-    assert truth is not None
-    results, meta, names = renamed(outcome.results, outcome.meta, truth)
-    check_overlap(truth, results)
-    tiou, protocol = parse_tiou(tiou_text)
-    metrics = assess(
-        truth.videos,
-        results,
+    """Print what is compared and the tables; returns the metrics."""
+    detections, names_line = rename_videos(detections, ground_truth)
+    check_overlap(ground_truth, detections.results)
+    tiou, protocol = parse_tiou(options.tiou or options.protocol)
+    metrics = evaluate(
+        ground_truth.videos,
+        detections.results,
         tiou=tiou,
         protocol=protocol,
-        drop_duplicates=drop_duplicates,
-        diagnosis=diagnosis,
-        bins=bins,
-        resamples=resamples,
+        drop_duplicates=options.drop_duplicates,
+        diagnosis=options.diagnose,
+        bins=options.protocol,
+        resamples=options.resamples or 0,
     )
-    for line in [*([names] if names else []), *coverage_lines(truth, results, meta)]:
+    for line in [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]:
         output.say(line)
-    if drop_duplicates:
+    if options.drop_duplicates:
         output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    output.say(format_assessment(metrics))
+    output.say(format_metrics(metrics))
     return metrics
 
 
@@ -109,81 +175,24 @@ FILE = click.Path(path_type=Path)
 @force_option
 @output_options
 @click.pass_context
-def main(
-    ctx: click.Context,
-    checkpoint: Path | None,
-    from_raw: Path | None,
-    detections: Path | None,
-    shards: str | None,
-    ground_truth: Path | None,
-    subset: str | None,
-    protocol: str,
-    tiou: str | None,
-    drop_duplicates: bool,
-    diagnose: bool,
-    resamples: int | None,
-    external_scores: Path | None,
-    raw: Path | None,
-    overrides: tuple[str, ...],
-    out: Path,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
     Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1.
     """
-    given: dict[str, object] = {"checkpoint": checkpoint, "from-raw": from_raw, "detections": detections}
-    given |= {"shards": shards, "ground-truth": ground_truth, "raw": raw, "set": overrides}
-    given |= {"external-scores": external_scores}
-    check_modes(given)
-    parse_tiou(tiou or protocol)  # a typing error must not cost a run of the model
-    output = Output(quiet, as_json)
-    for path in [*([] if detections else [out]), *([raw] if raw else [])]:
-        check_new_file(path, force=force)
-    scores = read_external_scores(external_scores) if external_scores else None
-    if checkpoint:
-        with output.others_on_stderr():
-            outcome = evaluate_checkpoint(
-                checkpoint,
-                shards=shards,
-                subset=subset,
-                overrides=overrides,
-                external_scores=scores,
-                raw=raw,
-                output=output,
-            )
-    elif from_raw:
-        outcome = reprocess(from_raw, overrides=overrides, external_scores=scores)
-    else:
-        assert detections is not None
-        outcome = finished(detections)
-    location = ground_truth or (None if checkpoint else shards)
-    if location is not None:
-        truth = read_truth(location, subset, hint=outcome.meta.get("subset"))
-        outcome = EvaluationInput(outcome.results, truth, {**outcome.meta, "subset": truth.subset})
-    if not detections:
-        from train.detections import write_detections
-
-        write_detections(out, outcome.results, meta=outcome.meta)
-        output.say(f"detections: {out}")
-    if outcome.truth is None:
+    options, output = EvalOptions(**values), Output(quiet, as_json)
+    check_options(options)
+    loaded = load_input(options, output)
+    if not options.detections:
+        write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
+        output.say(f"detections: {options.out}")
+    if loaded.ground_truth is None:
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
-        output.document({"detections": out})
+        output.document({"detections": options.out})
     else:
-        metrics = report(
-            outcome,
-            tiou or protocol,
-            output,
-            drop_duplicates=drop_duplicates,
-            diagnosis=diagnose,
-            bins=protocol,
-            resamples=resamples or 0,
-        )
-        output.document(metrics)
-    exit_with(ctx, unread(outcome.meta))
+        output.document(print_metrics(loaded.detections, loaded.ground_truth, options, output))
+    exit_with(ctx, unread_videos(loaded.detections))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Runs a trained network over videos: raw windows, then detections video by video.
 
-Evaluation and prediction both come through `load_trained` and `detect_in`; training's validation joins them
-at `infer`. So all three see the same pixels and give the same numbers. Of a video, only the best candidates
-of each window are kept until its last one.
+Evaluation and prediction both use `load_trained` and `detect_in`; validation within a run shares `infer` and
+the post-processing with them. So all three see the same pixels and give the same numbers. Of a video, only
+the best candidates of each window are kept until its last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,15 @@ from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.cli import to_stderr
-from train.postprocess import ExternalScores, PostSettings, RawWindow, detections_of
+from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
 Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network with its weights on its device, and what a checkpoint says about it."""
+class TrainedNetwork:
+    """A network with its weights, on its device, and the settings and classes of its checkpoint."""
 
     folder: Path
     settings: Settings
@@ -41,10 +40,10 @@ class Trained:
     device: torch.device
 
 
-def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> Trained:
+def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:
     """The network of a checkpoint or run folder; `overrides` (key=value) on top of the settings it has.
 
-    Raises ValueError, one line, for a folder that is none, damaged files, unknown settings.
+    Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
     """
     folder = weights_folder(checkpoint)
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
@@ -55,7 +54,7 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> Trained:
     device = resolve_device(settings.run.device)
     network = build_network(settings, len(classes)).to(device)
     load_weights(network, folder)
-    return Trained(folder, settings, classes, network, device)
+    return TrainedNetwork(folder, settings, classes, network, device)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
@@ -96,47 +95,27 @@ def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWin
         yield from raw_windows(prediction, batch)
 
 
-def detect(
-    windows: Iterable[RawWindow],
-    classes: Sequence[str],
-    settings: PostSettings,
-    *,
-    external_scores: ExternalScores | None = None,
-    keep: Callable[[RawWindow], None] | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Detections of every video, in seconds. Windows of one video must follow one another.
-
-    keep: called with every raw window on its way, for writing them to a file.
-    """
-    if keep is not None:
-        windows = _each(windows, keep)
-    results: dict[str, list[dict[str, Any]]] = {}
-    for key, group in groupby(windows, key=lambda window: window.key):
-        assert key not in results, f"windows of {key} are not together"
-        results[key] = detections_of(group, classes, settings, external_scores=external_scores)
-    return results
-
-
-def _each(windows: Iterable[RawWindow], keep: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
+def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
     for window in windows:
-        keep(window)
+        record(window)
         yield window
 
 
 def detect_in(
-    trained: Trained,
+    trained: TrainedNetwork,
     videos: VideoSource,
     *,
     subset: str,
     batch_size: int,
     watch: Watch = iter,
     external_scores: ExternalScores | None = None,
-    keep: Callable[[RawWindow], None] | None = None,
+    record: Callable[[RawWindow], None] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
-    progress bar. keep: as in `detect`. Raises ValueError naming the video that cannot be read.
+    progress bar. record: called with every raw window, for writing them to a file. Raises ValueError naming
+    the video that cannot be read.
     """
     settings = trained.settings
     loader = Loader(
@@ -153,4 +132,6 @@ def detect_in(
     )
     with closing(loader):
         windows = watch(infer(trained.network, loader))
-        return detect(windows, trained.classes, settings.post, external_scores=external_scores, keep=keep)
+        if record is not None:
+            windows = _recorded(windows, record)
+        return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

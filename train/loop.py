@@ -19,7 +19,7 @@ from train.engine import learning_rates, log_scalars
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
-from train.validate import finish, report, validate
+from train.validate import update_report, validate, write_metrics
 
 
 class TrainingStopped(Exception):
@@ -139,7 +139,7 @@ def evaluate_and_save(run: Run, log: RunLog) -> None:
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
     run.save(is_best=is_best)
     if not last:
-        report(run)
+        update_report(run)
 
 
 def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
@@ -206,8 +206,7 @@ def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool =
         run.train_loader.close()
         run.val_loader.close()
     if complete:
-        finish(run)
-    else:
-        report(run)
+        write_metrics(run)
+    update_report(run)
     barrier()
     return complete

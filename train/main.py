@@ -94,7 +94,7 @@ def train(
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
     from pipeline.files import write_text
     from train.build_network import resolve_device
-    from train.checkpoint import last_checkpoint, mend_links
+    from train.checkpoint import last_checkpoint, restore_links
     from train.distributed import rank, shut_down, world_size
     from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
@@ -110,7 +110,9 @@ def train(
         has_run = resume and last_checkpoint(out) is not None
         if resume and rank() == 0:
             remark = (
-                mend_links(out) if has_run else f"{out}: no checkpoint to go on from; this is the first step"
+                restore_links(out)
+                if has_run
+                else f"{out}: no checkpoint to go on from; this is the first step"
             )
             if remark is not None:
                 output.remark(remark)
@@ -137,10 +139,10 @@ def print_result(out: Path, output: Output) -> None:
     """The mAP table and where to look."""
     import json
 
-    from train.evaluation.average_precision import format_table
+    from train.evaluation.average_precision import format_map_table
 
     metrics = json.loads((out / "metrics.json").read_text())
-    output.say(format_table(metrics))
+    output.say(format_map_table(metrics))
     output.say(f"report: {out / 'report.html'}")
     output.document({"complete": True, "out": out, **metrics})
 

@@ -1,13 +1,12 @@
-"""What decides the numbers of a step: AdamW's settings and schedule, and how they join ds_config.json.
+"""AdamW's settings and schedule, and the DeepSpeed configuration made of them and ds_config.json.
 
-Who says what: batch size, learning rates, optimizer and clipping are settings; ZeRO, offload, precision and
-monitors are ds_config.json. Every key that decides a number is written, for DeepSpeed's silent defaults are
-not neutral: it clips gradients at norm 1 unless told otherwise.
+Batch size, learning rates, optimizer and clipping are settings of LeanTAD; ZeRO, offload, precision and
+monitors are in ds_config.json. Every key that decides a number is written, for DeepSpeed's silent defaults
+are not neutral: it clips gradients at norm 1 where nothing is set.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -18,11 +17,12 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
+from pipeline.files import parse_json
 from pipeline.text import suggestion
 from settings_group import SettingsGroup
 
 DS_CONFIG = Path(__file__).resolve().parents[1] / "ds_config.json"
-OURS = (
+SET_BY_LEANTAD = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
@@ -30,7 +30,7 @@ OURS = (
     "scheduler",
     "gradient_clipping",
 )
-MECHANICS = (
+DEEPSPEED_KEYS = (
     "zero_optimization",
     "bf16",
     "zero_force_ds_cpu_optimizer",
@@ -110,31 +110,30 @@ def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:
 
     path: None is the ds_config.json beside the packages.
     """
-    path = DS_CONFIG if path is None else path
+    path = Path(DS_CONFIG if path is None else path)
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes(), where=path.name)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; copy ds_config.json from the repository") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); compare it with ds_config.json") from None
     try:
-        check_ds_config(config)
+        return check_ds_config(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return config
 
 
-def check_ds_config(config: Any) -> None:
-    """Raise ValueError unless `config` holds DeepSpeed mechanics that LeanTAD supports, and nothing else."""
+def check_ds_config(config: Any) -> dict[str, Any]:
+    """The configuration; ValueError unless it holds only DeepSpeed settings that LeanTAD supports."""
     if not isinstance(config, dict):
         raise ValueError(f"got {type(config).__name__}, want one JSON object")
     for key in config:
-        if key in OURS:
+        if key in SET_BY_LEANTAD:
             raise ValueError(f"{key}: set by LeanTAD's settings (optimizer.*); remove it here")
         if key in ("fp16", "torch_autocast"):
             raise ValueError(f"{key}: not supported; use bf16, or neither for float32")
-        if key not in MECHANICS:
-            raise ValueError(f"{key}: unknown DeepSpeed setting; {suggestion(key, MECHANICS)}")
+        if key not in DEEPSPEED_KEYS:
+            raise ValueError(f"{key}: unknown DeepSpeed setting; {suggestion(key, DEEPSPEED_KEYS)}")
     if config.get("bf16", {}).get("enabled") and zero_stage(config) == 0:
         # Measured with DeepSpeed 0.19.8: updates are off by 26 to 30 %.
         raise ValueError("bf16: wrong updates with zero_optimization.stage 0 in DeepSpeed; use stage 1 to 3")
@@ -142,6 +141,7 @@ def check_ds_config(config: Any) -> None:
         raise ValueError("zero_optimization.offload_optimizer: has no effect with stage 0; use stage 1 to 3")
     if _offloads(config, "offload_param") and zero_stage(config) != 3:
         raise ValueError("zero_optimization.offload_param: has no effect below stage 3; use stage 3")
+    return config
 
 
 def zero_stage(config: dict[str, Any]) -> int:
@@ -149,14 +149,13 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _offloads(config: dict[str, Any], what: str) -> bool:
-    target = config.get("zero_optimization", {}).get(what) or {}
-    return target.get("device", "none") != "none"
+def _offloads(config: dict[str, Any], key: str) -> bool:
+    target: dict[str, Any] = config.get("zero_optimization", {}).get(key) or {}
+    return str(target.get("device", "none")) != "none"
 
 
 def deepspeed_dict(settings: OptimizerSettings, ds_config: dict[str, Any]) -> dict[str, Any]:
-    """The whole DeepSpeed configuration: `ds_config` and everything that `settings` decide."""
-    check_ds_config(ds_config)
+    """The whole DeepSpeed configuration: `ds_config`, checked already, and all that `settings` decide."""
     use_cpu_adam = _offloads(ds_config, "offload_optimizer") and settings.cpu_adam and has_compiler()
     adam = {
         "lr": settings.detector_lr,  # each group brings its own

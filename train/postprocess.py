@@ -1,4 +1,4 @@
-"""From raw detector outputs to detections: scores, seconds, soft-NMS per class, the best of each video.
+"""Turns raw detector outputs into detections: scores, seconds, soft-NMS per class, the best of each video.
 
 The score of a (proposal, class) pair is quality^a * class_score^b * (start * end probability)^c, as in BMN
 (Lin et al., ICCV 2019) and ETAD; windows of one video are merged in seconds before the suppression, so that
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.windows import steps_to_seconds
@@ -71,7 +73,7 @@ class PostSettings(SettingsGroup):
 
 @dataclass(frozen=True)
 class RawWindow:
-    """What the detector said about one window of a video; float32 arrays, P proposals, K classes, T steps."""
+    """The detector's outputs for one window of a video; float32 arrays, P proposals, K classes, T steps."""
 
     key: str  # the video's key
     window: tuple[float, float]  # start and end, seconds
@@ -91,17 +93,28 @@ class Candidates:
     label: np.ndarray
     scores: np.ndarray
 
+    def take(self, rows: np.ndarray) -> Candidates:
+        return Candidates(self.segments[rows], self.label[rows], self.scores[rows])
 
-def boundary_scores(window: RawWindow) -> np.ndarray:
+    @staticmethod
+    def join(parts: Sequence[Candidates]) -> Candidates:
+        return Candidates(
+            np.concatenate([part.segments for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+        )
+
+
+def boundary_scores(window: RawWindow) -> NDArray[np.float64]:
     """(P,) start probability at each proposal's start times end probability at its end."""
     centres = np.arange(window.num_steps) + 0.5
-    start, end = (np.interp(window.segments[:, side], centres, window.boundary[side]) for side in (0, 1))
+    start: NDArray[np.float64] = np.interp(window.segments[:, 0], centres, window.boundary[0])
+    end: NDArray[np.float64] = np.interp(window.segments[:, 1], centres, window.boundary[1])
     return start * end
 
 
-def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> Candidates:
-    """The window's best pairs, best first. class_scores: (P, K) or (1, K), of whatever labels are to be
-    given.
+def pair_scores(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> np.ndarray:
+    """The score of each (proposal, class) pair, (P, K). class_scores: (P, K) or (1, K).
 
     ValueError naming the video if an output is not finite.
     """
@@ -113,6 +126,15 @@ def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSet
             f"raw output of {window.key!r}, window {window.window}: has values that are not finite, "
             "want numbers; the weights have diverged, use an earlier checkpoint"
         )
+    return scores
+
+
+def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> Candidates:
+    """The window's best pairs, best first; those without length in the video are left out.
+
+    class_scores and errors as in `pair_scores`.
+    """
+    scores = pair_scores(window, class_scores, settings)
     seconds = steps_to_seconds(window.segments.astype(np.float64), window.window, window.num_steps)
     seconds = np.clip(seconds, 0.0, window.duration)
     scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
@@ -127,7 +149,7 @@ def candidates_of(window: RawWindow, class_scores: np.ndarray, settings: PostSet
 
 
 def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
-    """Soft-NMS within each label, all labels at once; the best top_k of all labels, best first."""
+    """Soft-NMS within each label, all labels at once; the best `max_detections` of all, best first."""
     order = np.lexsort((-candidates.scores, candidates.label))  # stable: equal scores keep their order
     label, row = np.unique(candidates.label[order], return_inverse=True)
     first = np.searchsorted(row, np.arange(len(label)))
@@ -147,12 +169,11 @@ def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
         max_keep=min(settings.max_detections, width),
     )
     labels = np.broadcast_to(label[:, None], kept.valid.shape)[kept.valid]
-    survivors = Candidates(kept.segments[kept.valid], labels, kept.scores[kept.valid])
-    best = np.argsort(-survivors.scores, kind="stable")[: settings.max_detections]
-    return Candidates(survivors.segments[best], survivors.label[best], survivors.scores[best])
+    remaining = Candidates(kept.segments[kept.valid], labels, kept.scores[kept.valid])
+    return remaining.take(np.argsort(-remaining.scores, kind="stable")[: settings.max_detections])
 
 
-def external_top(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarray]:
+def top_external_labels(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarray]:
     """The video's best two labels of an external classifier, and their scores as (1, 2)."""
     if not scores.get(key):
         raise ValueError(f"external scores: none for video {key!r}, want label scores for every video")
@@ -160,45 +181,57 @@ def external_top(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarra
     return [name for name, _ in best], np.array([[score for _, score in best]])
 
 
-def detections_of(
+def postprocess_video(
     windows: Iterable[RawWindow],
     classes: Sequence[str],
     settings: PostSettings,
     *,
     external_scores: ExternalScores | None = None,
 ) -> list[dict[str, Any]]:
-    """The detections of one video from all its windows: [{"segment": [start, end], "label", "score"}], best
+    """The detections in one video from all its windows: [{"segment": [start, end], "label", "score"}], best
     first.
 
-    Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What
-    comes out here is what detections.json holds, so mAP is the same from memory and from the file.
-    external_scores: {video: {label: score}}; the video's best two labels then take the place of the
-    detector's own class scores. ValueError naming the video if an output is not finite or external scores
-    lack the video.
+    Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What is
+    returned is what detections.json holds, so mAP is the same from memory and from the file.
+    external_scores: {video: {label: score}}; the video's best two labels then replace the detector's own
+    class scores. ValueError naming the video if an output is not finite or external scores lack the video.
     """
-    names, shared = list(classes), None
+    names, external = list(classes), None
     key: str | None = None
     parts: list[Candidates] = []  # of hours of video: the best of each window, never its raw output
     for window in windows:
         if key is None and external_scores is not None:
-            names, shared = external_top(external_scores, window.key)
+            names, external = top_external_labels(external_scores, window.key)
         if key not in (None, window.key):
             raise ValueError(f"windows of {key}, {window.key}: want those of one video at a time")
         key = window.key
-        parts.append(candidates_of(window, window.class_scores if shared is None else shared, settings))
-    if not parts:
+        class_scores = window.class_scores if external is None else external
+        parts.append(best_candidates(window, class_scores, settings))
+    if not any(len(part.scores) for part in parts):
         return []
-    merged = Candidates(
-        np.concatenate([part.segments for part in parts]),
-        np.concatenate([part.label for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
-    if not len(merged.scores):
-        return []
-    kept = suppress(merged, settings)
+    return as_entries(suppress(Candidates.join(parts), settings), names)
+
+
+def as_entries(candidates: Candidates, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of detections.json; names: of the labels."""
+    segments, labels = candidates.segments.round(4).tolist(), candidates.label.tolist()
+    scores = candidates.scores.astype(np.float32)
     return [
         {"segment": segment, "label": names[label], "score": float(str(score))}
-        for segment, label, score in zip(
-            kept.segments.round(4).tolist(), kept.label.tolist(), kept.scores.astype(np.float32), strict=True
-        )
+        for segment, label, score in zip(segments, labels, scores, strict=True)
     ]
+
+
+def postprocess_videos(
+    windows: Iterable[RawWindow],
+    classes: Sequence[str],
+    settings: PostSettings,
+    *,
+    external_scores: ExternalScores | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The detections in each video, see postprocess_video. Windows of one video must follow one another."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for key, group in groupby(windows, key=lambda window: window.key):
+        assert key not in results, f"windows of {key} are not together"
+        results[key] = postprocess_video(group, classes, settings, external_scores=external_scores)
+    return results

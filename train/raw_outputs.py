@@ -8,15 +8,15 @@ arrays of RawWindow.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
+from pipeline.files import parse_json, replacing
 from train.postprocess import RawWindow
 
 FORMAT, VERSION = "leantad-raw", 1
@@ -24,17 +24,14 @@ ARRAYS = ("segments", "quality", "class_scores", "boundary")
 
 
 class RawWriter:
-    """Writes windows as they come, under a temporary name until the `with` block ends without an error."""
+    """Writes windows into an open HDF5 file as they come; see raw_writer."""
 
-    def __init__(self, path: str | Path, *, classes: Sequence[str], meta: Mapping[str, Any]):
-        self.path = Path(path)
-        self.temporary = self.path.with_name(self.path.name + ".tmp")
+    def __init__(self, file: h5py.File, *, classes: Sequence[str], metadata: Mapping[str, Any]):
         self.num_classes, self.count = len(classes), 0
-        self.file = h5py.File(self.temporary, "w")
-        self.file.attrs.update({"format": FORMAT, "version": VERSION, "meta": json.dumps(dict(meta))})
+        file.attrs.update({"format": FORMAT, "version": VERSION, "meta": json.dumps(dict(metadata))})
         # A data set, not an attribute: HDF5 attributes end at 64 KiB, and 1,000 class names may be longer.
-        self.file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
-        self.windows = self.file.create_group("windows")
+        file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
+        self.windows = file.create_group("windows")
 
     def add(self, window: RawWindow) -> None:
         """Append one window; ValueError if its arrays do not fit together."""
@@ -49,17 +46,14 @@ class RawWriter:
             group.create_dataset(name, data=array, **packing)
         self.count += 1
 
-    def __enter__(self) -> RawWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.close()
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+@contextmanager
+def raw_writer(
+    path: str | Path, *, classes: Sequence[str], metadata: Mapping[str, Any]
+) -> Iterator[RawWriter]:
+    """A RawWriter whose file takes the name `path` when the block ends, and is removed if it fails."""
+    with replacing(Path(path)) as partial, h5py.File(partial, "w") as file:
+        yield RawWriter(file, classes=classes, metadata=metadata)
 
 
 def check_shapes(arrays: Mapping[str, Any], num_steps: int, num_classes: int, *, where: str) -> None:
@@ -77,10 +71,10 @@ def check_shapes(arrays: Mapping[str, Any], num_steps: int, num_classes: int, *,
 
 
 def write_raw(
-    path: str | Path, windows: Iterable[RawWindow], *, classes: Sequence[str], meta: Mapping[str, Any]
+    path: str | Path, windows: Iterable[RawWindow], *, classes: Sequence[str], metadata: Mapping[str, Any]
 ) -> int:
     """Write all windows; returns how many."""
-    with RawWriter(path, classes=classes, meta=meta) as writer:
+    with raw_writer(path, classes=classes, metadata=metadata) as writer:
         for window in windows:
             writer.add(window)
     return writer.count
@@ -99,7 +93,7 @@ def _open(path: str | Path) -> h5py.File:
     return file
 
 
-def _own(group: h5py.Group, name: str, where: str) -> Any:
+def _local_member(group: h5py.Group, name: str, where: str) -> Any:
     """The member, which must lie in this very file: HDF5 can point into other files, and we do not follow."""
     member = group.get(name) if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
@@ -110,30 +104,40 @@ def _own(group: h5py.Group, name: str, where: str) -> Any:
 
 
 def read_raw_header(path: str | Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The class names and the meta that the file was written with."""
+    """The class names and the metadata that the file was written with."""
     with _open(path) as file:
-        return _classes(file, path), dict(json.loads(str(file.attrs["meta"])))
+        return _classes(file, path), dict(parse_json(str(file.attrs["meta"]), where=path))
 
 
 def _classes(file: h5py.File, path: str | Path) -> tuple[str, ...]:
-    return tuple(_own(file, "classes", str(path)).asstr()[()])
+    return tuple(_local_member(file, "classes", str(path)).asstr()[()])
 
 
 def read_raw(path: str | Path) -> Iterator[RawWindow]:
-    """The windows in the order they were written; ValueError naming the window if one is damaged."""
+    """The windows in the order they were written, those of a video one after another.
+
+    ValueError naming the window if one is damaged, and the video if its windows are not together.
+    """
     with _open(path) as file:
         num_classes = len(_classes(file, path))
-        windows = _own(file, "windows", str(path))
+        windows = _local_member(file, "windows", str(path))
+        key, complete = None, set[str | None]()
         for name in sorted(windows):
             where = f"{path}, window {name}"
-            yield _read_window(_own(windows, name, where), num_classes, where)
+            window = _read_window(_local_member(windows, name, where), num_classes, where)
+            if window.key != key:
+                complete.add(key)
+                key = window.key
+            if key in complete:
+                raise ValueError(f"{path}: windows of {key!r} are not together; write it again with --raw")
+            yield window
 
 
 def _read_window(group: h5py.Group, num_classes: int, where: str) -> RawWindow:
     try:
         start, end, duration = (float(group.attrs[name]) for name in ("start", "end", "duration"))
         key, num_steps = str(group.attrs["key"]), int(group.attrs["num_steps"])
-        stored = {name: _own(group, name, where) for name in ARRAYS}
+        stored = {name: _local_member(group, name, where) for name in ARRAYS}
         check_shapes(stored, num_steps, num_classes, where=where)
         arrays = {name: stored[name][()].astype(np.float32, copy=False) for name in ARRAYS}
     except (KeyError, OSError, TypeError) as error:

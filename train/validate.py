@@ -1,28 +1,28 @@
-"""Validation inside a run: every rank detects its share of the videos, all agree on one mAP."""
+"""Validation inside a run: every rank detects in its share of the videos, each computes the mAP of all."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_text
-from train.detections import write_detections
+from pipeline.files import write_json
+from train.detections import JSON_NAME, Results, read_detections, write_detections
 from train.distributed import barrier, rank, world_size
-from train.evaluation.average_precision import evaluate
-from train.evaluation.files import facts_of
-from train.inference import detect, infer
+from train.evaluation.average_precision import mean_average_precision
+from train.evaluation.files import subset_metadata
+from train.inference import infer
+from train.postprocess import postprocess_videos
 from train.report.build import write_report
 from train.run import Run
 
 
-def gather(folder: Path, mine: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """The detections of all ranks, by way of the run folder (JSON, so that nothing is unpickled)."""
-    write_text(folder / f"detections.rank{rank()}.json", json.dumps(mine))
+def gather_detections(folder: Path, own: Results) -> dict[str, Any]:
+    """The detections of all ranks, by way of files in the run folder, so that nothing is unpickled."""
+    write_detections(folder / f"detections.rank{rank()}.json", own, metadata={})
     barrier()
-    merged: dict[str, list[dict]] = {}
+    merged: dict[str, Any] = {}
     for number in range(world_size()):
-        merged.update(json.loads((folder / f"detections.rank{number}.json").read_text()))
+        merged.update(read_detections(folder / f"detections.rank{number}.json").results)
     barrier()
     (folder / f"detections.rank{rank()}.json").unlink()
     return merged
@@ -32,30 +32,25 @@ def validate(run: Run) -> dict[str, Any]:
     """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank)."""
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
-    mine = detect(infer(run.engine, run.val_loader), dataset.classes, settings.post)
-    detections = gather(run.folder, mine)
-    truth = dataset.ground_truth(subset)
-    results = {key: detections.get(key, []) for key in truth}  # a rejected video stays, with nothing found
-    metrics = evaluate(truth, results, protocol=settings.run.protocol)
+    own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
+    detections = gather_detections(run.folder, own)
+    ground_truth = dataset.ground_truth(subset)
+    results = {key: detections.get(key, []) for key in ground_truth}  # a rejected video has no detections
+    metrics = mean_average_precision(ground_truth, results, protocol=settings.run.protocol)
     if rank() == 0:
-        write_detections(
-            run.folder / "detections.json",
-            results,
-            meta={"subset": subset, "step": run.progress.step, **facts_of(dataset, subset)},
-        )
+        metadata = {"subset": subset, "step": run.progress.step, **subset_metadata(dataset, subset)}
+        write_detections(run.folder / JSON_NAME, results, metadata=metadata)
     return metrics
 
 
-def report(run: Run) -> None:
-    """report.html from what the run folder holds so far."""
+def update_report(run: Run) -> None:
+    """Write report.html from what the run folder holds so far."""
     if rank() == 0:
         write_report(run.folder, ground_truth=run.dataset.ground_truth(run.settings.data.val_subset))
 
 
-def finish(run: Run) -> None:
-    """After the last step: metrics.json with the times, and the last report.html."""
+def write_metrics(run: Run) -> None:
+    """Write metrics.json after the last step: the last evaluation, and the seconds the run took."""
     if rank() == 0:
         seconds = {name: round(value, 2) for name, value in run.progress.seconds.items()}
-        metrics = {**run.progress.metrics, "seconds": seconds}
-        write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    report(run)
+        write_json(run.folder / "metrics.json", {**run.progress.metrics, "seconds": seconds})

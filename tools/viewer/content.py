@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from train.evaluation.matching import detection_rows, overlapping_pairs
-from train.evaluation.operating_point import MatchedDetections, judge, operating_point
+from train.evaluation.matching import detection_table, overlapping_pairs
+from train.evaluation.operating_point import MatchedDetections, matched_detections, operating_point
 
 # Without ground truth, the pages begin with detections of at least this part of the videos' usual best score,
 # and at most so many per video on average.
@@ -83,9 +83,11 @@ def collect(
     state them. ValueError naming video and entry if a detection is unsound.
     """
     annotated, stated = ground_truth or {}, durations or {}
-    detection_rows(results, {}, {})  # refuses unsound entries by name
+    detection_table(results, {}, {})  # refuses unsound entries by name
     videos = {key: annotated.get(key) or Video(key, "", None, ()) for key in results}
-    matches = judge(videos, {key: [_rounded_score(row) for row in rows] for key, rows in results.items()})
+    matches = matched_detections(
+        videos, {key: [_rounded_score(row) for row in rows] for key, rows in results.items()}
+    )
     best_tiou, best_action, tiou_by_score = _overlaps(matches)
     return PageData(
         matches=matches,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 from pipeline.dataset import Dataset
 from pipeline.files import write_bytes
-from train.evaluation.files import names_of
+from train.evaluation.files import video_names_of
 from train.evaluation.video_names import Names, match_videos
 
 if TYPE_CHECKING:
@@ -80,18 +81,17 @@ class VideoFinder:
         """Whether there is nothing to search."""
         return not (self.datasets or self.folders or self.files)
 
-    def add_predicted(self, videos: Any) -> None:
-        """Add the files that `leantad predict` names under external_data.videos: {key: {"file": path}}.
+    def add_predicted(self, files: Mapping[str, str]) -> None:
+        """Add the files that `leantad predict` read, {key: path}.
 
         Only video files are added: a foreign result file must not put another file of this machine
         into a page.
         """
         from pipeline.packing.video_folder import VIDEO_SUFFIXES
 
-        for key, entry in videos.items() if isinstance(videos, dict) else []:
-            file = entry.get("file") if isinstance(entry, dict) else None
-            path = Path(file) if isinstance(file, str) and "\0" not in file else None
-            if path is not None and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        for key, file in files.items():
+            path = Path(file)
+            if "\0" not in file and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
                 self.files.setdefault(key, path)
 
     def match_names(self, videos: Names) -> None:
@@ -99,7 +99,7 @@ class VideoFinder:
         for key, names in videos.items():
             self.names[key] = [*names]
         for dataset in self.datasets:
-            for key, packed_key in match_videos(videos, names_of(dataset)).items():
+            for key, packed_key in match_videos(videos, video_names_of(dataset)).items():
                 video = FoundVideo(packed_key, dataset=dataset)
                 self.packed.setdefault(key, dataset.videos[packed_key].reject or video)
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import Matches, collect, match_collected
+from pipeline.annotations import Video
+from train.detections import Results
+from train.evaluation.matching import Matches, evaluation_data, match_detections
 
 # "thumos" is the field's habit: THUMOS-14's thresholds with ActivityNet's matching (the 2014 toolkit's
 # `Ambiguous` stretches are not ignored).
@@ -44,6 +46,7 @@ def parse_tiou(text: str) -> tuple[tuple[float, ...], str]:
 
 
 def check_tiou(values: Sequence[float]) -> tuple[float, ...]:
+    """The thresholds as a tuple; ValueError unless they rise and lie in (0, 1]."""
     values = tuple(float(value) for value in values)
     if not values or not all(0 < value <= 1 for value in values) or list(values) != sorted(set(values)):
         raise ValueError(
@@ -70,11 +73,11 @@ class Curves:
         counts = np.bincount(row, minlength=len(hit) * num_classes)
         column = np.arange(len(row)) - (counts.cumsum() - counts)[row]
         self.shape = (len(hit) * num_classes, int(counts.max(initial=0)))
-        self.place = row * self.shape[1] + column
+        self.cell = row * self.shape[1] + column  # of each true positive, in the flattened tables
 
     def _table(self, values: np.ndarray) -> np.ndarray:
         table = np.zeros(self.shape)
-        table.reshape(-1)[self.place] = values
+        table.reshape(-1)[self.cell] = values
         return table
 
     def precision(
@@ -113,15 +116,15 @@ class Curves:
 
 def curves_of(matched: Matches) -> Curves:
     """The curves of all classes."""
-    return Curves(matched.hit, matched.detected.label, len(matched.data.names))
+    return Curves(matched.hit, matched.detected.label, len(matched.data.labels))
 
 
 # --- the whole --------------------------------------------------------------------------------------------
 
 
-def evaluate(
-    truth: Mapping[str, Any],
-    detections: Mapping[str, Sequence[Mapping[str, Any]]],
+def mean_average_precision(
+    ground_truth: Mapping[str, Video],
+    detections: Results,
     *,
     tiou: Sequence[float] | None = None,
     drop_duplicates: bool = False,
@@ -129,20 +132,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """mAP of `detections` {video: [{"segment": [start, end] in seconds, "label", "score"}]}, plain numbers.
 
-    truth: {video: an object with `.actions`, each with `.start`, `.end` in seconds and `.label`}. Every video
-    in it counts, detected or not. A detection in a video that `truth` lacks is a false positive of its class;
-    one of a class without true actions counts nowhere, as that class has no AP. tiou: rising thresholds;
-    without it, those of `protocol`; with it, `protocol` is only a name. Returns fractions: {"protocol",
+    Every video of the ground truth counts, detected or not. A detection in a video that it lacks is a false
+    positive of its class; one of a class without true actions counts nowhere, as that class has no AP.
+    tiou: rising thresholds; without it, those of `protocol`; with it, `protocol` is only a name.
+    Returns fractions: {"protocol",
     "tiou": [..], "mAP": [..], "average_mAP", "per_class": {label: [AP per threshold]}, "num_videos",
     "num_truth", "num_detections"}. ValueError if no video has a true action, or a detection cannot be read.
     """
     thresholds = np.array(parse_tiou(protocol)[0] if tiou is None else check_tiou(tiou))
-    data = collect(truth, detections, drop_duplicates=drop_duplicates)
-    return mean_average_precision(match_collected(data, thresholds), protocol=protocol)
+    data = evaluation_data(ground_truth, detections, drop_duplicates=drop_duplicates)
+    return precision_metrics(match_detections(data, thresholds), protocol=protocol)
 
 
-def mean_average_precision(matched: Matches, *, protocol: str) -> dict[str, Any]:
-    """What `evaluate` returns, of detections that are matched already.
+def precision_metrics(matched: Matches, *, protocol: str) -> dict[str, Any]:
+    """What `mean_average_precision` returns, of detections that are matched already.
 
     Of equal scores the earlier detection comes first. The official code leaves their order to numpy's
     version; this one gives the published AutoLoc figure to the last digit (the other way round: 2e-8 off).
@@ -154,14 +157,14 @@ def mean_average_precision(matched: Matches, *, protocol: str) -> dict[str, Any]
         "tiou": matched.thresholds.tolist(),
         "mAP": means.tolist(),
         "average_mAP": float(means.mean()),
-        "per_class": dict(zip(matched.data.names, table.T.tolist(), strict=True)),
+        "per_class": dict(zip(matched.data.labels, table.T.tolist(), strict=True)),
         "num_videos": len(matched.data.keys),
         "num_truth": len(matched.data.true.label),
         "num_detections": len(matched.data.detected.label),
     }
 
 
-def format_table(metrics: Mapping[str, Any]) -> str:
+def format_map_table(metrics: Mapping[str, Any]) -> str:
     """The mAP table as text, in percent: a column per threshold and the average; intervals below, if any."""
     rows = [
         ["tIoU", *(f"{value:g}" for value in metrics["tiou"]), "average"],

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from train.evaluation.average_precision import curves_of
-from train.evaluation.diagnosis import headline_of, name_headline, outcomes_of
+from train.evaluation.diagnosis import detection_kinds, name_summary, summary_statistic
 from train.evaluation.matching import Matches
 from train.evaluation.recall import RECALL_TIOU, SHOWN_AN, area_under, average_recall, first_ranks
 
@@ -28,7 +28,7 @@ LEVEL = 0.95
 Statistic = Callable[[np.ndarray], np.ndarray]  # how often each video counts (videos,) -> figures (n,)
 
 
-def draws(num_videos: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def draw_videos(num_videos: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each video is drawn, (videos,), once per resample; the same for the same seed."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -40,10 +40,10 @@ def resample(statistic: Statistic, num_videos: int, *, resamples: int, seed: int
     """The statistic of every resample, (resamples, n). ValueError unless there are at least 2 resamples."""
     if resamples < 2:
         raise ValueError(f"bootstrap: got {resamples} resamples, want at least 2 (1,000 are usual)")
-    return np.array([statistic(copies) for copies in draws(num_videos, resamples, seed)])
+    return np.array([statistic(copies) for copies in draw_videos(num_videos, resamples, seed)])
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
+def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """The percentile interval over the first axis: (resamples, ...) -> (2, ...); NaN samples are left out."""
     tail = 50 * (1 - level)
     bounds = np.full((2, *samples.shape[1:]), np.nan)
@@ -52,20 +52,20 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
     return bounds
 
 
-def class_areas(matched: Matches) -> Statistic:
-    """AP of each class and threshold for a weighting of the videos, (K * L,); NaN where there is no truth."""
-    curves, true, num_classes = curves_of(matched), matched.data.true, len(matched.data.names)
+def class_precision(matched: Matches) -> Statistic:
+    """AP of each class and threshold for a weighting of the videos, (K * L,); NaN without true actions."""
+    curves, true, num_classes = curves_of(matched), matched.data.true, len(matched.data.labels)
 
-    def areas(copies: np.ndarray) -> np.ndarray:
+    def figures(copies: np.ndarray) -> np.ndarray:
         num_true = np.bincount(true.label, weights=copies[true.video], minlength=num_classes)
         kept = np.append(copies, 1.0)[matched.detected.video]  # unknown videos, -1, count once
         return curves.area(kept, num_true).T.reshape(-1)
 
-    return areas
+    return figures
 
 
-def mean_of(areas: np.ndarray, num_thresholds: int) -> np.ndarray:
-    """mAP of each threshold and their average, (resamples, L + 1), from what `class_areas` gives."""
+def class_means(areas: np.ndarray, num_thresholds: int) -> np.ndarray:
+    """mAP of each threshold and their average, (resamples, L + 1), from what `class_precision` gives."""
     table = areas.reshape(len(areas), -1, num_thresholds)
     known = ~np.isnan(table)
     with np.errstate(invalid="ignore"):  # a resample without a single true action is NaN
@@ -73,19 +73,19 @@ def mean_of(areas: np.ndarray, num_thresholds: int) -> np.ndarray:
     return np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
 
 
-def recall_curve(matched: Matches) -> Statistic:
+def recall_figures(matched: Matches) -> Statistic:
     """AR@AN at SHOWN_AN and the AUC under a weighting of the videos."""
-    found = first_ranks(matched.data, RECALL_TIOU)
+    ranks = first_ranks(matched.data, RECALL_TIOU)
 
     def figures(copies: np.ndarray) -> np.ndarray:
-        curve = average_recall(found, copies)
+        curve = average_recall(ranks, copies)
         return np.array([*curve[np.array(SHOWN_AN) - 1], area_under(curve)])
 
     return figures
 
 
 def bootstrap(matched: Matches, *, resamples: int, seed: int = 0, diagnosis: bool = False) -> dict[str, Any]:
-    """95 % intervals [low, high] of mAP, AR and, if asked, the headline of the diagnosis; plain numbers.
+    """95 % intervals [low, high] of mAP, AR and, if asked, the summary of the diagnosis; plain numbers.
 
     {"resamples", "seed", "level", "unit": "video", "mAP": [one per threshold], "average_mAP", "AR": {"1":
     ..}, "AUC", "diagnosis": the keys of its "top"}.
@@ -93,10 +93,12 @@ def bootstrap(matched: Matches, *, resamples: int, seed: int = 0, diagnosis: boo
     count, num_videos = len(matched.thresholds), len(matched.data.keys)
 
     def bounds(statistic: Statistic) -> list[list[float]]:
-        return pairs(interval(resample(statistic, num_videos, resamples=resamples, seed=seed)))
+        return interval_pairs(
+            percentile_interval(resample(statistic, num_videos, resamples=resamples, seed=seed))
+        )
 
-    means = mean_of(resample(class_areas(matched), num_videos, resamples=resamples, seed=seed), count)
-    mean_bounds, recall_bounds = pairs(interval(means)), bounds(recall_curve(matched))
+    means = class_means(resample(class_precision(matched), num_videos, resamples=resamples, seed=seed), count)
+    mean_bounds, recall_bounds = interval_pairs(percentile_interval(means)), bounds(recall_figures(matched))
     result: dict[str, Any] = {
         "resamples": resamples,
         "seed": seed,
@@ -108,11 +110,11 @@ def bootstrap(matched: Matches, *, resamples: int, seed: int = 0, diagnosis: boo
         "AUC": recall_bounds[-1],
     }
     if diagnosis:
-        result["diagnosis"] = name_headline(bounds(headline_of(matched, outcomes_of(matched))))
+        result["diagnosis"] = name_summary(bounds(summary_statistic(matched, detection_kinds(matched))))
     return result
 
 
-def pairs(bounds: np.ndarray) -> list[Any]:
+def interval_pairs(bounds: np.ndarray) -> list[Any]:
     """(2, n) -> [[low, high], ...]; null where there is no number."""
     return [[None if np.isnan(x) else float(x) for x in column] for column in bounds.T]
 
@@ -126,16 +128,16 @@ def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int
     averaged over the thresholds}}; "a_better" is the share of resamples in which the first is better, ties
     counting half.
     """
-    if first.data.keys != second.data.keys or first.data.names != second.data.names:
+    if first.data.keys != second.data.keys or first.data.labels != second.data.labels:
         raise ValueError("compare: the two were matched with different ground truths, want the same")
     count = len(first.thresholds)
     once = np.ones((1, len(first.data.keys)))
     sides = []
     for matched in (first, second):
-        statistic = class_areas(matched)
+        statistic = class_precision(matched)
         samples = resample(statistic, len(first.data.keys), resamples=resamples, seed=seed)
         sides.append(np.concatenate([statistic(once[0])[None], samples]))
-    means = [np.roll(mean_of(side, count), 1, axis=1) for side in sides]  # the average comes first
+    means = [np.roll(class_means(side, count), 1, axis=1) for side in sides]  # the average comes first
     classes = [side.reshape(len(side), -1, count).mean(axis=2) for side in sides]
     rows = _differences(means[0], means[1])
     titles = ["average", *(f"{value:g}" for value in first.thresholds)]
@@ -145,14 +147,14 @@ def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int
         "seed": seed,
         "level": LEVEL,
         "rows": [{"tiou": title, **row} for title, row in zip(titles, rows, strict=True)],
-        "classes": dict(zip(first.data.names, _differences(classes[0], classes[1]), strict=True)),
+        "classes": dict(zip(first.data.labels, _differences(classes[0], classes[1]), strict=True)),
     }
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
     """A row per column of (1 + resamples, n); the first line holds the figures themselves."""
     gap = a - b
-    bounds = pairs(interval(gap[1:]))
+    bounds = interval_pairs(percentile_interval(gap[1:]))
     better = np.where(np.isnan(gap[1:]), np.nan, (np.sign(gap[1:]) + 1) / 2)
     share = np.nansum(better, axis=0) / np.maximum((~np.isnan(better)).sum(axis=0), 1)
     return [
@@ -167,7 +169,7 @@ def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def excludes_zero(samples: Sequence[float | None]) -> bool:
-    """Whether an interval leaves out zero."""
-    low, high = samples
+def excludes_zero(bounds: Sequence[float | None]) -> bool:
+    """Whether zero lies outside an interval."""
+    low, high = bounds
     return low is not None and high is not None and (low > 0 or high < 0)

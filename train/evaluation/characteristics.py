@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pipeline.annotations import Video
 from train.evaluation.matching import EvaluationData
 
 NAMES = ("XS", "S", "M", "L", "XL")
@@ -29,7 +29,7 @@ BINS: dict[str, dict[str, tuple[float, ...]]] = {
         "instances": (0, 1, 40, 80, np.inf),
     },
 }
-LOPSIDED = 0.9  # published edges that put a larger share of all true actions into one bin say nothing
+MAX_BIN_SHARE = 0.9  # published edges that put a larger share of all true actions into one bin are not used
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,36 @@ class Characteristic:
 
 
 def characteristics_of(
-    data: EvaluationData, truth: Mapping[str, Any], *, scheme: str = "activitynet"
+    data: EvaluationData, ground_truth: Mapping[str, Video], *, scheme: str = "activitynet"
 ) -> list[Characteristic]:
     """Coverage (length over the video's duration), length and number of true actions in the video.
 
-    truth: what `data` was collected from; its objects may have a `.duration`, without which an action has no
-    coverage. Instances are counted over all classes. scheme: a key of BINS; where its edges put over 90 % of
+    ground_truth: what `data` was made from; an action of a video without a stated duration has no coverage.
+    Instances are counted over all classes. scheme: a key of BINS; where its edges put over 90 % of
     the true actions into one bin of coverage or length, as with short clips, the quintiles of the data are
     taken.
     """
-    durations = np.array([getattr(truth[key], "duration", None) or np.nan for key in data.keys])
+    durations = np.array([ground_truth[key].duration or np.nan for key in data.keys])
     length = data.true.segments[:, 1] - data.true.segments[:, 0]
     values = {
         "coverage": length / durations[data.true.video],
         "length": length,
         "instances": np.bincount(data.true.video, minlength=len(data.keys))[data.true.video].astype(float),
     }
-    return [binned(name, value, scheme) for name, value in values.items()]
+    return [bin_values(name, value, scheme) for name, value in values.items()]
 
 
-def binned(name: str, values: np.ndarray, scheme: str) -> Characteristic:
+def bin_values(name: str, values: np.ndarray, scheme: str) -> Characteristic:
     """The values (A,) in the bins of a scheme, or in quintiles; NaN is in no bin."""
     edges = BINS[scheme][name]
     known = values[~np.isnan(values)]
     if name != "instances" and len(known):
-        counts = np.bincount(_number(known, edges))
-        if counts.max() > LOPSIDED * len(known):
+        counts = np.bincount(_bin_indices(known, edges))
+        if counts.max() > MAX_BIN_SHARE * len(known):
             scheme, edges = "quintiles", tuple(np.quantile(known, np.linspace(0, 1, 6)).tolist())
-    number = np.where(np.isnan(values), -1, _number(values, edges))
-    return Characteristic(name, UNITS[name], scheme, NAMES[: len(edges) - 1], edges, number)
+    indices = np.where(np.isnan(values), -1, _bin_indices(values, edges))
+    return Characteristic(name, UNITS[name], scheme, NAMES[: len(edges) - 1], edges, indices)
 
 
-def _number(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
+def _bin_indices(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
     return np.searchsorted(np.array(edges[1:-1]), values, side="left")

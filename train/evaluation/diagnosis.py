@@ -2,8 +2,8 @@
 found.
 
 Follows Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (DETAD, ECCV 2018). A detection that
-takes no true action is judged by the true action of its video with the highest tIoU, of whatever class: at
-the threshold or above it is a double detection (same class) or a wrong label (another); from 0.1 on a
+takes no true action is compared with the true action of its video with the highest tIoU, of whatever class:
+at the threshold or above it is a double detection (same class) or a wrong label (another); from 0.1 on a
 localisation error (same class) or a confusion (another); below, background. All of it at each tIoU threshold,
 then averaged.
 
@@ -27,26 +27,24 @@ from train.evaluation.average_precision import Curves, curves_of
 from train.evaluation.characteristics import Characteristic
 from train.evaluation.matching import Matches, overlapping_pairs
 
-OUTCOMES = ("true_positive", "double", "wrong_label", "localisation", "confusion", "background")
-ERRORS = OUTCOMES[1:]
-LEAST_TIOU = 0.1  # below it a detection has nothing to do with the true action
-GROUPS = 10  # the best 10 G detections of a class with G true actions are looked at, G at a time
-LEAST_PRECISION = 0.05  # a true action found at a lower normalised precision is as good as missed
+DETECTION_KINDS = ("true_positive", "double", "wrong_label", "localisation", "confusion", "background")
+ERROR_KINDS = DETECTION_KINDS[1:]
+MIN_TIOU = 0.1  # below it a detection has nothing to do with the true action
+GROUPS = 10  # the best 10 G detections of a class with G true actions are profiled, G at a time
+MIN_PRECISION = 0.05  # a true action found at a lower normalised precision is as good as missed
 
 
-def outcomes_of(matched: Matches) -> np.ndarray:
-    """Which of OUTCOMES each detection is, (thresholds, n) of int8."""
+def detection_kinds(matched: Matches) -> np.ndarray:
+    """Which kind each detection is, (thresholds, n) of int8: positions in DETECTION_KINDS."""
     detected, true = matched.detected, matched.data.true
-    detection, action, tiou = overlapping_pairs(detected, true, min(LEAST_TIOU, matched.thresholds[0]))
+    detection, action, tiou = overlapping_pairs(detected, true, min(MIN_TIOU, matched.thresholds[0]))
     best, own = np.zeros(len(detected.label)), np.zeros(len(detected.label))
     np.maximum.at(best, detection, tiou)
     same = detected.label[detection] == true.label[action]
     np.maximum.at(own, detection[same], tiou[same])
     own_class = own >= best  # also where both are 0: background, whatever the class
     near = best >= matched.thresholds[:, None]
-    code = np.where(
-        near, np.where(own_class, 1, 2), np.where(best < LEAST_TIOU, 5, np.where(own_class, 3, 4))
-    )
+    code = np.where(near, np.where(own_class, 1, 2), np.where(best < MIN_TIOU, 5, np.where(own_class, 3, 4)))
     return np.where(matched.hit, 0, code).astype(np.int8)
 
 
@@ -58,31 +56,31 @@ def limit_weights(weight: np.ndarray, begin: np.ndarray, most: np.ndarray) -> np
     return limited
 
 
-def headline_of(matched: Matches, outcomes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def summary_statistic(matched: Matches, kinds: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function of how often each video counts, (videos,) -> (1 + 6 + 5,): average mAP_N of the best 10 G,
-    the share of each outcome among them, and the mAP_N gained when each kind of error is taken away."""
-    label, hit, num_classes = matched.detected.label, matched.hit, len(matched.data.names)
-    begin = matched.edges[label]
+    the share of each kind among them, and the mAP_N gained when each kind of error is taken away."""
+    label, hit, num_classes = matched.detected.label, matched.hit, len(matched.data.labels)
+    begin = matched.class_offsets[label]
 
-    def headline(copies: np.ndarray) -> np.ndarray:
+    def summary(copies: np.ndarray) -> np.ndarray:
         true = matched.data.true
         num_true = np.bincount(true.label, weights=copies[true.video], minlength=num_classes)
         weight = np.append(copies, 1.0)[matched.detected.video]  # unknown videos, -1, count once
         weight = limit_weights(weight, begin, GROUPS * num_true[label])
         chosen = np.flatnonzero(weight)
-        kept, kinds = weight[chosen], outcomes[:, chosen]
+        kept, chosen_kinds = weight[chosen], kinds[:, chosen]
         curves = Curves(hit[:, chosen], label[chosen], num_classes)
         average = num_true.sum() / max(1, np.count_nonzero(num_true))
         base = mean_area(curves, kept, num_true, average)
-        share = sum(np.bincount(row, weights=kept, minlength=len(OUTCOMES)) for row in kinds)
-        share = share / max(len(kinds) * kept.sum(), 1e-300)
+        share = sum(np.bincount(row, weights=kept, minlength=len(DETECTION_KINDS)) for row in chosen_kinds)
+        share = share / max(len(chosen_kinds) * kept.sum(), 1e-300)
         gains = [
-            mean_area(curves, kept * (kinds != code), num_true, average) - base
-            for code in range(1, len(OUTCOMES))
+            mean_area(curves, kept * (chosen_kinds != code), num_true, average) - base
+            for code in range(1, len(DETECTION_KINDS))
         ]
         return np.array([base, *share, *gains])
 
-    return headline
+    return summary
 
 
 def mean_area(curves: Curves, kept: np.ndarray, num_true: np.ndarray, average_true: float) -> float:
@@ -91,18 +89,18 @@ def mean_area(curves: Curves, kept: np.ndarray, num_true: np.ndarray, average_tr
     return float(area.mean()) if area.size else float("nan")
 
 
-def profile(matched: Matches, outcomes: np.ndarray) -> dict[str, Any]:
-    """Outcomes of the best G, the next G, ... of each class: mean counts over thresholds, all classes
+def profile(matched: Matches, kinds: np.ndarray) -> dict[str, Any]:
+    """Kinds of the best G, the next G, ... detections of each class: mean counts over thresholds, all classes
     together, and per class those of its best 10 G."""
     label = matched.detected.label
-    group = (np.arange(len(label)) - matched.edges[label]) // matched.num_true[label]
+    group = (np.arange(len(label)) - matched.class_offsets[label]) // matched.num_true[label]
     inside = np.flatnonzero(group < GROUPS)
-    label, group, kinds = label[inside], group[inside], outcomes[:, inside]
-    num_classes, size = len(matched.data.names), len(OUTCOMES)
+    label, group, kinds = label[inside], group[inside], kinds[:, inside]
+    num_classes, size = len(matched.data.labels), len(DETECTION_KINDS)
     cell = (label * GROUPS + group) * size + kinds
     counts = np.bincount(cell.ravel(), minlength=num_classes * GROUPS * size) / len(kinds)
     counts = counts.reshape(num_classes, GROUPS, size)
-    classes = dict(zip(matched.data.names, counts.sum(axis=1).tolist(), strict=True))
+    classes = dict(zip(matched.data.labels, counts.sum(axis=1).tolist(), strict=True))
     return {"groups": counts.sum(axis=0).tolist(), "per_class": classes}
 
 
@@ -111,7 +109,7 @@ def sensitivity(matched: Matches, characteristic: Characteristic) -> list[float 
 
     Detections that take an action outside the bin at any threshold are left out, as in the published code.
     """
-    curves, num_classes = curves_of(matched), len(matched.data.names)
+    curves, num_classes = curves_of(matched), len(matched.data.labels)
     average = len(matched.data.true.label) / num_classes
     values: list[float | None] = []
     for number in range(len(characteristic.names)):
@@ -122,12 +120,12 @@ def sensitivity(matched: Matches, characteristic: Characteristic) -> list[float 
     return values
 
 
-def missed(matched: Matches) -> np.ndarray:
+def missed_actions(matched: Matches) -> np.ndarray:
     """Which true actions nothing finds at a normalised precision above 0.05, (thresholds, A) of bool."""
     curves, true = curves_of(matched), matched.data.true
-    average = len(true.label) / len(matched.data.names)
+    average = len(true.label) / len(matched.data.labels)
     _, precision = curves.precision(np.ones(len(matched.detected.label)), matched.num_true, average)
-    sound = precision.reshape(-1)[curves.place] > LEAST_PRECISION
+    sound = precision.reshape(-1)[curves.cell] > MIN_PRECISION
     level, position = curves.level[sound], curves.position[sound]
     lost = np.ones((len(matched.thresholds), len(true.label)), dtype=bool)
     lost[level, matched.action[level, position]] = False
@@ -137,34 +135,34 @@ def missed(matched: Matches) -> np.ndarray:
 def diagnose(matched: Matches, characteristics: list[Characteristic]) -> dict[str, Any]:
     """The whole diagnosis as plain numbers; fractions, averaged over the thresholds of `matched`.
 
-    {"tiou", "outcomes": their names, "average_mAP_N": of all detections, "top": of the best 10 G alone:
-    {"average_mAP_N", "share": {outcome: ..}, "gain": {error: ..}}, "profile": {"groups": mean counts of each
-    outcome in the best G, the next G, ..., "per_class"}, "false_negatives": share of true actions missed,
+    {"tiou", "outcomes": DETECTION_KINDS, "average_mAP_N": of all detections, "top": of the best 10 G alone:
+    {"average_mAP_N", "share": {kind: ..}, "gain": {error: ..}}, "profile": {"groups": mean counts of each
+    kind in the best G, the next G, ..., "per_class"}, "false_negatives": share of true actions missed,
     "characteristics": {name: {"scheme", "unit", "bins": [{"name", "low", "high", "num_true", "average_mAP_N",
     "false_negatives"}]}}}; a bin without true actions has null for both.
     """
-    outcomes, lost = outcomes_of(matched), missed(matched)
-    top = headline_of(matched, outcomes)(np.ones(len(matched.data.keys))).tolist()
-    average = len(matched.data.true.label) / len(matched.data.names)
+    kinds, lost = detection_kinds(matched), missed_actions(matched)
+    top = summary_statistic(matched, kinds)(np.ones(len(matched.data.keys))).tolist()
+    average = len(matched.data.true.label) / len(matched.data.labels)
     ones = np.ones(len(matched.detected.label))
     return {
         "tiou": matched.thresholds.tolist(),
-        "outcomes": list(OUTCOMES),
+        "outcomes": list(DETECTION_KINDS),
         "average_mAP_N": mean_area(curves_of(matched), ones, matched.num_true, average),
-        "top": name_headline(top),
-        "profile": profile(matched, outcomes),
+        "top": name_summary(top),
+        "profile": profile(matched, kinds),
         "false_negatives": float(lost.mean()),
         "characteristics": {item.name: _bins(matched, item, lost) for item in characteristics},
     }
 
 
-def name_headline(values: list[Any]) -> dict[str, Any]:
-    """What `headline_of` computes (or an interval of each), under its names."""
-    shares, gains = values[1 : 1 + len(OUTCOMES)], values[1 + len(OUTCOMES) :]
+def name_summary(values: list[Any]) -> dict[str, Any]:
+    """What `summary_statistic` computes (or an interval of each), under its names."""
+    shares, gains = values[1 : 1 + len(DETECTION_KINDS)], values[1 + len(DETECTION_KINDS) :]
     return {
         "average_mAP_N": values[0],
-        "share": dict(zip(OUTCOMES, shares, strict=True)),
-        "gain": dict(zip(ERRORS, gains, strict=True)),
+        "share": dict(zip(DETECTION_KINDS, shares, strict=True)),
+        "gain": dict(zip(ERROR_KINDS, gains, strict=True)),
     }
 
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.average_precision import check_tiou, mean_average_precision
+from pipeline.annotations import Video
+from train.detections import Results
+from train.evaluation.average_precision import check_tiou, precision_metrics
 from train.evaluation.bootstrap import bootstrap
 from train.evaluation.characteristics import BINS, characteristics_of
 from train.evaluation.diagnosis import diagnose
-from train.evaluation.matching import collect, match_collected
+from train.evaluation.matching import evaluation_data, match_detections
 from train.evaluation.recall import recall_metrics
 
 
-def assess(
-    truth: Mapping[str, Any],
-    detections: Mapping[str, Sequence[Mapping[str, Any]]],
+def evaluate(
+    ground_truth: Mapping[str, Video],
+    detections: Results,
     *,
     tiou: Sequence[float],
     protocol: str,
@@ -27,18 +29,18 @@ def assess(
     resamples: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What `evaluate` returns, with "recall" and, where asked, "diagnosis" and "intervals"; plain numbers.
+    """What `mean_average_precision` returns, with "recall" and, where asked, "diagnosis" and "intervals".
 
     diagnosis: see `diagnosis.diagnose`; bins: whose edges, "activitynet" or "thumos". resamples: of the
-    bootstrap over videos, 0 for none; see `bootstrap.bootstrap`. Errors as `evaluate`.
+    bootstrap over videos, 0 for none; see `bootstrap.bootstrap`. Errors as `mean_average_precision`.
     """
-    data = collect(truth, detections, drop_duplicates=drop_duplicates)
-    matched = match_collected(data, np.array(check_tiou(tiou)))
-    metrics = mean_average_precision(matched, protocol=protocol)
+    data = evaluation_data(ground_truth, detections, drop_duplicates=drop_duplicates)
+    matched = match_detections(data, np.array(check_tiou(tiou)))
+    metrics = precision_metrics(matched, protocol=protocol)
     metrics["recall"] = recall_metrics(matched)
     if diagnosis:
         scheme = bins if bins in BINS else "activitynet"
-        metrics["diagnosis"] = diagnose(matched, characteristics_of(data, truth, scheme=scheme))
+        metrics["diagnosis"] = diagnose(matched, characteristics_of(data, ground_truth, scheme=scheme))
     if resamples:
         metrics["intervals"] = bootstrap(matched, resamples=resamples, seed=seed, diagnosis=diagnosis)
     return metrics

@@ -1,4 +1,4 @@
-"""Reads what an evaluation compares: detections, ground truth, external scores; names videos alike."""
+"""Reads ground truth and external scores, and gives detected videos the names of the ground truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.annotations import Video, read_annotations
 from pipeline.files import read_json
 from pipeline.text import first_names, short
-from train.detections import Results
+from train.detections import DetectionsFile
 from train.evaluation.video_names import Names, match_videos
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The ground truth of one subset: its videos by key; names: of the videos of all subsets."""
+class GroundTruth:
+    """The ground truth of one subset: its videos by key; names: what videos of all subsets are called."""
 
     videos: dict[str, Video]
     subset: str
@@ -60,7 +60,7 @@ def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
     return scores
 
 
-def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
+def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
     """ValueError unless there are scores for every video: asked before the model runs, not hours into it."""
     missing = [key for key in videos if not scores.get(key)]
     if missing:
@@ -70,39 +70,41 @@ def check_external(scores: Mapping[str, Mapping[str, float]], videos: list[str])
         )
 
 
-def read_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> Truth:
+def read_ground_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> GroundTruth:
     """The ground truth of one subset.
 
     location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
-    one that `hint` (the detections' own word) names, or the only one; ValueError listing them if there are
-    more.
+    `hint` (what the detections state) if there is such a subset, or the only one; ValueError listing them if
+    there are more.
     """
     path = Path(location)
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
         videos = read_annotations(path)
-        chosen = choose_subset(Counter(video.subset for video in videos.values()), subset, hint, location)
+        counts = Counter(video.subset for video in videos.values())
+        chosen = choose_subset(counts, subset, hint, where=location)
         of_subset = {key: video for key, video in videos.items() if video.subset == chosen}
-        return Truth(of_subset, chosen, dict.fromkeys(videos, ()))
+        return GroundTruth(of_subset, chosen, dict.fromkeys(videos, ()))
     from pipeline.dataset import Dataset
 
     dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
-    chosen = choose_subset(Counter(video.subset for video in dataset.videos.values()), subset, hint, location)
-    return truth_of(dataset, chosen)
+    counts = Counter(video.subset for video in dataset.videos.values())
+    return ground_truth_of(dataset, choose_subset(counts, subset, hint, where=location))
 
 
-def truth_of(dataset: Dataset, subset: str) -> Truth:
+def ground_truth_of(dataset: Dataset, subset: str) -> GroundTruth:
     """The ground truth of a packed data set's subset."""
-    return Truth(dataset.ground_truth(subset), subset, names_of(dataset))
+    return GroundTruth(dataset.ground_truth(subset), subset, video_names_of(dataset))
 
 
-def names_of(dataset: Dataset) -> Names:
+def video_names_of(dataset: Dataset) -> Names:
     """What the videos of a packed data set are called: their names in the annotations, and their files."""
     return {key: [name for name in (v.source, v.file) if name] for key, v in dataset.videos.items()}
 
 
-def facts_of(dataset: Dataset, subset: str) -> dict[str, Any]:
-    """What detections in a packed subset say about its videos under "external_data", as predict does:
-    "videos", with name and seconds, and "rejected", with the reason.
+def subset_metadata(dataset: Dataset, subset: str) -> dict[str, Any]:
+    """The "external_data" of detections in a packed subset, with the keys that predict writes too.
+
+    "videos": name in the annotations and seconds of each; "rejected": why videos could not be read.
     """
     videos = {key: video for key, video in sorted(dataset.videos.items()) if video.subset == subset}
     return {
@@ -111,50 +113,35 @@ def facts_of(dataset: Dataset, subset: str) -> dict[str, Any]:
     }
 
 
-def names_in(results: Results, meta: Mapping[str, Any]) -> Names:
-    """What the detected videos are called: the files and names that "external_data" states, if it does."""
-    stated = table_in(meta, "videos")
-    facts = {key: stated[key] if isinstance(stated.get(key), dict) else {} for key in results}
-    return {
-        key: [about[field] for field in ("file", "source") if isinstance(about.get(field), str)]
-        for key, about in facts.items()
-    }
-
-
-def table_in(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An object of "external_data"; empty where a foreign file has none, or something else."""
-    table = meta.get(name)
-    return table if isinstance(table, dict) else {}
-
-
-def renamed(results: Results, meta: dict[str, Any], truth: Truth) -> tuple[Results, dict[str, Any], str]:
-    """Results and "external_data" under the names of the ground truth, and a line about names that differ.
+def rename_videos(detections: DetectionsFile, ground_truth: GroundTruth) -> tuple[DetectionsFile, str]:
+    """The detections with the ground truth's keys of videos, and a line about names that differ.
 
     The line is empty where none does. ValueError as `match_videos`.
     """
-    pairs = match_videos(names_in(results, meta), truth.names)
-    other = [key for key, true in pairs.items() if key != true]
+    keys = match_videos(detections.names, ground_truth.names)
+    other = [key for key, true in keys.items() if key != true]
     if not other:
-        return results, meta, ""
-    tables = {
-        name: {pairs.get(key, key): value for key, value in table_in(meta, name).items()}
-        for name in ("videos", "rejected")
-    }
+        return detections, ""
     line = (
-        f"{len(other)} of {len(results)} videos matched by file name, "
-        f"such as {other[0]!r} with {pairs[other[0]]!r}"
+        f"{len(other)} of {len(detections.results)} videos matched by file name, "
+        f"such as {other[0]!r} with {keys[other[0]]!r}"
     )
-    return {pairs.get(key, key): entries for key, entries in results.items()}, {**meta, **tables}, line
+    return detections.renamed(keys), line
 
 
-def choose_subset(known: Mapping[str, int], wanted: str | None, hint: str | None, where: str | Path) -> str:
-    """Which subset to compare with; ValueError listing them when it is unknown or unsaid."""
-    listing = ", ".join(f"{name} ({count} videos)" for name, count in sorted(known.items()))
-    chosen = wanted or (hint if hint in known else None)
-    if chosen is None and len(known) == 1:
-        chosen = next(iter(known))
+def choose_subset(
+    num_videos: Mapping[str, int], subset: str | None, hint: str | None, *, where: str | Path
+) -> str:
+    """The subset to compare with; ValueError listing them where it is unknown, or none is asked for.
+
+    num_videos: {subset: videos}. subset: the one that is asked for; without it, `hint` or the only one.
+    """
+    listing = ", ".join(f"{name} ({count} videos)" for name, count in sorted(num_videos.items()))
+    chosen = subset or (hint if hint in num_videos else None)
+    if chosen is None and len(num_videos) == 1:
+        chosen = next(iter(num_videos))
     if chosen is None:
         raise ValueError(f"{where}: has the subsets {listing}; choose one with --subset")
-    if chosen not in known:
+    if chosen not in num_videos:
         raise ValueError(f"{where}: no video of subset {chosen!r}, want one of: {listing}")
     return chosen

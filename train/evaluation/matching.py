@@ -6,20 +6,21 @@ action of its video with the highest tIoU at or above the threshold, or is a fal
 The official loop takes detections one by one. Here all of them bid at once: each for its best true action,
 which keeps the bidder with the highest score; the others bid for their next one, until nobody has to move
 (Gale and Shapley's deferred acceptance). As every true action ranks the bidders alike, by score, there is one
-stable outcome: the loop's.
+stable matching: the loop's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from pipeline.annotations import Action, is_duplicate
+from pipeline.annotations import Action, Video, is_duplicate
+from train.detections import Results
 
 # --- from dictionaries to arrays --------------------------------------------------------------------------
 
@@ -38,15 +39,17 @@ class SegmentTable:
         return SegmentTable(self.video[index], self.label[index], self.segments[index], self.scores[index])
 
 
-def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_duplicates: bool) -> SegmentTable:
-    """The true actions of `truth` in file order; scores are zero.
+def ground_truth_table(
+    ground_truth: Mapping[str, Video], labels: Mapping[str, int], *, drop_duplicates: bool
+) -> SegmentTable:
+    """The true actions of all videos in file order; scores are zero.
 
     With `drop_duplicates`, an action whose label and both ends (within 1 ms) repeat an earlier one of its
     video goes, and so does one without length, as OpenTAD and ActionFormer do; the official protocol keeps
     both.
     """
     video, label, segments = [], [], []
-    for index, item in enumerate(truth.values()):
+    for index, item in enumerate(ground_truth.values()):
         kept: list[Action] = []
         for action in item.actions:
             if drop_duplicates and (
@@ -57,20 +60,18 @@ def truth_rows(truth: Mapping[str, Any], labels: Mapping[str, int], *, drop_dupl
         video += [index] * len(kept)
         label += [labels[action.label] for action in kept]
         segments += [(action.start, action.end) for action in kept]
-    return _rows(video, label, segments, np.zeros(len(video)))
+    return _table(video, label, segments, np.zeros(len(video)))
 
 
-def _rows(video: Any, label: Any, segments: Any, scores: Any) -> SegmentTable:
+def _table(video: Any, label: Any, segments: Any, scores: Any) -> SegmentTable:
     segments = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
     return SegmentTable(
         np.asarray(video, np.int64), np.asarray(label, np.int64), segments, np.asarray(scores, np.float64)
     )
 
 
-def detection_rows(
-    detections: Mapping[str, Sequence[Mapping[str, Any]]],
-    videos: Mapping[str, int],
-    labels: Mapping[str, int],
+def detection_table(
+    detections: Results, videos: Mapping[str, int], labels: Mapping[str, int]
 ) -> SegmentTable:
     """The detections in file order; video or label -1 where the ground truth does not know it.
 
@@ -84,22 +85,22 @@ def detection_rows(
     entries = list(chain.from_iterable(detections.values()))
     try:
         label = [labels.get(entry["label"], -1) for entry in entries]
-        rows = _rows(
+        table = _table(
             video, label, [entry["segment"] for entry in entries], [entry["score"] for entry in entries]
         )
         sound = (
-            len(rows.segments) == len(entries)
-            and np.isfinite(rows.segments).all()
-            and np.isfinite(rows.scores).all()
+            len(table.segments) == len(entries)
+            and np.isfinite(table.segments).all()
+            and np.isfinite(table.scores).all()
         )
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
         raise ValueError(_first_problem(detections))
-    return rows
+    return table
 
 
-def _first_problem(detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _first_problem(detections: Results) -> str:
     want = 'want {"segment": [start, end], "label": text, "score": number}, all finite; fix or remove it'
     for key, entries in detections.items():
         for number, entry in enumerate(entries):
@@ -149,7 +150,7 @@ def pair_tiou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def match(detected: SegmentTable, true: SegmentTable, thresholds: np.ndarray) -> np.ndarray:
     """The true action that each detection takes, per threshold: (thresholds, n) row numbers, -1 for none.
 
-    `detected` is sorted by falling score. Labels are not looked at; `match_labels` keeps them apart.
+    `detected` is sorted by falling score. Labels are ignored; `match_labels` keeps them apart.
     """
     detection, action, tiou = overlapping_pairs(detected, true, thresholds[0])
     num_levels, num_detections, num_true = len(thresholds), len(detected.scores), len(true.scores)
@@ -158,9 +159,8 @@ def match(detected: SegmentTable, true: SegmentTable, thresholds: np.ndarray) ->
     begin = np.searchsorted(detection, np.arange(num_detections))
 
     level, bidder = np.divmod(np.flatnonzero(options), num_detections)
-    cursor = begin[
-        bidder
-    ]  # the pair each bidder is at; at a threshold it may go through the first of its list
+    # the pair each bidder is at; at a threshold it may go through the first of its list
+    cursor = begin[bidder]
     end = cursor + options[options > 0]
     holder = np.empty(num_levels * num_true, dtype=np.int64)
     while len(bidder):
@@ -194,34 +194,31 @@ def match_labels(
 class EvaluationData:
     """Ground truth and detections as arrays, both in file order.
 
-    Videos count `keys`; labels count `names`, the classes with a true action. A detection's video or label is
-    -1 where the ground truth has none such.
+    The columns `video` are positions in `keys`, the columns `label` in `labels`, the classes with a true
+    action. A detection's video or label is -1 where the ground truth has none such.
     """
 
     keys: tuple[str, ...]
-    names: tuple[str, ...]
+    labels: tuple[str, ...]
     true: SegmentTable
     detected: SegmentTable
 
 
-def collect(
-    truth: Mapping[str, Any],
-    detections: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    drop_duplicates: bool = False,
+def evaluation_data(
+    ground_truth: Mapping[str, Video], detections: Results, *, drop_duplicates: bool = False
 ) -> EvaluationData:
-    """truth: {video: object with `.actions`}. ValueError without any action, or for a bad detection."""
-    names = sorted({action.label for video in truth.values() for action in video.actions})
+    """Both sides of an evaluation as arrays; ValueError without any action, or for a bad detection."""
+    names = sorted({action.label for video in ground_truth.values() for action in video.actions})
     labels = {name: index for index, name in enumerate(names)}
-    true = truth_rows(truth, labels, drop_duplicates=drop_duplicates)
+    true = ground_truth_table(ground_truth, labels, drop_duplicates=drop_duplicates)
     if not len(true.scores):
         raise ValueError(
-            f"ground truth: {len(truth)} videos without a single action, want at least one action"
+            f"ground truth: {len(ground_truth)} videos without a single action, want at least one action"
         )
     present, numbers = np.unique(true.label, return_inverse=True)  # dropping may leave a class with nothing
     labels = {names[old]: new for new, old in enumerate(present.tolist())}
-    detected = detection_rows(detections, {key: index for index, key in enumerate(truth)}, labels)
-    return EvaluationData(tuple(truth), tuple(labels), replace(true, label=numbers), detected)
+    detected = detection_table(detections, {key: index for index, key in enumerate(ground_truth)}, labels)
+    return EvaluationData(tuple(ground_truth), tuple(labels), replace(true, label=numbers), detected)
 
 
 @dataclass(frozen=True)
@@ -245,16 +242,16 @@ class Matches:
     @property
     def num_true(self) -> np.ndarray:
         """True actions of each class, (K,)."""
-        return np.bincount(self.data.true.label, minlength=len(self.data.names))
+        return np.bincount(self.data.true.label, minlength=len(self.data.labels))
 
     @property
-    def edges(self) -> np.ndarray:
-        """Where each class begins in `detected`, and the end: (K + 1,)."""
-        return np.searchsorted(self.detected.label, np.arange(len(self.data.names) + 1))
+    def class_offsets(self) -> np.ndarray:
+        """The row at which each class begins in `detected`, and the number of rows: (K + 1,)."""
+        return np.searchsorted(self.detected.label, np.arange(len(self.data.labels) + 1))
 
 
-def match_collected(data: EvaluationData, thresholds: np.ndarray) -> Matches:
-    """Match all classes."""
+def match_detections(data: EvaluationData, thresholds: np.ndarray) -> Matches:
+    """Match all classes at all thresholds."""
     order = np.lexsort((-data.detected.scores, data.detected.label))
     detected = data.detected.take(order[np.searchsorted(data.detected.label[order], 0) :])
     return Matches(data, thresholds, detected, match_labels(detected, data.true, thresholds, len(data.keys)))

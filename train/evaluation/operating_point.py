@@ -6,20 +6,24 @@ true action once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from train.evaluation.matching import SegmentTable, detection_rows, match_labels, truth_rows
+from pipeline.annotations import Video
+from train.detections import Results
+from train.evaluation.matching import SegmentTable, detection_table, ground_truth_table, match_labels
 
 TIOU = 0.5
 
 
 @dataclass(frozen=True)
 class MatchedDetections:
-    """All true actions and detections, with a verdict per detection: hit (n,). Rows count keys and labels."""
+    """All true actions and detections; hit (n,): whether a detection takes a true action.
+
+    The columns `video` are positions in `keys`, the columns `label` in `labels`.
+    """
 
     keys: tuple[str, ...]
     labels: tuple[str, ...]
@@ -48,58 +52,57 @@ class OperatingPoint:
 
     @property
     def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 where nothing is right."""
         return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-12)
 
 
-def judge(
-    truth: Mapping[str, Any], detections: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> MatchedDetections:
-    """Match all detections of known videos and classes with the true actions at tIoU 0.5."""
-    keys = tuple(truth)
-    names = {action.label for video in truth.values() for action in video.actions}
+def matched_detections(ground_truth: Mapping[str, Video], detections: Results) -> MatchedDetections:
+    """Match all detections with the true actions at tIoU 0.5; those of unknown videos are no hits."""
+    keys = tuple(ground_truth)
+    names = {action.label for video in ground_truth.values() for action in video.actions}
     names |= {entry["label"] for entries in detections.values() for entry in entries}
     labels = tuple(sorted(names))
     index = {name: number for number, name in enumerate(labels)}
-    true = truth_rows(truth, index, drop_duplicates=False)
-    detected = detection_rows(detections, {key: number for number, key in enumerate(keys)}, index)
+    true = ground_truth_table(ground_truth, index, drop_duplicates=False)
+    detected = detection_table(detections, {key: number for number, key in enumerate(keys)}, index)
     hit = np.zeros(len(detected.scores), dtype=bool)
     order = np.lexsort((-detected.scores, detected.label))
     hit[order] = match_labels(detected.take(order), true, np.array([TIOU]), len(keys))[0] >= 0
     return MatchedDetections(keys, labels, true, detected, hit)
 
 
-def operating_point(judged: MatchedDetections) -> OperatingPoint:
+def operating_point(matched: MatchedDetections) -> OperatingPoint:
     """Where F1 is best; a score above every detection if nothing is ever right."""
-    order = np.argsort(-judged.detected.scores, kind="stable")
-    hits = judged.hit[order].cumsum()
+    order = np.argsort(-matched.detected.scores, kind="stable")
+    hits = matched.hit[order].cumsum()
     if not len(hits) or not hits[-1]:
         return OperatingPoint(float("inf"), 0.0, 0.0)
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(judged.true.label))
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(matched.true.label))
     best = int(f1.argmax())
     return OperatingPoint(
-        float(judged.detected.scores[order[best]]),
+        float(matched.detected.scores[order[best]]),
         float(hits[best] / (best + 1)),
-        float(hits[best] / len(judged.true.label)),
+        float(hits[best] / len(matched.true.label)),
     )
 
 
-def precision_recall(judged: MatchedDetections, *, count: int = 300) -> list[tuple[float, float]]:
+def precision_recall(matched: MatchedDetections, *, count: int = 300) -> list[tuple[float, float]]:
     """About `count` points (recall, precision) in percent, all classes together, interpolated as AP does."""
-    hits = judged.hit[np.argsort(-judged.detected.scores, kind="stable")].cumsum()
+    hits = matched.hit[np.argsort(-matched.detected.scores, kind="stable")].cumsum()
     if not len(hits):
         return []
     precision = hits / np.arange(1, len(hits) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.unique(np.geomspace(1, len(hits), count).round().astype(int)) - 1
-    recall = hits[places] / max(len(judged.true.label), 1)
-    return list(zip((100 * recall).tolist(), (100 * precision[places]).tolist(), strict=True))
+    positions = np.unique(np.geomspace(1, len(hits), count).round().astype(int)) - 1
+    recall = hits[positions] / max(len(matched.true.label), 1)
+    return list(zip((100 * recall).tolist(), (100 * precision[positions]).tolist(), strict=True))
 
 
-def video_scores(judged: MatchedDetections, point: OperatingPoint) -> np.ndarray:
-    """F1 of each video at the working point; NaN for a video without true actions."""
-    shown = (judged.detected.scores >= point.score) & (judged.detected.video >= 0)
-    count = len(judged.keys)
-    hits = np.bincount(judged.detected.video[shown & judged.hit], minlength=count)
-    answers = np.bincount(judged.detected.video[shown], minlength=count)
-    true = np.bincount(judged.true.video, minlength=count)
+def video_scores(matched: MatchedDetections, point: OperatingPoint) -> np.ndarray:
+    """F1 of each video at the operating point; NaN for a video without true actions."""
+    shown = (matched.detected.scores >= point.score) & (matched.detected.video >= 0)
+    count = len(matched.keys)
+    hits = np.bincount(matched.detected.video[shown & matched.hit], minlength=count)
+    answers = np.bincount(matched.detected.video[shown], minlength=count)
+    true = np.bincount(matched.true.video, minlength=count)
     return np.where(true > 0, 2 * hits / np.maximum(answers + true, 1), np.nan)

@@ -34,13 +34,14 @@ class FirstRanks:
     """When each true action is first found while its video's proposals are gone through by falling score.
 
     video: (A,) of each true action; rank: (thresholds, A), 0 for the best proposal, NEVER when none reaches
-    the tIoU; counts: (videos,) proposals of each video; strangers: proposals of videos without ground truth.
+    the tIoU; counts: (videos,) proposals of each video; num_unknown: proposals of videos that the ground
+    truth does not have.
     """
 
     video: np.ndarray
     rank: np.ndarray
     counts: np.ndarray
-    strangers: int
+    num_unknown: int
 
 
 def first_ranks(data: EvaluationData, thresholds: np.ndarray, *, same_label: bool = False) -> FirstRanks:
@@ -53,32 +54,32 @@ def first_ranks(data: EvaluationData, thresholds: np.ndarray, *, same_label: boo
     if same_label:
         same = detected.label[detection] == true.label[action]
         detection, action, tiou = detection[same], action[same], tiou[same]
-    place = detection - begin[detected.video[detection]]
+    position = detection - begin[detected.video[detection]]
     rank = np.full((len(thresholds), len(true.label)), NEVER)
     for level, threshold in enumerate(thresholds):
         near = tiou >= threshold
-        np.minimum.at(rank[level], action[near], place[near])
+        np.minimum.at(rank[level], action[near], position[near])
     return FirstRanks(true.video, rank, np.diff(begin), int(begin[0]))
 
 
-def average_recall(found: FirstRanks, copies: np.ndarray | None = None) -> np.ndarray:
+def average_recall(ranks: FirstRanks, copies: np.ndarray | None = None) -> np.ndarray:
     """AR for AN = 1 .. 100, (100,). copies: (videos,) how often each video counts; without it, once."""
-    copies = np.ones(len(found.counts)) if copies is None else copies
-    with_truth = np.bincount(found.video, minlength=len(copies)) > 0
-    wanted = MAX_PROPOSALS * float(copies[with_truth].sum())
-    proposals = float((copies * found.counts).sum()) + found.strangers
-    weight = copies[found.video]
+    copies = np.ones(len(ranks.counts)) if copies is None else copies
+    with_actions = np.bincount(ranks.video, minlength=len(copies)) > 0
+    wanted = MAX_PROPOSALS * float(copies[with_actions].sum())
+    proposals = float((copies * ranks.counts).sum()) + ranks.num_unknown
+    weight = copies[ranks.video]
     if not proposals or not weight.any():
         return np.full(MAX_PROPOSALS, np.nan if not weight.any() else 0.0)
-    kept = np.minimum((found.counts * (wanted / proposals)).astype(np.int64), found.counts)  # (videos,)
-    total = float((copies * kept)[with_truth].sum())
+    kept = np.minimum((ranks.counts * (wanted / proposals)).astype(np.int64), ranks.counts)  # (videos,)
+    total = float((copies * kept)[with_actions].sum())
     if not total:
         return np.zeros(MAX_PROPOSALS)
     shares = np.arange(1, MAX_PROPOSALS + 1) / 100.0 * (wanted / total)
-    level, action = np.nonzero(found.rank < kept[found.video])
-    step = _first_step(found.rank[level, action] + 1, kept[found.video[action]], shares)
+    level, action = np.nonzero(ranks.rank < kept[ranks.video])
+    step = _first_step(ranks.rank[level, action] + 1, kept[ranks.video[action]], shares)
     gained = np.bincount(step, weights=weight[action], minlength=MAX_PROPOSALS + 1)[:MAX_PROPOSALS]
-    recall: np.ndarray = gained.cumsum() / (weight.sum() * len(found.rank))
+    recall: np.ndarray = gained.cumsum() / (weight.sum() * len(ranks.rank))
     return recall
 
 
@@ -97,9 +98,9 @@ def area_under(recall: np.ndarray) -> float:
     return float(np.sum((recall[1:] + recall[:-1]) / 2) / len(recall))
 
 
-def recall_at(found: FirstRanks, top: Sequence[int] = TOP_K) -> np.ndarray:
+def recall_at(ranks: FirstRanks, top: Sequence[int] = TOP_K) -> np.ndarray:
     """Share of true actions found by one of the k best of their video: (thresholds, len(top))."""
-    share: np.ndarray = (found.rank[:, :, None] < np.asarray(top)).mean(axis=1)
+    share: np.ndarray = (ranks.rank[:, :, None] < np.asarray(top)).mean(axis=1)
     return share
 
 

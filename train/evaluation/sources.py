@@ -1,12 +1,10 @@
-"""Where the detections that an evaluation measures come from: a checkpoint, raw outputs, or a file."""
+"""Detects actions for an evaluation: with a checkpoint over a data set, or anew from raw detector outputs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,79 +13,66 @@ from pydantic import ValidationError
 from pipeline.text import first_names
 from settings_group import explain
 from train.cli import Output
-from train.detections import Results, read_detections
-from train.evaluation.files import Truth, check_external, facts_of, truth_of
+from train.detections import DetectionsFile
+from train.evaluation.files import GroundTruth, check_external_scores, ground_truth_of, subset_metadata
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-    from train.inference import Trained
-    from train.postprocess import PostSettings
+    from train.inference import TrainedNetwork
+    from train.postprocess import ExternalScores, PostSettings
 
-FORM = ("codec", "fps", "short_side", "gop", "upscale")  # how videos are packed, unless they are copied
-
-
-@dataclass(frozen=True)
-class EvaluationInput:
-    """What was detected, what it is to be compared with (None: nothing at hand), and "external_data"."""
-
-    results: Results
-    truth: Truth | None
-    meta: dict[str, Any]
+# What decides a packed video's pixels, unless it was copied as it is.
+ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale")
 
 
-def finished(path: Path) -> EvaluationInput:
-    """The detections of a file or run folder."""
-    results, meta = read_detections(path)
-    return EvaluationInput(results, None, meta)
+# ----------------------------------------------------------------------------------------- a checkpoint
 
 
-def evaluate_checkpoint(
+def detect_with_checkpoint(
     checkpoint: Path,
     *,
-    shards: str | None = None,
-    subset: str | None = None,
-    overrides: tuple[str, ...] = (),
-    external_scores: dict[str, dict[str, float]] | None = None,
-    raw: Path | None = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> EvaluationInput:
-    """Run the network of a checkpoint over a subset of a data set; every video of the subset is in the
-    results.
+    shards: str | None,
+    subset: str | None,
+    overrides: Sequence[str],
+    external_scores: ExternalScores | None,
+    raw: Path | None,
+    output: Output,
+) -> tuple[DetectionsFile, GroundTruth]:
+    """Run the network of a checkpoint over a subset of a data set; all its videos are in the results.
 
     Settings are the checkpoint's own with `overrides` (key=value) on top; shards and subset default to those
-    it was trained with. raw: keep the detector's outputs in this HDF5 file.
+    it was trained with. raw: also write the detector's outputs to this HDF5 file.
     """
-    from tqdm import tqdm
-
     from train.inference import detect_in
-    from train.raw_outputs import RawWriter
+    from train.raw_outputs import raw_writer
 
-    trained, dataset = _opened(checkpoint, shards, subset, overrides)
+    trained, dataset = _open_checkpoint(checkpoint, shards, subset, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
-    for line in other_data(trained, dataset):
-        output.remark(f"warning: {settings.data.shards}: {line}")
+    for line in data_set_differences(trained, dataset):
+        output.warn(f"{settings.data.shards}: {line}")
     if external_scores is not None:
-        check_external(external_scores, [video.key for video in dataset.packed(subset)])
-    meta = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
-    meta |= facts_of(dataset, subset)
-    header = {**meta, "post": settings.post.model_dump(mode="json")}
-    with RawWriter(raw, classes=trained.classes, meta=header) if raw else nullcontext() as writer:
+        check_external_scores(external_scores, [video.key for video in dataset.packed(subset)])
+    metadata = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
+    metadata |= subset_metadata(dataset, subset)
+    header = {**metadata, "post": settings.post.model_dump(mode="json")}
+    with raw_writer(raw, classes=trained.classes, metadata=header) if raw else nullcontext() as writer:
         found = detect_in(
             trained,
             dataset,
             subset=subset,
             batch_size=settings.optimizer.batch_size,
-            watch=partial(tqdm, desc="detecting", unit="window", disable=output.no_bar),
+            watch=lambda windows: output.progress(windows, "detecting", unit="window"),
+            record=writer.add if writer is not None else None,
             external_scores=external_scores,
-            keep=writer.add if writer is not None else None,
         )
-    truth = truth_of(dataset, subset)
-    return EvaluationInput({key: found.get(key, []) for key in truth.videos}, truth, meta)
+    ground_truth = ground_truth_of(dataset, subset)
+    results = {key: found.get(key, []) for key in ground_truth.videos}
+    return DetectionsFile(results, metadata), ground_truth
 
 
-def _opened(
-    checkpoint: Path, shards: str | None, subset: str | None, overrides: tuple[str, ...]
-) -> tuple[Trained, Dataset]:
+def _open_checkpoint(
+    checkpoint: Path, shards: str | None, subset: str | None, overrides: Sequence[str]
+) -> tuple[TrainedNetwork, Dataset]:
     from pipeline.dataset import Dataset
     from train.inference import load_trained
 
@@ -97,8 +82,8 @@ def _opened(
     return trained, Dataset.open(trained.settings.data.shards)
 
 
-def other_data(trained: Trained, dataset: Dataset) -> list[str]:
-    """How a data set differs from the one the weights were trained on: by packing, by classes."""
+def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]:
+    """In what a data set differs from the one the weights were trained on: packing, classes; a line each."""
     from train.checkpoint import PACKING, read_packing
 
     lines = []
@@ -119,41 +104,25 @@ def other_data(trained: Trained, dataset: Dataset) -> list[str]:
 def packing_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     """What differs between two data sets' `settings`: "fps 30 here, 15 there"; empty if nothing does."""
     one_copied = bool(here.get("copy")) != bool(there.get("copy"))
-    names = ["copy"] if one_copied else [name for name in FORM if here.get(name) != there.get(name)]
+    names = ["copy"] if one_copied else [n for n in ENCODING_FIELDS if here.get(n) != there.get(n)]
     return ", ".join(f"{name} {here.get(name)} here, {there.get(name)} there" for name in names)
 
 
-def grouped(windows: Iterator[Any]) -> Iterator[list[Any]]:
-    """Windows of one video after another, as lists."""
-    group: list[Any] = []
-    for window in windows:
-        if group and window.key != group[0].key:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
+# ------------------------------------------------------------------------------------------ raw outputs
 
 
-def reprocess(
-    raw: Path,
-    *,
-    overrides: tuple[str, ...] = (),
-    external_scores: dict[str, dict[str, float]] | None = None,
-) -> EvaluationInput:
+def postprocess_raw(
+    raw: Path, *, overrides: Sequence[str], external_scores: ExternalScores | None
+) -> DetectionsFile:
     """Post-process a raw file anew; `overrides`: post.key=value on top of the settings in the file."""
-    from train.postprocess import detections_of
+    from train.postprocess import postprocess_videos
     from train.raw_outputs import read_raw, read_raw_header
 
-    classes, meta = read_raw_header(raw)
-    settings = post_settings({**meta.pop("post", {}), **post_overrides(overrides)})
-    results: Results = {key: [] for key in meta.get("videos", ())}
-    for windows in grouped(read_raw(raw)):
-        key = windows[0].key
-        if results.get(key):
-            raise ValueError(f"{raw}: windows of {key!r} are not together; write it again with --raw")
-        results[key] = detections_of(windows, classes, settings, external_scores=external_scores)
-    return EvaluationInput(results, None, {**meta, "raw": str(raw)})
+    classes, metadata = read_raw_header(raw)
+    settings = post_settings({**metadata.pop("post", {}), **post_overrides(overrides)})
+    found = postprocess_videos(read_raw(raw), classes, settings, external_scores=external_scores)
+    results = {**{key: [] for key in metadata.get("videos", ())}, **found}
+    return DetectionsFile(results, {**metadata, "raw": str(raw)})
 
 
 def post_settings(values: Mapping[str, Any]) -> PostSettings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.evaluation.average_precision import format_table
-from train.evaluation.diagnosis import OUTCOMES
+from train.evaluation.average_precision import format_map_table
+from train.evaluation.diagnosis import DETECTION_KINDS
 from train.evaluation.recall import format_recall
 
 TITLES = {
@@ -19,14 +19,14 @@ TITLES = {
 }
 
 
-def format_assessment(metrics: Mapping[str, Any]) -> str:
+def format_metrics(metrics: Mapping[str, Any]) -> str:
     """The tables of all that was measured, in percent."""
-    parts = [format_table(metrics), format_recall(metrics["recall"], metrics.get("intervals"))]
+    parts = [format_map_table(metrics), format_recall(metrics["recall"], metrics.get("intervals"))]
     if "intervals" in metrics:
         parts.insert(1, interval_note(metrics["intervals"]))
     if "diagnosis" in metrics:
-        format_interval = metrics.get("intervals", {}).get("diagnosis")
-        parts += ["", format_diagnosis(metrics["diagnosis"], format_interval), "", class_table(metrics)]
+        intervals = metrics.get("intervals", {}).get("diagnosis")
+        parts += ["", format_diagnosis(metrics["diagnosis"], intervals), "", class_table(metrics)]
     return "\n".join(parts)
 
 
@@ -39,8 +39,8 @@ def interval_note(intervals: Mapping[str, Any]) -> str:
 
 
 def format_diagnosis(diagnosis: Mapping[str, Any], intervals: Mapping[str, Any] | None = None) -> str:
-    """Kinds of false positives with what each costs, their profile, and the bins of the characteristics."""
-    tables = [outcome_table(diagnosis, intervals), profile_table(diagnosis), bin_table(diagnosis)]
+    """Kinds of detections with what each error costs, their profile, and the bins of the characteristics."""
+    tables = [kind_table(diagnosis, intervals), profile_table(diagnosis), bin_table(diagnosis)]
     return "\n\n".join(tables)
 
 
@@ -60,14 +60,14 @@ def format_interval(bounds: Sequence[float | None] | None) -> str:
     return f"{100 * bounds[0]:.1f} .. {100 * bounds[1]:.1f}"
 
 
-def outcome_table(diagnosis: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> str:
-    """A row per outcome: its share of the best 10 G detections, mAP_N gained without it, with intervals."""
+def kind_table(diagnosis: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> str:
+    """A row per kind of detection: share of the best 10 G, mAP_N gained without it, intervals if any."""
     top = diagnosis["top"]
     rows = [["best 10 G detections of a class", "share %", "mAP_N gain"]]
     if intervals:
         rows[0][2:2] = ["interval"]
         rows[0] += ["interval"]
-    for name in OUTCOMES:
+    for name in DETECTION_KINDS:
         gain = top["gain"].get(name)
         row = [TITLES[name], f"{100 * top['share'][name]:.1f}", "" if gain is None else f"{100 * gain:.2f}"]
         if intervals:
@@ -95,10 +95,10 @@ def class_table(metrics: Mapping[str, Any]) -> str:
 
 
 def profile_table(diagnosis: Mapping[str, Any]) -> str:
-    """Outcomes in percent of the best G detections of each class, the next G, and so on."""
+    """Kinds of detections in percent of the best G detections of each class, the next G, and so on."""
     groups = diagnosis["profile"]["groups"]
     rows = [["outcome %, by rank", *(f"{i + 1}G" for i in range(len(groups)))]]
-    for number, name in enumerate(OUTCOMES):
+    for number, name in enumerate(DETECTION_KINDS):
         cells = [f"{100 * group[number] / sum(group):.1f}" if sum(group) else "-" for group in groups]
         rows.append([TITLES[name], *cells])
     return columns(rows)

@@ -1,8 +1,8 @@
-"""One video, one name: which video of a ground truth a detected one is, however the two are spelled.
+"""Finds the ground-truth video of each detected one, although the two may be named differently.
 
 `monday morning.mp4` in a CSV, `monday morning` where it was predicted on, `monday_morning_mp4` in a packed
-data set and `v_monday morning` among ActivityNet's files are one video. Equal keys are matched first; rule
-after rule, from the strictest to the loosest, then looks at the videos that are left.
+data set and `v_monday morning` among ActivityNet's files are one video. Equal keys are matched first; then
+one rule after another, from the strictest to the loosest, is applied to the videos that have no match yet.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Names = Mapping[str, Sequence[str]]  # key of a video -> what it was called befo
 
 
 @dataclass(frozen=True)
-class _Spelled:
+class _NamedVideo:
     """A video's names as parts of paths, and the key under which make-shards packs it; None if unknown."""
 
     paths: tuple[tuple[str, ...], ...]
-    packed: str | None
+    packed_key: str | None
 
 
-Rule = Callable[[_Spelled], set[str]]  # what is compared of a video
+Rule = Callable[[_NamedVideo], set[str]]  # names of a video; two videos match when they have one in common
 
 
 def match_videos(detected: Names, true: Names) -> dict[str, str]:
@@ -38,54 +38,57 @@ def match_videos(detected: Names, true: Names) -> dict[str, str]:
     pairs = {key: key for key in detected if key in true}
     if len(pairs) == len(detected):
         return pairs
-    packed = unique_keys(true)
-    left = {key: _spelled(key, names, None if names else key) for key, names in detected.items()}
-    free = {key: _spelled(key, names, packed[key]) for key, names in true.items()}
-    for rule in _rules(free):
-        left = {key: video for key, video in left.items() if key not in pairs}
-        taken = set(pairs.values())
-        free = {key: video for key, video in free.items() if key not in taken}
-        pairs |= _joined(left, free, rule)
+    packed_keys = unique_keys(true)
+    # A detected video without other names may have been detected in a packed data set, under its packed key.
+    ours = {key: _named_video(key, names, None if names else key) for key, names in detected.items()}
+    theirs = {key: _named_video(key, names, packed_keys[key]) for key, names in true.items()}
+    for rule in _rules(theirs):
+        ours = {key: video for key, video in ours.items() if key not in pairs}
+        matched = set(pairs.values())
+        theirs = {key: video for key, video in theirs.items() if key not in matched}
+        pairs |= _pairs_by_rule(ours, theirs, rule)
     return pairs
 
 
-def _joined(left: Mapping[str, _Spelled], free: Mapping[str, _Spelled], rule: Rule) -> dict[str, str]:
-    """The pairs that one rule makes."""
-    places: dict[str, list[str]] = {}
-    for key, video in free.items():
-        for spelling in rule(video):
-            places.setdefault(spelling, []).append(key)
+def _pairs_by_rule(
+    detected: Mapping[str, _NamedVideo], true: Mapping[str, _NamedVideo], rule: Rule
+) -> dict[str, str]:
+    """The pairs (detected key, true key) that one rule makes."""
+    keys_by_name: dict[str, list[str]] = {}
+    for key, video in true.items():
+        for name in rule(video):
+            keys_by_name.setdefault(name, []).append(key)
     partner: dict[str, str] = {}  # true key -> detected key
-    for key, video in left.items():
-        found = sorted({true for spelling in rule(video) for true in places.get(spelling, ())})
+    for key, video in detected.items():
+        found = sorted({other for name in rule(video) for other in keys_by_name.get(name, ())})
         if len(found) > 1:
-            raise ValueError(_unclear(key, found, "detected", "the ground truth"))
+            raise ValueError(_ambiguous(key, found, "detected", "the ground truth"))
         if found and partner.setdefault(found[0], key) != key:
-            raise ValueError(_unclear(found[0], [partner[found[0]], key], "true", "the detections"))
-    return {key: true for true, key in partner.items()}
+            raise ValueError(_ambiguous(found[0], [partner[found[0]], key], "true", "the detections"))
+    return {key: other for other, key in partner.items()}
 
 
-def _unclear(key: str, found: list[str], kind: str, where: str) -> str:
+def _ambiguous(key: str, found: list[str], kind: str, where: str) -> str:
     return (
         f"{kind} video {key!r}: may be {found[0]!r} or {found[1]!r} of {where}; "
         "want names that tell them apart, with ending or folder"
     )
 
 
-def _rules(true: Mapping[str, _Spelled]) -> Iterator[Rule]:
-    """From strict to loose: path and file name, packed key, the same without ending, without all frills."""
+def _rules(true: Mapping[str, _NamedVideo]) -> Iterator[Rule]:
+    """From strict to loose: path and file name, packed key, the same without ending, then simplified."""
     deepest = max((len(path) for video in true.values() for path in video.paths), default=1)
     depths = range(deepest, 0, -1)
-    yield from (partial(_tails, depth=depth) for depth in depths)
-    yield lambda video: {video.packed} if video.packed else set()
-    yield from (partial(_tails, depth=depth, ending=False) for depth in depths)
-    yield lambda video: {_bare(path[-1]) for path in video.paths} - {""}
-    yield lambda video: {_bare(video.packed)} - {""} if video.packed else set()
+    yield from (partial(_path_ends, depth=depth) for depth in depths)
+    yield lambda video: {video.packed_key} if video.packed_key else set()
+    yield from (partial(_path_ends, depth=depth, ending=False) for depth in depths)
+    yield lambda video: {_simplified(path[-1]) for path in video.paths} - {""}
+    yield lambda video: {_simplified(video.packed_key)} - {""} if video.packed_key else set()
 
 
-def _spelled(key: str, names: Sequence[str], packed: str | None) -> _Spelled:
+def _named_video(key: str, names: Sequence[str], packed_key: str | None) -> _NamedVideo:
     paths = {tuple(_parts(name)) for name in names or (key,)}
-    return _Spelled(tuple(sorted(path for path in paths if path)), packed)
+    return _NamedVideo(tuple(sorted(path for path in paths if path)), packed_key)
 
 
 def _parts(name: str) -> list[str]:
@@ -94,24 +97,24 @@ def _parts(name: str) -> list[str]:
     return [part for part in parts if part not in ("", ".", "..")]
 
 
-def _tails(video: _Spelled, *, depth: int, ending: bool = True) -> set[str]:
+def _path_ends(video: _NamedVideo, *, depth: int, ending: bool = True) -> set[str]:
     """The last `depth` parts of each path, with the ending of the file or without."""
-    tails = ("/".join(path[-depth:]) for path in video.paths if len(path) >= depth)
-    return {tail if ending else _without_ending(tail) for tail in tails}
+    names = ("/".join(path[-depth:]) for path in video.paths if len(path) >= depth)
+    return {name if ending else _without_ending(name) for name in names}
 
 
 @cache
-def _ending(marks: str) -> re.Pattern[str]:
+def _ending(separators: str) -> re.Pattern[str]:
     endings = "|".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
-    return re.compile(rf"(?<=.)[{marks}]({endings})\Z", re.IGNORECASE)
+    return re.compile(rf"(?<=.)[{separators}]({endings})\Z", re.IGNORECASE)
 
 
-def _without_ending(name: str, marks: str = ".") -> str:
-    return _ending(marks).sub("", name)
+def _without_ending(name: str, separators: str = ".") -> str:
+    return _ending(separators).sub("", name)
 
 
-def _bare(name: str) -> str:
-    """Letters and digits without accents, the ending (also as a key has it) and ActivityNet's prefix."""
+def _simplified(name: str) -> str:
+    """Letters and digits without accents; no ending (also as a key has it), no `v_` of ActivityNet's."""
     decomposed = unicodedata.normalize("NFKD", _without_ending(name, "._"))
     letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
     if not re.fullmatch(r"[\w-]+", letters):

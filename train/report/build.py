@@ -15,8 +15,8 @@ from markupsafe import Markup
 from pipeline.annotations import Video
 from pipeline.files import write_text
 from pipeline.text import counted
-from train.evaluation.evaluate import assess
-from train.evaluation.operating_point import judge, operating_point
+from train.evaluation.evaluate import evaluate
+from train.evaluation.operating_point import matched_detections, operating_point
 from train.report.accuracy import accuracy_section
 from train.report.errors import error_section
 from train.report.key_figures import key_figures_section
@@ -50,14 +50,14 @@ def write_report(run_folder: str | Path, *, ground_truth: Mapping[str, Video]) -
 
 def sections(run: RunFiles, ground_truth: Mapping[str, Video]) -> list[Markup]:
     """The sections that the run has something for, in the page's order."""
-    matches = judge(ground_truth, run.detections) if run.detections is not None else None
+    matches = matched_detections(ground_truth, run.detections) if run.detections is not None else None
     point = operating_point(matches) if matches is not None else None
     made = [key_figures_section(run, point), learning_section(run)]
     if run.metrics:
         made.append(accuracy_section(run.metrics, ground_truth, matches, point))
     if run.metrics and run.detections is not None:
         tiou, protocol = run.metrics["tiou"], str(run.metrics["protocol"])
-        metrics = assess(
+        metrics = evaluate(
             ground_truth, run.detections, tiou=tiou, protocol=protocol, diagnosis=True, bins=protocol
         )
         made.append(error_section(metrics))

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.text import counted
-from train.evaluation.diagnosis import OUTCOMES
+from train.evaluation.diagnosis import DETECTION_KINDS
 from train.evaluation.tables import TITLES
 from train.report.charts import (
     BOTTOM,
@@ -39,21 +39,21 @@ from train.report.svg import (
     value_text,
 )
 
-COLOURS = dict(zip(OUTCOMES, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
+COLOURS = dict(zip(DETECTION_KINDS, (BLUE, SKY, PURPLE, GREEN, ORANGE, "#c3ccd6"), strict=True))
 # of the ends of a bin: what multiplies them, and their unit
 UNITS = {"coverage": (100, " %"), "length": (1, " s"), "instances": (1, "")}
 PAD = 0.14  # of a slot, left free on either side of a column
 
 
 def profile_chart(groups: Sequence[Sequence[float]]) -> Markup:
-    """A column per G detections of falling score, cut into the shares of OUTCOMES, percent."""
+    """A column per G detections of falling score, cut into the shares of DETECTION_KINDS, percent."""
     x = Axis(0, len(groups), (), LEFT, WIDTH - RIGHT)
     y = Axis(0, 100, (0, 20, 40, 60, 80, 100), HEIGHT - BOTTOM, TOP)
     parts = grid(x, y, "detections of each class by falling score", " %")
     for column, group in enumerate(groups):
         left, width = x(column + PAD), x(column + 1 - PAD) - x(column + PAD)
         base = 0.0
-        for name, count in zip(OUTCOMES, group, strict=True):
+        for name, count in zip(DETECTION_KINDS, group, strict=True):
             share = 100 * count / (sum(group) or 1)
             box = {"x": left, "y": y(base + share), "width": width, "height": y(base) - y(base + share)}
             title = f"{column + 1}G: {TITLES[name]} {share:.1f} %"

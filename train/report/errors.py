@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from train.evaluation.diagnosis import ERRORS, OUTCOMES
+from train.evaluation.diagnosis import DETECTION_KINDS, ERROR_KINDS
 from train.evaluation.tables import TITLES
 from train.report.charts import column_chart
 from train.report.diagnosis_charts import (
@@ -39,13 +39,13 @@ BY_KIND = {"average_mAP_N": "mAP_N by kind of true action", "false_negatives": "
 
 
 def error_section(metrics: Mapping[str, Any]) -> Markup:
-    """metrics: as `assess` returns them, with "diagnosis"."""
+    """metrics: as `evaluate` returns them, with "diagnosis"."""
     diagnosis, recall = metrics["diagnosis"], metrics["recall"]
     characteristics = diagnosis["characteristics"]
     figures = f"AR@100 {100 * recall['AR']['100']:.1f} %, area under the curve {100 * recall['AUC']:.1f} %."
     values = {
         "tiou": f"tIoU {diagnosis['tiou'][0]:g} to {diagnosis['tiou'][-1]:g}",
-        "kinds": [(COLOURS[name], SHORT[name], MEANING[name]) for name in OUTCOMES],
+        "kinds": [(COLOURS[name], SHORT[name], MEANING[name]) for name in DETECTION_KINDS],
         "profile": profile_chart(diagnosis["profile"]["groups"]),
         "gains": gains_chart(diagnosis["top"]["gain"]),
         "recall": recall_chart(recall),
@@ -63,7 +63,7 @@ def error_section(metrics: Mapping[str, Any]) -> Markup:
 
 def gains_chart(gain: Mapping[str, float]) -> Markup:
     """A column for each kind of error: mAP_N without it, in points more."""
-    columns = [(SHORT[name], 100 * gain[name]) for name in ERRORS]
+    columns = [(SHORT[name], 100 * gain[name]) for name in ERROR_KINDS]
     title = "mAP_N gained without this kind of error, points"
     return column_chart(columns, x_label="kind of error", title=title)
 

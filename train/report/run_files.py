@@ -58,7 +58,7 @@ def read_run(folder: Path) -> RunFiles:
         name=folder.resolve().name,
         events=events,
         metrics=metrics,
-        detections=read_detections(detections_path)[0] if detections_path.is_file() else None,
+        detections=read_detections(detections_path).results if detections_path.is_file() else None,
         settings=yaml.safe_load(text) or {},
         settings_text=text,
     )
