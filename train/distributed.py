@@ -1,4 +1,4 @@
-"""The processes of a run: rank and world size, collectives, launch variables, a common shutdown."""
+"""The processes of a run: rank and world size, collectives, launch variables, and a common end."""
 
 from __future__ import annotations
 
