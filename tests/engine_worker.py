@@ -356,7 +356,7 @@ def main(result_file: Path) -> None:
         results["resume"][name] = resume(folders[0] / name, MODES[name])
     results["refusals"] = refusals(folders[0] / "zero 1")
     results["tensorboard"] = tensorboard(folders[0] / "tensorboard")
-    results["agree"] = [any_rank(False), any_rank(rank() == world_size() - 1)]
+    results["any_rank"] = any_rank(torch.tensor([0.0, float(rank() == world_size() - 1)])).tolist()
     if rank() == 0:
         result_file.write_text(json.dumps(results, indent=1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from tqdm import tqdm
 
 from tools.cli import COMMANDS
 from tools.cli import main as leantad
@@ -150,6 +152,26 @@ def test_what_a_compiler_prints_stays_out_of_the_document():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert json.loads(done.stdout) == [1] and done.stderr == "compiling\n"
+
+
+@pytest.mark.parametrize(("method", "prefix"), [("warn", "warning: "), ("error", "error: "), ("say", "")])
+def test_a_line_appears_above_a_live_progress_bar(monkeypatch, method, prefix):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with tqdm(total=2, desc="steps") as bar:
+        bar.update(1)
+        getattr(Output(), method)("the disk is slow")
+        bar.update(1)
+    line, rest = terminal.getvalue().split("\n", 1)
+    assert line.split("\r")[-1] == f"{prefix}the disk is slow", "what a terminal shows of it"
+    assert rest.startswith("\rsteps:"), "the bar is drawn again below"
+
+
+def test_items_pass_a_progress_bar_unchanged(capsys):
+    assert list(Output().progress([3, 1, 2], "rendering", unit="video")) == [3, 1, 2]
+    assert list(Output(quiet=True).progress(iter("ab"), "rendering", unit="video", total=2)) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")  # no terminal
 
 
 def test_numbers_that_json_does_not_have_become_null():

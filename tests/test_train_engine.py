@@ -99,7 +99,7 @@ def test_numbers_reach_tensorboard(results):
 
 @pytest.mark.slow
 def test_ranks_agree_if_one_says_so(results):
-    assert results["agree"] == [False, True]
+    assert results["any_rank"] == [0, 1]
 
 
 def test_warmup_never_wastes_a_step_and_the_cosine_ends_at_zero():

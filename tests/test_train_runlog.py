@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tqdm import tqdm
 
+from train.cli import Output
 from train.runlog import LINE, RunLog
 
 
@@ -23,7 +24,7 @@ from train.runlog import LINE, RunLog
     ],
 )
 def test_the_progress_line_fits_a_terminal(tmp_path, step, total, epoch, seconds, want):
-    log = RunLog(tmp_path, rank=0, total_steps=total, first_step=step, quiet=True)
+    log = RunLog(tmp_path, rank=0, total_steps=total, first_step=step, output=Output(quiet=True))
     log.advance(epoch=epoch, loss=28.712, data_seconds=0.021, step_seconds=1.2249, memory=12345.0)
     line = tqdm.format_meter(step, total, seconds, ncols=80, prefix=log.bar.desc, bar_format=LINE)
     log.close()

@@ -1,1 +1,1 @@
-"""The run: settings, the DeepSpeed engine, the training loop, evaluation and its metrics."""
+"""Training and evaluation: settings, the DeepSpeed engine, the training loop, metrics and the report."""

@@ -111,6 +111,16 @@ def restore_links(run: Path) -> str | None:
     return f"{last}: the link was lost, as in a plain copy; made anew, to {complete[-1].name}"
 
 
+def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
+    """Give a filled folder its name, move the links to it and remove what they no longer point at."""
+    _flush_tree(temporary)
+    os.rename(temporary, final)
+    if is_best:
+        _set_link(final.with_name("best"), final.name)
+    _set_link(final.with_name("last"), final.name)
+    _prune(final.parent)
+
+
 def write_weights(
     folder: Path, *, state: dict[str, Tensor], settings: dict[str, Any], classes: Sequence[str]
 ) -> None:
@@ -153,12 +163,7 @@ def write_checkpoint(
         save_resume(temporary / RESUME)
     barrier()
     if rank() == 0:
-        _flush_tree(temporary)
-        os.rename(temporary, checkpoints / name)
-        if is_best:
-            _set_link(checkpoints / "best", name)
-        _set_link(checkpoints / "last", name)
-        _prune(checkpoints)
+        _publish(temporary, checkpoints / name, is_best=is_best)
     barrier()
     return checkpoints / name
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who this one is, what all agree on, how they end together."""
+"""The processes of a run: rank and world size, collectives, launch variables, and a common end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 
-import torch
 import torch.distributed as dist
+from torch import Tensor
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,19 +28,21 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank; all ranks call it and get the same answer."""
-    if world_size() == 1:
-        return bool(flag)
-    flags = torch.tensor(float(bool(flag)), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags.item())
+def any_rank(flags: Tensor) -> Tensor:
+    """For each flag (0 or 1, on the device of the run) whether it is set on any rank; does not wait for it.
+
+    All ranks call it and get the same answer.
+    """
+    if world_size() > 1:
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return flags
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def complete_launch_variables() -> None:
@@ -62,8 +64,8 @@ def shut_down(code: int) -> None:
 
     A process that just exits can take the others down. Destroying the group is not enough: DeepSpeed keeps
     groups of its own alive, whose gloo threads outlive it and now and then abort the interpreter's exit
-    ("terminate called without an active exception") after all the work is done. So several processes leave
-    without the interpreter's clean-up; a single one goes the ordinary way.
+    ("terminate called without an active exception") after all the work is done. So several processes exit
+    without the interpreter's clean-up; a single one exits normally.
     """
     several = world_size() > 1
     if dist.is_initialized():

@@ -20,7 +20,7 @@ from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
 from train.evaluation.files import GroundTruth, read_external_scores, read_ground_truth, rename_videos
-from train.evaluation.sources import detect_with_checkpoint, postprocess_raw
+from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
 
@@ -95,9 +95,7 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
         with output.others_on_stderr():
             detections, ground_truth = detect_with_checkpoint(
                 options.checkpoint,
-                shards=options.shards,
-                subset=options.subset,
-                overrides=options.overrides,
+                overrides=[*options.overrides, *data_overrides(options.shards, options.subset)],
                 external_scores=scores,
                 raw=options.raw,
                 output=output,

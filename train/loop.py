@@ -1,19 +1,23 @@
-"""fit(): the training run. One train_step is one forward, one backward, one optimizer step."""
+"""fit(): the training run. train_step() is one optimizer step: forward and backward of its micro batches."""
 
 from __future__ import annotations
 
+import math
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.order import stable_seed
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
+from train.cli import Output
 from train.distributed import any_rank, barrier, rank, world_size
 from train.engine import learning_rates, log_scalars
 from train.run import Run
@@ -26,60 +30,14 @@ class TrainingStopped(Exception):
     """The run cannot go on; the message says why and what to do; the last checkpoint is safe."""
 
 
-def truth_in_steps(batch: Batch, num_steps: int, device: torch.device) -> tuple[list, list]:
-    """Per video: segments (A, 2) in feature steps and labels (A,), on the device."""
-    segments, labels = [], []
-    for i, seconds in enumerate(batch.gt_segments):
-        window = (float(batch.windows[i, 0]), float(batch.windows[i, 1]))
-        steps = seconds_to_steps(seconds.numpy(), window, num_steps)
-        segments.append(torch.as_tensor(steps, dtype=torch.float32, device=device))
-        labels.append(batch.gt_labels[i].to(device))
-    return segments, labels
-
-
-def train_step(
-    engine: Any, batches: list[Batch], *, num_steps: int, seed: int
-) -> tuple[float, dict[str, float]]:
-    """One optimizer step over its micro batches; returns the loss and its parts, averaged over them.
-
-    All randomness of the step (clips, proposals, drop-path) follows from `seed`, so a resumed run repeats it.
-    """
-    engine.train()
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    total, sums = 0.0, {}
-    for batch in batches:
-        segments, labels = truth_in_steps(batch, num_steps, batch.clips.device)
-        loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
-        if any_rank(not torch.isfinite(loss)):
-            raise TrainingStopped(not_finite(loss, parts, batch))
-        engine.backward(loss)  # -------------------------------------------------------- the only backward
-        engine.step()  # ---------------------------------------------------------------- at the boundary only
-        total += float(loss.detach()) / len(batches)
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
-    return total, sums
-
-
-def not_finite(loss: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch) -> str:
-    """The message for a loss that is no number, on this rank or on another."""
-    bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
-    where = f"in {', '.join(bad)}" if bad else "on another rank"
-    return (
-        f"loss is {float(loss.detach()):g} ({where}) for videos {', '.join(batch.keys)}: look at these "
-        "videos and their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
-        "--resume goes on from the last checkpoint"
-    )
-
-
 class Interrupt:
-    """Ctrl-C and SIGTERM, noted and obeyed at the end of the step; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM set `asked`, which is obeyed at the end of a step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def _note(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -89,18 +47,100 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def run_step(run: Run, batches: list[Batch]) -> tuple[float, dict[str, float]]:
-    """train_step with the seed of this step and rank."""
-    seed = stable_seed(run.settings.seed, "step", run.progress.step, rank()) % 2**63
-    run.begin_step()
-    return train_step(run.engine, batches, num_steps=run.settings.detector.num_steps, seed=seed)
+# ------------------------------------------------------------------------------------------------- a step
 
 
-def report_step(
-    run: Run, log: RunLog, loss: float, parts: dict, data_seconds: float, step_seconds: float
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of a step, averaged over its micro batches: {"loss": the total, then its parts by name}.
+
+    interrupted: whether a signal had reached any rank when the losses were read.
+    """
+
+    losses: dict[str, float]
+    interrupted: bool
+
+
+def ground_truth_in_steps(batch: Batch, num_steps: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Per video: segments (A, 2) in feature steps and labels (A,), on the device of the clips."""
+    device, segments = batch.clips.device, []
+    for seconds, window in zip(batch.gt_segments, batch.windows.tolist(), strict=True):
+        steps = seconds_to_steps(seconds.numpy(), (window[0], window[1]), num_steps)
+        segments.append(torch.as_tensor(steps, dtype=torch.float32, device=device))
+    return segments, [labels.to(device) for labels in batch.gt_labels]
+
+
+def read_losses(
+    losses: Sequence[dict[str, Tensor]], *, interrupted: bool
+) -> tuple[list[dict[str, float]], bool, bool]:
+    """The losses as numbers; whether all totals are finite, and whether any is interrupted, on all ranks.
+
+    It is one wait for the device, whatever the number of losses. All ranks call it.
+    """
+    table = torch.stack([torch.stack([value.float() for value in row.values()]) for row in losses])
+    failed = (~table[:, 0].isfinite()).any().float()
+    flags = any_rank(torch.stack([failed, table.new_full((), float(interrupted))]))
+    values = torch.cat([table.flatten(), flags]).tolist()
+    starts = range(0, table.numel(), table.shape[1])
+    numbers = [
+        dict(zip(row, values[start : start + len(row)], strict=True))
+        for row, start in zip(losses, starts, strict=True)
+    ]
+    return numbers, not values[-2], bool(values[-1])
+
+
+def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> StepResult:
+    """One optimizer step over its micro batches; interrupted: whether a signal has come to this rank.
+
+    Raises TrainingStopped, before the update, if a loss is not finite on any rank. All its randomness
+    (clips, proposals, drop-path) follows from the run's seed, the number of the step and the rank, so that a
+    resumed run repeats it.
+    """
+    engine, step = run.engine, run.progress.step
+    seed = stable_seed(run.settings.seed, "step", step, rank()) % 2**63
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    run.set_beta(step)
+    engine.train()
+    losses: list[dict[str, Tensor]] = []
+    for batch in batches:
+        segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
+        loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
+        losses.append({"loss": loss.detach(), **parts})
+        if len(losses) == len(batches):  # ---------------------------------------------- the only wait
+            numbers, finite, interrupted = read_losses(losses, interrupted=interrupted)
+            if not finite:
+                raise TrainingStopped(not_finite(numbers, batches))
+        engine.backward(loss)  # -------------------------------------------------------- the only backward
+        engine.step()  # ---------------------------------------------------------------- updates at the last
+    run.progress.step += 1
+    means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
+    return StepResult(means, interrupted)
+
+
+def not_finite(losses: Sequence[dict[str, float]], batches: Sequence[Batch]) -> str:
+    """The message for a loss that is no number, in one of the micro batches of this rank or on another."""
+    failed = (i for i, row in enumerate(losses) if not math.isfinite(row["loss"]))
+    number = next(failed, len(losses) - 1)
+    loss, parts = losses[number]["loss"], list(losses[number].items())[1:]
+    bad = [name for name, value in parts if not math.isfinite(value)]
+    where = f"in {', '.join(bad)}" if bad else "on another rank"
+    return (
+        f"loss is {loss:g} ({where}) for videos {', '.join(batches[number].keys)}: look at these "
+        "videos and their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
+        "--resume goes on from the last checkpoint"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- a run
+
+
+def log_step(
+    run: Run, log: RunLog, losses: dict[str, float], data_seconds: float, step_seconds: float
 ) -> None:
     """The progress line always, log.jsonl and TensorBoard every run.log_every steps."""
     memory, step = memory_mib(run.device), run.progress.step
+    loss, parts = losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
     epoch = (step - 1) // run.steps_per_epoch + 1
     log.advance(epoch=epoch, loss=loss, data_seconds=data_seconds, step_seconds=step_seconds, memory=memory)
     if step % run.settings.run.log_every and step != run.total_steps:
@@ -114,7 +154,7 @@ def report_step(
         parts=parts,
         lr=learning_rates(run.engine),
         grad_norm=None if norm is None else float(norm),
-        beta=run.beta(),
+        beta=run.beta,
         reconstruction_error=reconstruction_error(run.engine.module),
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),
@@ -123,71 +163,75 @@ def report_step(
     log_scalars(run.engine, step, {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
 
 
-def evaluate_and_save(run: Run, log: RunLog) -> None:
-    """At an epoch's end: validate if it is due, save, mark the best."""
-    epoch, last = run.epoch(), run.progress.step >= run.total_steps
-    if not last and epoch % run.settings.run.eval_every:
+def end_epoch(run: Run, log: RunLog) -> None:
+    """Validate if it is due, save, and draw the report; the best checkpoint is kept."""
+    step, settings = run.progress.step, run.settings
+    epoch, is_last = step // run.steps_per_epoch, step >= run.total_steps
+    if not is_last and epoch % settings.run.eval_every:
         run.save()
         return
     start = time.perf_counter()
     metrics = run.progress.metrics = validate(run)
     run.progress.seconds["eval"] += time.perf_counter() - start
-    log.write("eval", step=run.progress.step, epoch=epoch, metrics=metrics)
-    log.say(f"epoch {epoch}: average mAP {metrics['average_mAP']:.4f} on {run.settings.data.val_subset}")
-    log_scalars(run.engine, run.progress.step, {"average_mAP": metrics["average_mAP"]})
+    log.write("eval", step=step, epoch=epoch, metrics=metrics)
+    log.say(f"epoch {epoch}: average mAP {metrics['average_mAP']:.4f} on {settings.data.val_subset}")
+    log_scalars(run.engine, step, {"average_mAP": metrics["average_mAP"]})
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
     run.save(is_best=is_best)
-    if not last:
+    if not is_last:
         update_report(run)
 
 
-def train_until_done(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
+def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
     """Step until the last step or an interrupt; False if interrupted (and saved)."""
     batches = iter(run.train_loader)
-    every = run.settings.run.checkpoint_every
+    accumulation, every = run.settings.optimizer.accumulation_steps, run.settings.run.checkpoint_every
     while run.progress.step < run.total_steps:
         start = time.perf_counter()
-        micro = run.next_batches(batches)
+        micro_batches = [next(batches) for _ in range(accumulation)]
         loaded = time.perf_counter()
-        loss, parts = run_step(run, micro)
+        result = train_step(run, micro_batches, interrupted=interrupt.asked)
         done = time.perf_counter()
         run.progress.seconds["train"] += done - start
-        report_step(run, log, loss, parts, loaded - start, done - loaded)
+        log_step(run, log, result.losses, loaded - start, done - loaded)
         if run.progress.step % run.steps_per_epoch == 0:
-            evaluate_and_save(run, log)
+            end_epoch(run, log)
         elif every and run.progress.step % every == 0:
             run.save()
-        if any_rank(interrupt.asked):
+        # Several ranks agreed within the step: asking them again would be another wait for the device.
+        if interrupt.asked if world_size() == 1 else result.interrupted:
             run.save()
             return False
     return True
 
 
-def say_size(run: Run, log: RunLog) -> None:
-    """What a step and an epoch are, and a warning if a step sees the same windows twice."""
-    optimizer, there = run.settings.optimizer, len(run.train_loader.samples)
-    factors = "ranks x optimizer.batch_size x optimizer.accumulation_steps"
+def describe_steps(run: Run, log: RunLog) -> None:
+    """Print what a step and an epoch are, and a warning if a step sees the same windows twice."""
+    optimizer, num_windows = run.settings.optimizer, len(run.train_loader.samples)
     size = world_size() * optimizer.batch_size * optimizer.accumulation_steps
     log.say(
         f"{counted(world_size(), 'rank')} x {counted(optimizer.batch_size, 'video')} x "
         f"{optimizer.accumulation_steps} = {counted(size, 'video')} a step, "
         f"{counted(run.steps_per_epoch, 'step')} an epoch, {run.total_steps} in all, on {run.device}"
     )
-    if size > there:
+    if size > num_windows:
         log.warn(
-            f"a step takes {size} windows of video, {run.settings.data.train_subset} has "
-            f"{there}, so that each step repeats some; choose {factors} to be {there} at most"
+            f"a step takes {size} windows of video, {run.settings.data.train_subset} has {num_windows}, so "
+            "that each step repeats some; choose ranks x optimizer.batch_size x "
+            f"optimizer.accumulation_steps to be {num_windows} at most"
         )
 
 
-def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool = False) -> bool:
+def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bool:
     """Train from settings into the run folder; True when the run is complete, False when it was interrupted.
 
     resume: go on from checkpoints/last, on the very next sample. Raises TrainingStopped, ValueError.
     """
     run = Run(settings, folder, resume=resume)
-    log = RunLog(folder, rank=rank(), total_steps=run.total_steps, first_step=run.progress.step, quiet=quiet)
+    log = RunLog(
+        folder, rank=rank(), total_steps=run.total_steps, first_step=run.progress.step, output=output
+    )
     log.write(
         "start",
         step=run.progress.step,
@@ -195,10 +239,10 @@ def fit(settings: Settings, folder: Path, *, resume: bool = False, quiet: bool =
         device=str(run.device),
         torch=torch.__version__,
     )
-    say_size(run, log)
+    describe_steps(run, log)
     interrupt = Interrupt()
     try:
-        complete = train_until_done(run, log, interrupt)
+        complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
     finally:
         interrupt.restore()

@@ -1,4 +1,4 @@
-"""`deepspeed train/main.py --recipe ... --out ...`: parse, load settings, fit. Plain `python` works too."""
+"""The train command: `leantad train`, `deepspeed train/main.py` or `python train/main.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -16,11 +17,14 @@ import click
 
 from train.cli import Command, Output, output_options
 
-# What a run leaves beside its checkpoints, settings.yaml and log.jsonl.
+if TYPE_CHECKING:
+    from train.settings import Settings
+
+# What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
 
 
-def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the settings that differ."""
     names = []
     for key in {**old, **new}:
@@ -41,10 +45,10 @@ def remove_run(out: Path) -> None:
 
 def settings_of_run(
     recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
-):
-    """The settings to run with; refuses to overwrite a run, or to resume one under other settings."""
+) -> Settings:
+    """The settings to run with; ValueError rather than overwrite a run, or resume it under others."""
     from train.checkpoint import last_checkpoint
-    from train.settings import load_settings, read_settings, read_yaml
+    from train.settings import load_settings, read_settings
 
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
@@ -60,16 +64,21 @@ def settings_of_run(
         raise ValueError(missing_recipe(out, resume=resume, has_run=has_run))
     settings = load_settings(recipe, overrides) if recipe is not None else read_settings(written, overrides)
     if has_run and resume and written.exists():
-        old = read_yaml(written)
-        differ = [
-            key for key in changed_keys(old, settings.model_dump(mode="json")) if key != "run.report_videos"
-        ]
-        if differ:
-            raise ValueError(
-                f"--resume {out}: the run was started with another {', '.join(differ)}; "
-                "resume without --recipe and --set, or start anew with another --out"
-            )
+        check_unchanged(settings, out)
     return settings
+
+
+def check_unchanged(settings: Settings, out: Path) -> None:
+    """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
+    from train.settings import read_yaml
+
+    changed = changed_keys(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
+    changed = [key for key in changed if key != "run.report_videos"]
+    if changed:
+        raise ValueError(
+            f"--resume {out}: the run was started with another {', '.join(changed)}; "
+            "resume without --recipe and --set, or start anew with another --out"
+        )
 
 
 def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
@@ -81,6 +90,26 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
     return "--recipe: missing; want a YAML file, such as train/recipes/demo.yaml"
 
 
+def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
+    """Make the run folder ready on rank 0; whether there is a checkpoint to go on from."""
+    from pipeline.files import write_text
+    from train.checkpoint import last_checkpoint, restore_links
+    from train.distributed import rank
+    from train.settings import dump_settings
+
+    if rank() == 0:
+        if force:
+            remove_run(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "settings.yaml", dump_settings(settings))
+    has_run = resume and last_checkpoint(out) is not None
+    if resume and rank() == 0:
+        fresh = f"{out}: no checkpoint to go on from; this is the first step"
+        if remark := restore_links(out) if has_run else fresh:
+            output.remark(remark)
+    return has_run
+
+
 def train(
     recipe: Path | None,
     out: Path,
@@ -88,60 +117,44 @@ def train(
     output: Output,
     *,
     resume: bool,
-    force: bool = False,
+    force: bool,
 ) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from pipeline.files import write_text
     from train.build_network import resolve_device
-    from train.checkpoint import last_checkpoint, restore_links
-    from train.distributed import rank, shut_down, world_size
+    from train.distributed import rank, shut_down
     from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
-    from train.settings import dump_settings
 
     start_process_group(resolve_device(settings.run.device))
     try:
-        if rank() == 0:
-            if force:
-                remove_run(out)
-            out.mkdir(parents=True, exist_ok=True)
-            write_text(out / "settings.yaml", dump_settings(settings))
-        has_run = resume and last_checkpoint(out) is not None
-        if resume and rank() == 0:
-            remark = (
-                restore_links(out)
-                if has_run
-                else f"{out}: no checkpoint to go on from; this is the first step"
-            )
-            if remark is not None:
-                output.remark(remark)
+        has_run = prepare_folder(settings, out, output, resume=resume, force=force)
         with output.others_on_stderr():
-            complete = fit(settings, out, resume=has_run, quiet=output.quiet)
+            complete = fit(settings, out, resume=has_run, output=output)
     except TrainingStopped as stopped:
-        click.echo(f"error: {stopped}", err=True)
+        output.error(str(stopped))
         return 1
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
     code = 0 if complete else 130
     atexit.register(shut_down, code)
     if rank() == 0:
-        if complete:
-            print_result(out, output)
-        else:
-            command = "leantad train" if world_size() == 1 else "deepspeed ... train/main.py"
-            click.echo(f"stopped and saved; go on with: {command} --resume --out {out}", err=True)
-            output.document({"complete": False, "out": out})
+        print_end(out, output, complete=complete)
     return code
 
 
-def print_result(out: Path, output: Output) -> None:
-    """The mAP table and where to look."""
-    import json
-
+def print_end(out: Path, output: Output, *, complete: bool) -> None:
+    """The mAP table and where the report is; of an interrupted run, how to go on with it."""
+    from pipeline.files import read_json
+    from train.distributed import world_size
     from train.evaluation.average_precision import format_map_table
 
-    metrics = json.loads((out / "metrics.json").read_text())
+    if not complete:
+        command = "leantad train" if world_size() == 1 else "deepspeed ... train/main.py"
+        output.stopped(f"stopped and saved; go on with: {command} --resume --out {out}")
+        output.document({"complete": False, "out": out})
+        return
+    metrics = read_json(out / "metrics.json")
     output.say(format_map_table(metrics))
     output.say(f"report: {out / 'report.html'}")
     output.document({"complete": True, "out": out, **metrics})

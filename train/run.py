@@ -1,15 +1,16 @@
-"""One run: data, engine and progress, built from settings, resumed from and saved into its folder."""
+"""The parts of a training run and its progress: built from settings, resumed from its folder, saved to it.
+
+The steps are in `train/loop.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model.rewire import set_beta
 from model.schedule import beta_at
-from pipeline.batch import Batch
 from pipeline.dataset import Dataset
 from pipeline.loader import Loader
 from train.build_network import build_network, resolve_device
@@ -17,25 +18,30 @@ from train.checkpoint import check_classes, last_checkpoint, read_progress, writ
 from train.cli import to_stderr
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
-from train.optimizer import DS_CONFIG, read_ds_config
+from train.optimizer import read_ds_config
 from train.settings import Settings
 
 
 @dataclass
 class Progress:
-    """Where the run stands; written into every checkpoint."""
+    """Where a run stands; written into every checkpoint."""
 
-    step: int = 0
-    best: float = -1.0
+    step: int = 0  # optimizer steps done, which is also the number of the next one, counted from 0
+    best: float = -1.0  # highest average mAP so far
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0})
-    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "step": 0})
+    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "step": 0})  # the next batch
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
 
 
 class Run:
-    """One training run: what fit() drives. Built from settings, resumed from a checkpoint, stepped, saved."""
+    """Data, engine and progress of one training run.
+
+    steps_per_epoch, total_steps: optimizer steps. beta: the coefficient of the reversible recurrence that the
+    network has now, that of the last step (before the first: of the first); None if nothing is reversible.
+    """
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool):
+        """All ranks build it. resume: go on from the last checkpoint, which must be there."""
         self.settings, self.folder = settings, folder
         self.device = start_process_group(resolve_device(settings.run.device))
         self.dataset = Dataset.open(settings.data.shards)
@@ -50,17 +56,9 @@ class Run:
             ds_config=self._ds_config(),
             total_steps=self.total_steps,
         )
-        self.progress = Progress()
-        if resume:
-            self._resume()
-        self._set_beta()
-
-    def _ds_config(self) -> dict[str, Any]:
-        """DeepSpeed's configuration; TensorBoard, if it is on, writes into the run folder."""
-        config = read_ds_config(self.settings.run.ds_config or DS_CONFIG)
-        if config.get("tensorboard", {}).get("enabled") and not config["tensorboard"].get("output_path"):
-            config["tensorboard"]["output_path"] = str(self.folder)
-        return config
+        self.progress = self._resume() if resume else Progress()
+        self.beta: float | None = None
+        self.set_beta(max(self.progress.step - 1, 0))
 
     def _loader(self, subset: str, *, training: bool) -> Loader:
         return Loader(
@@ -76,53 +74,40 @@ class Run:
             remark=to_stderr,
         )
 
-    def _resume(self) -> None:
+    def _ds_config(self) -> dict[str, Any]:
+        """DeepSpeed's configuration; TensorBoard, if it is on, writes into the run folder."""
+        config = read_ds_config(self.settings.run.ds_config)
+        if config.get("tensorboard", {}).get("enabled") and not config["tensorboard"].get("output_path"):
+            config["tensorboard"]["output_path"] = str(self.folder)
+        return config
+
+    def _resume(self) -> Progress:
         last = last_checkpoint(self.folder)
         assert last is not None, "resume: nothing to resume"
         check_classes(last, self.dataset.classes)
-        self.progress = Progress(**read_progress(last))
+        progress = Progress(**read_progress(last))
         load_state(self.engine, last / "resume")
-        self.train_loader.load_state_dict(self.progress.loader)
+        self.train_loader.load_state_dict(progress.loader)
+        return progress
 
-    def beta(self) -> float | None:
-        """The coefficient of the last step (at the start: of the first); None if nothing is reversible."""
-        if not self.settings.encoder.reversible:
-            return None
-        return beta_at(self.settings.encoder.beta, max(self.progress.step - 1, 0), self.total_steps)
-
-    def begin_step(self) -> None:
-        """Count the step and bring the network to its coefficient, which validation after it uses too."""
-        self.progress.step += 1
-        self._set_beta()
-
-    def _set_beta(self) -> None:
-        beta = self.beta()
-        if beta is not None:
-            set_beta(self.engine.module, beta)
-
-    def _settings_now(self) -> dict[str, Any]:
-        """The settings of a checkpoint: its beta is the one that the weights were last trained with."""
-        values = self.settings.model_dump(mode="json")
-        if self.settings.encoder.reversible:
-            values["encoder"]["beta"] |= {"schedule": "constant", "end": self.beta()}
-        return values
-
-    def epoch(self) -> int:
-        """Epochs completed."""
-        return self.progress.step // self.steps_per_epoch
-
-    def next_batches(self, iterator: Iterator[Batch]) -> list[Batch]:
-        """The micro batches of the next optimizer step."""
-        return [next(iterator) for _ in range(self.settings.optimizer.accumulation_steps)]
+    def set_beta(self, step: int) -> None:
+        """Give the network the coefficient of a step, counted from 0."""
+        encoder = self.settings.encoder
+        self.beta = beta_at(encoder.beta, step, self.total_steps) if encoder.reversible else None
+        if self.beta is not None:
+            set_beta(self.engine.module, self.beta)
 
     def save(self, *, is_best: bool = False) -> None:
-        """Write checkpoints/step_XXXXXX and swing `last` (and `best`) to it; all ranks call it."""
+        """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""
         self.progress.loader = self.train_loader.state_dict()
+        settings = self.settings.model_dump(mode="json")
+        if self.beta is not None:  # its network is the one that the weights were last trained in
+            settings["encoder"]["beta"] |= {"schedule": "constant", "end": self.beta}
         write_checkpoint(
             self.folder,
             self.progress.step,
             state=full_state_dict(self.engine),
-            settings=self._settings_now(),
+            settings=settings,
             classes=list(self.dataset.classes),
             packing=self.dataset.packing,
             progress=asdict(self.progress),

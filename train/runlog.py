@@ -1,10 +1,9 @@
-"""The run's log: log.jsonl for machines, one progress line for people."""
+"""The log of a run: log.jsonl for programs, a progress line for people."""
 
 from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline.files import write_text
+from pipeline.files import parse_json, write_text
+from train.cli import Output
 
 
 def memory_mib(device: torch.device) -> float:
@@ -27,39 +27,38 @@ LINE = "{n_fmt}/{total_fmt} {desc} left {remaining} {bar}"
 
 
 class RunLog:
-    """Appends events to log.jsonl and keeps a progress line; silent on every rank but 0."""
+    """Appends events to log.jsonl and keeps a progress line; does nothing on ranks other than 0."""
 
-    def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, quiet: bool):
-        self.path = folder / "log.jsonl"
-        self.active, self.quiet = rank == 0, quiet
+    def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, output: Output):
+        self.path, self.active, self.output = folder / "log.jsonl", rank == 0, output
         if self.active:
             self._drop_after(first_step)
-        self.bar = tqdm(
+        self.bar: tqdm[Any] = tqdm(
             total=total_steps,
             initial=first_step,
             desc="training",
             bar_format=LINE,
-            disable=quiet or not self.active,
+            disable=output.quiet or not self.active,
             dynamic_ncols=True,
             mininterval=0.5,
         )
 
     def _drop_after(self, step: int) -> None:
-        """Forget what was logged after the checkpoint that the run resumes from: those steps happen again."""
+        """Remove what was logged after the checkpoint that the run resumes from: those steps happen again."""
         if not self.path.exists():
             return
         kept = []
         for line in self.path.read_text().splitlines():
             try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
+                event = parse_json(line, where=self.path)
+            except ValueError:
                 continue  # the line that a kill cut in half
             if step > 0 and event.get("step", 0) <= step:
                 kept.append(line)
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, event: str, **values: Any) -> None:
-        """One line of JSON: {"event", "time", ...values}."""
+        """Append a line of JSON: {"event", "time", ...values}."""
         if self.active:
             with self.path.open("a") as file:
                 file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
@@ -75,15 +74,15 @@ class RunLog:
             self.bar.update(1)
 
     def say(self, text: str) -> None:
-        """A line for people, above the progress bar."""
-        if self.active and not self.quiet:
-            tqdm.write(text)
+        """A line for people, from rank 0 alone."""
+        if self.active:
+            self.output.say(text)
 
     def warn(self, text: str) -> None:
-        """A warning for people, on stderr."""
-        if self.active and not self.quiet:
-            tqdm.write(f"warning: {text}", file=sys.stderr)
+        """A warning for people, from rank 0 alone."""
+        if self.active:
+            self.output.warn(text)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         self.bar.close()

@@ -18,7 +18,7 @@ from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
-# Former names of settings: an old recipe or checkpoint is told what to write instead.
+# Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
     "data.piece_frames": "data.decode_chunk_frames",
     "detector.expand": "detector.roi_context",

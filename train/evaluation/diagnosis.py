@@ -1,5 +1,4 @@
-"""Why a detector misses what it misses: kinds of false positives, what each costs, which actions are not
-found.
+"""Error analysis of detections: kinds of false positives, what each costs, which true actions are missed.
 
 Follows Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (DETAD, ECCV 2018). A detection that
 takes no true action is compared with the true action of its video with the highest tIoU, of whatever class:

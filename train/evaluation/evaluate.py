@@ -1,4 +1,4 @@
-"""All that is measured of a set of detections: mAP, recall and, where asked, diagnosis and intervals."""
+"""All metrics of a set of detections: mAP, recall and, where asked, diagnosis and intervals."""
 
 from __future__ import annotations
 

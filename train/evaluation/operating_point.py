@@ -1,4 +1,4 @@
-"""The score above which detections count as an answer, and what is right there: matching at tIoU 0.5.
+"""The operating point: the score threshold with the best F1 at tIoU 0.5, and which detections are right.
 
 A detection is a hit when the protocol matches it with a true action at tIoU 0.5: in the order of score, each
 true action once.

@@ -1,4 +1,4 @@
-"""Recall without regard to precision: AR@AN of the ActivityNet proposal protocol, and recall at k.
+"""Recall of true actions: AR@AN of the ActivityNet proposal protocol, and recall at k.
 
 AR@AN (Heilbron et al., CVPR 2015; the proposal task of the ActivityNet challenges): a true action is found
 when any proposal kept for its video reaches the tIoU, whatever its label; recall is averaged over tIoU

@@ -28,26 +28,32 @@ ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale")
 # ----------------------------------------------------------------------------------------- a checkpoint
 
 
+def data_overrides(shards: str | None, subset: str | None) -> list[str]:
+    """The settings (key=value) that detect in this data set and subset; None leaves the checkpoint's own."""
+    given = {"data.shards": shards, "data.val_subset": subset}
+    return [f"{name}={json.dumps(value)}" for name, value in given.items() if value]
+
+
 def detect_with_checkpoint(
     checkpoint: Path,
     *,
-    shards: str | None,
-    subset: str | None,
     overrides: Sequence[str],
     external_scores: ExternalScores | None,
     raw: Path | None,
     output: Output,
 ) -> tuple[DetectionsFile, GroundTruth]:
-    """Run the network of a checkpoint over a subset of a data set; all its videos are in the results.
+    """Run the network of a checkpoint over the validation subset; all videos of it are in the results.
 
-    Settings are the checkpoint's own with `overrides` (key=value) on top; shards and subset default to those
-    it was trained with. raw: also write the detector's outputs to this HDF5 file.
+    overrides: key=value on top of the checkpoint's own settings. raw: also write the detector's outputs to
+    this HDF5 file.
     """
-    from train.inference import detect_in
+    from pipeline.dataset import Dataset
+    from train.inference import detect_in, load_trained
     from train.raw_outputs import raw_writer
 
-    trained, dataset = _open_checkpoint(checkpoint, shards, subset, overrides)
+    trained = load_trained(checkpoint, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
+    dataset = Dataset.open(settings.data.shards)
     for line in data_set_differences(trained, dataset):
         output.warn(f"{settings.data.shards}: {line}")
     if external_scores is not None:
@@ -62,24 +68,11 @@ def detect_with_checkpoint(
             subset=subset,
             batch_size=settings.optimizer.batch_size,
             watch=lambda windows: output.progress(windows, "detecting", unit="window"),
-            record=writer.add if writer is not None else None,
+            record=None if writer is None else writer.add,
             external_scores=external_scores,
         )
     ground_truth = ground_truth_of(dataset, subset)
-    results = {key: found.get(key, []) for key in ground_truth.videos}
-    return DetectionsFile(results, metadata), ground_truth
-
-
-def _open_checkpoint(
-    checkpoint: Path, shards: str | None, subset: str | None, overrides: Sequence[str]
-) -> tuple[TrainedNetwork, Dataset]:
-    from pipeline.dataset import Dataset
-    from train.inference import load_trained
-
-    given = [f"data.shards={json.dumps(shards)}"] if shards else []
-    given += [f"data.val_subset={json.dumps(subset)}"] if subset else []
-    trained = load_trained(checkpoint, [*overrides, *given])
-    return trained, Dataset.open(trained.settings.data.shards)
+    return DetectionsFile({key: found.get(key, []) for key in ground_truth.videos}, metadata), ground_truth
 
 
 def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]:

@@ -1,4 +1,4 @@
-"""All that was measured, as text tables in percent."""
+"""The metrics of an evaluation as text tables, in percent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES = {
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """The tables of all that was measured, in percent."""
+    """The tables of everything that `evaluate` returns, in percent."""
     parts = [format_map_table(metrics), format_recall(metrics["recall"], metrics.get("intervals"))]
     if "intervals" in metrics:
         parts.insert(1, interval_note(metrics["intervals"]))

@@ -1,0 +1,105 @@
+"""train_step alone, with an engine that counts: what it returns, when it stops, how often it waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from train import loop
+from train.loop import TrainingStopped, train_step
+from train.run import Progress
+
+
+class Engine:
+    """Returns the losses it was given, one micro batch after another, and counts its calls."""
+
+    def __init__(self, losses: list[dict[str, float]]):
+        self.losses, self.calls = iter(losses), Counter()
+
+    def __call__(self, clips, segments, labels, *, generator):
+        loss, *parts = next(self.losses).items()
+        return torch.tensor(loss[1]), {name: torch.tensor(value) for name, value in parts}
+
+    def train(self):
+        self.calls["train"] += 1
+
+    def backward(self, loss):
+        self.calls["backward"] += 1
+
+    def step(self):
+        self.calls["step"] += 1
+
+
+def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
+    settings = SimpleNamespace(seed=3, detector=SimpleNamespace(num_steps=4))
+    betas: list[int] = []
+    return SimpleNamespace(
+        settings=settings,
+        progress=Progress(step=7),
+        engine=Engine(losses),
+        set_beta=betas.append,
+        betas=betas,
+    )
+
+
+def batches_of(*keys: str) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(
+            clips=torch.zeros(1),
+            keys=(key,),
+            windows=torch.tensor([[0.0, 8.0]], dtype=torch.float64),
+            gt_segments=(torch.tensor([[2.0, 4.0]], dtype=torch.float64),),
+            gt_labels=(torch.tensor([1]),),
+        )
+        for key in keys
+    ]
+
+
+def test_a_step_returns_the_means_of_its_micro_batches_and_counts_itself_last():
+    run = run_of([{"loss": 3.0, "a": 1.0, "b": 2.0}, {"loss": 5.0, "a": 2.0, "b": 3.0}])
+    result = train_step(run, batches_of("v", "w"), interrupted=False)
+    assert result.losses == {"loss": 4.0, "a": 1.5, "b": 2.5} and not result.interrupted
+    assert run.engine.calls == {"train": 1, "backward": 2, "step": 2}
+    assert run.progress.step == 8 and run.betas == [7]  # the coefficient is that of the step that runs
+
+
+def test_the_true_actions_of_a_batch_become_feature_steps():
+    segments, labels = loop.ground_truth_in_steps(batches_of("v")[0], 4)
+    assert segments[0].tolist() == [[1.0, 2.0]] and segments[0].dtype == torch.float32
+    assert labels[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_step_waits_for_the_device_once(count, monkeypatch):
+    waits = []
+    for name in ("tolist", "item", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, original=original: waits.append(self.device) or original(self)
+        )
+    run = run_of([{"loss": 1.0, "a": 0.5, "b": 0.5}] * count)
+    monkeypatch.setattr(loop, "ground_truth_in_steps", lambda batch, num_steps: ([], []))  # is on the host
+    train_step(run, batches_of("u", "v", "w")[:count], interrupted=False)
+    assert len(waits) == 1
+
+
+def test_a_micro_batch_whose_loss_is_no_number_is_named_before_the_update():
+    good = {"loss": 3.0, "a": 1.0, "b": 2.0}
+    run = run_of([good, {"loss": float("nan"), "a": 1.0, "b": float("inf")}, good])
+    with pytest.raises(TrainingStopped, match=r"loss is nan \(in b\) for videos v: look at these videos"):
+        train_step(run, batches_of("u", "v", "w"), interrupted=False)
+    assert run.engine.calls["step"] == 2, "the third would update the weights"
+    assert run.progress.step == 7
+
+
+def test_what_happens_on_another_rank_stops_this_one(monkeypatch):
+    monkeypatch.setattr(loop, "any_rank", torch.ones_like)
+    run = run_of([{"loss": 3.0, "a": 3.0}])
+    with pytest.raises(TrainingStopped, match=r"loss is 3 \(on another rank\) for videos v:"):
+        train_step(run, batches_of("v"), interrupted=False)
+    monkeypatch.setattr(loop, "any_rank", lambda flags: torch.tensor([0.0, 1.0]))
+    run = run_of([{"loss": 3.0, "a": 3.0}])
+    assert train_step(run, batches_of("v"), interrupted=False).interrupted
