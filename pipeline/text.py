@@ -1,9 +1,9 @@
-"""Small pieces of messages: plurals, the first of many names, suggestions, values cut short."""
+"""Parts of messages: plurals, the first of many names, suggestions, values cut short, tables in columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
@@ -28,3 +28,16 @@ def short(value: object, length: int = 60) -> str:
     """A value as one line of at most `length` characters, for a message; an error's text stays bare."""
     text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def columns(rows: Sequence[Sequence[object]], align: str = "<>", *, indent: str = "") -> str:
+    """Rows of cells as lines of aligned columns, two spaces apart.
+
+    align: `<` (left) or `>` (right) for each column; the last one also stands for all columns after it.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = align.ljust(len(widths), align[-1])
+    formats = [f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)]
+    line = indent + "  ".join(formats)
+    return "\n".join(line.format(*row).rstrip() for row in cells)

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.files import write_text
+from pipeline.text import columns
 from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options, plain
 from train.detections import read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
@@ -57,8 +58,6 @@ def cells(title: str, row: Mapping[str, Any]) -> list[str]:
 
 def tables(result: Mapping[str, Any]) -> str:
     """Both tables as text: by tIoU, and by class with the largest differences first."""
-    from train.evaluation.tables import columns
-
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
     ordered = sorted(result["classes"].items(), key=lambda item: -abs(item[1]["difference"]))

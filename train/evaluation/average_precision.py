@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.text import columns
 from train.evaluation.matching import Matches, collect, match_collected
 
 # "thumos" is the field's habit: THUMOS-14's thresholds with ActivityNet's matching (the 2014 toolkit's
@@ -172,10 +173,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         rows += [
             [name, *(_percent(pair[side]) for pair in bounds)] for side, name in enumerate(("low", "high"))
         ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return columns(rows, ">")
 
 
 def _percent(value: float | None) -> str:
