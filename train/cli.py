@@ -20,6 +20,9 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 from pydantic import ValidationError
+from tqdm import tqdm
+
+from pipeline.files import write_json
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -156,10 +159,20 @@ class Output:
         if not self.quiet:
             click.echo(text, err=True)
 
-    def document(self, value: Any) -> None:
-        """The result for machines: with --json one JSON document on stdout (NaN and infinity become null)."""
+    def error(self, text: str) -> None:
+        """An input that failed, while the others go on: on stderr, with --quiet too, above a progress bar."""
+        with tqdm.external_write_mode(file=sys.stderr):
+            click.echo(f"error: {text}", err=True)
+
+    def document(self, value: Any, out: Path | None = None) -> None:
+        """The result for machines: with --json one JSON document on stdout, and in the file `out` if given.
+
+        NaN and infinity become null.
+        """
         if self.as_json:
             click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
+        if out is not None:
+            write_json(out, plain(value))
 
     @contextmanager
     def others_on_stderr(self) -> Iterator[None]:
