@@ -21,9 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.network import Network
+from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig, moments
 from tools.planning.step import fake_step, forward
-from tools.planning.tracker import PartBytes
 from train.distributed import rank, shut_down, world_size
 from train.engine import build_engine, start_process_group
 from train.optimizer import read_ds_config
@@ -110,23 +110,23 @@ def real_peaks(settings: Settings, config: dict) -> dict[str, int]:
     data = settings.data
     shape = (1, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
     clips = torch.zeros(shape, dtype=torch.uint8)
-    tracker, peaks = PartBytes("new"), {}
+    tracker, peaks = LiveBytes(part="new"), {}
 
     def micro_step() -> None:
         loss = forward(settings, engine, clips)
         peaks["the forward pass"] = tracker.peak
-        tracker.forget_peak()
+        tracker.reset_peak()
         engine.backward(loss)
         peaks["the backward pass"] = tracker.peak
-        tracker.forget_peak()
+        tracker.reset_peak()
         engine.step()
         peaks["the optimizer step"] = tracker.peak
 
     warm_up = 1 if world_size() == 1 else 3  # ZeRO 3 needs two to learn the order in which it gathers
     for _ in range((warm_up + 1) * settings.optimizer.accumulation_steps - 1):
         micro_step()
-    tracker.adopt(everything(before), "old")
-    tracker.forget_peak()
+    tracker.include(everything(before), "old")
+    tracker.reset_peak()
     with tracker:
         micro_step()
     engine.destroy()

@@ -33,7 +33,6 @@ from tools.planning.step import (
     fake_step,
     measure_step,
 )
-from tools.planning.tracker import PartBytes
 from train.settings import Settings, settings_from
 
 MIB = 2**20
@@ -195,30 +194,6 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
         for reversible in (True, False)
     }
     assert found == {True: 10**9, False: 0}, "a plain network has no beta, and its peak is the update"
-
-
-# ------------------------------------------------------------------------------------------------ tracker
-
-
-def test_the_tracker_counts_each_storage_once_and_keeps_the_picture_of_the_peak():
-    tracker = PartBytes("a")
-    outside = torch.zeros(25)
-    tracker.adopt([outside, outside.view(5, 5)], "w")
-    with tracker:
-        first = torch.ones(100)  # 400 bytes
-        view = first.view(10, 10)
-        tracker.part = "b"
-        second = view + 1
-        del first, view
-        third = torch.ones(50)
-        del second
-        assert tracker.now == 100 + 200
-    assert tracker.peak == 100 + 800
-    tracker.move("b", "c")  # third is alive, but was not at the peak
-    assert tracker.at_peak() == {"w": 100, "a": 400, "b": 400}
-    tracker.forget_peak()
-    assert tracker.at_peak() == {"w": 100, "c": 200}
-    del third
 
 
 # ------------------------------------------------------------------------------------ loader and decoder

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.search import changed
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, WORKING, Reducer, StepPeak, fake_step
-from tools.planning.tracker import PartBytes
 from train.settings import settings_from
 
 WORKER = Path(__file__).with_name("plan_worker.py")
@@ -60,9 +60,9 @@ def test_torchs_adam_takes_as_many_buffers_as_we_say(foreach, buffers):
         weight.grad = torch.ones_like(weight)
     optimizer = torch.optim.AdamW(weights, foreach=foreach)
     optimizer.step()
-    tracker = PartBytes("buffers")
+    tracker = LiveBytes(part="buffers")
     for weight in weights:
-        tracker.adopt([weight, weight.grad, *optimizer.state[weight].values()], "kept")
+        tracker.include([weight, weight.grad, *optimizer.state[weight].values()], "kept")
     before = tracker.now
     with tracker:
         optimizer.step()

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from model.network import Network
 from model.rewire import rewired_stages, set_beta
-from tools.planning.tracker import PartBytes
+from tools.benchmarks.trackers import LiveBytes
 from train.settings import Settings
 
 WEIGHTS, GRADIENTS, FRAMES, BUCKETS = "weights", "gradients", "frames", "gradient buckets"
@@ -86,7 +86,7 @@ class Reducer:
 class _Pieces(nn.Module):
     """Stands in for the encoder: tells the tracker what it is at, and runs the first pieces only."""
 
-    def __init__(self, encoder: nn.Module, tracker: PartBytes) -> None:
+    def __init__(self, encoder: nn.Module, tracker: LiveBytes) -> None:
         super().__init__()
         self.encoder, self.tracker = encoder, tracker
         # by whether there is a graph: clips of the largest piece so far, and how often one so large has run
@@ -95,18 +95,18 @@ class _Pieces(nn.Module):
         self.one_clip: Tensor | None = None  # (1, D, t), features as the encoder gave them
 
     def forward(self, clips: Tensor) -> Tensor:
-        self.tracker.adopt([clips], FRAMES)  # a view of the batch, or a copy of some of its clips
+        self.tracker.include([clips], FRAMES)  # a view of the batch, or a copy of some of its clips
         graph = torch.is_grad_enabled()
         news = self._is_news(len(clips), graph)
         if self.one_clip is not None and not news:
             return self.one_clip.new_empty(len(clips), *self.one_clip.shape[1:], requires_grad=graph)
         with_graph = graph and any(p.requires_grad for p in self.encoder.parameters())
         if with_graph:  # what an earlier piece left behind are its gradients
-            self.tracker.move(WORKING, GRADIENTS)
+            self.tracker.reassign(WORKING, GRADIENTS)
         self.tracker.part = WORKING
         features: Tensor = self.encoder(clips)
         if with_graph:  # its backward goes on with the working set
-            self.tracker.move(WORKING, BOUNDARIES)
+            self.tracker.reassign(WORKING, BOUNDARIES)
         else:
             self.tracker.part = FEATURES
         self.one_clip = features.detach()[:1].clone() if self.one_clip is None else self.one_clip
@@ -160,7 +160,7 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _watched(network: Network, tracker: PartBytes, reducer: Reducer | None) -> Iterator[None]:
+def _watched(network: Network, tracker: LiveBytes, reducer: Reducer | None) -> Iterator[None]:
     """Inside, the encoder tells the tracker what it is at, and so does each gradient."""
     encoder, trainable = network.encoder, _trainable(network)
     size = sum(p.numel() for p in trainable)
@@ -168,7 +168,7 @@ def _watched(network: Network, tracker: PartBytes, reducer: Reducer | None) -> I
     def note_gradient(parameter: Tensor) -> None:
         if parameter.grad is None:
             return
-        tracker.adopt([parameter.grad], GRADIENTS)
+        tracker.include([parameter.grad], GRADIENTS)
         if reducer is not None:
             before, tracker.part = tracker.part, BUCKETS
             reducer.take(parameter, size)
@@ -196,19 +196,19 @@ def measure_step(
 
     outer: another tracker to run along. The network's encoder is wrapped meanwhile; gradients stay behind.
     """
-    tracker = PartBytes(FEATURES)
+    tracker = LiveBytes(part=FEATURES)
     trainable = _trainable(network)
     groups = [sum(p.numel() for p in _trainable(part)) for part in (network.encoder, network.detector)]
-    tracker.adopt([*network.parameters(), *network.buffers()], WEIGHTS)
-    tracker.adopt([clips], FRAMES)
-    tracker.adopt([p.grad for p in trainable if p.grad is not None], GRADIENTS)
+    tracker.include([*network.parameters(), *network.buffers()], WEIGHTS)
+    tracker.include([clips], FRAMES)
+    tracker.include([p.grad for p in trainable if p.grad is not None], GRADIENTS)
     with _watched(network, tracker, reducer), outer or nullcontext(), tracker:
         loss = forward(settings, network, clips)
-        in_forward = dict(tracker.at_peak())
-        tracker.forget_peak()
+        in_forward = dict(tracker.parts_at_peak())
+        tracker.reset_peak()
         loss.backward()
     return StepPeak(
-        parts=dict(tracker.at_peak()),
+        parts=dict(tracker.parts_at_peak()),
         forward=in_forward,
         groups=tuple(size for size in groups if size),
         tensors=tuple(p.numel() for p in trainable),
