@@ -33,14 +33,14 @@ def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
 
 def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
     path = tmp_path / "rows.json"
-    options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--out", str(path)]
-    result = bench(*SMALL, *options)
+    options = ["--clips", "8", "--clips-per-forward", "2", "--ratio", "0.25", "--ratio", "1"]
+    result = bench(*SMALL, *options, "--out", str(path))
     assert result.exit_code == 0, result.output
     rows = {(row["mode"], row["ratio"]): row for row in json.loads(path.read_text())["rows"]}
     assert len(rows) == 6
     for mode in MODES:
         few, all_of_them = rows[mode, 0.25], rows[mode, 1.0]
-        # One piece of two clips is alive at a time; the kept clips themselves are uint8, 6 KB each.
+        # Two clips are encoded at a time. The kept clips themselves are uint8, 6 KB each.
         assert few["saved_mib"] == pytest.approx(all_of_them["saved_mib"], abs=0.03)
 
 

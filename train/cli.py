@@ -118,6 +118,13 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def document_options(function: Decorated) -> Decorated:
+    """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
+    help_text = "Write the JSON document to this file, too."
+    out = click.option("--out", type=click.Path(path_type=Path), help=help_text)
+    return out(force_option(output_options(function)))
+
+
 def check_new(path: Path, *, force: bool) -> None:
     """ValueError if `path` holds a result already, unless `force`; an empty folder holds none.
 
