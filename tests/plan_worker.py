@@ -64,7 +64,7 @@ NUM_CLASSES = 5
 
 
 def settings_of(backbone: str, optimizer: dict) -> Settings:
-    """Small clips, so that what the engine holds is most of the whole; two pieces with a gradient."""
+    """Small clips, so that what the engine holds is most of the whole; two chunks with a gradient."""
     tiny = backbone == "r2plus1d_tiny"
     frames, size = (4, 16) if tiny else (8, 32)
     return settings_from(
@@ -135,11 +135,11 @@ def real_peaks(settings: Settings, config: dict) -> dict[str, int]:
 
 def estimates(settings: Settings, config: dict) -> dict[str, int]:
     """Bytes that plan says, at the same moments."""
-    engine = DeepSpeedMemoryConfig.of(
+    deepspeed = DeepSpeedMemoryConfig.from_ds_config(
         config, world_size(), device="cpu", cpp_adam=settings.optimizer.cpu_adam
     )
-    step = fake_step(settings, NUM_CLASSES, dtype=engine.dtype, reducer=engine.reducer)
-    found = {moment: parts.total() for moment, parts in moments(step, engine, {}).items()}
+    peak = fake_step(settings, NUM_CLASSES, dtype=deepspeed.dtype, reducer=deepspeed.reducer)
+    found = {moment: parts.total() for moment, parts in moments(peak, deepspeed, {}).items()}
     reduced = found.pop("the reduction of gradients")  # which belongs to engine.backward
     return found | {"the backward pass": max(reduced, found["the backward pass"])}
 

@@ -13,7 +13,7 @@ import torch
 
 from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
-from tools.planning.search import changed
+from tools.planning.search import with_changes
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, WORKING, Reducer, StepPeak, fake_step
 from train.settings import settings_from
 
@@ -84,7 +84,7 @@ def parts_in(moment: str, zero: dict, processes: int = 1, **where) -> list[int]:
     config = {
         "zero_optimization": {"reduce_bucket_size": 10, "stage3_param_persistence_threshold": 0, **zero}
     }
-    parts = moments(STEP, DeepSpeedMemoryConfig.of(config, processes, **where), ALWAYS)[moment]
+    parts = moments(STEP, DeepSpeedMemoryConfig.from_ds_config(config, processes, **where), ALWAYS)[moment]
     assert parts[FRAMES] == 50
     return [parts[name] for name in (WEIGHTS, GRADIENTS, OPTIMIZER, BUCKETS)]
 
@@ -179,8 +179,8 @@ def small_settings(**optimizer):
     )
 
 
-def test_under_zero_3_the_last_piece_moves_its_gradients_into_the_bucket():
-    settings = changed(small_settings(), {"encoder.clip_ratio": 0.3})  # one piece, which is the last
+def test_under_zero_3_the_last_chunk_moves_its_gradients_into_the_bucket():
+    settings = with_changes(small_settings(), {"encoder.clip_ratio": 0.3})  # one chunk, which is the last
     whole = fake_step(settings, 5)
     moved = fake_step(settings, 5, reducer=Reducer(10**9, partitioned=True))
     assert moved.parts.get(GRADIENTS, 0) < whole.parts[GRADIENTS] / 10
