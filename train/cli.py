@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,13 @@ from tqdm import tqdm
 from pipeline.files import write_json
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Item = TypeVar("Item")
+
+
+def write_line(text: str, *, err: bool) -> None:
+    """Write a line to stdout, or to stderr; above the progress bars where there are any."""
+    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
+        click.echo(text, err=err)
 
 
 def one_line(error: Exception) -> str:
@@ -167,9 +174,15 @@ class Output:
             click.echo(text, err=True)
 
     def error(self, text: str) -> None:
-        """An input that failed, while the others go on: on stderr, with --quiet too, above a progress bar."""
-        with tqdm.external_write_mode(file=sys.stderr):
-            click.echo(f"error: {text}", err=True)
+        """What failed: on stderr, with --quiet too."""
+        write_line(f"error: {text}", err=True)
+
+    def progress(
+        self, items: Iterable[Item], title: str, *, unit: str, total: int | None = None
+    ) -> Iterable[Item]:
+        """The items, counted by a progress bar as they are used; see no_bar."""
+        bar: Iterable[Item] = tqdm(items, desc=title, unit=unit, total=total, disable=self.no_bar)
+        return bar
 
     def document(self, value: Any, out: Path | None = None) -> None:
         """The result for machines: with --json one JSON document on stdout, and in the file `out` if given.
