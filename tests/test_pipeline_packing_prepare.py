@@ -12,7 +12,7 @@ from painted_video import painted_video
 from pipeline.packing.pack_video import pack_video
 from pipeline.packing.prepare import find_videos, form_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec, exact_rate, is_in_form, transcode
-from tools.make_shards import settings_of
+from tools.make_shards import packing_of
 
 FORM = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
 
@@ -25,8 +25,8 @@ def source() -> bytes:
 @pytest.mark.parametrize("fps", [15.0, 0.0, 29.97, 12.5])
 def test_the_form_comes_back_from_what_make_shards_writes(fps):
     form = EncodingSpec(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
-    assert form_of(settings_of(form, 64, ())) == form
-    assert form_of(settings_of(None, 64, ())) is None
+    assert form_of(packing_of(form, 64, ())) == form
+    assert form_of(packing_of(None, 64, ())) is None
 
 
 @pytest.mark.parametrize("packing", [{}, {"copy": False}, {"codec": "vp9", "fps": "fast"}])
