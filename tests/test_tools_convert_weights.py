@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from tools.convert_weights import best_match, main, sources_of
+from tools.convert_weights import main
 from tools.weights.files import read_tensors
+from tools.weights.matching import best_match, sources_of
 
 PUBLISHED = {
     "etad_tsp_r2plus1d_34_backbone.json": ("r2plus1d_34", "tsp"),
