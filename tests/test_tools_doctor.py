@@ -148,6 +148,11 @@ def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
     assert states == [WARNING, OK]  # all there, none to compare with
 
 
+def test_the_constraints_of_this_checkout_are_found():
+    """They lie beside the packages, whatever room the checks are in."""
+    assert (checks.ROOT / "constraints.txt").is_file() and (checks.ROOT / "tools").is_dir()
+
+
 def test_a_built_extension_is_seen_in_torchs_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert checks.built_ops() == set()

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 OK, WARNING, BROKEN = "OK", "WARNING", "BROKEN"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = (
     *("torch", "nvidia-dali", "webdataset", "deepspeed", "numpy", "click", "h5py", "pydantic", "PyYAML"),
     *("safetensors", "av", "tqdm"),
