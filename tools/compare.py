@@ -94,7 +94,7 @@ class Side:
 
 
 def side_of(
-    truth: Truth,
+    ground_truth: Truth,
     path: Path,
     detections: tuple[dict[str, Any], dict[str, Any]],
     tiou: Sequence[float],
@@ -107,9 +107,9 @@ def side_of(
     from train.evaluation.matching import collect, match_collected
 
     try:
-        results, meta, remark = renamed(*detections, truth)
-        check_overlap(truth, results)
-        data = collect(truth.videos, results, drop_duplicates=dedupe)
+        results, meta, remark = renamed(*detections, ground_truth)
+        check_overlap(ground_truth, results)
+        data = collect(ground_truth.videos, results, drop_duplicates=dedupe)
         matched = match_collected(data, np.array(tiou))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -59,55 +59,55 @@ def length_warnings(
     data: Mapping[str, Any], statistics: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> list[str]:
     """Actions that are too short or too long for the proposals, or lie between clips."""
-    found = []
+    warnings = []
     total = sum(row["actions"] for row in statistics["subsets"].values())
     unmatchable = figures["unmatchable_actions"]
     if unmatchable:
-        found.append(
+        warnings.append(
             f"{unmatchable} of {total} actions have no proposal of tIoU 0.5 (shorter than about half a step, "
             "or longer than a window): they can hardly be found"
         )
     longest, window = statistics["action_seconds"].get("p100", 0.0), data.get("window_seconds")
     if window and longest > window:
-        found.append(f"the longest action lasts {longest:.4g} s, a window {window:g} s")
+        warnings.append(f"the longest action lasts {longest:.4g} s, a window {window:g} s")
     covered = figures["coverage"]["p95"]["time"]
     if covered < 0.5:
-        found.append(
+        warnings.append(
             f"clips cover {100 * covered:.0f} % of the time of a long video (p95): actions between them are "
             "lost"
         )
-    return found
+    return warnings
 
 
 def video_warnings(statistics: Mapping[str, Any]) -> list[str]:
     """Several frame rates, actions that overlap, videos that were rejected."""
-    found = []
+    warnings = []
     if len(statistics["fps"]) > 1:
-        found.append(rate_warning(list(statistics["fps"]), statistics["packing"]))
+        warnings.append(rate_warning(list(statistics["fps"]), statistics["packing"]))
     if pairs := statistics["overlaps"]["pairs_same_class"]:
-        found.append(
+        warnings.append(
             f"pairs of actions of one class that overlap: {pairs}; soft-NMS lowers the score of one of two"
         )
     if rejects := len(statistics["rejects"]):
-        found.append(f"rejected videos: {rejects}; their actions count as missed in mAP")
-    return found
+        warnings.append(f"rejected videos: {rejects}; their actions count as missed in mAP")
+    return warnings
 
 
 def subset_warnings(data: Mapping[str, Any], subsets: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """That there is nothing to train on; nothing to validate on, or only what should be kept for the test."""
-    found = []
+    warnings = []
     others = [name for name, row in subsets.items() if row["packed"] and name != data["train_subset"]]
     if data["val_subset"] == data["train_subset"] and others:
-        found.append(
+        warnings.append(
             f"nothing is left to validate on but {first_names(others, 5, quoted=False)}, and a test set that "
             "chooses the checkpoint tests no more: keep some training videos apart; or, the custom on "
             "THUMOS-14, put it in val_subset"
         )
     elif data["val_subset"] == data["train_subset"]:
-        found.append("there is one subset only: nothing is left to validate on")
+        warnings.append("there is one subset only: nothing is left to validate on")
     if not any(row["actions"] for row in subsets.values()):
-        found.append("no packed video has an action: there is nothing to learn")
-    return found
+        warnings.append("no packed video has an action: there is nothing to learn")
+    return warnings
 
 
 def rate_warning(rates: Sequence[str], packing: Mapping[str, Any]) -> str:
@@ -128,10 +128,10 @@ def class_warnings(balance: Mapping[str, Any], train: str) -> list[str]:
     unseen = [name for name, counts in per_class if counts and not counts.get(train)]
     unevaluated = [name for name, subset in balance["in_one_subset"].items() if subset == train]
     rare = [name for name, counts in per_class if 0 < counts.get(train, 0) < RARE]
-    found = [
+    warnings = [
         (unseen, "without a training action, so it cannot be learned"),
         (unevaluated, "in the training subset only, so no evaluation tells how well it is learned"),
         (rare, f"fewer than {RARE} training actions"),
         (balance["without_actions"], "a class without any action"),
     ]
-    return [f"{first_names(names, 5, quoted=False)}: {text}" for names, text in found if names]
+    return [f"{first_names(names, 5, quoted=False)}: {text}" for names, text in warnings if names]

@@ -44,19 +44,20 @@ def choose_subsets(counts: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
 def name_warnings(subsets: Iterable[str], labels: Iterable[str]) -> list[str]:
     """Warnings of subsets whose usual name is spelt otherwise, and of several names that look the same."""
     subsets = sorted(subsets)
-    found = [
+    warnings = [
         f"subset {name!r} is not {normalised(name)!r}: names count letter by letter; correct the "
         "annotations, or use just this name in settings"
         for name in subsets
         if normalised(name) in USUAL and name != normalised(name)
     ]
     for group in _groups(subsets, meaning_of):
-        found.append(f"subsets {_quoted(group)} are {len(group)} subsets: a run trains or validates on one")
+        quoted = _quoted(group)
+        warnings.append(f"subsets {quoted} are {len(group)} subsets: a run trains or validates on one")
     for group in _groups(labels, normalised):
-        found.append(
+        warnings.append(
             f"labels {_quoted(group)} are {len(group)} classes; if you mean one, spell it in one way"
         )
-    return found
+    return warnings
 
 
 def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:

@@ -87,9 +87,9 @@ def choose_windowing(videos: Sequence[PackedVideo]) -> Windowing:
             return windowing_of(videos, None, num_steps)
     longest = max(video.duration or 0.0 for video in videos)
     lengths = [seconds for seconds in WINDOW_SECONDS if seconds < longest] or [WINDOW_SECONDS[0]]
-    found = [windowing_of(searched, seconds, steps) for steps in NUM_STEPS[1:] for seconds in lengths]
-    found.append(windowing_of(searched, None, NUM_STEPS[-1]))
-    most = max(one.trained for one in found)
-    good = [one for one in found if one.trained >= most - 0.005]
+    candidates = [windowing_of(searched, seconds, steps) for steps in NUM_STEPS[1:] for seconds in lengths]
+    candidates.append(windowing_of(searched, None, NUM_STEPS[-1]))
+    most = max(one.trained for one in candidates)
+    good = [one for one in candidates if one.trained >= most - 0.005]
     chosen = min(good, key=lambda one: (one.num_steps, -(one.window_seconds or longest)))
     return windowing_of(videos, chosen.window_seconds, chosen.num_steps)

@@ -76,13 +76,13 @@ def check_versions() -> Iterator[CheckResult]:
     missing, other, same = [], [], 0
     for name in wanted or dict.fromkeys(RUNTIME, ""):
         is_dali = name.startswith("nvidia-dali")
-        found = have.get(canonical(name))
-        if found is None and is_dali:  # built for another CUDA
-            found = next((have[key] for key in have if key.startswith("nvidia-dali")), None)
-        if found is None:
+        installed = have.get(canonical(name))
+        if installed is None and is_dali:  # built for another CUDA
+            installed = next((have[key] for key in have if key.startswith("nvidia-dali")), None)
+        if installed is None:
             missing += [name] if is_dali or name in RUNTIME else []
-        elif wanted and found.partition("+")[0] != wanted[name]:
-            other.append(f"{name} {found} (tested: {wanted[name]})")
+        elif wanted and installed.partition("+")[0] != wanted[name]:
+            other.append(f"{name} {installed} (tested: {wanted[name]})")
         else:
             same += 1
     install = "pip install -c constraints.txt -e ."
@@ -102,14 +102,14 @@ def read_constraints(text: str) -> dict[str, str]:
     """{package: version} of the lines of a constraints file that apply to this Python."""
     from packaging.requirements import Requirement
 
-    found = {}
+    versions = {}
     for line in text.splitlines():
         line = line.partition("#")[0].strip()
         if line:
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate():
-                found[requirement.name] = str(requirement.specifier).removeprefix("==")
-    return found
+                versions[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return versions
 
 
 def check_compiler() -> Iterator[CheckResult]:

@@ -144,7 +144,7 @@ class SettingsSearch:
 
     def _larger(self, clips: int) -> list[Suggestion]:
         """The batch and ratio of the recipe fit: the most clips per forward, or else more of something."""
-        found = [self._suggestion(clips, self.batch, self.kept, "the same result, fastest")]
+        suggestions = [self._suggestion(clips, self.batch, self.kept, "the same result, fastest")]
         own = min(clips, self.settings.encoder.clips_per_forward)
         batch = largest_that_fits(
             lambda n: self.total(own, n, self.kept),
@@ -154,7 +154,7 @@ class SettingsSearch:
             budget=self.budget,
         )
         if batch is not None and batch > self.batch:
-            found.append(self._suggestion(own, batch, self.kept, "more videos a step"))
+            suggestions.append(self._suggestion(own, batch, self.kept, "more videos a step"))
         kept = largest_that_fits(
             lambda n: self.total(own, self.batch, n),
             low=self.kept,
@@ -163,8 +163,8 @@ class SettingsSearch:
             budget=self.budget,
         )
         if kept is not None and kept > self.kept:
-            found.append(self._suggestion(own, self.batch, kept, "more of the gradient, slower"))
-        return found
+            suggestions.append(self._suggestion(own, self.batch, kept, "more of the gradient, slower"))
+        return suggestions
 
     def _smaller(self) -> list[Suggestion]:
         """Not even one clip at a time fits: fewer videos at once, then fewer clips with a gradient."""
