@@ -77,15 +77,14 @@ def test_the_files_of_tools_are_exactly_the_commands():
 
 
 def test_the_rooms_of_tools_are_parts_of_commands_and_no_command_is_a_part():
-    """A file in a folder of tools/ serves the files beside it or a command; nothing imports a command."""
+    """A folder of tools/ is imported by a command, or by another folder; nothing imports a command."""
     files = {path: imported(path) for path in SOURCES if path.is_relative_to(ROOT / "tools")}
     names = set().union(*files.values())
     assert not names & {f"tools.{name}" for name in TOOLS}
-    rooms = {path.parent for path in files} - {ROOT / "tools"}
-    used = {name for path, found in files.items() if path.parent == ROOT / "tools" for name in found}
-    for room in rooms:
+    for room in {path.parent for path in files} - {ROOT / "tools"}:
         package = ".".join(room.relative_to(ROOT).parts)
-        assert any(name.startswith(package) for name in used), f"no command uses {package}"
+        outside = set().union(*(found for path, found in files.items() if path.parent != room))
+        assert any(name.startswith(package) for name in outside), f"nothing uses {package}"
 
 
 def test_every_package_folder_is_listed_in_setup():

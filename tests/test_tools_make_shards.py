@@ -339,12 +339,12 @@ def alive(process: int) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Eight videos of 4 s, their annotations, and what an undisturbed run makes of them."""
+    """Eight videos of 2 s, their annotations, and what an undisturbed run makes of them."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "videos").mkdir()
     for number in range(8):
         path = folder / "videos" / f"k{number}.mp4"
-        write_video(path, range(0, 4000, 40), size=(176, 128))
+        write_video(path, range(0, 2000, 40), size=(176, 128))
     (folder / "videos" / "k5.mp4").write_bytes(b"")
     path = annotate(folder / "a.json", {f"k{number}": entry((1, 2, "run")) for number in range(8)})
     options = [folder / "videos", path, "--shard-size", 3]
