@@ -85,7 +85,7 @@ def settings_of(backbone: str, optimizer: dict) -> Settings:
 
 
 def ds_config(zero: dict, bf16: bool, bucket: int) -> dict:
-    """The repository's, in this mode; bucket: numbers, unless the mode says how many."""
+    """The repository's, in this mode; bucket: elements, unless the mode sets it."""
     config = copy.deepcopy(read_ds_config())
     config["zero_optimization"] |= {"reduce_bucket_size": bucket, **zero}
     config["bf16"]["enabled"] = bf16

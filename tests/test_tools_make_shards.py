@@ -130,8 +130,8 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
-    truth = Dataset.open(tmp_path / "out").truth("training")
-    assert len(truth) == 9 and all(video.actions for video in truth.values())
+    ground_truth = Dataset.open(tmp_path / "out").truth("training")
+    assert len(ground_truth) == 9 and all(video.actions for video in ground_truth.values())
 
 
 def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):
@@ -166,14 +166,14 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
     table = [line.split() for line in done.stdout.splitlines()[1:5]]
     assert table[0] == ["actions", "of", "class", "Validation", "training"]
     assert table[1:] == [["Right", "1", "0"], ["right", "1", "1"], ["videos", "2", "1"]]
-    for words in (
+    for text in (
         "two: duplicate: right",
         "no annotation names, left out: 7 (spare 0.mp4, spare 1.mp4, ",
         ", spare 4.mp4 and 2 more)",
         "warning: subset 'Validation' is not 'validation'",
         "warning: labels 'Right' and 'right' are 2 classes",
     ):
-        assert words in done.stdout, words
+        assert text in done.stdout, text
     packed = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
     again = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
     document = json.loads(packed.stdout)
@@ -269,14 +269,14 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(videos, annotations, tmp_path, case):
     annotations.rename(tmp_path / "a.json")
-    prepare, options, words = BAD[case]
+    prepare, options, message = BAD[case]
     prepare(tmp_path)
     before = contents(tmp_path)
     options = [option.format(d=tmp_path) for option in options]
     done = run(videos, tmp_path / "a.json", "--out", tmp_path / "out", *options)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ") and words in lines[0]
+    assert lines[0].startswith("error: ") and message in lines[0]
     assert contents(tmp_path) == before
 
 

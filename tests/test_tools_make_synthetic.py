@@ -55,12 +55,12 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
         motion.append((change * np.gradient(grey[4], axis=1)).mean())
         labels.append(label)
     labels, chance = np.array(labels), 1 / len(CLASSES)
-    truth = np.eye(len(CLASSES))[labels]
+    one_hot = np.eye(len(CLASSES))[labels]
     train, test = slice(0, 160), slice(160, 240)
 
     def accuracy(x: np.ndarray) -> float:
         ridge = x[train].T @ x[train] + 1.0 * np.eye(x.shape[1])
-        weights = np.linalg.solve(ridge, x[train].T @ truth[train])
+        weights = np.linalg.solve(ridge, x[train].T @ one_hot[train])
         return float(((x[test] @ weights).argmax(1) == labels[test]).mean())
 
     # 80 test frames: three standard errors of a guess at 1/5 are 0.134

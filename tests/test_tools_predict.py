@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_packing_the_file_and_evaluating_it(videos, run
         mine = {(*entry["segment"], entry["label"]): entry["score"] for entry in found[key]}
         assert by_segment == pytest.approx(mine, abs=BATCH_TOLERANCE)
 
-    packed = tmp_path / "packed"  # what lies in the shards is in the training form: it is taken as it is
+    packed = tmp_path / "packed"  # a file from the shards is encoded like the training data: taken as it is
     packed.mkdir()
     for key in found:
         (packed / f"{key}.mp4").write_bytes(Dataset.open(shards).read(key))
@@ -148,11 +148,11 @@ def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_
 
     calls = []
 
-    def broken_at_first(data, frames, **how):
+    def broken_at_first(data, frames, **options):
         calls.append(1)
         if len(calls) == 2:  # the second window of first.mkv
             raise ValueError("frame 7 cannot be decoded")
-        return decode(data, frames, **how)
+        return decode(data, frames, **options)
 
     monkeypatch.setattr(loader, "decode_clips", broken_at_first)
     trained = load_trained(run, ["run.device=cpu"])

@@ -92,13 +92,13 @@ ENDS = {
 
 def torchvision_name(where: str, part: str) -> str:
     part = part.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.3")
-    places = {"block 1 0": "features.0.0.", "merging": "features.1.", "norm": "norm."}
-    return places.get(where, f"features.2.{where[-1]}.") + part
+    prefixes = {"block 1 0": "features.0.0.", "merging": "features.1.", "norm": "norm."}
+    return prefixes.get(where, f"features.2.{where[-1]}.") + part
 
 
 def mmaction2_name(where: str, part: str) -> str:
-    places = {"block 1 0": "layers.0.blocks.0.", "merging": "layers.0.downsample.", "norm": "norm1."}
-    return places.get(where, f"layers.1.blocks.{where[-1]}.") + part
+    prefixes = {"block 1 0": "layers.0.blocks.0.", "merging": "layers.0.downsample.", "norm": "norm1."}
+    return prefixes.get(where, f"layers.1.blocks.{where[-1]}.") + part
 
 
 def opentad_name(where: str, part: str) -> str:

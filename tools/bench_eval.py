@@ -181,10 +181,10 @@ def table(rows: list[Row]) -> str:
 @click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @document_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **sizes_given: int) -> None:
+def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: int) -> None:
     if out is not None:
         check_new_file(out, force=force)
-    output, sizes = Output(quiet, as_json), Sizes(**sizes_given)
+    output, sizes = Output(quiet, as_json), Sizes(**values)
     described = {"numpy": np.__version__, **asdict(sizes)}
     output.say(header(described))
     rows: list[Row] = []

@@ -80,22 +80,22 @@ def table(rows: list[MemoryRow]) -> str:
 )
 @document_options
 def main(
-    clip: str, device: str, out: Path | None, force: bool, quiet: bool, as_json: bool, **options: Any
+    *, clip: str, device: str, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any
 ) -> None:
     from tools.benchmarks.memory import MODES, MemoryOptions, measure
     from train.build_network import resolve_device
 
     output = Output(quiet, as_json)
     shape, chosen = parse_clip(clip), resolve_device(device, where="--device").type
-    settings = MemoryOptions(clip=shape, device=chosen, **options)
-    settings.check()
+    options = MemoryOptions(clip=shape, device=chosen, **values)
+    options.check()
     if out is not None:
         check_new_file(out, force=force)
-    described = environment(settings.device)
-    output.say(header({**described, **asdict(settings)}))
-    rows = [measure(settings, mode, ratio) for ratio in settings.ratios or (None,) for mode in MODES]
+    described = environment(options.device)
+    output.say(header({**described, **asdict(options)}))
+    rows = [measure(options, mode, ratio) for ratio in options.ratios or (None,) for mode in MODES]
     output.say(table(rows))
-    document = {**described, "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
+    document = {**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]}
     output.document(document, out)
 
 

@@ -192,9 +192,9 @@ def error_table(rows: list[dict[str, Any]]) -> str:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @click.option("--what", type=click.Choice(["time", "error", "both"]), default="both", show_default=True)
 @document_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **given: Any) -> None:
+def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
     """Measure the time and the precision of rewired backbones. bfloat16 runs the branches under autocast."""
-    options, output = RewireOptions(**given), Output(quiet, as_json)
+    options, output = RewireOptions(**values), Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
     for name in options.backbones:

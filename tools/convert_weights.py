@@ -90,6 +90,7 @@ def text_of(matched: MatchedWeights, out: Path) -> str:
 @click.pass_context
 def main(
     ctx: click.Context,
+    *,
     checkpoint: Path,
     backbone: str | None,
     source: str | None,

@@ -92,7 +92,7 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
 @force_option
 @output_options
-def main(out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
     """Render synthetic videos and their annotations; pack them with make-shards like your own."""
     options, output = VideoOptions(**values), Output(quiet, as_json)
     options.check()

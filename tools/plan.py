@@ -181,11 +181,11 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 @click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **given: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     from tools.planning.estimate import GIB, HEADROOM, estimate
     from tools.planning.search import SettingsSearch
 
-    options, output = PlanOptions(**given), Output(quiet, as_json)
+    options, output = PlanOptions(**values), Output(quiet, as_json)
     settings = options.settings()
     deepspeed = options.deepspeed(settings)
     num_classes, source = options.classes_and_frame_size(settings, output)
