@@ -1,9 +1,9 @@
-"""Small parts of messages: plurals, durations, the first of many names, suggestions, values cut short."""
+"""Parts of messages: plurals, durations, the first names of many, suggestions, values cut short, columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
@@ -39,3 +39,16 @@ def duration_text(seconds: float) -> str:
     if seconds >= 60:
         return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
     return f"{seconds:.1f} s"
+
+
+def columns(rows: Sequence[Sequence[object]], align: str = "<>", *, indent: str = "") -> str:
+    """Rows of cells as lines of aligned columns, two spaces apart.
+
+    align: `<` (left) or `>` (right) for each column; the last one also stands for all columns after it.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = align.ljust(len(widths), align[-1])
+    formats = [f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)]
+    line = indent + "  ".join(formats)
+    return "\n".join(line.format(*row).rstrip() for row in cells)

@@ -22,9 +22,9 @@ from cpu_info import ask_once
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.network import Network
+from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig, moments
 from tools.planning.step import fake_step, forward
-from tools.planning.tracker import PartBytes
 from train.distributed import rank, shut_down, world_size
 from train.engine import build_engine, start_process_group
 from train.optimizer import read_ds_config
@@ -65,7 +65,7 @@ NUM_CLASSES = 5
 
 
 def settings_of(backbone: str, optimizer: dict) -> Settings:
-    """Small clips, so that what the engine holds is most of the whole; two pieces with a gradient."""
+    """Small clips, so that what the engine holds is most of the whole; two chunks with a gradient."""
     tiny = backbone == "r2plus1d_tiny"
     frames, size = (4, 16) if tiny else (8, 32)
     return settings_from(
@@ -86,7 +86,7 @@ def settings_of(backbone: str, optimizer: dict) -> Settings:
 
 
 def ds_config(zero: dict, bf16: bool, bucket: int) -> dict:
-    """The repository's, in this mode; bucket: numbers, unless the mode says how many."""
+    """The repository's, in this mode; bucket: elements, unless the mode sets it."""
     config = copy.deepcopy(read_ds_config())
     config["zero_optimization"] |= {"reduce_bucket_size": bucket, **zero}
     config["bf16"]["enabled"] = bf16
@@ -111,23 +111,23 @@ def real_peaks(settings: Settings, config: dict) -> dict[str, int]:
     data = settings.data
     shape = (1, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
     clips = torch.zeros(shape, dtype=torch.uint8)
-    tracker, peaks = PartBytes("new"), {}
+    tracker, peaks = LiveBytes(part="new"), {}
 
     def micro_step() -> None:
         loss = forward(settings, engine, clips)
         peaks["the forward pass"] = tracker.peak
-        tracker.forget_peak()
+        tracker.reset_peak()
         engine.backward(loss)
         peaks["the backward pass"] = tracker.peak
-        tracker.forget_peak()
+        tracker.reset_peak()
         engine.step()
         peaks["the optimizer step"] = tracker.peak
 
     warm_up = 1 if world_size() == 1 else 3  # ZeRO 3 needs two to learn the order in which it gathers
     for _ in range((warm_up + 1) * settings.optimizer.accumulation_steps - 1):
         micro_step()
-    tracker.adopt(everything(before), "old")
-    tracker.forget_peak()
+    tracker.include(everything(before), "old")
+    tracker.reset_peak()
     with tracker:
         micro_step()
     engine.destroy()
@@ -136,11 +136,11 @@ def real_peaks(settings: Settings, config: dict) -> dict[str, int]:
 
 def estimates(settings: Settings, config: dict) -> dict[str, int]:
     """Bytes that plan says, at the same moments."""
-    engine = DeepSpeedMemoryConfig.of(
+    deepspeed = DeepSpeedMemoryConfig.from_ds_config(
         config, world_size(), device="cpu", cpp_adam=settings.optimizer.cpu_adam
     )
-    step = fake_step(settings, NUM_CLASSES, dtype=engine.dtype, reducer=engine.reducer)
-    found = {moment: parts.total() for moment, parts in moments(step, engine, {}).items()}
+    peak = fake_step(settings, NUM_CLASSES, dtype=deepspeed.dtype, reducer=deepspeed.reducer)
+    found = {moment: parts.total() for moment, parts in moments(peak, deepspeed, {}).items()}
     reduced = found.pop("the reduction of gradients")  # which belongs to engine.backward
     return found | {"the backward pass": max(reduced, found["the backward pass"])}
 

@@ -104,6 +104,17 @@ def test_results_go_to_stdout_and_all_else_to_stderr(options, stdout, stderr):
         assert json.loads(result.stdout) == {"map": None, "path": "a/b", "tiou": [0.5, None]}
 
 
+def test_an_input_that_failed_is_named_whatever_else_is_quiet(capsys):
+    Output(quiet=True).error("a.mp4: the file is empty")
+    assert capsys.readouterr().err == "error: a.mp4: the file is empty\n"
+
+
+def test_a_document_is_written_to_a_file_as_well(tmp_path, capsys):
+    Output(as_json=True).document({"map": math.nan, "path": Path("a")}, tmp_path / "d.json")
+    assert capsys.readouterr().out == (tmp_path / "d.json").read_text()
+    assert json.loads((tmp_path / "d.json").read_text()) == {"map": None, "path": "a"}
+
+
 def test_ctrl_c_is_one_line_and_exit_code_130():
     @click.command(cls=Command, interrupted="the same command continues")
     def stopped() -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from model.backbones import BACKBONES, build_backbone
 from tools.cli import COMMANDS
-from tools.convert_weights import NAMES as WEIGHT_SOURCES
+from tools.weights.matching import SOURCE_NAMES
 from train.settings import Settings
 
 
@@ -144,7 +144,7 @@ def test_messages_in_troubleshooting_are_those_of_the_code():
 def test_every_source_of_weights_is_in_the_table():
     page = (ROOT / "docs" / "choose-settings.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
-    assert not [name for name in WEIGHT_SOURCES if not any(f"`{name}`" in row for row in rows)]
+    assert not [name for name in SOURCE_NAMES if not any(f"`{name}`" in row for row in rows)]
 
 
 def frames_after(backbone: torch.nn.Module, frames: int) -> int | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 NEUTRAL = "settings_group"  # a module beside the folders: all may import it, it imports none of them
 ALLOWED = {
@@ -64,6 +66,29 @@ def test_the_generic_package_names_resolve_inside_this_checkout(room):
 def test_no_file_of_train_shadows_the_standard_library():
     names = {path.stem for path in (ROOT / "train").glob("*.py")}
     assert not names & set(sys.stdlib_module_names)
+
+
+TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__", "cli"}
+
+
+def test_the_files_of_tools_are_exactly_the_commands():
+    """But for train and eval, which train/ has; `leantad make-shards` is tools/make_shards.py, and so on."""
+    modules = {name: module for name, (module, _) in COMMANDS.items()}
+    assert (modules.pop("train"), modules.pop("eval")) == ("train.main", "train.eval")
+    assert set(modules.values()) == {f"tools.{name}" for name in TOOLS}
+    for name, module in modules.items():
+        assert module.startswith(f"tools.{name.replace('-', '_')}"), name
+
+
+def test_the_rooms_of_tools_are_parts_of_commands_and_no_command_is_a_part():
+    """A folder of tools/ is imported by a command, or by another folder; nothing imports a command."""
+    files = {path: imported(path) for path in SOURCES if path.is_relative_to(ROOT / "tools")}
+    names = set().union(*files.values())
+    assert not names & {f"tools.{name}" for name in TOOLS}
+    for room in {path.parent for path in files} - {ROOT / "tools"}:
+        package = ".".join(room.relative_to(ROOT).parts)
+        outside = set().union(*(found for path, found in files.items() if path.parent != room))
+        assert any(name.startswith(package) for name in outside), f"nothing uses {package}"
 
 
 def test_every_package_folder_is_listed_in_setup():

@@ -13,7 +13,7 @@ from pipeline.packing.pack_video import pack_video
 from pipeline.packing.prepare import encoding_spec_of, find_videos, prepare, stated_seconds
 from pipeline.packing.rates import exact_rate
 from pipeline.packing.transcode import EncodingSpec, has_encoding, transcode
-from tools.make_shards import settings_of
+from tools.make_shards import packing_of
 
 SPEC = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
 
@@ -26,8 +26,8 @@ def source() -> bytes:
 @pytest.mark.parametrize("fps", [15.0, 0.0, 29.97, 12.5])
 def test_the_encoding_comes_back_from_what_make_shards_writes(fps):
     spec = EncodingSpec(fps=exact_rate(fps), short_side=64, upscale=True, codec="h264", gop=7)
-    assert encoding_spec_of(settings_of(spec, 64, ())) == spec
-    assert encoding_spec_of(settings_of(None, 64, ())) is None
+    assert encoding_spec_of(packing_of(spec, 64, ())) == spec
+    assert encoding_spec_of(packing_of(None, 64, ())) is None
 
 
 @pytest.mark.parametrize("packing", [{}, {"copy": False}, {"codec": "vp9", "fps": "fast"}])

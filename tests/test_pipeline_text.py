@@ -1,10 +1,10 @@
-"""Plurals, lists of names, suggestions and short values in messages."""
+"""Plurals, lists of names, suggestions, short values and tables in messages."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline.text import counted, first_names, short, suggestion
+from pipeline.text import columns, counted, first_names, short, suggestion
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,17 @@ def test_a_value_is_cut_to_one_line():
     assert short({"a": "b\n c"}) == "{'a': 'b\\n c'}"
     assert len(short("x" * 500)) == 60 and short("x" * 500).endswith("...")
     assert short(ValueError("no\nsuch file")) == "no such file"
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    rows = [["name", "seconds", "note"], ["a", 10.5, ""], ["bcdef", 7, "late"]]
+    assert columns(rows, "<><").splitlines() == [
+        "name   seconds  note",
+        "a         10.5",
+        "bcdef        7  late",
+    ]
+
+
+def test_the_last_alignment_stands_for_all_columns_after_it():
+    assert columns([["a", "bb", "cc"], ["aa", "b", "c"]]) == "a   bb  cc\naa   b   c"
+    assert columns([["a", "bb"], ["aa", "b"]], ">", indent="  ") == "   a  bb\n  aa   b"

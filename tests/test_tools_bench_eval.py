@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner
 
-from tools.bench_eval import Sizes, main, make_detections, make_truth
+from tools.bench_eval import Sizes, main, make_detections, make_ground_truth
 
 SMALL = ["--videos", "30", "--classes", "5", "--detections", "10", "--proposals", "20", "--keep", "5"]
 SMALL += ["--post-videos", "2"]
@@ -28,11 +28,11 @@ def test_every_part_is_measured_and_written(tmp_path):
 
 def test_the_data_has_the_size_asked_for_and_follows_the_seed():
     sizes = Sizes(videos=20, classes=3, detections=11, proposals=1, keep=1, post_videos=0, seed=4)
-    truth = make_truth(sizes)
-    results = make_detections(sizes, truth)
-    assert len(truth) == len(results) == 20
+    ground_truth = make_ground_truth(sizes)
+    results = make_detections(sizes, ground_truth)
+    assert len(ground_truth) == len(results) == 20
     assert {len(entries) for entries in results.values()} == {11}
-    assert {action.label for video in truth.values() for action in video.actions} == {
+    assert {action.label for video in ground_truth.values() for action in video.actions} == {
         f"class {i}" for i in range(3)
     }
-    assert results == make_detections(sizes, make_truth(sizes))
+    assert results == make_detections(sizes, make_ground_truth(sizes))

@@ -1,54 +1,20 @@
-"""The memory benchmark: its counters against known sizes, its rows, its errors."""
+"""bench-memory: its rows, its errors."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from tools.bench_memory import main
 from tools.benchmarks.memory import MODES
-from tools.benchmarks.trackers import LiveBytes, SavedBytes
 
 SMALL = ["--backbone", "r2plus1d_tiny", "--clip", "3x8x16x16", "--device", "cpu"]
 
 
 def bench(*options: str):
     return CliRunner().invoke(main, list(options))
-
-
-def test_saved_bytes_counts_each_storage_once_and_until_it_is_freed():
-    x = torch.randn(100, requires_grad=True)
-    with SavedBytes(set()) as saved:
-        y = (x * x).exp()  # x twice, and the output of exp
-    assert saved.now == 2 * x.nbytes
-    y.sum().backward()
-    del y
-    assert saved.now == 0
-
-
-def test_saved_bytes_leaves_out_what_it_is_told_to():
-    x = torch.randn(100, requires_grad=True)
-    with SavedBytes({x.untyped_storage().data_ptr()}) as saved:
-        y = x * x
-    assert saved.now == 0 and y.requires_grad
-
-
-def test_live_bytes_peaks_where_most_tensors_are_alive():
-    x = torch.randn(1000)
-    with LiveBytes(set()) as live:
-        for _ in range(3):
-            y = (x + 1) * 2 + x  # at most two of its results are alive at once, with the last y three
-        view = y[10:]
-        y.add_(1)
-    assert live.peak == 3 * x.nbytes
-    assert live.now == x.nbytes
-    del y
-    assert live.now == x.nbytes  # the view keeps it
-    del view
-    assert live.now == 0
 
 
 def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
@@ -68,14 +34,14 @@ def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
 @pytest.mark.slow
 def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
     path = tmp_path / "rows.json"
-    options = ["--clips", "8", "--piece", "2", "--ratio", "0.25", "--ratio", "1", "--out", str(path)]
-    result = bench(*SMALL, *options)
+    options = ["--clips", "8", "--clips-per-forward", "2", "--ratio", "0.25", "--ratio", "1"]
+    result = bench(*SMALL, *options, "--out", str(path))
     assert result.exit_code == 0, result.output
     rows = {(row["mode"], row["ratio"]): row for row in json.loads(path.read_text())["rows"]}
     assert len(rows) == 6
     for mode in MODES:
         few, all_of_them = rows[mode, 0.25], rows[mode, 1.0]
-        # One piece of two clips is alive at a time; the kept clips themselves are uint8, 6 KB each.
+        # Two clips are encoded at a time. The kept clips themselves are uint8, 6 KB each.
         assert few["saved_mib"] == pytest.approx(all_of_them["saved_mib"], abs=0.03)
 
 

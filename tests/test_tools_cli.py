@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_help_lists_every_command_with_its_line_without_importing_any():
     code = (
         "import sys; from tools.cli import main; main(['--help'], standalone_mode=False)\n"
-        "mine = {'train', 'model', 'pipeline', 'torch', 'nvidia'} & {m.split('.')[0] for m in sys.modules}\n"
-        "sys.exit(f'imported {mine}' if mine else 0)"
+        "heavy = {'train', 'model', 'pipeline', 'torch', 'nvidia'} & {m.split('.')[0] for m in sys.modules}\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -50,5 +50,5 @@ def test_an_unknown_command_is_refused():
     assert result.exit_code == 2 and "evaluate" in result.stderr
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert CliRunner().invoke(main, ["--version"]).output.startswith("leantad")

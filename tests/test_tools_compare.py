@@ -54,9 +54,11 @@ def test_the_document_holds_every_class_and_the_figures_of_evaluate(files):
     result = compare(files, "--json", "--seed", "3", "--out", str(files / "compared.json"))
     document = json.loads(result.stdout)
     assert document == json.loads((files / "compared.json").read_text())
-    truth = read_ground_truth(files / "truth.csv", None).videos
+    ground_truth = read_ground_truth(files / "truth.csv", None).videos
     for side in ("a", "b"):
-        metrics = mean_average_precision(truth, json.loads((files / f"{side}.json").read_text())["results"])
+        metrics = mean_average_precision(
+            ground_truth, json.loads((files / f"{side}.json").read_text())["results"]
+        )
         assert document["rows"][0][side] == pytest.approx(metrics["average_mAP"], abs=1e-12)
         assert document["classes"]["c07"][side] == pytest.approx(sum(metrics["per_class"]["c07"]) / 10)
     assert sorted(document["classes"]) == CLASSES

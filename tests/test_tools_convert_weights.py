@@ -15,10 +15,12 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from weight_cases import own_tensors, published
 
 from model.backbones import BACKBONES, build_backbone
-from tools.convert_weights import best_match, main, sources_of
+from tools.convert_weights import main
 from tools.weights.files import read_tensors
+from tools.weights.matching import best_match, sources_of
 
 PUBLISHED = {
     "etad_tsp_r2plus1d_34_backbone.json": ("r2plus1d_34", "tsp"),
@@ -44,11 +46,6 @@ def tiny(seed: int = 3) -> dict[str, Tensor]:
     return dict(build_backbone("r2plus1d_tiny").state_dict())
 
 
-def published(shared_real: Path, file: str) -> dict[str, Tensor]:
-    keys = json.loads((shared_real / "keys" / file).read_text())["keys"]
-    return {name: torch.empty(shape, device="meta") for name, shape, _ in keys}
-
-
 def test_every_list_of_published_keys_is_known_here(shared_real):
     assert {path.name for path in (shared_real / "keys").glob("*.json")} == set(PUBLISHED)
 
@@ -71,18 +68,14 @@ def test_the_backbone_of_a_checkpoint_is_found_by_its_tensors(shared_real):
 def test_a_checkpoint_without_a_last_norm_is_not_given_a_fresh_one():
     # transformers' VideoMAEModel with use_mean_pooling=True returns what its last block gives.
     for backbone in ("videomae_b", "videomae_b_mmaction2"):
-        with torch.device("meta"):
-            weights = build_backbone(backbone).state_dict()
-        found = best_match(weights, backbone=None, source="videomae")
+        found = best_match(own_tensors(backbone), backbone=None, source="videomae")
         assert (found.backbone, found.share, found.unexpected) == (backbone, 1, [])
 
 
 def test_a_lateral_norm_of_mmaction2_is_neither_lost_nor_taken_for_pyslowfasts():
     for backbone in ("slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm"):
         weights: dict[str, Tensor] = {}
-        with torch.device("meta"):
-            own = build_backbone(backbone).state_dict()
-        for name, tensor in own.items():
+        for name, tensor in own_tensors(backbone).items():
             name = re.sub(r"^lateral1\.", "slow_path.conv1_lateral.", name)
             name = re.sub(r"^lateral(\d)\.", lambda m: f"slow_path.layer{int(m[1]) - 1}_lateral.", name)
             name = re.sub(r"^(slow|fast)\.", r"\1_path.", name).replace("blocks.", "")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools import doctor
-from tools.doctor import CHECKS, findings_of, in_process, main
-from tools.machine import checks, decoders
-from tools.machine.checks import BROKEN, OK, WARNING, read_constraints
+from tools.doctor import main
+from tools.machine import checks, decoders, libraries
+from tools.machine.checks import BROKEN, OK, WARNING, CheckResult, read_constraints
+from tools.machine.run import CHECKS, run_check, run_in_own_process
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def fake_torch(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_this_machine_can_train():
     """The checks that load libraries, in this process: CI has what training needs."""
-    for check in (checks.check_torch, decoders.check_decode, checks.check_deepspeed):
+    for check in (libraries.check_torch, decoders.check_decode, libraries.check_deepspeed):
         found = list(check())
         assert found and not [item for item in found if item.state == BROKEN], found
 
@@ -53,15 +53,15 @@ def test_a_decoder_that_shows_the_frame_before_is_broken(monkeypatch):
 
     true = pipeline.decode.decode_frames
 
-    def late(data, wanted, **how):
-        return true(data, np.maximum(wanted - 1, 0), **how)
+    def late(data, wanted, **options):
+        return true(data, np.maximum(wanted - 1, 0), **options)
 
     monkeypatch.setattr(pipeline.decode, "decode_frames", late)
     found = decoders.try_codec("h264", "cpu")
     assert found.state == BROKEN and "other frames" in found.todo
 
 
-def test_a_codec_that_cannot_be_decoded_is_told_in_the_decoders_words(monkeypatch):
+def test_a_codec_that_cannot_be_decoded_is_named_with_the_decoders_error(monkeypatch):
     import pipeline.decode
 
     def refuse(*_, **__):
@@ -91,22 +91,22 @@ def test_a_library_that_crashes_is_named_with_the_signal(fake_torch):
         "import os, signal, sys; print('hello'); print('last words', file=sys.stderr, flush=True);"
         "os.kill(os.getpid(), signal.SIGSEGV)"
     )
-    (found,) = findings_of("torch")
+    (found,) = run_check("torch")
     assert found.state == BROKEN and "Segmentation fault" in found.text and "last words" in found.text
 
 
 def test_a_library_that_hangs_is_given_up(fake_torch):
     fake_torch("import time; time.sleep(60)")
-    (found,) = in_process("torch", time_limit=1.0)
+    (found,) = run_in_own_process("torch", time_limit=1.0)
     assert found.state == BROKEN and "no answer within 1 s" in found.text
 
 
-def test_a_check_of_this_process_that_raises_is_a_finding(monkeypatch):
+def test_a_check_of_this_process_that_raises_is_a_result(monkeypatch):
     def check():
-        yield checks.Finding(OK, "first")
+        yield CheckResult(OK, "first")
         raise PermissionError(13, "Permission denied", "/dev/shm")
 
-    monkeypatch.setitem(doctor.CHECKS, "disk", (check, False))
+    monkeypatch.setitem(CHECKS, "disk", (check, False))
     result = CliRunner().invoke(main, ["--only", "disk"])
     assert result.exit_code == 1 and "OK      first" in result.stdout
     assert "BROKEN  disk: PermissionError: [Errno 13] Permission denied: '/dev/shm'" in result.stdout
@@ -117,7 +117,7 @@ def test_quiet_says_nothing_but_the_exit_code():
     assert result.exit_code == 0 and not result.output
 
 
-def test_a_gpu_without_its_video_library_is_told_the_flag_of_the_container(monkeypatch):
+def test_a_gpu_without_its_video_library_gets_the_flag_of_the_container(monkeypatch):
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file")
 
@@ -149,10 +149,15 @@ def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
     assert states == [WARNING, OK]  # all there, none to compare with
 
 
+def test_the_constraints_of_this_checkout_are_found():
+    """They lie beside the packages, whatever room the checks are in."""
+    assert (checks.ROOT / "constraints.txt").is_file() and (checks.ROOT / "tools").is_dir()
+
+
 def test_a_built_extension_is_seen_in_torchs_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert checks.built_ops() == set()
+    assert libraries.compiled_extensions() == set()
     folder = tmp_path / f"py{sys.version_info[0]}{sys.version_info[1]}_cpu" / "cpu_adam"
     folder.mkdir(parents=True)
     (folder / "cpu_adam.so").touch()
-    assert checks.built_ops() == {"cpu_adam"}
+    assert libraries.compiled_extensions() == {"cpu_adam"}

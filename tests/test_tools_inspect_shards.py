@@ -18,9 +18,11 @@ from pipeline.dataset import Dataset
 from pipeline.packing.shard_writer import write_dataset
 from pipeline.records import PackedVideo, Shard
 from pipeline.windows import windows_of
-from tools.dataset.advice import advice_of, best_tiou, coverage_of, rate_warning
-from tools.dataset.facts import facts_of, histogram
+from tools.dataset.explanations import rate_warning
 from tools.dataset.names import choose_subsets, name_warnings
+from tools.dataset.recommend import coverage_of, recommend
+from tools.dataset.statistics import histogram, statistics_of
+from tools.dataset.windowing import best_tiou
 from tools.inspect_shards import inspect_dataset, main
 
 
@@ -68,23 +70,23 @@ def shards(tmp_path) -> Path:
 
 
 def test_counts_lengths_classes_and_overlaps_are_those_of_the_videos(shards):
-    facts = facts_of(Dataset.open(shards))
-    training, validation = facts["subsets"]["training"], facts["subsets"]["validation"]
+    statistics = statistics_of(Dataset.open(shards))
+    training, validation = statistics["subsets"]["training"], statistics["subsets"]["validation"]
     assert (training["videos"], training["packed"], training["actions"]) == (2, 2, 4)
     assert (validation["videos"], validation["packed"], validation["rejected"]) == (3, 2, 1)
     assert validation["without_actions"] == 1 and training["hours"] == pytest.approx(0.025)
-    seconds = facts["action_seconds"]  # 10, 10, 8, 6, 3, 5 s
+    seconds = statistics["action_seconds"]  # 10, 10, 8, 6, 3, 5 s
     assert (seconds["p0"], seconds["p50"], seconds["p100"]) == (3, 7, 10)
-    assert facts["action_share_of_video"]["p100"] == 0.25
-    assert facts["fps"] == {"10": 3, "25": 1} and facts["sizes"] == {"170x128": 4}
+    assert statistics["action_share_of_video"]["p100"] == 0.25
+    assert statistics["fps"] == {"10": 3, "25": 1} and statistics["sizes"] == {"170x128": 4}
     # (0, 10) meets (5, 15), both run; (5, 15) meets (12, 20), run and jump
-    assert facts["overlaps"] == {"pairs_same_class": 1, "pairs_other_class": 1, "actions": 3}
-    balance = facts["balance"]
+    assert statistics["overlaps"] == {"pairs_same_class": 1, "pairs_other_class": 1, "actions": 3}
+    balance = statistics["balance"]
     assert balance["per_class"]["run"] == {"training": 2, "validation": 1} and balance["ratio"] == 3
     assert balance["in_one_subset"] == {"jump": "training", "turn-left": "validation"}
     assert balance["without_actions"] == ["swim"]
-    assert facts["rejects"] == [{"video": "e", "subset": "validation", "reason": "not a readable video"}]
-    assert facts["repairs"][0]["kind"] == "clipped"
+    assert statistics["rejects"] == [{"video": "e", "subset": "validation", "reason": "not a readable video"}]
+    assert statistics["repairs"][0]["kind"] == "clipped"
 
 
 @given(values=st.lists(st.floats(0.01, 1e4), min_size=1, max_size=50))
@@ -132,13 +134,13 @@ def test_long_videos_of_short_actions_get_windows_and_short_videos_none(tmp_path
         for i, row in enumerate(starts)
     ]
     dataset = Dataset.open(dataset_of(tmp_path, long))
-    advice = advice_of(dataset, facts_of(dataset))
+    advice = recommend(dataset, statistics_of(dataset))
     # 600 s in 256 steps are 2.3 s a step, too coarse for 2 s; up to 1.4 s a step some proposal has tIoU 0.7
     assert advice["settings"]["data"]["window_seconds"] and advice["step_seconds"]["p100"] < 1.45
     assert advice["matchable"]["tiou_0.7"] > 0.99 and advice["unmatchable_actions"] == 0
     short = [video(f"v{i}", "training" if i else "val", 20, [(2, 9, "run")]) for i in range(4)]
     dataset = Dataset.open(dataset_of(tmp_path, short))
-    advice = advice_of(dataset, facts_of(dataset))
+    advice = recommend(dataset, statistics_of(dataset))
     assert "window_seconds" not in advice["settings"]["data"]
     assert advice["settings"]["data"]["val_subset"] == "val"
 
@@ -156,7 +158,7 @@ def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
     dataset.videos, dataset.packing, dataset.repairs = videos, {}, ()
     dataset.folder = Path("data/activitynet")
     dataset.classes = tuple(sorted({a.label for item in videos.values() for a in item.actions}))
-    found = advice_of(dataset, facts_of(dataset))["settings"]
+    found = recommend(dataset, statistics_of(dataset))["settings"]
     recipe = load_settings(Path("activitynet_r2plus1d34"))
     names = ("num_clips", "clip_frames", "stride_frames", "resize", "crop", "train_subset", "val_subset")
     assert {name: found["data"][name] for name in names} == recipe.data.model_dump(include=set(names))
@@ -166,7 +168,7 @@ def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
 
 def test_warnings_name_what_cannot_be_learned(shards):
     warnings = "\n".join(inspect_dataset(str(shards))["advice"]["warnings"])
-    for words in (
+    for text in (
         "turn-left: without a training action",
         "jump: in the training subset only",
         "swim: a class without any action",
@@ -175,7 +177,7 @@ def test_warnings_name_what_cannot_be_learned(shards):
         "pairs of actions of one class that overlap: 1",
         "rejected videos: 1",
     ):
-        assert words in warnings, words
+        assert text in warnings, text
 
 
 @pytest.mark.parametrize(
@@ -198,14 +200,14 @@ def test_subsets_are_chosen_by_their_usual_names_and_never_a_test_set_to_validat
 
 def test_names_that_look_the_same_are_told_and_others_are_not():
     assert not name_warnings(["training", "validation", "testing"], ["pick-up", "put-down", "c", "c++"])
-    for subsets, labels, words in (
+    for subsets, labels, text in (
         (["training", "Validation "], [], "subset 'Validation ' is not 'validation'"),
         (["train", "training"], [], "subsets 'train' and 'training' are 2 subsets"),
         (["Fold 1", "fold1"], [], "subsets 'Fold 1' and 'fold1' are 2 subsets"),
         ([], ["Pick up", "pick-up", "pick_up", "put"], "labels 'Pick up' and 'pick-up' and 'pick_up' are 3"),
     ):
         (warning,) = name_warnings(subsets, labels)
-        assert words in warning
+        assert text in warning
 
 
 def test_a_test_set_alone_beside_training_is_told(tmp_path):
@@ -249,13 +251,13 @@ def test_the_recipe_lines_load_as_settings(shards, tmp_path):
 
 
 def test_the_command_prints_text_or_json_and_refuses_what_is_no_data_set(shards, tmp_path):
-    text = CliRunner().invoke(main, [str(shards)])
-    assert text.exit_code == 0, text.output
-    for words in ("subset", "videos by duration", "num_clips:", "e (validation): not a readable", "warning:"):
-        assert words in text.stdout
-    found = CliRunner().invoke(main, [str(shards), "--json", "--out", str(tmp_path / "facts.json")])
-    assert json.loads(found.stdout) == json.loads((tmp_path / "facts.json").read_text())
-    again = CliRunner().invoke(main, [str(shards), "--out", str(tmp_path / "facts.json")])
+    shown = CliRunner().invoke(main, [str(shards)])
+    assert shown.exit_code == 0, shown.output
+    for text in ("subset", "videos by duration", "num_clips:", "e (validation): not a readable", "warning:"):
+        assert text in shown.stdout, text
+    found = CliRunner().invoke(main, [str(shards), "--json", "--out", str(tmp_path / "inspect.json")])
+    assert json.loads(found.stdout) == json.loads((tmp_path / "inspect.json").read_text())
+    again = CliRunner().invoke(main, [str(shards), "--out", str(tmp_path / "inspect.json")])
     assert again.exit_code == 2 and "--force" in again.stderr
     nothing = CliRunner().invoke(main, [str(tmp_path / "nowhere")])
     assert nothing.exit_code == 2 and "nowhere" in nothing.stderr

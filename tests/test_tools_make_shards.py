@@ -23,7 +23,7 @@ from pipeline.packing import pack_dataset
 from pipeline.packing.journal import Journal
 from pipeline.packing.probe import probe
 from pipeline.packing.video_folder import VideoFolder
-from tools.dataset.packing_report import class_table
+from tools.dataset.packing_summary import class_table
 from tools.make_shards import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,8 +130,8 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
-    truth = Dataset.open(tmp_path / "out").ground_truth("training")
-    assert len(truth) == 9 and all(video.actions for video in truth.values())
+    ground_truth = Dataset.open(tmp_path / "out").truth("training")
+    assert len(ground_truth) == 9 and all(video.actions for video in ground_truth.values())
 
 
 def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):
@@ -166,14 +166,14 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
     table = [line.split() for line in done.stdout.splitlines()[1:5]]
     assert table[0] == ["actions", "of", "class", "Validation", "training"]
     assert table[1:] == [["Right", "1", "0"], ["right", "1", "1"], ["videos", "2", "1"]]
-    for words in (
+    for text in (
         "two: duplicate: right",
         "no annotation names, left out: 7 (spare 0.mp4, spare 1.mp4, ",
         ", spare 4.mp4 and 2 more)",
         "warning: subset 'Validation' is not 'validation'",
         "warning: labels 'Right' and 'right' are 2 classes",
     ):
-        assert words in done.stdout, words
+        assert text in done.stdout, text
     packed = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
     again = run(videos, tmp_path / "a.csv", "--out", tmp_path / "out", "--json")
     document = json.loads(packed.stdout)
@@ -182,7 +182,8 @@ def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotatio
 
 
 def test_the_table_of_many_classes_shows_the_rarest():
-    lines = class_table({f"class {number}": {"a": 500 - number} for number in range(200)}, {"a": 9, "b": 1})
+    per_class = {f"class {number}": {"a": 500 - number} for number in range(200)}
+    lines = class_table(per_class, {"a": 9, "b": 1}).splitlines()
     assert lines[1].split() == ["class", "199", "301", "0"] and lines[-1].split() == ["videos", "9", "1"]
     assert len(lines) == 23 and "180 more classes" in lines[-2]
     assert len({len(line) for line in (*lines[:-2], lines[-1])}) == 1
@@ -268,14 +269,14 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(videos, annotations, tmp_path, case):
     annotations.rename(tmp_path / "a.json")
-    prepare, options, words = BAD[case]
+    prepare, options, message = BAD[case]
     prepare(tmp_path)
     before = contents(tmp_path)
     options = [option.format(d=tmp_path) for option in options]
     done = run(videos, tmp_path / "a.json", "--out", tmp_path / "out", *options)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ") and words in lines[0]
+    assert lines[0].startswith("error: ") and message in lines[0]
     assert contents(tmp_path) == before
 
 
@@ -338,12 +339,12 @@ def alive(process: int) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Eight videos of 4 s, their annotations, and what an undisturbed run makes of them."""
+    """Eight videos of 2 s, their annotations, and what an undisturbed run makes of them."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "videos").mkdir()
     for number in range(8):
         path = folder / "videos" / f"k{number}.mp4"
-        write_video(path, range(0, 4000, 40), size=(176, 128))
+        write_video(path, range(0, 2000, 40), size=(176, 128))
     (folder / "videos" / "k5.mp4").write_bytes(b"")
     path = annotate(folder / "a.json", {f"k{number}": entry((1, 2, "run")) for number in range(8)})
     options = [folder / "videos", path, "--shard-size", 3]

@@ -1,38 +1,39 @@
-"""The built-in data: deterministic, exact truth, classes that only motion tells apart."""
+"""The built-in data: deterministic, exact actions, classes that only motion tells apart."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools.make_synthetic import main, make_video
-from tools.synthetic.scene import CLASSES, Action, Script, render, write_script
+from tools.make_synthetic import VideoOptions, main, make_video
+from tools.synthetic.scene import CLASSES, Action, Scenario, draw_scenario, render
 
-OPTIONS = {"seed": 3, "size": 32, "fps": 12, "shortest": 2.0, "longest": 4.0}
+OPTIONS = VideoOptions(seed=3, size=32, fps=12, shortest=2.0, longest=4.0)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
-    script, data = make_video("training", 0, OPTIONS)
+    scenario, data = make_video("training", 0, OPTIONS)
     again, same = make_video("training", 0, OPTIONS)
-    assert (script, data) == (again, same)
-    assert make_video("training", 0, {**OPTIONS, "seed": 4})[1] != data
+    assert (scenario, data) == (again, same)
+    assert make_video("training", 0, replace(OPTIONS, seed=4))[1] != data
     assert make_video("validation", 0, OPTIONS)[1] != data
 
 
-def test_scripts_hold_what_is_promised():
-    scripts = [write_script(np.random.default_rng(i), fps=12, shortest=4, longest=40) for i in range(300)]
-    counts = {len(script.actions) for script in scripts}
-    durations = [script.duration for script in scripts]
+def test_scenarios_have_up_to_six_actions_of_all_classes_within_the_video():
+    scenarios = [draw_scenario(np.random.default_rng(i), fps=12, shortest=4, longest=40) for i in range(300)]
+    counts = {len(scenario.actions) for scenario in scenarios}
+    durations = [scenario.duration for scenario in scenarios]
     assert counts == set(range(7))
     assert max(durations) / min(durations) > 9  # a decade, but for the draw's own ends
-    assert {action.label for script in scripts for action in script.actions} == set(CLASSES)
-    for script in scripts:
-        ends = [0.0] + [time for action in script.actions for time in (action.start, action.end)]
-        assert ends == sorted(ends) and ends[-1] <= script.duration
+    assert {action.label for scenario in scenarios for action in scenario.actions} == set(CLASSES)
+    for scenario in scenarios:
+        ends = [0.0] + [time for action in scenario.actions for time in (action.start, action.end)]
+        assert ends == sorted(ends) and ends[-1] <= scenario.duration
 
 
 def features_of(frames: np.ndarray) -> np.ndarray:
@@ -47,8 +48,8 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
     for number in range(240):
         rng = np.random.default_rng([11, number])
         label = number % len(CLASSES)
-        script = Script(8, 12, (Action(0.0, 8 / 12, CLASSES[label]),))
-        video = np.stack(list(render(script, rng, size=24))).astype(np.float32)
+        scenario = Scenario(8, 12, (Action(0.0, 8 / 12, CLASSES[label]),))
+        video = np.stack(list(render(scenario, rng, size=24))).astype(np.float32)
         frames.append(video[4])
         # normal flow: products of temporal and spatial differences, the simplest motion there is
         grey = video.mean(-1)
@@ -56,12 +57,12 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
         motion.append((change * np.gradient(grey[4], axis=1)).mean())
         labels.append(label)
     labels, chance = np.array(labels), 1 / len(CLASSES)
-    truth = np.eye(len(CLASSES))[labels]
+    one_hot = np.eye(len(CLASSES))[labels]
     train, test = slice(0, 160), slice(160, 240)
 
     def accuracy(x: np.ndarray) -> float:
         ridge = x[train].T @ x[train] + 1.0 * np.eye(x.shape[1])
-        weights = np.linalg.solve(ridge, x[train].T @ truth[train])
+        weights = np.linalg.solve(ridge, x[train].T @ one_hot[train])
         return float(((x[test] @ weights).argmax(1) == labels[test]).mean())
 
     # 80 test frames: three standard errors of a guess at 1/5 are 0.134

@@ -17,10 +17,10 @@ import tools.planning.step
 from model.network import Network
 from model.sampling import num_kept
 from tools.benchmarks.trackers import LiveBytes
-from tools.plan import command
+from tools.plan import main
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-from tools.planning.estimate import PARTS, Source, decoder, estimate, loader_frames
-from tools.planning.search import Search, largest, ratio_of
+from tools.planning.estimate import PARTS, FrameSize, decoder_bytes, estimate, loader_bytes
+from tools.planning.search import SettingsSearch, largest_that_fits, ratio_of
 from tools.planning.step import (
     BOUNDARIES,
     FRAMES,
@@ -32,7 +32,6 @@ from tools.planning.step import (
     fake_step,
     measure_step,
 )
-from tools.planning.tracker import PartBytes
 from train.settings import Settings, settings_from
 
 MIB = 2**20
@@ -59,7 +58,7 @@ def run_settings(**groups: dict) -> Settings:
 
 
 def real_peak(settings: Settings, *, device: str = "cpu") -> int:
-    """Bytes of weights, clips and of what a real step allocates, every piece of it computed."""
+    """Bytes of weights, clips and of what a real step allocates, all of it computed."""
     torch.manual_seed(0)
     network = Network(settings.encoder, settings.detector, num_classes=5).to(device).train()
     data = settings.data
@@ -115,20 +114,18 @@ def test_the_estimate_is_the_peak_on_a_gpu(reversible):
     assert found.total == pytest.approx(real_peak(settings, device="cuda"), rel=0.1)
 
 
-@pytest.mark.slow
-def test_the_first_pieces_stand_for_all(monkeypatch):
+def test_the_first_chunks_stand_for_all(monkeypatch):
     settings = run_settings(data={"num_clips": 12}, encoder={"clip_ratio": 0.5, "clip_sampling": "uniform"})
     few = fake_step(settings, 5)
     clip, kept = 3 * 8 * 32 * 32, num_kept(12, 0.5)
     assert few.parts[FRAMES] == 2 * (12 + kept) * clip, "the videos, and copies of every other clip"
-    monkeypatch.setattr(tools.planning.step, "RUN_PIECES", {False: 99, True: 99})
+    monkeypatch.setattr(tools.planning.step, "CHUNKS_RUN", {False: 99, True: 99})
     every = fake_step(settings, 5)
-    assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a piece: its features
+    assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a chunk: its features
 
 
-@pytest.mark.slow
-def test_a_piece_without_a_graph_may_be_the_larger_one():
-    """Few kept clips, the others in large pieces: the peak is in the forward pass."""
+def test_a_chunk_without_a_graph_may_be_the_larger_one():
+    """Few kept clips, the others in large chunks: the peak is in the forward pass."""
     encoder = {"clip_ratio": 0.1, "clips_per_forward": 11, "reversible": True}
     settings = run_settings(data={"num_clips": 12}, encoder=encoder, optimizer={"batch_size": 1})
     assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.01)  # all of it is seen
@@ -153,9 +150,10 @@ def test_torchs_own_tracker_finds_the_same_peak():
     clips = torch.zeros(2, 8, 3, 8, 32, 32, dtype=torch.uint8)
     theirs = MemTracker()
     theirs.track_external(network, clips)
-    ours = measure_step(settings, network, clips, outer=theirs)
+    with theirs:
+        ours = measure_step(settings, network, clips)
     (peak,) = theirs.get_tracker_snapshot("peak").values()
-    # they do not see the truth, which is made before the step
+    # theirs does not see the ground truth, which is made before the network runs
     assert ours.total == pytest.approx(peak["Total"], rel=1e-3)
 
 
@@ -189,11 +187,11 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
 
     monkeypatch.setattr(tools.planning.estimate, "fake_step", by_beta)
     beta = {"schedule": "linear", "start": 0.0, "end": 1.0}
-    engine, source = DeepSpeedMemoryConfig.of({}, 1), Source(32, 32)
+    deepspeed, source = DeepSpeedMemoryConfig.from_ds_config({}, 1), FrameSize(32, 32)
     found = {
         reversible: estimate(
             run_settings(encoder={"beta": beta, "reversible": reversible}),
-            engine,
+            deepspeed,
             num_classes=5,
             source=source,
         ).parts[WORKING]
@@ -202,45 +200,21 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
     assert found == {True: 10**9, False: 0}, "a plain network has no beta, and its peak is the update"
 
 
-# ------------------------------------------------------------------------------------------------ tracker
-
-
-def test_the_tracker_counts_each_storage_once_and_keeps_the_picture_of_the_peak():
-    tracker = PartBytes("a")
-    outside = torch.zeros(25)
-    tracker.adopt([outside, outside.view(5, 5)], "w")
-    with tracker:
-        first = torch.ones(100)  # 400 bytes
-        view = first.view(10, 10)
-        tracker.part = "b"
-        second = view + 1
-        del first, view
-        third = torch.ones(50)
-        del second
-        assert tracker.now == 100 + 200
-    assert tracker.peak == 100 + 800
-    tracker.move("b", "c")  # third is alive, but was not at the peak
-    assert tracker.at_peak() == {"w": 100, "a": 400, "b": 400}
-    tracker.forget_peak()
-    assert tracker.at_peak() == {"w": 100, "c": 200}
-    del third
-
-
 # ------------------------------------------------------------------------------------ loader and decoder
 
 
 def test_loader_and_decoder_by_hand():
     one = run_settings(data={"prefetch": 3}, optimizer={"batch_size": 1, "accumulation_steps": 2})
     batch = 8 * 3 * 8 * 32 * 32
-    assert loader_frames(one) == batch * (1 + 3)
+    assert loader_bytes(one) == batch * (1 + 3)
     two = run_settings(optimizer={"batch_size": 2})
-    assert loader_frames(two) == 2 * batch * (1 + 1), "one ahead, and single videos while they are stacked"
+    assert loader_bytes(two) == 2 * batch * (1 + 1), "one ahead, and single videos while they are stacked"
     data = run_settings(data={"decode_chunk_frames": 10, "resize": 32}).data
-    assert decoder(data, Source(32, 64)) == 10 * 3 * (32 * 64 + 32 * 32)
+    assert decoder_bytes(data, FrameSize(32, 64)) == 10 * 3 * (32 * 64 + 32 * 32)
     resized = 10 * 3 * 32 * 64 * 5 + 64 * 3 * 64 * 128 * 4
-    assert decoder(data, Source(64, 128)) == 10 * 3 * (64 * 128 + 32 * 32) + resized
+    assert decoder_bytes(data, FrameSize(64, 128)) == 10 * 3 * (64 * 128 + 32 * 32) + resized
     coloured = data.model_copy(update={"color": 0.2, "decode_chunk_frames": 512})
-    assert decoder(coloured, Source(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
+    assert decoder_bytes(coloured, FrameSize(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
         "64 frames are all there are"
     )
 
@@ -265,7 +239,7 @@ def test_the_largest_that_fits_was_tried_and_the_line_finds_it(start, steps, bud
         tried[n] = peaks[n]
         return peaks[n]
 
-    found = largest(peak, 0, len(steps), len(steps) * first // 10, budget)
+    found = largest_that_fits(peak, 0, len(steps), len(steps) * first // 10, budget)
     if found is None:
         assert peaks[0] > budget
     else:
@@ -281,7 +255,7 @@ def test_a_ratio_keeps_as_many_clips_as_asked(num_clips, data):
 
 
 def peak_by_formula(settings: Settings) -> int:
-    """Ten for the run, per clip of a piece 5, per video 7, per clip with a gradient 1."""
+    """Ten for the run, per clip of a forward 5, per video 7, per clip with a gradient 1."""
     kept = num_kept(settings.data.num_clips, settings.encoder.clip_ratio)
     videos = settings.optimizer.batch_size
     return 10 + 5 * settings.encoder.clips_per_forward + 7 * videos + kept * videos
@@ -290,7 +264,7 @@ def peak_by_formula(settings: Settings) -> int:
 @pytest.mark.parametrize(
     ("budget", "lines"),
     [
-        # 8 clips, 3 of them kept, 2 videos, pieces of 4: needs 50
+        # 8 clips, 3 of them kept, 2 videos, 4 clips per forward: needs 50
         (
             50,
             ["--set encoder.clips_per_forward=4"],
@@ -321,11 +295,11 @@ def peak_by_formula(settings: Settings) -> int:
         (22, []),
     ],
 )
-def test_pieces_give_way_first_then_videos_then_the_gradient(budget, lines):
-    search = Search(run_settings(encoder={"clip_ratio": 0.3}), peak_by_formula, budget)
-    options = search.options()
-    assert [option.line() for option in options] == lines
-    assert all(option.total <= budget for option in options)
+def test_clips_per_forward_give_way_first_then_videos_then_the_gradient(budget, lines):
+    search = SettingsSearch(run_settings(encoder={"clip_ratio": 0.3}), peak_by_formula, budget)
+    suggestions = search.suggestions()
+    assert [one.options() for one in suggestions] == lines
+    assert all(one.total <= budget for one in suggestions)
     assert peak_by_formula(search.smallest()) == 23
 
 
@@ -338,7 +312,7 @@ TINY = ["--recipe", "demo", "--classes", "5", *(word for value in SMALL for word
 
 
 def run(*arguments: str, code: int = 0):
-    result = CliRunner().invoke(command, [*TINY, *arguments])
+    result = CliRunner().invoke(main, [*TINY, *arguments])
     assert result.exit_code == code, result.output
     return result
 

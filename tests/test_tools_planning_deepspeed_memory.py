@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
-from tools.planning.search import changed
+from tools.planning.search import with_changes
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, WORKING, Reducer, StepPeak, fake_step
-from tools.planning.tracker import PartBytes
 from train.settings import settings_from
 
 WORKER = Path(__file__).with_name("plan_worker.py")
@@ -60,9 +60,9 @@ def test_torchs_adam_takes_as_many_buffers_as_we_say(foreach, buffers):
         weight.grad = torch.ones_like(weight)
     optimizer = torch.optim.AdamW(weights, foreach=foreach)
     optimizer.step()
-    tracker = PartBytes("buffers")
+    tracker = LiveBytes(part="buffers")
     for weight in weights:
-        tracker.adopt([weight, weight.grad, *optimizer.state[weight].values()], "kept")
+        tracker.include([weight, weight.grad, *optimizer.state[weight].values()], "kept")
     before = tracker.now
     with tracker:
         optimizer.step()
@@ -84,7 +84,7 @@ def parts_in(moment: str, zero: dict, processes: int = 1, **where) -> list[int]:
     config = {
         "zero_optimization": {"reduce_bucket_size": 10, "stage3_param_persistence_threshold": 0, **zero}
     }
-    parts = moments(STEP, DeepSpeedMemoryConfig.of(config, processes, **where), ALWAYS)[moment]
+    parts = moments(STEP, DeepSpeedMemoryConfig.from_ds_config(config, processes, **where), ALWAYS)[moment]
     assert parts[FRAMES] == 50
     return [parts[name] for name in (WEIGHTS, GRADIENTS, OPTIMIZER, BUCKETS)]
 
@@ -179,9 +179,8 @@ def small_settings(**optimizer):
     )
 
 
-@pytest.mark.slow
-def test_under_zero_3_the_last_piece_moves_its_gradients_into_the_bucket():
-    settings = changed(small_settings(), {"encoder.clip_ratio": 0.3})  # one piece, which is the last
+def test_under_zero_3_the_last_chunk_moves_its_gradients_into_the_bucket():
+    settings = with_changes(small_settings(), {"encoder.clip_ratio": 0.3})  # one chunk, which is the last
     whole = fake_step(settings, 5)
     moved = fake_step(settings, 5, reducer=Reducer(10**9, partitioned=True))
     assert moved.parts.get(GRADIENTS, 0) < whole.parts[GRADIENTS] / 10

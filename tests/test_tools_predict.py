@@ -17,6 +17,7 @@ from tools.make_shards import main as make_shards
 from tools.predict import SecondsBar, main, predict
 from train.build_network import build_network
 from train.checkpoint import write_checkpoint
+from train.cli import Output
 from train.eval import main as evaluate
 from train.inference import load_trained
 from train.postprocess import RawWindow
@@ -25,6 +26,7 @@ from train.settings import load_settings
 CLASSES = ["jump", "run", "swim"]
 PACKED = {"copy": False, "codec": "vp9", "fps": 10.0, "short_side": 24, "gop": 8, "upscale": False}
 COPIED = {"copy": True}
+SILENT = Output(quiet=True)
 WINDOWS = {"data.window_seconds": 1.5}
 # A network without training scores all much alike; each number still depends on every pixel.
 # A batch of more windows may be summed in another order: 1e-8 was seen, float32 resolves 6e-8 of a score.
@@ -109,7 +111,7 @@ def test_the_numbers_are_those_of_packing_the_file_and_evaluating_it(videos, run
         mine = {(*entry["segment"], entry["label"]): entry["score"] for entry in found[key]}
         assert by_segment == pytest.approx(mine, abs=BATCH_TOLERANCE)
 
-    packed = tmp_path / "packed"  # what lies in the shards is in the training form: it is taken as it is
+    packed = tmp_path / "packed"  # a file from the shards is encoded like the training data: taken as it is
     packed.mkdir()
     for key in found:
         (packed / f"{key}.mp4").write_bytes(Dataset.open(shards).read(key))
@@ -146,16 +148,16 @@ def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_
 
     calls = []
 
-    def broken_at_first(data, frames, **how):
+    def broken_at_first(data, frames, **options):
         calls.append(1)
         if len(calls) == 2:  # the second window of first.mkv
             raise ValueError("frame 7 cannot be decoded")
-        return decode(data, frames, **how)
+        return decode(data, frames, **options)
 
     monkeypatch.setattr(sample_reader, "decode_clips", broken_at_first)
     trained = load_trained(run, ["run.device=cpu"])
     files = {path.stem: path for path in sorted(videos.iterdir())}
-    first, second = predict(trained, files)
+    first, second = predict(trained, files, output=SILENT)
     assert first.reason == "frame 7 cannot be decoded" and first.detections == ()
     assert second.reason is None and len(second.detections) == 100
     assert capsys.readouterr().err == f"error: {videos / 'first.mkv'}: frame 7 cannot be decoded\n"
@@ -227,11 +229,11 @@ def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch
 
     detect_in, calls = inference.detect_in, []
 
-    def interrupted(*arguments, **how):
+    def interrupted(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return detect_in(*arguments, **how)
+        return detect_in(*arguments, **options)
 
     scratch, out = tmp_path / "scratch", tmp_path / "found"
     scratch.mkdir()
@@ -302,6 +304,6 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
     for seconds in (20, 20, 80):  # the first run fills pools and caches
         path = tmp_path / f"{len(peaks)}.mp4"
         path.write_bytes(painted_video(seconds * 10, size=(96, 128), codec="libx264", fps=10))
-        peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}))))
+        peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}, output=SILENT))))
     # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
     assert peaks[2] < peaks[1] + 8, peaks

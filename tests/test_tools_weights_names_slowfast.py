@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from weight_cases import own_tensors, published, shapes
 
-from model.backbones import build_backbone
 from tools.weights.names import slowfast
 
 PUBLISHED = {
@@ -22,25 +19,11 @@ PUBLISHED = {
 }
 
 
-def shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
-
-
-def own_shapes(backbone: str) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return shapes(build_backbone(backbone).state_dict())
-
-
-def published(shared_real: Path, file: str) -> dict[str, Tensor]:
-    keys = json.loads((shared_real / "keys" / file).read_text())["keys"]
-    return {name: torch.empty(shape, device="meta") for name, shape, _ in keys}
-
-
 @pytest.mark.parametrize("file", list(PUBLISHED))
 def test_every_published_key_of_pyslowfast_but_the_head_finds_its_place(file, shared_real):
     weights = published(shared_real, file)
     converted = slowfast.from_pyslowfast(weights)
-    assert shapes(converted) == own_shapes(PUBLISHED[file])
+    assert shapes(converted) == shapes(own_tensors(PUBLISHED[file]))
     assert len(weights) - len(converted) == 2  # head.projection.weight and .bias
 
 
@@ -98,7 +81,8 @@ def test_every_blob_of_a_caffe2_checkpoint_finds_its_place(file, blocks, shared_
     blobs = {blob_name(name, blocks): w for name, w in weights.items() if "num_batches" not in name}
     momenta = {f"{name}_momentum": weight for name, weight in blobs.items()}
     solver = {"lr": torch.ones(1), "model_iter": torch.ones(1)}
-    assert shapes(slowfast.from_caffe2({**blobs, **momenta, **solver})) == own_shapes(PUBLISHED[file])
+    converted = slowfast.from_caffe2({**blobs, **momenta, **solver})
+    assert shapes(converted) == shapes(own_tensors(PUBLISHED[file]))
 
 
 def test_arrays_of_caffe2_become_tensors_and_no_batch_is_counted():
@@ -145,7 +129,7 @@ def test_mmaction2s_names_have_the_documented_form():
     "backbone", ["slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm", "slowfast_101_mmaction2"]
 )
 def test_every_tensor_of_mmaction2_and_re2tal_finds_its_place(backbone, rewired):
-    own = own_shapes(backbone)
+    own = shapes(own_tensors(backbone))
     theirs = {mmaction2_name(name, rewired=rewired): torch.empty(s, device="meta") for name, s in own.items()}
     theirs["cls_head.fc_cls.weight"] = torch.empty(400, 2304, device="meta")
     convert = slowfast.from_opentad_re2tal if rewired else slowfast.from_mmaction2

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from weight_cases import own_tensors
 
-from model.backbones import build_backbone
 from tools.weights.names import tsm
 
 BLOCKS = {"tsm_r18": (2, 2, 2, 2), "tsm_r50": (3, 4, 6, 3)}
@@ -54,8 +54,7 @@ SOURCES = {
 @pytest.mark.parametrize("source", list(SOURCES))
 def test_every_tensor_but_the_classifier_finds_its_place(source, backbone):
     name_of, classifier = SOURCES[source]
-    with torch.device("meta"):
-        own = build_backbone(backbone).state_dict()
+    own = own_tensors(backbone)
     weights: dict[str, Tensor] = {name: torch.zeros(1) for name in classifier}
     for layer in layers(backbone):
         ours = torchvision_layer(*layer)
@@ -75,4 +74,4 @@ def test_names_look_as_they_do_in_the_files():
 
 def test_a_network_with_non_local_blocks_is_not_taken_for_ours():
     (name,) = tsm.from_mit({"module.base_model.layer2.0.nl.g.weight": torch.zeros(1)})
-    assert name == "layer2.0.nl.g.weight"  # unknown to the network: the report lists it as unexpected
+    assert name == "layer2.0.nl.g.weight"  # unknown to the network: listed as unexpected

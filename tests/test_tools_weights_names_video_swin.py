@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from weight_cases import own_tensors, published, shapes
 
-from model.backbones import build_backbone
 from model.backbones.video_swin import Layout, VideoSwin
 from tools.weights.names import video_swin
 
@@ -22,25 +20,11 @@ PUBLISHED = [
 ]
 
 
-def published(folder: Path, file: str) -> dict[str, Tensor]:
-    keys = json.loads((folder / "keys" / file).read_text())["keys"]
-    return {
-        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for name, shape, dtype in keys
-    }
-
-
-def assert_whole(converted: dict[str, Tensor], backbone: str) -> None:
-    with torch.device("meta"):
-        own = build_backbone(backbone).state_dict()
-    assert converted.keys() == own.keys()
-    assert all(converted[name].shape == own[name].shape for name in own)
-
-
 @pytest.mark.parametrize(("source", "backbone", "file"), PUBLISHED)
 def test_every_published_tensor_finds_its_place(source, backbone, file, shared_real):
     weights = published(shared_real, file)
     converted = getattr(video_swin, f"from_{source}")(weights)
-    assert_whole(converted, backbone)
+    assert shapes(converted) == shapes(own_tensors(backbone))
     left = [name for name in weights if not any(weights[name] is tensor for tensor in converted.values())]
     assert all(name.startswith("head.") or name.endswith("relative_position_index") for name in left)
 
@@ -64,14 +48,14 @@ def test_every_tensor_of_the_rewired_swin_finds_its_place(prefix, shared_real):
     rewired = {f"{prefix}{opentad(name)}": tensor for name, tensor in weights.items()}
     assert f"{prefix}backbone.layers.2.blocks.5.inv_block.Gm.mlp.fc1.weight" in rewired
     rewired["cls_head.fc_cls.weight"] = torch.empty(400, 768)
-    assert_whole(video_swin.from_opentad_re2tal(rewired), "video_swin_t")
+    assert shapes(video_swin.from_opentad_re2tal(rewired)) == shapes(own_tensors("video_swin_t"))
 
 
 def test_mmaction2_files_carry_a_prefix_and_a_head(shared_real):
     weights = published(shared_real, "mmaction2_swin_tiny_p244_w877_backbone.json")
     weights = {f"backbone.{name}": tensor for name, tensor in weights.items()}
     weights["cls_head.fc_cls.weight"] = torch.empty(400, 768)
-    assert_whole(video_swin.from_mmaction2(weights), "video_swin_t")
+    assert shapes(video_swin.from_mmaction2(weights)) == shapes(own_tensors("video_swin_t"))
 
 
 def test_two_tensors_with_one_place_are_refused():
@@ -108,13 +92,13 @@ ENDS = {
 
 def torchvision_name(where: str, part: str) -> str:
     part = part.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.3")
-    places = {"block 1 0": "features.0.0.", "merging": "features.1.", "norm": "norm."}
-    return places.get(where, f"features.2.{where[-1]}.") + part
+    prefixes = {"block 1 0": "features.0.0.", "merging": "features.1.", "norm": "norm."}
+    return prefixes.get(where, f"features.2.{where[-1]}.") + part
 
 
 def mmaction2_name(where: str, part: str) -> str:
-    places = {"block 1 0": "layers.0.blocks.0.", "merging": "layers.0.downsample.", "norm": "norm1."}
-    return places.get(where, f"layers.1.blocks.{where[-1]}.") + part
+    prefixes = {"block 1 0": "layers.0.blocks.0.", "merging": "layers.0.downsample.", "norm": "norm1."}
+    return prefixes.get(where, f"layers.1.blocks.{where[-1]}.") + part
 
 
 def opentad_name(where: str, part: str) -> str:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
+from weight_cases import own_tensors, published, shapes
 
-from model.backbones import build_backbone
 from model.backbones.videomae import Layout, VideoMAE, sine_table
 from tools.weights.names import videomae
 
 TINY = Layout(features=32, depth=2, heads=4, image_side=32)
 
 
-def published(path: Path) -> dict[str, Tensor]:
-    """A checkpoint of names, shapes and dtypes."""
-    keys = json.loads(path.read_text())["keys"]
-    return {
-        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for name, shape, dtype in keys
-    }
-
-
-def base_shapes() -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in build_backbone("videomae_b").state_dict().items()}
-
-
-def huggingface(kind: str, **settings) -> torch.nn.Module:
+def huggingface(kind: type, **settings) -> torch.nn.Module:
     """A network as small as TINY, of weights that are all drawn at random, biases and norms too."""
     import transformers  # here, for it takes a second that only these tests need
 
@@ -66,18 +50,18 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def test_every_tensor_of_the_authors_file_but_the_head_finds_its_place(shared_real):
-    weights = published(shared_real / "keys" / "videomae_vit_base_k400_finetune.json")
+    weights = published(shared_real, "videomae_vit_base_k400_finetune.json")
     converted = videomae.from_videomae(weights)
-    assert {name: tensor.shape for name, tensor in converted.items()} == base_shapes()
+    assert shapes(converted) == shapes(own_tensors("videomae_b"))
     assert len(converted) == len(weights) - 2  # head.weight, head.bias
 
 
 def test_every_tensor_of_mmaction2s_file_finds_its_place(shared_real):
-    weights = published(shared_real / "keys" / "mmaction2_videomae_base_backbone.json")
+    weights = published(shared_real, "mmaction2_videomae_base_backbone.json")
     weights["pos_embed"] = sine_table(1568, 768, torch.device("cpu"))[None]
     for prefix in ("", "backbone."):
         converted = videomae.from_mmaction2({prefix + name: tensor for name, tensor in weights.items()})
-        assert {name: tensor.shape for name, tensor in converted.items()} == base_shapes()
+        assert shapes(converted) == shapes(own_tensors("videomae_b"))
         assert len(converted) == len(weights) - 1  # pos_embed
 
 

@@ -7,14 +7,13 @@ evaluation.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,8 +22,9 @@ import click
 import numpy as np
 
 from pipeline.annotations import Action, Video
-from pipeline.files import write_text
-from train.cli import Command, Output, check_new_file, force_option, output_options
+from pipeline.text import columns
+from tools.benchmarks.common import header
+from train.cli import Command, Output, check_new_file, document_options
 
 HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
 
@@ -37,6 +37,8 @@ Examples:
   leantad bench-eval
   python tools/bench_eval.py --videos 500 --post-videos 20 --json
 """
+Result = TypeVar("Result")
+
 SECONDS = 120.0  # length of every made-up video
 
 
@@ -53,23 +55,23 @@ class Sizes:
     seed: int
 
 
-def make_truth(sizes: Sizes) -> dict[str, Video]:
+def make_ground_truth(sizes: Sizes) -> dict[str, Video]:
     """One to three actions of one class in each video, as in ActivityNet (1.5 on average there, 2 here)."""
     rng = np.random.default_rng(sizes.seed)
-    truth = {}
+    ground_truth = {}
     for number in range(sizes.videos):
         ends = np.sort(rng.uniform(0, SECONDS, (int(rng.integers(1, 4)), 2)), axis=1).round(2)
         label = f"class {number % sizes.classes}"
         actions = tuple(Action(float(start), float(end), label) for start, end in ends)
-        truth[f"video{number}"] = Video(f"video{number}", "validation", SECONDS, actions)
-    return truth
+        ground_truth[f"video{number}"] = Video(f"video{number}", "validation", SECONDS, actions)
+    return ground_truth
 
 
-def make_detections(sizes: Sizes, truth: dict[str, Video]) -> dict[str, list[dict[str, Any]]]:
+def make_detections(sizes: Sizes, ground_truth: dict[str, Video]) -> dict[str, list[dict[str, Any]]]:
     """Detections of each video, half of them with its label and near its actions."""
     rng = np.random.default_rng(sizes.seed + 1)
     results = {}
-    for key, video in truth.items():
+    for key, video in ground_truth.items():
         near = sizes.detections // 2
         base = np.array([(action.start, action.end) for action in video.actions])
         segments = rng.uniform(0, SECONDS, (sizes.detections, 2))
@@ -85,19 +87,28 @@ def make_detections(sizes: Sizes, truth: dict[str, Video]) -> dict[str, list[dic
     return results
 
 
-def timed(name: str, function: Callable[[], Any], rows: list[dict[str, Any]], note: str = "") -> Any:
-    """Call the function, add a row, return its result."""
+@dataclass(frozen=True)
+class Row:
+    """What one part took: seconds of this process on all its threads, and by the clock."""
+
+    part: str
+    cpu_seconds: float
+    wall_seconds: float
+    note: str
+
+
+def timed(rows: list[Row], part: str, function: Callable[[], Result], note: str = "") -> Result:
+    """Call the function, add a row for it, return its result."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = function()
-    row = {"part": name, "cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
-    rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
-    rows[-1]["note"] = note
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    rows.append(Row(part, round(cpu, 3), round(wall, 3), note))
     return result
 
 
-def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
+def bench_evaluation(sizes: Sizes, rows: list[Row]) -> None:
     """JSON there and back, then each measure from the parsed detections on."""
-    from train.detections import read_detections, write_detections
+    from train.detections import Results, read_detections, write_detections
     from train.evaluation.average_precision import mean_average_precision, parse_tiou
     from train.evaluation.bootstrap import bootstrap
     from train.evaluation.characteristics import characteristics_of
@@ -105,28 +116,25 @@ def bench_evaluation(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     from train.evaluation.matching import evaluation_data, match_detections
     from train.evaluation.recall import recall_metrics
 
-    truth = make_truth(sizes)
-    results = make_detections(sizes, truth)
+    ground_truth = make_ground_truth(sizes)
+    results: Results = make_detections(sizes, ground_truth)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detections.json"
-        timed("write detections.json", lambda: write_detections(path, results, metadata={}), rows)
+        timed(rows, "write detections.json", lambda: write_detections(path, results, metadata={}))
         size = f"{path.stat().st_size / 2**20:.0f} MiB"
-        results = timed("read detections.json", lambda: read_detections(path).results, rows, size)
-    timed(
-        "mAP",
-        lambda: mean_average_precision(truth, results),
-        rows,
-        "tIoU 0.5:0.05:0.95, from the parsed detections",
-    )
-    data = evaluation_data(truth, results)
+        results = timed(rows, "read detections.json", lambda: read_detections(path).results, size)
+    note = "tIoU 0.5:0.05:0.95, from the parsed detections"
+    timed(rows, "mAP", lambda: mean_average_precision(ground_truth, results), note)
+    data = evaluation_data(ground_truth, results)
     matched = match_detections(data, np.array(parse_tiou("activitynet")[0]))
-    timed("AR@AN, AUC, recall at k", lambda: recall_metrics(matched), rows, "on top of mAP")
-    timed("diagnosis", lambda: diagnose(matched, characteristics_of(data, truth)), rows, "on top of mAP")
+    note = "on top of mAP"
+    timed(rows, "AR@AN, AUC, recall at k", lambda: recall_metrics(matched), note)
+    timed(rows, "diagnosis", lambda: diagnose(matched, characteristics_of(data, ground_truth)), note)
     note = "mAP and AR; 1,000 take ten times as long"
-    timed("bootstrap, 100 resamples", lambda: bootstrap(matched, resamples=100), rows, note)
+    timed(rows, "bootstrap, 100 resamples", lambda: bootstrap(matched, resamples=100), note)
 
 
-def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
+def bench_nms(sizes: Sizes, rows: list[Row]) -> None:
     """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
     from train.postprocess import PostSettings, RawWindow, postprocess_video
     from train.soft_nms import soft_nms
@@ -135,7 +143,7 @@ def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     start, length, scores = rng.random((3, sizes.videos, sizes.proposals), dtype=np.float32)
     segments = np.stack([start, start + length / 4], -1) * SECONDS
     note = f"{sizes.proposals} proposals a video, the best {sizes.keep} kept"
-    timed("soft-NMS", lambda: soft_nms(segments, scores, max_keep=sizes.keep), rows, note)
+    timed(rows, "soft-NMS", lambda: soft_nms(segments, scores, max_keep=sizes.keep), note)
 
     steps, settings = 128, PostSettings(max_detections=sizes.keep)
     windows = [
@@ -153,16 +161,13 @@ def bench_nms(sizes: Sizes, rows: list[dict[str, Any]]) -> None:
     ]
     names = [f"class {number}" for number in range(sizes.classes)]
     note = f"{sizes.post_videos} videos of {sizes.proposals} proposals and {sizes.classes} classes"
-    timed("post-processing", lambda: [postprocess_video([w], names, settings) for w in windows], rows, note)
+    timed(rows, "post-processing", lambda: [postprocess_video([w], names, settings) for w in windows], note)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """The rows as aligned text."""
-    lines = [f"{'part':<26}{'CPU s':>9}{'wall s':>9}"]
-    for row in rows:
-        figures = f"{row['cpu_seconds']:>9.2f}{row['wall_seconds']:>9.2f}"
-        lines.append(f"{row['part']:<26}{figures}  {row['note']}".rstrip())
-    return "\n".join(lines)
+    cells = [[row.part, f"{row.cpu_seconds:.2f}", f"{row.wall_seconds:.2f}", row.note] for row in rows]
+    return columns([["part", "CPU s", "wall s", ""], *cells], "<>><")
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
@@ -175,23 +180,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 )
 @click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the rows to this JSON file.")
-@force_option
-@output_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **given: int) -> None:
+@document_options
+def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: int) -> None:
     if out is not None:
         check_new_file(out, force=force)
-    output, sizes = Output(quiet, as_json), Sizes(**given)
-    facts = {"numpy": np.__version__, **asdict(sizes)}
-    output.say(" ".join(f"{name}={value}" for name, value in facts.items()))
-    rows: list[dict[str, Any]] = []
+    output, sizes = Output(quiet, as_json), Sizes(**values)
+    described = {"numpy": np.__version__, **asdict(sizes)}
+    output.say(header(described))
+    rows: list[Row] = []
     bench_evaluation(sizes, rows)
     bench_nms(sizes, rows)
     output.say(table(rows))
-    document = {**facts, "rows": rows}
-    if out is not None:
-        write_text(out, json.dumps(document, indent=1) + "\n")
-    output.document(document)
+    output.document({**described, "rows": [asdict(row) for row in rows]}, out)
 
 
 if __name__ == "__main__":

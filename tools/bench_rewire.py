@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from model.backbones import BACKBONES, build_backbone
+from model.backbones.backbone import Backbone
 from model.rewire import reconstruction_error, rewire, rewired_stages
-from pipeline.files import write_text
-from tools.bench_memory import parse_clip, resolve_device, where
-from tools.benchmarks.memory import check_backbone
-from train.cli import Command, Output, check_new_file, force_option, output_options
+from pipeline.text import columns
+from tools.benchmarks.common import check_backbone, clip_options, environment, header, parse_clip
+from train.build_network import resolve_device
+from train.cli import Command, Output, check_new_file, document_options
 
 MODES = ("plain", "checkpoint", "reversible")
-BETAS = ((1.0, True), (1.0, False), (0.9, False), (0.7, False))  # beta, exact
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+BETAS = ((1.0, True), (1.0, False), (0.9, False), (0.7, False))  # beta, fixed_point_states
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of the branches, under autocast
 
 
-def build(name: str, device: str) -> nn.Module:
+@dataclass(frozen=True)
+class RewireOptions:
+    """The options of the command: what is measured, and of what."""
+
+    backbones: tuple[str, ...]
+    clip: str
+    device: str
+    dtype: str
+    repeats: int
+    what: str
+
+    def random_clip(self) -> Tensor:
+        """(1, C, L, H, W) float32 of a fixed seed, on the device."""
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.randn(1, *parse_clip(self.clip), generator=generator)
+        return pixels.to(resolve_device(self.device, where="--device"))
+
+
+def build(name: str, device: str) -> Backbone:
     """The backbone with weights of a fixed seed, training, but for the statistics of its batch norms.
 
     A norm that starts at weight 0, as at the end of SlowFast's branches, gets weight 1/2: its branch would
@@ -53,14 +72,14 @@ def build(name: str, device: str) -> nn.Module:
     return network
 
 
-def checkpoint_blocks(network: nn.Module) -> None:
+def checkpoint_blocks(network: Backbone) -> None:
     """Let torch recompute every residual block as a whole."""
     for name in network.stage_names:
         for block in network.get_submodule(name).children():
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def build_mode(name: str, mode: str, device: str) -> nn.Module:
+def build_mode(name: str, mode: str, device: str) -> Backbone:
     """The backbone in one of MODES."""
     network = build(name, device)
     if mode == "checkpoint":
@@ -70,20 +89,19 @@ def build_mode(name: str, mode: str, device: str) -> nn.Module:
     return network
 
 
-def step(network: nn.Module, clip: Tensor, autocast: torch.dtype | None) -> None:
+def step(network: Backbone, clip: Tensor, autocast: torch.dtype | None) -> None:
     """Forward and backward of a loss that weighs every feature differently, with the same drop-path."""
     network.zero_grad()
     torch.manual_seed(1)
     with torch.autocast(clip.device.type, dtype=autocast, enabled=autocast is not None):
         features = network.pool(network(clip)).float()
-    (
-        features * torch.linspace(-1, 1, features.numel(), device=clip.device).view_as(features)
-    ).sum().backward()
+    factors = torch.linspace(-1, 1, features.numel(), device=clip.device).view_as(features)
+    (features * factors).sum().backward()  # type: ignore[no-untyped-call]
     if clip.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def seconds(name: str, clip: Tensor, autocast: torch.dtype | None, repeats: int) -> dict[str, float]:
+def least_seconds(name: str, clip: Tensor, autocast: torch.dtype | None, repeats: int) -> dict[str, float]:
     """The least time of a step in each of MODES."""
     networks = {mode: build_mode(name, mode, clip.device.type) for mode in MODES}
     least = dict.fromkeys(MODES, float("inf"))
@@ -99,7 +117,7 @@ def seconds(name: str, clip: Tensor, autocast: torch.dtype | None, repeats: int)
 
 def time_row(name: str, clip: Tensor, dtype: str, repeats: int) -> dict[str, Any]:
     """Seconds of the three modes, and the rewired network's time as a multiple of the others'."""
-    taken = seconds(name, clip, DTYPES[dtype], repeats)
+    taken = least_seconds(name, clip, DTYPES[dtype], repeats)
     reversible = taken["reversible"]
     return {
         "backbone": name,
@@ -120,13 +138,13 @@ def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
     network, rows = build(name, clip.device.type), []
     rewire(network)
     for beta, fixed_point_states in BETAS:
-        found = []
+        by_method = []
         for invert in (False, True):
             for stage in rewired_stages(network):
                 stage.beta, stage.fixed_point_states, stage.invert = beta, fixed_point_states, invert
             step(network, clip, DTYPES[dtype])
-            found.append(gradients(network))
-        kept, inverted = found
+            by_method.append(gradients(network))
+        stored, inverted = by_method
         rows.append(
             {
                 "backbone": name,
@@ -134,7 +152,7 @@ def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
                 "beta": beta,
                 "exact": fixed_point_states,
                 "reconstruction_error": reconstruction_error(network),
-                "gradient_error": float((inverted - kept).norm() / kept.norm()),
+                "gradient_error": float((inverted - stored).norm() / stored.norm()),
             }
         )
     return rows
@@ -142,28 +160,21 @@ def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
 
 def time_table(rows: list[dict[str, Any]]) -> str:
     """The rows of time_row as text."""
-    lines = [
-        f"{'backbone':<16}{'dtype':<10}{'plain s':>9}{'ckpt s':>9}{'rev s':>9}{'x plain':>9}{'x ckpt':>9}"
-    ]
+    cells = [["backbone", "dtype", "plain s", "checkpoint s", "reversible s", "x plain", "x checkpoint"]]
     for row in rows:
-        figures = "".join(f"{row[f'{mode}_seconds']:>9.2f}" for mode in MODES)
-        ratios = f"{row['times_plain']:>9.2f}{row['times_checkpoint']:>9.2f}"
-        lines.append(f"{row['backbone']:<16}{row['dtype']:<10}{figures}{ratios}")
-    return "\n".join(lines)
+        figures = [row[f"{mode}_seconds"] for mode in MODES] + [row["times_plain"], row["times_checkpoint"]]
+        cells.append([row["backbone"], row["dtype"], *(f"{figure:.2f}" for figure in figures)])
+    return columns(cells, "<<>")
 
 
 def error_table(rows: list[dict[str, Any]]) -> str:
     """The rows of error_rows as text."""
-    lines = [
-        f"{'backbone':<16}{'dtype':<10}{'beta':>6}{'fixed_point_states':>7}{'reconstruction':>16}{'gradient':>10}"
-    ]
+    cells = [["backbone", "dtype", "beta", "fixed point", "reconstruction", "gradient"]]
     for row in rows:
-        errors = f"{row['reconstruction_error']:>16.1e}{row['gradient_error']:>10.1e}"
-        fixed_point_states = "yes" if row["exact"] else "no"
-        lines.append(
-            f"{row['backbone']:<16}{row['dtype']:<10}{row['beta']:>6g}{fixed_point_states:>7}{errors}"
-        )
-    return "\n".join(lines)
+        errors = [f"{row['reconstruction_error']:.1e}", f"{row['gradient_error']:.1e}"]
+        exact = "yes" if row["exact"] else "no"
+        cells.append([row["backbone"], row["dtype"], f"{row['beta']:g}", exact, *errors])
+    return columns(cells, "<<>")
 
 
 @click.command(
@@ -177,51 +188,32 @@ def error_table(rows: list[dict[str, Any]]) -> str:
     default=["r2plus1d_34"],
     help=f"Repeatable: {', '.join(BACKBONES)}.",
 )
-@click.option("--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels.")
+@clip_options
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @click.option("--what", type=click.Choice(["time", "error", "both"]), default="both", show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file, too.")
-@force_option
-@output_options
-def main(
-    backbones: tuple[str, ...],
-    clip: str,
-    dtype: str,
-    repeats: int,
-    what: str,
-    device: str,
-    out: Path | None,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+@document_options
+def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
     """Measure the time and the precision of rewired backbones. bfloat16 runs the branches under autocast."""
-    output = Output(quiet, as_json)
+    options, output = RewireOptions(**values), Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
-    for name in backbones:  # a wrong name must not cost a run
+    for name in options.backbones:
         check_backbone(name)
-    facts = where(resolve_device(device))
-    shape = parse_clip(clip)
-    generator = torch.Generator().manual_seed(2)
-    pixels = torch.randn(1, *shape, generator=generator).to(resolve_device(device))
-    output.say(" ".join(f"{key}={value}" for key, value in {**facts, "clip": clip}.items()))
+    clip = options.random_clip()
+    described = {**environment(clip.device.type), "clip": options.clip}
+    output.say(header(described))
     times: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    for name in backbones:
-        if what != "error":
-            times.append(time_row(name, pixels, dtype, repeats))
-        if what != "time":
-            errors += error_rows(name, pixels, dtype)
+    for name in options.backbones:
+        if options.what != "error":
+            times.append(time_row(name, clip, options.dtype, options.repeats))
+        if options.what != "time":
+            errors += error_rows(name, clip, options.dtype)
     for rows, table in ((times, time_table), (errors, error_table)):
         if rows:
             output.say(table(rows))
-    document = {**facts, "clip": clip, "times": times, "errors": errors}
-    output.document(document)
-    if out is not None:
-        write_text(out, json.dumps(document, indent=2) + "\n")
+    output.document({**described, "times": times, "errors": errors}, out)
 
 
 if __name__ == "__main__":

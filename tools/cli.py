@@ -1,4 +1,4 @@
-"""`leantad`: one name for the commands of train/ and tools/; each is imported only when it is called."""
+"""The `leantad` command: train, eval, and one subcommand for every other file of tools/."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-# name -> (module whose `main` is the command, one line of help); here, so that --help imports none of them.
+# name -> (module whose `main` is the command, one line of help); here, so that --help imports none of them
 COMMANDS = {
     "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
     "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
-    "inspect": ("tools.inspect_shards", "Tell what is in a data set and which settings fit it."),
+    "inspect": ("tools.inspect_shards", "Show what is in a data set and which settings fit it."),
     "settings": ("tools.settings", "Explain every setting: type, range, default and meaning."),
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
@@ -37,7 +37,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(COMMANDS[name][0]).main
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).main
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         from train.cli import exit_on_ctrl_c  # not for --help
@@ -51,7 +52,7 @@ class LazyGroup(click.Group):
 
 
 def installed_version() -> str:
-    """The version that pip knows, or a word for a checkout that was never installed."""
+    """The version that pip installed, or `(not installed)` for a checkout that never was."""
     try:
         return version("leantad")
     except PackageNotFoundError:

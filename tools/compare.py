@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.files import write_text
-from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options, plain
+from pipeline.text import columns
+from train.cli import Command, Output, check_new_file, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, unread_videos
@@ -37,7 +36,22 @@ Examples:
   leantad compare a.json b.json --ground-truth thumos_gt.json --subset test --tiou 0.1:0.1:0.9 --json
 """
 FILE = click.Path(path_type=Path)
-SHOWN_CLASSES = 20  # of more classes, those with the largest differences are shown
+MAX_CLASSES = 20  # of more classes, those with the largest differences are shown
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """The options of the command, but for those that all commands have."""
+
+    a: Path
+    b: Path
+    ground_truth: str
+    subset: str | None
+    protocol: str
+    tiou: str | None
+    drop_duplicates: bool
+    resamples: int
+    seed: int
 
 
 def signed(bounds: Sequence[float | None]) -> str:
@@ -47,7 +61,7 @@ def signed(bounds: Sequence[float | None]) -> str:
 
 
 def cells(title: str, row: Mapping[str, Any]) -> list[str]:
-    """A line of the tables."""
+    """One row of the tables."""
     from train.evaluation.bootstrap import excludes_zero
 
     figures = [f"{100 * row['a']:.2f}", f"{100 * row['b']:.2f}", f"{100 * row['difference']:+.2f}"]
@@ -57,19 +71,17 @@ def cells(title: str, row: Mapping[str, Any]) -> list[str]:
 
 def tables(result: Mapping[str, Any]) -> str:
     """Both tables as text: by tIoU, and by class with the largest differences first."""
-    from train.evaluation.tables import columns
-
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
     ordered = sorted(result["classes"].items(), key=lambda item: -abs(item[1]["difference"]))
-    by_class = [["AP %, all tIoU", *head], *(cells(name, row) for name, row in ordered[:SHOWN_CLASSES])]
-    rest = len(ordered) - SHOWN_CLASSES
+    by_class = [["AP %, all tIoU", *head], *(cells(name, row) for name, row in ordered[:MAX_CLASSES])]
+    rest = len(ordered) - MAX_CLASSES
     more = f"\n{rest} classes with smaller differences: see --json" if rest > 0 else ""
-    verdict = (
+    summary = (
         f"average mAP: A is better in {100 * result['rows'][0]['a_better']:.1f} % of "
         f"{result['resamples']:,} resamples of the videos (seed {result['seed']})"
     )
-    return f"{columns(rows)}\n{verdict}\n\n{columns(by_class)}{more}"
+    return f"{columns(rows)}\n{summary}\n\n{columns(by_class)}{more}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,18 @@ def side_of(
     return Side(matched, remark and f"{path}: {remark}", problems)
 
 
+def read_sides(options: CompareOptions, thresholds: Sequence[float]) -> tuple[GroundTruth, list[Side]]:
+    """The ground truth, and A and B matched with it. The subset is that of A unless the options name one."""
+    detections = {path: read_detections(path) for path in (options.a, options.b)}
+    hint = detections[options.a].subset
+    ground_truth = read_ground_truth(options.ground_truth, options.subset, hint=hint)
+    sides = [
+        side_of(ground_truth, path, detections[path], thresholds, dedupe=options.drop_duplicates)
+        for path in (options.a, options.b)
+    ]
+    return ground_truth, sides
+
+
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
@@ -115,50 +139,36 @@ def side_of(
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
 @click.option("--resamples", type=click.IntRange(2), default=1000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples.")
-@click.option("--out", type=FILE, help="Also write the result as JSON to this file.")
-@force_option
-@output_options
+@document_options
 @click.pass_context
 def main(
-    ctx: click.Context,
-    a: Path,
-    b: Path,
-    ground_truth: str,
-    subset: str | None,
-    protocol: str,
-    tiou: str | None,
-    drop_duplicates: bool,
-    resamples: int,
-    seed: int,
-    out: Path | None,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
+    ctx: click.Context, /, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any
 ) -> None:
     from train.evaluation.bootstrap import compare
 
-    thresholds, name = parse_tiou(tiou or protocol)
-    output = Output(quiet, as_json)
+    options, output = CompareOptions(**values), Output(quiet, as_json)
+    thresholds, protocol = parse_tiou(options.tiou or options.protocol)
     if out is not None:
         check_new_file(out, force=force)
-    found_a, found_b = read_detections(a), read_detections(b)
-    truth = read_ground_truth(ground_truth, subset, hint=found_a.subset)
-    sides = [
-        side_of(truth, path, found, thresholds, dedupe=drop_duplicates)
-        for path, found in ((a, found_a), (b, found_b))
-    ]
+    ground_truth, sides = read_sides(options, thresholds)
     first, second = (side.matched for side in sides)
-    result = compare(first, second, resamples=resamples, seed=seed)
-    facts = {"a": a, "b": b, "ground_truth": ground_truth, "subset": truth.subset, "protocol": name}
-    result = plain({**facts, "num_videos": len(truth.videos), **result})
-    output.say(f"A: {a}\nB: {b}\n{len(truth.videos)} videos, {len(first.data.true.label)} true actions")
+    document = {
+        "a": options.a,
+        "b": options.b,
+        "ground_truth": options.ground_truth,
+        "subset": ground_truth.subset,
+        "protocol": protocol,
+        "num_videos": len(ground_truth.videos),
+        **compare(first, second, resamples=options.resamples, seed=options.seed),
+    }
+    result = plain(document)
+    counts = f"{len(ground_truth.videos)} videos, {len(first.data.true.label)} true actions"
+    output.say(f"A: {options.a}\nB: {options.b}\n{counts}")
     for side in sides:
         if side.remark:
             output.say(side.remark)
     output.say(tables(result))
-    if out is not None:
-        write_text(out, json.dumps(result, indent=1) + "\n")
-    output.document(result)
+    output.document(result, out)
     exit_with(ctx, [line for side in sides for line in side.problems])
 
 

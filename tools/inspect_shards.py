@@ -5,46 +5,44 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from pipeline.text import first_names
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
-from tqdm import tqdm
 
 from pipeline.dataset import Dataset
-from pipeline.files import write_text
 from pipeline.packing.verify import check_tars
-from tools.dataset.advice import advice_of
-from tools.dataset.facts import PERCENTILES, facts_of
-from train.cli import Command, Output, check_new_file, force_option, output_options, plain
+from pipeline.text import columns, first_names
+from tools.dataset.problems import first_lines, kinds_text, repair_lines
+from tools.dataset.recommend import recommend
+from tools.dataset.statistics import PERCENTILES, statistics_of
+from train.cli import Command, Output, check_new_file, document_options
 
-SHOWN = 10  # lines of a list on the screen; --json has all of them
+MAX_LINES = 10  # of a list on the screen; --json has all of them
 BAR = 40  # characters of the longest bar
 
 
-def inspect_dataset(location: str, *, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Any]:
-    """The whole answer as JSON values: {"shards", "facts", "advice", "recipe"}.
+def inspect_dataset(
+    location: str, *, progress: Callable[[Iterable[str]], Iterable[str]] = iter
+) -> dict[str, Any]:
+    """Statistics and recommended settings as JSON values: {"shards", "facts", "advice", "recipe"}.
 
     progress: wraps the iteration over the tars, which are all read. ValueError: no data set, or damage.
     """
     dataset = Dataset.open(location)
     check_tars(dataset, progress=progress)
-    facts = facts_of(dataset)
-    advice = advice_of(dataset, facts)
+    statistics = statistics_of(dataset)
+    advice = recommend(dataset, statistics)
     advice["settings"]["data"]["shards"] = location
-    return {"shards": location, "facts": facts, "advice": advice, "recipe": recipe_of(advice)}
+    return {"shards": location, "facts": statistics, "advice": advice, "recipe": recipe_of(advice)}
 
 
 def recipe_of(advice: Mapping[str, Any]) -> str:
-    """The settings as YAML with their reasons: what can be pasted into a recipe and loaded."""
+    """The settings as YAML with their reasons, to be pasted into a recipe and loaded."""
     lines = []
     for group, values in advice["settings"].items():
         lines.append(f"{group}:")
@@ -58,17 +56,17 @@ def recipe_of(advice: Mapping[str, Any]) -> str:
 
 
 def text_of(document: Mapping[str, Any]) -> str:
-    """The answer for people."""
-    facts, advice = document["facts"], document["advice"]
+    """The document for people."""
+    statistics, advice = document["facts"], document["advice"]
     sections = [
-        f"{document['shards']}: {facts['classes']} classes",
-        subset_table(facts["subsets"]),
-        "pictures: " + "; ".join(_tally(facts[name], unit) for name, unit in FORMATS),
-        length_table(facts),
-        histogram_text("videos by duration", facts["duration_histogram"]),
-        histogram_text("actions by length", facts["action_histogram"]),
-        class_text(facts["balance"], facts["overlaps"]),
-        problem_text(facts),
+        f"{document['shards']}: {statistics['classes']} classes",
+        subset_table(statistics["subsets"]),
+        "pictures: " + "; ".join(_tally(statistics[name], unit) for name, unit in FORMATS),
+        length_table(statistics),
+        histogram_text("videos by duration", statistics["duration_histogram"]),
+        histogram_text("actions by length", statistics["action_histogram"]),
+        class_text(statistics["balance"], statistics["overlaps"]),
+        problem_text(statistics),
         "Settings that fit, to paste into a recipe:\n\n" + document["recipe"].rstrip(),
         figure_text(advice),
     ]
@@ -86,31 +84,28 @@ def _tally(counts: Mapping[str, int], unit: str) -> str:
 
 def subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> str:
     """One line per subset."""
-    columns = ("videos", "packed", "rejected", "hours", "actions", "without_actions")
-    width = max(len("subset"), *(len(name) for name in subsets))
-    lines = ["subset".ljust(width) + "".join(name.replace("_", " ").rjust(17) for name in columns)]
-    for name, row in subsets.items():
-        cells = [f"{row[column]:.2f}" if column == "hours" else str(row[column]) for column in columns]
-        lines.append(name.ljust(width) + "".join(cell.rjust(17) for cell in cells))
-    return "\n".join(lines)
+    names = ("videos", "packed", "rejected", "hours", "actions", "without_actions")
+    rows = [["subset", *(name.replace("_", " ") for name in names)]]
+    for subset, row in subsets.items():
+        rows.append([subset, *(f"{row[n]:.2f}" if n == "hours" else str(row[n]) for n in names)])
+    return columns(rows)
 
 
-def length_table(facts: Mapping[str, Any]) -> str:
+def length_table(statistics: Mapping[str, Any]) -> str:
     """Percentiles of lengths, one line each."""
-    rows = {
+    titles = {
         "video, seconds": ("duration_seconds", 1),
         "action, seconds": ("action_seconds", 1),
         "action, % of video": ("action_share_of_video", 100),
         "actions per video": ("actions_per_video", 1),
     }
     names = {0: "min", 50: "median", 100: "max"}
-    lines = [" " * 20 + "".join(names.get(p, f"p{p}").rjust(9) for p in PERCENTILES)]
-    for title, (name, scale) in rows.items():
-        values = facts[name]
+    rows = [["", *(names.get(p, f"p{p}") for p in PERCENTILES)]]
+    for title, (name, scale) in titles.items():
+        values = statistics[name]
         if values:
-            cells = "".join(f"{scale * values[f'p{p}']:9.4g}" for p in PERCENTILES)
-            lines.append(title.ljust(20) + cells)
-    return "\n".join(lines)
+            rows.append([title, *(f"{scale * values[f'p{p}']:.4g}" for p in PERCENTILES)])
+    return columns(rows)
 
 
 def histogram_text(title: str, histogram: Mapping[str, Sequence[float]]) -> str:
@@ -118,45 +113,43 @@ def histogram_text(title: str, histogram: Mapping[str, Sequence[float]]) -> str:
     edges, counts = histogram["edges"], histogram["counts"]
     if not counts:
         return ""
-    lines = [title]
+    rows = []
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         bar = "#" * round(BAR * count / max(counts)) or ("." if count else "")
-        lines.append(f"{low:9.4g} to {high:7.4g} s {count:7d} {bar}".rstrip())
-    return "\n".join(lines)
+        rows.append([f"{low:.4g}", "to", f"{high:.4g}", "s", f"{count:d}", bar])
+    return f"{title}\n{columns(rows, '>>>>><', indent='  ')}"
 
 
 def class_text(balance: Mapping[str, Any], overlaps: Mapping[str, int]) -> str:
-    """The ends of the class counts, classes of one subset only, and overlaps."""
+    """The commonest and the rarest classes, classes of one subset only, and overlaps."""
 
-    def named(counts: Mapping[str, int], number: int) -> str:
+    def first(counts: Mapping[str, int], number: int) -> str:
         return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:number])
 
     lines = []
     if balance["ratio"] is not None:
-        lines.append(f"commonest classes: {named(balance['commonest'], 5)}")
-        lines.append(f"rarest classes: {named(balance['rarest'], 5)} (ratio {balance['ratio']:g} : 1)")
-    alone = [f"{name} ({subset})" for name, subset in balance["in_one_subset"].items()]
-    lines += [f"in one subset only: {first_names(alone, SHOWN, quoted=False)}"] if alone else []
+        lines.append(f"commonest classes: {first(balance['commonest'], 5)}")
+        lines.append(f"rarest classes: {first(balance['rarest'], 5)} (ratio {balance['ratio']:g} : 1)")
+    in_one = [f"{name} ({subset})" for name, subset in balance["in_one_subset"].items()]
+    if in_one:
+        lines.append(f"in one subset only: {first_names(in_one, MAX_LINES, quoted=False)}")
     pairs = (overlaps["pairs_same_class"], overlaps["pairs_other_class"])
     lines.append(f"overlapping pairs of actions: {pairs[0]} of one class, {pairs[1]} of two classes")
     return "\n".join(lines)
 
 
-def problem_text(facts: Mapping[str, Any]) -> str:
+def problem_text(statistics: Mapping[str, Any]) -> str:
     """Rejected videos and repaired annotations."""
-    rejects = [f"  {item['video']} ({item['subset']}): {item['reason']}" for item in facts["rejects"]]
-    repairs = [f"  {item['video']}: {item['kind']}: {item['detail']}" for item in facts["repairs"]]
-    kinds = Counter(item["kind"] for item in facts["repairs"])
-    told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    lines = [f"rejected videos: {len(rejects)}", *rejects[:SHOWN]]
-    lines += [f"  ...{_more(rejects)}"] if len(rejects) > SHOWN else []
-    lines += [f"repairs and remarks: {len(repairs)}" + (f" ({told})" if told else ""), *repairs[:SHOWN]]
-    lines += [f"  ...{_more(repairs)}"] if len(repairs) > SHOWN else []
-    return "\n".join(lines)
-
-
-def _more(items: Sequence[str]) -> str:
-    return f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    rejects, repairs = statistics["rejects"], statistics["repairs"]
+    reasons = (f"{item['video']} ({item['subset']}): {item['reason']}" for item in rejects)
+    return "\n".join(
+        [
+            f"rejected videos: {len(rejects)}",
+            *first_lines(reasons, MAX_LINES),
+            f"repairs and remarks: {len(repairs)}{kinds_text(repairs)}",
+            *repair_lines(repairs, MAX_LINES),
+        ]
+    )
 
 
 def figure_text(advice: Mapping[str, Any]) -> str:
@@ -165,13 +158,13 @@ def figure_text(advice: Mapping[str, Any]) -> str:
         f"{100 * share:.1f} % at {name.removeprefix('tiou_')}" for name, share in advice["matchable"].items()
     )
     names = {"p50": "median video", "p95": "p95", "p100": "longest"}
-    seen = ", ".join(
+    covered = ", ".join(
         f"{100 * share['frames']:.0f} % / {100 * share['time']:.0f} % ({names[name]})"
         for name, share in advice["coverage"].items()
     )
     return (
         f"Actions that one of the {advice['proposals']} proposals can match, by tIoU: {shares}.\n"
-        f"Frames / time of a window that clips see: {seen}."
+        f"Frames / time of a window that clips see: {covered}."
     )
 
 
@@ -180,21 +173,18 @@ def figure_text(advice: Mapping[str, Any]) -> str:
     epilog="Example: leantad inspect data/demo --json > inspect.json",
 )
 @click.argument("shards")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file, too.")
-@force_option
-@output_options
+@document_options
 def main(shards: str, out: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Tell what is in SHARDS (folder, tar, glob or URL) and which settings fit it, with reasons."""
     output = Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
-    reading = partial(tqdm, desc="reading tars", unit="tar", disable=output.no_bar)
-    document = inspect_dataset(shards, progress=reading)
+    document = inspect_dataset(
+        shards, progress=lambda tars: output.progress(tars, "reading tars", unit="tar")
+    )
     if not as_json:
         output.say(text_of(document))
-    output.document(document)
-    if out is not None:
-        write_text(out, json.dumps(plain(document), indent=1) + "\n")
+    output.document(document, out)
 
 
 if __name__ == "__main__":

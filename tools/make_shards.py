@@ -6,12 +6,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from pipeline.text import suggestion
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,13 +31,59 @@ from pipeline.packing.transcode import EncodingSpec
 from pipeline.packing.verify import verify as verify_shards
 from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
-from tools.dataset.packing_report import summary_of, text_of
+from pipeline.text import suggestion
+from tools.dataset.packing_summary import summary_of, text_of
 from train.cli import Command, Output, output_options
 
-FORM_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
+ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iteration, for a progress bar
 
 
-def classes_of(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class PackingOptions:
+    """The options of the command, but for --quiet and --json."""
+
+    videos: Path
+    annotations: Path
+    out: Path | None
+    subsets: tuple[str, ...]
+    classes: Path | None
+    codec: str
+    fps: float  # 0 keeps the source's
+    short_side: int  # pixels; 0 keeps the source's
+    gop: int
+    upscale: bool
+    copy: bool
+    shard_size: int
+    workers: int | None
+    force: bool
+    verify: bool
+    check_only: bool
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode and encode: one per core unless the option says otherwise."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def encoding_spec(self) -> EncodingSpec | None:
+        """What videos are re-encoded to; None for --copy."""
+        if self.copy:
+            return None
+        if self.short_side % 2:
+            raise ValueError(f"--short-side: got {self.short_side}, want an even number of pixels")
+        fps = exact_rate(self.fps) if self.fps else Fraction(0)
+        return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale)
+
+
+def refuse_encoding_options(ctx: click.Context) -> None:
+    """ValueError for an option that says how to encode: --copy does not encode."""
+    for name in ENCODING_OPTIONS:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"--copy: keeps the bytes, so {option} has no effect; drop one")
+
+
+def class_names(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
     """The class names: all labels, or those of the file, which must then cover all labels."""
     labels = {action.label: key for key, video in videos.items() for action in video.actions}
     if path is None:
@@ -52,36 +97,30 @@ def classes_of(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
     return classes
 
 
-def plan_of(
-    videos: Path,
-    annotations: Path,
-    *,
-    subsets: tuple[str, ...],
-    classes: Path | None,
-    form: EncodingSpec | None,
-    shard_size: int,
-) -> PackingPlan:
+def make_plan(options: PackingOptions) -> PackingPlan:
     """Read what is to be packed; nothing is decoded yet."""
-    annotated = read_annotations(annotations)
-    names = classes_of(annotated, classes)  # of all subsets, so that parts packed apart agree
+    spec = options.encoding_spec()
+    annotated = read_annotations(options.annotations)
+    # of all subsets, so that those packed one by one have the same classes
+    classes = class_names(annotated, options.classes)
     keys = unique_keys(annotated)
-    for subset in subsets:
-        read_annotations(annotations, subset=subset)  # refuses a subset that is not there
-    folder = VideoFolder(videos)
+    for subset in options.subsets:
+        read_annotations(options.annotations, subset=subset)  # refuses a subset that is not there
+    folder = VideoFolder(options.videos)
     found = {name: folder.find(name) for name in annotated}
-    refuse_shared_files(annotations, {name: file for name, (file, _) in found.items()})
+    refuse_shared_files(options.annotations, {name: file for name, (file, _) in found.items()})
     jobs = [
-        Job(keys[name], name, video, folder.folder, *found[name], form)
+        Job(keys[name], name, video, folder.folder, *found[name], spec)
         for name, video in annotated.items()
-        if not subsets or video.subset in subsets
+        if not options.subsets or video.subset in options.subsets
     ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
-    settings = settings_of(form, shard_size, subsets)
-    return PackingPlan(tuple(jobs), names, shard_size, settings, folder.unnamed(annotated))
+    packing = packing_of(spec, options.shard_size, options.subsets)
+    return PackingPlan(tuple(jobs), classes, options.shard_size, packing, folder.unnamed(annotated))
 
 
 def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None:
-    """ValueError when two names mean one file: it would be two videos, each with a part of the actions."""
+    """ValueError when two names mean one file: it would be two videos, each with some of the actions."""
     names: dict[str, str] = {}
     for name, file in files.items():
         if file is not None and names.setdefault(file, name) != name:
@@ -90,59 +129,60 @@ def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None
             )
 
 
-def settings_of(form: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...]) -> dict:
-    """What dataset.json says about how it was made."""
+def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...]) -> dict[str, Any]:
+    """What dataset.json says about how it was packed. spec None: the bytes were copied."""
     try:
         leantad = version("leantad")
     except PackageNotFoundError:
         leantad = "checkout"
     versions = {"leantad": leantad, "av": av.__version__}
-    how = {"copy": True} if form is None else {"copy": False, **vars(form), "fps": float(form.fps)}
-    return {**how, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
+    encoding = {"copy": True} if spec is None else {"copy": False, **vars(spec), "fps": float(spec.fps)}
+    return {**encoding, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
-def check(plan: PackingPlan, *, workers: int, progress: Callable[[Iterable], Iterable]) -> list[PackResult]:
+def check(plan: PackingPlan, *, workers: int, progress: Progress) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
     with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
-        task = partial(_checked)
-        outcomes = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), task, workers=workers)))
-    if all(outcome.video.reject for outcome in outcomes):
-        video = outcomes[0].video
-        raise ValueError(f"none of {len(outcomes)} videos is usable; {video.source}: {video.reject}")
-    return outcomes
+        results = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), _check_only, workers=workers)))
+    if all(result.video.reject for result in results):
+        video = results[0].video
+        raise ValueError(f"none of {len(results)} videos is usable; {video.source}: {video.reject}")
+    return results
 
 
-def _checked(job: Job) -> tuple[PackResult, bytes]:
+def _check_only(job: Job) -> tuple[PackResult, bytes]:
     return check_video(job), b""
 
 
-def report(plan: PackingPlan, outcomes: list[PackResult], state: str, output: Output) -> dict:
-    """Tell what became of the videos; returns it for --json."""
-    document = summary_of(plan, outcomes, state)
-    output.say(text_of(document, state))
+def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) -> dict[str, Any]:
+    """Do what the options ask for, with progress bars; returns the document of --json."""
+    tqdm.monitor_interval = 0  # the thread of progress bars would disturb forking
+
+    def progress(title: str) -> Progress:
+        return lambda items: output.progress(items, title, unit="video", total=len(plan.jobs))
+
+    def summarise(results: list[PackResult], state: str) -> dict[str, Any]:
+        summary = summary_of(plan, results, state)
+        output.say(text_of(summary, state))
+        return summary
+
+    if options.check_only:
+        checked = check(plan, workers=options.num_workers, progress=progress("checking"))
+        return summarise(checked, "usable")
+    if options.out is None:
+        raise ValueError("--out: missing, want the folder to write (or --check)")
+    if options.force:
+        remove_outputs(options.out)
+    results = load_complete_dataset(plan, options.out)
+    if results:
+        output.say(f"{options.out}: already packed")
+    else:
+        results = pack(plan, options.out, workers=options.num_workers, progress=progress("packing"))
+    document = {"out": options.out, **summarise(results, "packed")}
+    if options.verify:
+        document["verified_frames"] = verify_shards(options.out, progress=progress("verifying"))
+        output.say(f"verified: {document['verified_frames']} frames read back")
     return document
-
-
-def progress_bar(title: str, total: int, output: Output) -> Callable[[Iterable], Iterable]:
-    """A bar on a terminal, nothing elsewhere."""
-    tqdm.monitor_interval = 0  # its thread would be in the way of forking
-    return partial(tqdm, desc=title, total=total, unit="video", disable=output.no_bar)
-
-
-def form_of(ctx: click.Context, *, copy: bool, **values) -> EncodingSpec | None:
-    """The training form that the options ask for; None for --copy."""
-    if copy:
-        given = [
-            name for name in FORM_OPTIONS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        ]
-        if given:
-            raise ValueError(
-                f"--copy: keeps the bytes, so --{given[0].replace('_', '-')} has no effect; drop one"
-            )
-        return None
-    if values["short_side"] % 2:
-        raise ValueError(f"--short-side: got {values['short_side']}, want an even number of pixels")
-    return EncodingSpec(**{**values, "fps": exact_rate(values["fps"]) if values["fps"] else Fraction(0)})
 
 
 @click.command(
@@ -168,38 +208,19 @@ def form_of(ctx: click.Context, *, copy: bool, **values) -> EncodingSpec | None:
 @click.option("--check", "check_only", is_flag=True, help="Only report; write nothing.")
 @output_options
 @click.pass_context
-def main(ctx, videos, annotations, out, subsets, classes, shard_size, workers, **options) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
 
     CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds from the first
     displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json;
     the exit code is then 1. A run that was stopped continues when the same command is given again.
     """
-    force, verify, check_only = (options.pop(name) for name in ("force", "verify", "check_only"))
-    output = Output(options.pop("quiet"), options.pop("as_json"))
-    workers = workers or len(os.sched_getaffinity(0))
-    form = form_of(ctx, **options)
-    plan = plan_of(videos, annotations, subsets=subsets, classes=classes, form=form, shard_size=shard_size)
-    bar = partial(progress_bar, total=len(plan.jobs), output=output)
-    if check_only:
-        document = report(plan, check(plan, workers=workers, progress=bar("checking")), "usable", output)
-        output.document(document)
-        sys.exit(1 if document["rejected"] else 0)
-    if out is None:
-        raise ValueError("--out: missing, want the folder to write (or --check)")
-    if force:
-        remove_outputs(out)
-    outcomes = load_complete_dataset(plan, out)
-    if outcomes:
-        output.say(f"{out}: already packed")
-    document = report(
-        plan, outcomes or pack(plan, out, workers=workers, progress=bar("packing")), "packed", output
-    )
-    if verify:
-        document["verified_frames"] = verify_shards(out, progress=bar("verifying"))
-        output.say(f"verified: {document['verified_frames']} frames read back")
-    output.document({"out": out, **document})
-    sys.exit(1 if document["rejected"] else 0)
+    options, output = PackingOptions(**values), Output(quiet, as_json)
+    if options.copy:
+        refuse_encoding_options(ctx)
+    document = check_or_pack(options, make_plan(options), output)
+    output.document(document)
+    ctx.exit(1 if document["rejected"] else 0)
 
 
 if __name__ == "__main__":

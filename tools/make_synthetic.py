@@ -1,68 +1,79 @@
-"""Makes the built-in data set: untrimmed VP9 videos whose classes differ in motion only, with exact truth."""
+"""Makes the built-in data set: untrimmed VP9 videos whose classes differ in motion only, with annotations."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-
-from pipeline.files import write_bytes
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
 import numpy as np
-from tqdm import tqdm
 
+from pipeline.files import write_bytes, write_json
 from pipeline.packing.encoder import encode_video
-from tools.synthetic.scene import Script, render, write_script
+from tools.synthetic.scene import Scenario, draw_scenario, render
 from train.cli import Command, Output, check_new, force_option, output_options
 
-SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: the splits share nothing
+SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: no two subsets share a video
 
 
-def make_video(subset: str, number: int, how: dict) -> tuple[Script, bytes]:
-    """One video: its script and its encoded bytes. A pure function of its arguments.
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are drawn. size: pixels; fps: frames per second; shortest, longest: seconds."""
 
-    how: seed, size (pixels), fps, and the shortest and longest duration (seconds).
-    """
-    rng = np.random.default_rng([how["seed"], SUBSETS[subset], number])
-    script = write_script(rng, fps=how["fps"], shortest=how["shortest"], longest=how["longest"])
-    frames = render(script, rng, size=how["size"])
-    return script, encode_video(frames, fps=how["fps"], codec="vp9", gop=32)
+    seed: int
+    size: int
+    fps: int
+    shortest: float
+    longest: float
+
+    def check(self) -> None:
+        """ValueError for durations that cannot be."""
+        if not 1.0 <= self.shortest <= self.longest:
+            raise ValueError(
+                f"--shortest/--longest: got {self.shortest} and {self.longest}, want "
+                "1 <= shortest <= longest seconds"
+            )
 
 
-def annotation(script: Script, subset: str) -> dict:
+def make_video(subset: str, number: int, options: VideoOptions) -> tuple[Scenario, bytes]:
+    """One video: its scenario and its encoded bytes. A pure function of its arguments."""
+    rng = np.random.default_rng([options.seed, SUBSETS[subset], number])
+    scenario = draw_scenario(rng, fps=options.fps, shortest=options.shortest, longest=options.longest)
+    frames = render(scenario, rng, size=options.size)
+    return scenario, encode_video(frames, fps=options.fps, codec="vp9", gop=32)
+
+
+def annotation(scenario: Scenario, subset: str) -> dict[str, Any]:
     """The video's entry in an ActivityNet-style annotation file."""
-    actions = [{"segment": [action.start, action.end], "label": action.label} for action in script.actions]
-    return {"subset": subset, "duration": script.duration, "annotations": actions}
+    actions = [{"segment": [action.start, action.end], "label": action.label} for action in scenario.actions]
+    return {"subset": subset, "duration": scenario.duration, "annotations": actions}
 
 
-def make_dataset(
-    out: Path,
-    *,
-    train: int,
-    val: int,
-    how: dict,
-    output: Output,
-) -> dict:
-    """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations. how: see make_video."""
+def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, output: Output) -> dict[str, Any]:
+    """Write `out`/videos/*.mp4 and `out`/annotations.json; returns the annotations."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
     wanted = [("training", i) for i in range(train)] + [("validation", i) for i in range(val)]
     database = {}
     with ProcessPoolExecutor(os.cpu_count()) as workers:
-        made = workers.map(make_video, *zip(*wanted, strict=True), repeat(how))
-        bar = tqdm(made, total=len(wanted), desc="rendering", unit="video", disable=output.no_bar)
-        for (subset, number), (script, data) in zip(wanted, bar, strict=True):
+        made: Iterable[tuple[Scenario, bytes]] = workers.map(
+            make_video, *zip(*wanted, strict=True), repeat(options)
+        )
+        made = output.progress(made, "rendering", unit="video", total=len(wanted))
+        for (subset, number), (scenario, data) in zip(wanted, made, strict=True):
             key = f"{subset[:5]}_{number:04d}"
             write_bytes(out / "videos" / f"{key}.mp4", data)
-            database[key] = annotation(script, subset)
-    annotations = {"version": f"leantad-synthetic seed {how['seed']}", "database": database}
-    write_bytes(out / "annotations.json", json.dumps(annotations, indent=1).encode())
+            database[key] = annotation(scenario, subset)
+    annotations = {"version": f"leantad-synthetic seed {options.seed}", "database": database}
+    write_json(out / "annotations.json", annotations)
     return annotations
 
 
@@ -81,18 +92,14 @@ def make_dataset(
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
 @force_option
 @output_options
-def main(out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **how: float) -> None:
+def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
     """Render synthetic videos and their annotations; pack them with make-shards like your own."""
-    shortest, longest = how["shortest"], how["longest"]
-    if not 1.0 <= shortest <= longest:
-        raise ValueError(
-            f"--shortest/--longest: got {shortest} and {longest}, want 1 <= shortest <= longest seconds"
-        )
+    options, output = VideoOptions(**values), Output(quiet, as_json)
+    options.check()
     if train + val == 0:
         raise ValueError("--train/--val: got 0 and 0, want at least one video")
     check_new(out / "annotations.json", force=force)  # the last file: without it the videos are not all there
-    output = Output(quiet, as_json)
-    annotations = make_dataset(out, train=train, val=val, how=how, output=output)
+    annotations = make_dataset(out, train=train, val=val, options=options, output=output)
     actions = sum(len(video["annotations"]) for video in annotations["database"].values())
     output.say(
         f"{train + val} videos, {actions} actions in {out}; next: leantad make-shards {out}/videos "

@@ -8,6 +8,7 @@ and the decoder hold is added by arithmetic (planning/estimate.py); settings tha
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,59 +17,93 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, one_line, output_options
+from pipeline.text import columns
+from train.cli import Command, Output, exit_with, one_line, output_options
 
 if TYPE_CHECKING:
     from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-    from tools.planning.estimate import Estimate, Source
-    from tools.planning.search import Option
+    from tools.planning.estimate import Estimate, FrameSize
+    from tools.planning.search import Suggestion
     from train.settings import Settings
 
 HELP = """Estimate the peak GPU memory of a training run, by part, without a GPU.
 
-Then the largest piece of clips, batch or clip ratio that fits, as --set options. Exit code 1 if nothing fits.
-A tenth of the GPU is left for what cannot be foreseen: workspaces of kernels, gaps of the allocator.
+Then the most clips per forward, the largest batch or clip ratio that fits, as --set options. Exit code 1 if
+nothing fits. A tenth of the GPU is left for what cannot be foreseen: workspaces of kernels, gaps of the
+allocator.
 """
 BAR = 24  # characters of the longest bar
 CLASSES = 200  # ActivityNet's; assumed without a data set
 ASPECT = 16 / 9  # of the videos, assumed without a data set
 
 
-def facts(settings: Settings, classes: int | None, output: Output, *, must: bool) -> tuple[int, Source]:
-    """Number of classes and size of the pictures: from the data set, or (unless `must`) assumed aloud."""
-    from pipeline.dataset import Dataset
-    from tools.planning.estimate import Source
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of the command: a run, and the GPU that it should fit into."""
 
-    try:
-        dataset = Dataset.open(settings.data.shards)
-    except (ValueError, OSError) as error:  # planning may come before packing
-        if must:
-            raise
-        source = Source(settings.data.resize, round(settings.data.resize * ASPECT))
-        output.remark(
-            f"{one_line(error)}: assumed {classes or CLASSES} classes (--classes sets them) and videos of "
-            f"{source.width}x{source.height} pixels"
+    recipe: Path
+    overrides: tuple[str, ...]
+    shards: str | None
+    classes: int | None
+    memory: float  # GiB
+    processes: int
+    ds_config: Path | None
+
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        from train.settings import load_settings
+
+        shards = (f"data.shards={self.shards}",) if self.shards else ()
+        return load_settings(self.recipe, (*self.overrides, *shards))
+
+    def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
+        """What DeepSpeed's file and the settings of the run say about memory."""
+        from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
+        from train.optimizer import has_compiler, read_ds_config
+
+        return DeepSpeedMemoryConfig.from_ds_config(
+            read_ds_config(self.ds_config or settings.run.ds_config),
+            self.processes,
+            device="cpu" if settings.run.device == "cpu" else "cuda",
+            cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
         )
-        return classes or CLASSES, source
-    videos = dataset.packed(settings.data.train_subset)
-    largest = max(videos, key=lambda video: video.width * video.height)
-    return classes or len(dataset.classes), Source(largest.height, largest.width)
+
+    def classes_and_frame_size(self, settings: Settings, output: Output) -> tuple[int, FrameSize]:
+        """Number of classes, and largest frames: the data set's, or assumed unless --shards names one."""
+        from pipeline.dataset import Dataset
+        from tools.planning.estimate import FrameSize
+
+        try:
+            dataset = Dataset.open(settings.data.shards)
+        except (ValueError, OSError) as error:  # planning may come before packing
+            if self.shards is not None:
+                raise
+            classes = self.classes or CLASSES
+            source = FrameSize(settings.data.resize, round(settings.data.resize * ASPECT))
+            output.remark(
+                f"{one_line(error)}: assumed {classes} classes (--classes sets them) and videos of "
+                f"{source.width}x{source.height} pixels"
+            )
+            return classes, source
+        videos = dataset.packed(settings.data.train_subset)
+        largest = max(videos, key=lambda video: video.width * video.height)
+        return self.classes or len(dataset.classes), FrameSize(largest.height, largest.width)
 
 
 def table(estimate: Estimate, memory: int) -> str:
     """The parts as aligned text with a bar each; memory: bytes of the device."""
     top = max(estimate.parts.values())
-    lines = [f"{'part':<22}{'MiB':>10}{'share':>8}"]
+    rows = [["part", "MiB", "share", ""]]
     for part, size in estimate.parts.items():
         bar = "#" * round(BAR * size / top)
-        lines.append(f"{part:<22}{size / 2**20:>10.1f}{size / estimate.total:>8.1%}  {bar}".rstrip())
-    whole = f"{memory / 2**30:g} GiB"
-    lines.append(f"{'peak':<22}{estimate.total / 2**20:>10.1f}{estimate.total / memory:>8.1%} of {whole}")
-    return "\n".join(lines)
+        rows.append([part, f"{size / 2**20:.1f}", f"{size / estimate.total:.1%}", bar])
+    total = [f"{estimate.total / 2**20:.1f}", f"{estimate.total / memory:.1%}"]
+    rows.append(["peak", *total, f"of {memory / 2**30:g} GiB"])
+    return columns(rows, "<>><")
 
 
-def remedy(part: str, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
-    """What makes this part smaller, beyond batch, pieces and ratio."""
+def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> str:
+    """What makes this part smaller, beyond batch, clips per forward and ratio."""
     from tools.planning.deepspeed_memory import OPTIMIZER
     from tools.planning.estimate import CONTEXT, DECODER
     from tools.planning.step import BOUNDARIES, BUCKETS, FEATURES, FRAMES, WORKING
@@ -76,9 +111,9 @@ def remedy(part: str, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
     if part in (BOUNDARIES, WORKING):
         if not settings.encoder.reversible and not settings.encoder.frozen:
             return "set encoder.reversible=true"
-        halve = "" if engine.bf16 else "bf16 in ds_config.json, "
+        halve = "" if deepspeed.bf16 else "bf16 in ds_config.json, "
         return f"{halve}a smaller data.crop, fewer data.clip_frames or a smaller encoder.backbone"
-    if part == OPTIMIZER and not engine.offloads_optimizer and not engine.on_cpu:
+    if part == OPTIMIZER and not deepspeed.offloads_optimizer and not deepspeed.on_cpu:
         return "zero_optimization.offload_optimizer cpu in ds_config.json, or more --processes"
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
@@ -89,7 +124,7 @@ def remedy(part: str, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
     }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")
 
 
-def document(estimate: Estimate, memory: int, fits: bool, options: list[Option]) -> dict[str, Any]:
+def document(estimate: Estimate, memory: int, fits: bool, suggestions: list[Suggestion]) -> dict[str, Any]:
     """The result for machines; sizes in bytes."""
     return {
         "memory": memory,
@@ -97,19 +132,19 @@ def document(estimate: Estimate, memory: int, fits: bool, options: list[Option])
         "moment": estimate.moment,
         "parts": estimate.parts,
         "fits": fits,
-        "options": [{"set": o.changes, "peak": o.total, "why": o.why} for o in options],
+        "options": [{"set": one.changes, "peak": one.total, "why": one.why} for one in suggestions],
     }
 
 
-def advice(options: list[Option], memory: int, fits: bool) -> str:
-    """Whether the recipe fits, and the options, one per line, ready to be copied."""
-    width = max(len(option.line()) for option in options)
-    these = "each of these" if len(options) > 1 else "this"
+def suggestion_text(suggestions: list[Suggestion], memory: int, fits: bool) -> str:
+    """Whether the recipe fits, and the suggestions, one per line, ready to be copied."""
+    these = "each of these" if len(suggestions) > 1 else "this"
     head = f"It fits. So does {these}:" if fits else f"It does not fit. {these.capitalize()} does:"
-    return "\n".join([head, *(f"  {o.line():<{width}}  {o.total / memory:>4.0%}  {o.why}" for o in options)])
+    rows = [[one.options(), f"{one.total / memory:.0%}", one.why] for one in suggestions]
+    return f"{head}\n{columns(rows, '<><', indent='  ')}"
 
 
-def refusal(least: Estimate, memory: int, settings: Settings, engine: DeepSpeedMemoryConfig) -> str:
+def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> str:
     """Why not even the least of all settings fits, and what would help."""
     from tools.planning.estimate import CONTEXT
 
@@ -118,10 +153,10 @@ def refusal(least: Estimate, memory: int, settings: Settings, engine: DeepSpeedM
     if least.parts.get(CONTEXT, 0) >= memory:
         large = [CONTEXT]
     sizes = " and ".join(f"{least.parts[part] / 2**30:.2f} for {part}" for part in large)
-    remedies = dict.fromkeys(remedy(part, settings, engine) for part in large)  # each once, in order
+    remedies = dict.fromkeys(remedy(part, settings, deepspeed) for part in large)  # each once, in order
     return (
-        f"plan: nothing fits into {memory / 2**30:g} GiB: one clip at a time is {least.total / 2**30:.2f}, "
-        f"of it {sizes}; change: {'; '.join(remedies)}"
+        f"--memory: nothing fits into {memory / 2**30:g} GiB: one clip at a time is "
+        f"{least.total / 2**30:.2f}, of it {sizes}; change: {'; '.join(remedies)}"
     )
 
 
@@ -145,57 +180,32 @@ def refusal(least: Estimate, memory: int, settings: Settings, engine: DeepSpeedM
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs of the run.")
 @click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
 @output_options
-def command(
-    recipe: Path,
-    overrides: tuple[str, ...],
-    shards: str | None,
-    classes: int | None,
-    memory: float,
-    processes: int,
-    ds_config: Path | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
+@click.pass_context
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     from tools.planning.estimate import GIB, HEADROOM, estimate
-    from tools.planning.search import Search
-    from train.optimizer import has_compiler, read_ds_config
-    from train.settings import load_settings
+    from tools.planning.search import SettingsSearch
 
-    output = Output(quiet, as_json)
-    chosen = (*overrides, f"data.shards={shards}") if shards else overrides
-    settings = load_settings(recipe, chosen)
-    engine = DeepSpeedMemoryConfig.of(
-        read_ds_config(ds_config or settings.run.ds_config),
-        processes,
-        device="cpu" if settings.run.device == "cpu" else "cuda",
-        cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
-    )
-    num_classes, source = facts(settings, classes, output, must=shards is not None)
+    options, output = PlanOptions(**values), Output(quiet, as_json)
+    settings = options.settings()
+    deepspeed = options.deepspeed(settings)
+    num_classes, source = options.classes_and_frame_size(settings, output)
 
-    def of(candidate: Settings) -> Estimate:
-        return estimate(candidate, engine, num_classes=num_classes, source=source)
+    def estimate_of(candidate: Settings) -> Estimate:
+        return estimate(candidate, deepspeed, num_classes=num_classes, source=source)
 
-    size = round(memory * GIB)
+    size = round(options.memory * GIB)
     budget = round(size * (1 - HEADROOM))
-    whole = of(settings)
-    where = "process(es) on a CPU" if engine.on_cpu else "GPU(s)"
-    output.say(
-        f"{recipe.stem}, one of {processes} {where}, ZeRO {engine.stage}, at its peak in {whole.moment}:"
-    )
+    whole = estimate_of(settings)
+    where = f"one of {options.processes} {'process(es) on a CPU' if deepspeed.on_cpu else 'GPU(s)'}"
+    output.say(f"{options.recipe.stem}, {where}, ZeRO {deepspeed.stage}, at its peak in {whole.moment}:")
     output.say(table(whole, size))
-    fits = whole.total <= budget
-    search = Search(settings, lambda candidate: of(candidate).total, budget)
-    options = search.options()
-    output.document(document(whole, size, fits, options))
-    if options:
-        output.say(advice(options, size, fits))
-        return
-    click.echo(refusal(of(search.smallest()), size, settings, engine), err=True)
-    raise click.exceptions.Exit(1)
+    search = SettingsSearch(settings, lambda candidate: estimate_of(candidate).total, budget)
+    suggestions, fits = search.suggestions(), whole.total <= budget
+    output.document(document(whole, size, fits, suggestions))
+    if not suggestions:
+        exit_with(ctx, [nothing_fits(estimate_of(search.smallest()), size, settings, deepspeed)])
+    output.say(suggestion_text(suggestions, size, fits))
 
-
-main = command
 
 if __name__ == "__main__":
     main()

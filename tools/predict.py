@@ -1,7 +1,8 @@
 """Finds actions in video files with a trained detector: no shards, no launcher; JSON, CSV and subtitles.
 
-Each file is brought into the form that the training data was packed in, then decoded, cut into windows and
-detected in as evaluation does it. Memory holds the clips of one window and the candidates of those before.
+Each file is encoded as the training data was when it was packed, then decoded, cut into windows and run
+through the network as evaluation does it. Memory holds the clips of one window and the proposals of those
+before.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,27 +46,42 @@ if TYPE_CHECKING:
     from train.inference import TrainedNetwork
     from train.postprocess import RawWindow
 
-MOST_AHEAD = 4  # files brought into the training form at once: each worker holds some frames at source size
+MAX_WORKERS = 4  # files that are re-encoded at once: each worker holds some frames at source size
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of video [{elapsed}<{remaining}]"
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of the command, but for --quiet and --json."""
+
+    videos: tuple[str, ...]
+    checkpoint: Path
+    out: Path
+    min_score: float
+    top: int | None
+    classes: str | None
+    device: str
+    overrides: tuple[str, ...]
+    force: bool
 
 
 class SecondsBar:
     """A progress bar that counts seconds of video, of all files together."""
 
     def __init__(self, stated: dict[str, float], *, no_bar: bool | None):
-        tqdm.monitor_interval = 0  # its thread would be in the way of forking
+        tqdm.monitor_interval = 0  # its thread would disturb forking
         self.stated, self.total, self.done = stated, sum(stated.values()), 0.0
         self.bar = tqdm(total=round(self.total), bar_format=BAR, disable=no_bar)
         self.bar.set_description("preparing")
 
     def begin(self, key: str, duration: float) -> None:
-        """A video is ready: from now on its real length counts, not the one its header states."""
+        """A video is ready: from now on its real duration (seconds) counts, not the one its header states."""
         self.total += duration - self.stated[key]
         self.bar.total = round(self.total)
         self.bar.set_description(key)
 
     def watch(self, windows: Iterable[RawWindow]) -> Iterator[RawWindow]:
-        """The windows of one video, counted as they come."""
+        """The windows of one video, counted as they are yielded."""
         before = self.done
         for window in windows:
             self.done = before + window.window[1]
@@ -74,8 +90,8 @@ class SecondsBar:
         self.bar.set_description("preparing")
 
 
-def packing_form(trained: TrainedNetwork) -> EncodingSpec | None:
-    """The form of the videos that the weights were trained on; None: files as they are."""
+def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
+    """How the videos were encoded that the weights were trained on; None: their bytes were kept."""
     from train.checkpoint import PACKING, read_packing
 
     packing = read_packing(trained.folder)
@@ -86,29 +102,31 @@ def packing_form(trained: TrainedNetwork) -> EncodingSpec | None:
 
 
 def predict(
-    trained: TrainedNetwork, files: dict[str, Path], *, no_bar: bool | None = True, workers: int = 1
+    trained: TrainedNetwork, files: dict[str, Path], *, output: Output, workers: int = 1
 ) -> Iterator[VideoDetections]:
-    """Detect in files, by key, one after another; yields what was found in each, in order.
+    """Detect in files, by key, one after another; yields the detections in each, in order.
 
-    workers: files that are brought into the training form at once. A file that cannot be used is told on
-    stderr and has a reason in what is yielded. ValueError when the checkpoint does not say how its data was
-    packed.
+    workers: files that are re-encoded at once. A file that cannot be used is named on stderr and has a reason
+    in what is yielded. ValueError when the checkpoint does not say how its data was packed.
     """
-    form = packing_form(trained)
-    bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=no_bar)
-    with closing(bar.bar), closing(prepare(files, form, workers=workers)) as prepared:
+    spec = encoding_spec(trained)
+    bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
+    with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
-            found = found_in(trained, video, packed, file=files[video.key], bar=bar)
+            found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar)
             if found.reason is not None:
-                tqdm.write(f"error: {found.file}: {found.reason}", file=sys.stderr)
+                output.error(f"{found.file}: {found.reason}")
             yield found
 
 
-def found_in(
+def detect_in_file(
     trained: TrainedNetwork, video: PackedVideo, packed: Path, *, file: Path, bar: SecondsBar
 ) -> VideoDetections:
-    """What the network finds in one video; a video that cannot be read is no error here but has a reason."""
+    """The detections in one video; a video that cannot be read is no error here but has a reason.
+
+    packed: the file as prepare encoded it; file: as it was named.
+    """
     import torch
 
     from train.inference import detect_in
@@ -117,7 +135,7 @@ def found_in(
         return VideoDetections(video.key, file, None, (), video.reject)
     try:
         source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
-        # One window at a time: the pieces that go through the encoder are full all the same.
+        # One window at a time is enough: it has as many clips as go through the encoder at once.
         results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch)
     except ValueError as error:
         reason = one_line(error).removeprefix(f"{video.file}: video {video.key}: ")
@@ -128,6 +146,31 @@ def found_in(
             "--set data.decode_chunk_frames=64 need less, --device cpu needs none"
         ) from None
     return VideoDetections(video.key, file, video.duration, tuple(results[video.key]))
+
+
+def predict_and_write(
+    options: PredictOptions, files: dict[str, Path], output: Output
+) -> tuple[TrainedNetwork, list[VideoDetections]]:
+    """Detect in all files and write what was detected; ValueError, and no file, if none could be read."""
+    from train.inference import load_trained
+
+    # A window that cannot be decoded must never be left out in silence.
+    overrides = [f"run.device={options.device}", *options.overrides, "data.skip_bad=0"]
+    trained = load_trained(options.checkpoint, overrides)
+    selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
+    is_new = not options.out.exists()
+    options.out.mkdir(parents=True, exist_ok=True)
+    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    found = [
+        replace(video, detections=selection.apply(video.detections))
+        for video in predict(trained, files, output=output, workers=workers)
+    ]
+    if all(video.reason is not None for video in found):
+        if is_new:
+            options.out.rmdir()
+        raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
+    write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
+    return trained, found
 
 
 def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]) -> dict[str, Any]:
@@ -165,20 +208,7 @@ FILE = click.Path(path_type=Path)
 @force_option
 @output_options
 @click.pass_context
-def main(
-    ctx: click.Context,
-    videos: tuple[str, ...],
-    checkpoint: Path,
-    out: Path,
-    min_score: float,
-    top: int | None,
-    classes: str | None,
-    device: str,
-    overrides: tuple[str, ...],
-    force: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match.
 
     Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video. Scores
@@ -186,32 +216,15 @@ def main(
     A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
     used, it is 2, and nothing is written.
     """
-    from train.inference import load_trained
-
-    output = Output(quiet, as_json)
-    files = find_videos(videos)
-    check_outputs(out, list(files), force=force)
+    options, output = PredictOptions(**values), Output(quiet, as_json)
+    files = find_videos(options.videos)
+    check_outputs(options.out, list(files), force=options.force)
     with output.others_on_stderr():
-        # A window that cannot be decoded must never be left out without a word.
-        trained = load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
-        selection = Selection(parse_classes(classes, trained.classes), min_score, top)
-        is_new = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-        workers = min(MOST_AHEAD, len(os.sched_getaffinity(0)))
-        found = [
-            replace(video, detections=selection.apply(video.detections))
-            for video in predict(trained, files, no_bar=output.no_bar, workers=workers)
-        ]
-        if all(video.reason is not None for video in found):
-            if is_new:
-                out.rmdir()
-            raise ValueError(f"{out}: not written, as none of the {len(found)} files could be read")
-        write_outputs(out, found, metadata={"checkpoint": str(trained.folder)})
+        trained, found = predict_and_write(options, files, output)
     output.say(format_detections(found))
-    output.say(f"written to {out}: detections.json, detections.csv, subtitles (.srt)")
-    output.document(document_of(out, trained, found))
-    if any(video.reason is not None for video in found):
-        ctx.exit(1)
+    output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")
+    output.document(document_of(options.out, trained, found))
+    ctx.exit(1 if any(video.reason is not None for video in found) else 0)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,13 @@ def build_network(settings: Settings, num_classes: int) -> Network:
     return network
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one; asking for a cuda that is not there is an error, not a fallback."""
+def resolve_device(name: str, *, where: str = "run.device") -> torch.device:
+    """`auto` is cuda where there is one; asking for a cuda that is not there is an error, not a fallback.
+
+    where: the setting or option that asks, for the message.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device: got cuda, but torch sees no GPU; want cpu or auto (and see nvidia-smi)")
+        raise ValueError(f"{where}: got cuda, but torch sees no GPU; want cpu or auto (and see nvidia-smi)")
     return torch.device(name)

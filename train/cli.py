@@ -22,6 +22,7 @@ import click
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from pipeline.files import write_json
 from settings_group import explain
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -125,6 +126,13 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def document_options(function: Decorated) -> Decorated:
+    """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
+    help_text = "Write the JSON document to this file, too."
+    out = click.option("--out", type=click.Path(path_type=Path), help=help_text)
+    return out(force_option(output_options(function)))
+
+
 def check_new(path: Path, *, force: bool) -> None:
     """ValueError if `path` holds a result already, unless `force`; an empty folder holds none.
 
@@ -188,10 +196,15 @@ class Output:
         bar: Iterable[Item] = tqdm(items, desc=title, unit=unit, total=total, disable=self.no_bar)
         return bar
 
-    def document(self, value: Any) -> None:
-        """The result for machines: with --json one JSON document on stdout (NaN and infinity become null)."""
+    def document(self, value: Any, out: Path | None = None) -> None:
+        """The result for machines: with --json one JSON document on stdout, and in the file `out` if given.
+
+        NaN and infinity become null.
+        """
         if self.as_json:
             write_line(json.dumps(plain(value), indent=1, allow_nan=False), err=False)
+        if out is not None:
+            write_json(out, plain(value))
 
     @contextmanager
     def others_on_stderr(self) -> Iterator[None]:

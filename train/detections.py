@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json, write_text
-from pipeline.text import short, suggestion
+from pipeline.text import columns, short, suggestion
 from train.cli import check_new
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
@@ -232,14 +232,8 @@ def format_detections(found: Sequence[VideoDetections]) -> str:
                 (_one_line(video.key), start, end, _one_line(detection["label"]), f"{detection['score']:.3f}")
             )
     shown = [tuple(map(_one_line, row)) for row in rows[: TABLE_ROWS + 1]]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
-    sides = "<>><>"  # text to the left, numbers to the right
-    lines = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
-        for row in shown
-    ]
     total = sum(len(video.detections) for video in found)
     read = sum(video.reason is None for video in found)
     left = f" ({len(rows) - len(shown)} lines left out)" if len(rows) > len(shown) else ""
-    lines.append(f"{total} detections in {read} of {len(found)} videos; the best {best} of each{left}")
-    return "\n".join(line.rstrip() for line in lines)
+    summary = f"{total} detections in {read} of {len(found)} videos; the best {best} of each{left}"
+    return f"{columns(shown, '<>><>')}\n{summary}"

@@ -1,1 +1,1 @@
-"""What is in a data set, and which settings fit it: the parts of `inspect` and `make-shards`."""
+"""What is in a data set, and which settings fit it: parts of `inspect` and `make-shards`."""

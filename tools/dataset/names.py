@@ -1,34 +1,34 @@
-"""The names of subsets and classes: which a person would take for the same, and which subsets to use."""
+"""The names of subsets and classes: which look the same to a person, and which subsets to use."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 MEANINGS = {"train": "training", "val": "validation", "testing": "test"}  # other usual names of a subset
 USUAL = {*MEANINGS, *MEANINGS.values()}
 
 
-def plain(name: str) -> str:
-    """A name without what the eye overlooks: case, spaces, hyphens and underscores."""
+def normalised(name: str) -> str:
+    """A name without case, spaces, hyphens and underscores, which the eye overlooks."""
     return re.sub(r"[\s_-]+", "", name.casefold()) or name
 
 
 def meaning_of(subset: str) -> str:
-    """What people in the field mean by the name of a subset: training, validation, test, or what it says."""
-    return MEANINGS.get(plain(subset), plain(subset))
+    """What the name of a subset usually means: training, validation, test, or the name itself, normalised."""
+    return MEANINGS.get(normalised(subset), normalised(subset))
 
 
 def is_test(subset: str) -> bool:
     """Whether a subset is called a test set, in whatever way."""
-    return plain(subset).startswith("test")
+    return normalised(subset).startswith("test")
 
 
 def choose_subsets(counts: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
     """The subsets to train on and to validate on, by their usual names, else by size.
 
-    A test set is never proposed for validation: a checkpoint that it chose has not been tested. Where nothing
+    A test set is never proposed for validation: a checkpoint chosen by it has not been tested. Where nothing
     else is left, both are the same.
     """
     usable = [name for name, row in counts.items() if row["packed"]]
@@ -42,24 +42,25 @@ def choose_subsets(counts: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def name_warnings(subsets: Iterable[str], labels: Iterable[str]) -> list[str]:
-    """Subsets that nobody will look for under their name, and names that are one to the eye and two here."""
+    """Warnings of subsets whose usual name is spelt otherwise, and of several names that look the same."""
     subsets = sorted(subsets)
-    found = [
-        f"subset {name!r} is not {plain(name)!r}: names count letter by letter; correct the annotations, or "
-        "use just this name in settings"
+    warnings = [
+        f"subset {name!r} is not {normalised(name)!r}: names count letter by letter; correct the "
+        "annotations, or use just this name in settings"
         for name in subsets
-        if plain(name) in USUAL and name != plain(name)
+        if normalised(name) in USUAL and name != normalised(name)
     ]
     for group in _groups(subsets, meaning_of):
-        found.append(f"subsets {_quoted(group)} are {len(group)} subsets: a run trains or validates on one")
-    for group in _groups(labels, plain):
-        found.append(
+        quoted = _quoted(group)
+        warnings.append(f"subsets {quoted} are {len(group)} subsets: a run trains or validates on one")
+    for group in _groups(labels, normalised):
+        warnings.append(
             f"labels {_quoted(group)} are {len(group)} classes; if you mean one, spell it in one way"
         )
-    return found
+    return warnings
 
 
-def _groups(names: Iterable[str], key: Any) -> list[list[str]]:
+def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(key(name), []).append(name)

@@ -1,1 +1,1 @@
-"""What a machine can do: the checks of `doctor`."""
+"""The checks of `leantad doctor`."""

@@ -1,4 +1,4 @@
-"""Doctor's test of the decoders: a second of each codec through the training decoder, pixels compared."""
+"""Checks the video decoders: a second of each codec through the training decoder, pixels compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from typing import Any
 
-from tools.machine.checks import BROKEN, OK, WARNING, Finding, words
+from tools.machine.checks import BROKEN, OK, WARNING, CheckResult, error_text
 
 # Encoder of PyAV, container, options. Pictures are large enough for every NVDEC (VP9 and HEVC: 144 pixels).
 CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -57,9 +57,9 @@ def encode_clip(codec: str) -> bytes | None:
 
 
 def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
-    """Decode every third picture as training does; the largest mean difference in levels, and by what.
+    """Decode every third picture as training does: (largest mean difference in levels, decoder's name).
 
-    Against PyAV's own conversion, frame by frame: a wrong frame differs by 6 levels or more.
+    The difference is to PyAV's own conversion, frame by frame: a wrong frame differs by 6 levels or more.
     """
     import av
     import numpy as np
@@ -76,33 +76,33 @@ def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
             data, wanted, codec=name, num_frames=len(shown), device=device, decode_chunk_frames=64
         )
     ]
-    found = np.concatenate(parts).astype(float)
-    error = max(float(abs(image - shown[number]).mean()) for image, number in zip(found, wanted, strict=True))
+    decoded = np.concatenate(parts).astype(float)
+    error = max(float(abs(image - shown[i]).mean()) for image, i in zip(decoded, wanted, strict=True))
     by_dali = name in (CPU_CODECS if device == "cpu" else GPU_CODECS)
     return error, "DALI" if by_dali else "PyAV"
 
 
-def try_codec(codec: str, device: str) -> Finding:
+def try_codec(codec: str, device: str) -> CheckResult:
     """Encode and decode a clip; what a failure means depends on whether make-shards writes this codec."""
     where = f"decode {codec} on {device}"
     try:
         # For root SVT-AV1 makes its caller a real-time thread, which starves whatever that starts later.
-        with ThreadPoolExecutor(1) as apart:
-            data = apart.submit(encode_clip, codec).result()
+        with ThreadPoolExecutor(1) as own_thread:
+            data = own_thread.submit(encode_clip, codec).result()
         if data is None:
-            return Finding(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
+            return CheckResult(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
         error, decoder = decode_error(codec, data, device)
     except Exception as failure:  # the next codec may work all the same
         if codec in PACKED:
-            return Finding(BROKEN, f"{where}: {words(failure)}", REINSTALL)
-        return Finding(WARNING, f"{where}: {words(failure)}", "pack such videos without --copy")
+            return CheckResult(BROKEN, f"{where}: {error_text(failure)}", REINSTALL)
+        return CheckResult(WARNING, f"{where}: {error_text(failure)}", "pack such videos without --copy")
     # Rounding and chroma interpolation differ between decoders by under 2 levels on these grey pictures.
     good = error < 2.5
     todo = "" if good else "the decoder shows other frames or colours; report it with this line"
-    return Finding(OK if good else BROKEN, f"{where}: by {decoder}, off by {error:.2f} levels", todo)
+    return CheckResult(OK if good else BROKEN, f"{where}: by {decoder}, off by {error:.2f} levels", todo)
 
 
-def check_decode() -> Iterator[Finding]:
+def check_decode() -> Iterator[CheckResult]:
     """The decoders, and a one-second clip of each codec on the CPU and on the GPU if there is one."""
     import av
     import torch
@@ -110,7 +110,7 @@ def check_decode() -> Iterator[Finding]:
     import pipeline.decode  # noqa: F401 - DALI's import is the first thing that can fail
 
     dali = next((item for item in distributions() if item.metadata["Name"].startswith("nvidia-dali")), None)
-    yield Finding(OK, f"DALI {dali.version if dali else '?'}, PyAV {av.__version__}: imported")
+    yield CheckResult(OK, f"DALI {dali.version if dali else '?'}, PyAV {av.__version__}: imported")
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         for codec in CLIPS:
             yield try_codec(codec, device)

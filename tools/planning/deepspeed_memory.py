@@ -1,4 +1,4 @@
-"""What DeepSpeed holds on one device while a step runs, by part and moment: all of it tensors that exist.
+"""Bytes that DeepSpeed holds on one device during a training step, by part and by moment, as arithmetic.
 
 Measured against real engines of DeepSpeed 0.19.8 on a CPU (tests/plan_worker.py): ZeRO 0 to 3, float32 and
 bf16, offload, one process and two. Read in its source and torch's, not measured, is what differs on a GPU:
@@ -19,9 +19,9 @@ from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, Reducer, St
 from train.optimizer import zero_stage
 
 OPTIMIZER = "optimizer state"
-MOMENTS, MASTER = 8, 4  # bytes per parameter: Adam's two float32 moments; the float32 weights ZeRO updates
-NORM = 8  # bytes per number: DeepSpeed takes norms in float64
-FLATTENED = 500_000_000  # numbers that ZeRO 0 flattens and sends at once
+MOMENTS, MASTER = 8, 4  # bytes per element: Adam's two float32 moments; the float32 weights ZeRO updates
+NORM = 8  # bytes per element: DeepSpeed takes norms in float64
+FLATTENED = 500_000_000  # elements that ZeRO 0 flattens and sends at once
 Bytes = Counter[str]
 
 
@@ -32,35 +32,35 @@ class DeepSpeedMemoryConfig:
     stage: int
     processes: int
     bf16: bool
-    on_cpu: bool  # where the run is, not where it is planned
+    on_cpu: bool  # where the run will be, not where it is planned
     offloads_optimizer: bool
     offloads_weights: bool
     cpp_adam: bool  # an offloaded optimizer is DeepSpeed's Adam, which needs no buffers
     contiguous: bool  # gradients move into buckets
     overlap: bool
-    bucket_size: int  # numbers
-    max_live: int  # numbers of weights that ZeRO 3 prefetches or keeps for their next use
-    prefetch: int  # numbers that ZeRO 3 gathers at once
-    smallest_divided: int  # numbers; of smaller tensors every process keeps a whole one beside its part
+    bucket_size: int  # elements
+    max_live: int  # elements of weights that ZeRO 3 prefetches or keeps for their next use
+    prefetch: int  # elements that ZeRO 3 gathers at once
+    smallest_divided: int  # elements; of smaller tensors every process keeps a whole one beside its part
 
     @staticmethod
-    def of(
-        config: dict[str, Any],
+    def from_ds_config(
+        ds_config: dict[str, Any],
         processes: int,
         *,
         device: Literal["cuda", "cpu"] = "cuda",
         cpp_adam: bool = True,
     ) -> DeepSpeedMemoryConfig:
         """From a checked ds_config (train.optimizer.read_ds_config)."""
-        zero, stage = config.get("zero_optimization", {}), zero_stage(config)
+        zero, stage = ds_config.get("zero_optimization", {}), zero_stage(ds_config)
         reuse = int(zero.get("stage3_max_reuse_distance", 1e9))
         return DeepSpeedMemoryConfig(
             stage=stage,
             processes=processes,
-            bf16=bool(config.get("bf16", {}).get("enabled", False)),
+            bf16=bool(ds_config.get("bf16", {}).get("enabled", False)),
             on_cpu=device == "cpu",
-            offloads_optimizer=_leaves(zero, "offload_optimizer"),
-            offloads_weights=_leaves(zero, "offload_param"),
+            offloads_optimizer=_offloads(zero, "offload_optimizer"),
+            offloads_weights=_offloads(zero, "offload_param"),
             cpp_adam=cpp_adam,
             contiguous=bool(zero.get("contiguous_gradients", True)),
             overlap=bool(zero.get("overlap_comm", stage == 3)),
@@ -72,146 +72,146 @@ class DeepSpeedMemoryConfig:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
     @property
     def reducer(self) -> Reducer | None:
-        """What becomes of gradients during the backward pass; None: they stay until its end."""
+        """What happens to gradients during the backward pass; None: they stay until its end."""
         if self.stage < 2 and not (self.stage and self.overlap):
             return None
-        if self.stage == 3:  # a full bucket is put in order of ranks; gloo clones what it reduces
+        if self.stage == 3:  # a full bucket is sorted by rank; gloo clones what it reduces
             return Reducer(self.bucket_size, copies=1 + self.on_cpu, partitioned=True)
         return Reducer(self.bucket_size, kept_share=0 if self.offloads_optimizer else 1 / self.processes)
 
-    def share(self, size: float) -> int:
-        """Of what ZeRO divides among the processes."""
+    def per_process(self, size: float) -> int:
+        """The part of one process, of what ZeRO divides among all."""
         return round(size / self.processes)
 
-    def numbers(self, count: float) -> int:
-        """Bytes of so many numbers in the precision of the weights."""
-        return round(count * self.dtype.itemsize)
+    def bytes_of(self, elements: float) -> int:
+        """Bytes of so many elements in the precision of the weights."""
+        return round(elements * self.dtype.itemsize)
 
 
-def _leaves(zero: dict[str, Any], what: str) -> bool:
-    return bool((zero.get(what) or {}).get("device", "none") != "none")
+def _offloads(zero: dict[str, Any], name: str) -> bool:
+    return bool((zero.get(name) or {}).get("device", "none") != "none")
 
 
-def _held(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
+def _always_held(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
     """Weights, optimizer and ZeRO-3's buffers: what is there at any time of any step."""
-    held = Bytes({WEIGHTS: step.parts.get(WEIGHTS, 0)})
-    own = engine.share(engine.numbers(step.trainable))
-    offloaded, visible = engine.offloads_optimizer, engine.on_cpu or not engine.offloads_optimizer
-    if engine.stage == 0:
-        return held + Bytes({OPTIMIZER: MOMENTS * step.trainable})
+    held = Bytes({WEIGHTS: peak.parts.get(WEIGHTS, 0)})
+    own = config.per_process(config.bytes_of(peak.trainable))
+    offloaded, visible = config.offloads_optimizer, config.on_cpu or not config.offloads_optimizer
+    if config.stage == 0:
+        return held + Bytes({OPTIMIZER: MOMENTS * peak.trainable})
     if visible:
-        held[OPTIMIZER] += engine.share((MOMENTS + MASTER) * step.trainable)
-    if offloaded and engine.on_cpu:  # gradients as the optimizer wants them
-        held[GRADIENTS] += engine.share(MASTER * step.trainable)
-    if engine.stage == 3:
-        on_device = engine.on_cpu or not engine.offloads_weights
-        held[WEIGHTS] = engine.share(held[WEIGHTS]) if on_device else 0
+        held[OPTIMIZER] += config.per_process((MOMENTS + MASTER) * peak.trainable)
+    if offloaded and config.on_cpu:  # gradients as the optimizer wants them
+        held[GRADIENTS] += config.per_process(MASTER * peak.trainable)
+    if config.stage == 3:
+        on_device = config.on_cpu or not config.offloads_weights
+        held[WEIGHTS] = config.per_process(held[WEIGHTS]) if on_device else 0
         held[GRADIENTS] += own if visible else 0
-        held[BUCKETS] += _bucket(step, engine)
-    elif offloaded:  # the way out of one gradient; on the host another, and of the new weights the way back
-        way_out = engine.numbers(step.largest_tensor)
-        held[OPTIMIZER] += way_out + (way_out + own if engine.on_cpu else 0)
+        held[BUCKETS] += _bucket(peak, config)
+    elif offloaded:  # a buffer to send one gradient; on the host another, and one for the new weights
+        buffer = config.bytes_of(peak.largest_tensor)
+        held[OPTIMIZER] += buffer + (buffer + own if config.on_cpu else 0)
     return held
 
 
-def _bucket(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
+def _bucket(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:
     """Bytes of the buckets that gradients move into; without them, ZeRO 3's wait where they are."""
-    if engine.contiguous:
-        return engine.numbers(engine.bucket_size) * (2 if engine.overlap and engine.stage < 3 else 1)
-    return engine.numbers(min(step.trainable, engine.bucket_size)) if engine.stage == 3 else 0
+    if config.contiguous:
+        return config.bytes_of(config.bucket_size) * (2 if config.overlap and config.stage < 3 else 1)
+    return config.bytes_of(min(peak.trainable, config.bucket_size)) if config.stage == 3 else 0
 
 
-def _persistent(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
+def _persistent(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:
     """Bytes of the weights that ZeRO 3 does not give back, for they are small; views, of one process."""
-    if engine.stage < 3 or engine.processes == 1:
+    if config.stage < 3 or config.processes == 1:
         return 0
-    return engine.numbers(sum(size for size in step.tensors if size < engine.smallest_divided))
+    return config.bytes_of(sum(size for size in peak.tensors if size < config.smallest_divided))
 
 
-def _gathered(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
+def _gathered(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:
     """Bytes of whole weights under ZeRO 3.
 
     Of one process they are views of its partition, that is, of everything. Every module prefetches at least
     one tensor, also those without weights; so nearly always as much is gathered as is allowed to.
     """
-    whole = step.parts.get(WEIGHTS, 0)
-    if engine.stage < 3 or (engine.processes == 1 and (engine.on_cpu or not engine.offloads_weights)):
+    whole = peak.parts.get(WEIGHTS, 0)
+    if config.stage < 3 or (config.processes == 1 and (config.on_cpu or not config.offloads_weights)):
         return 0
-    return min(whole, _persistent(step, engine) + engine.numbers(engine.max_live))
+    return min(whole, _persistent(peak, config) + config.bytes_of(config.max_live))
 
 
-def _arriving(step: StepPeak, engine: DeepSpeedMemoryConfig) -> int:
+def _prefetched(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:
     """Bytes of the tensor in which weights come in, until the last of them is used for the first time."""
-    if engine.stage < 3 or engine.processes == 1:
+    if config.stage < 3 or config.processes == 1:
         return 0
-    return min(_gathered(step, engine) - _persistent(step, engine), engine.numbers(engine.prefetch))
+    return min(_gathered(peak, config) - _persistent(peak, config), config.bytes_of(config.prefetch))
 
 
-def _reducing(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
+def _reducing(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
     """After the backward pass: gradients move into the bucket, and from there to where they stay."""
-    gradients = engine.numbers(step.trainable)
-    full = engine.numbers(min(step.trainable, engine.bucket_size))
-    if engine.stage == 0:
-        return Bytes({GRADIENTS: gradients, BUCKETS: engine.numbers(min(step.trainable, FLATTENED))})
-    if engine.stage == 3:  # they are in the bucket already
-        return Bytes({BUCKETS: (1 + engine.on_cpu) * full, WEIGHTS: _persistent(step, engine)})
-    bucket = Bytes({BUCKETS: _bucket(step, engine)})
-    if engine.offloads_optimizer:
-        bucket[GRADIENTS] += NORM * step.largest_tensor
-    if not engine.contiguous:
+    gradients = config.bytes_of(peak.trainable)
+    full = config.bytes_of(min(peak.trainable, config.bucket_size))
+    if config.stage == 0:
+        return Bytes({GRADIENTS: gradients, BUCKETS: config.bytes_of(min(peak.trainable, FLATTENED))})
+    if config.stage == 3:  # they are in the bucket already
+        return Bytes({BUCKETS: (1 + config.on_cpu) * full, WEIGHTS: _persistent(peak, config)})
+    bucket = Bytes({BUCKETS: _bucket(peak, config)})
+    if config.offloads_optimizer:
+        bucket[GRADIENTS] += NORM * peak.largest_tensor
+    if not config.contiguous:
         return bucket + Bytes({GRADIENTS: gradients, BUCKETS: full})
-    stay = 0 if engine.offloads_optimizer else engine.share(gradients)
+    stay = 0 if config.offloads_optimizer else config.per_process(gradients)
     return bucket + Bytes({GRADIENTS: gradients - full + stay})
 
 
-def _updating(step: StepPeak, engine: DeepSpeedMemoryConfig) -> Bytes:
-    """Adam's turn, group by group: its gradients as one float32 tensor, Adam's buffers, what is left.
+def _updating(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
+    """Adam's update, group by group: its gradients as one float32 tensor, Adam's buffers, what is left.
 
     Below stage 3 the gradients are views of one tensor, which lives until the last group lets go of it.
     """
-    if engine.stage == 0:
-        one_by_one = max(
-            2 * now + before for before, now in zip((0, *step.tensors), step.tensors, strict=False)
-        )
-        numbers = one_by_one if engine.on_cpu else max(step.groups)
-        return Bytes({GRADIENTS: engine.numbers(step.trainable), OPTIMIZER: 4 * numbers})
-    buffers = 2 if engine.on_cpu else 1
-    if engine.offloads_optimizer:
-        scratch = buffers * 4 * engine.share(max(step.groups))
-        here = scratch if engine.on_cpu and not engine.cpp_adam else 0
-        return Bytes({OPTIMIZER: here, WEIGHTS: _persistent(step, engine)})
-    found = []
-    for number, group in enumerate(step.groups):
-        flat = 4 * engine.share(group)
-        rest = step.groups[number + 1 :]
+    if config.stage == 0:
+        pairs = zip((0, *peak.tensors), peak.tensors, strict=False)
+        one_by_one = max(2 * size + before for before, size in pairs)
+        elements = one_by_one if config.on_cpu else max(peak.groups)
+        return Bytes({GRADIENTS: config.bytes_of(peak.trainable), OPTIMIZER: 4 * elements})
+    buffers = 2 if config.on_cpu else 1
+    if config.offloads_optimizer:
+        scratch = buffers * 4 * config.per_process(max(peak.groups))
+        here = scratch if config.on_cpu and not config.cpp_adam else 0
+        return Bytes({OPTIMIZER: here, WEIGHTS: _persistent(peak, config)})
+    by_group = []
+    for number, group in enumerate(peak.groups):
+        flat = 4 * config.per_process(group)
+        rest = peak.groups[number + 1 :]
         left = 0
-        if rest and engine.stage < 3:
-            left = engine.share(engine.numbers(step.trainable if engine.contiguous else sum(rest)))
-        found.append(Bytes({GRADIENTS: left + flat, OPTIMIZER: buffers * flat}))
-    return max(found, key=lambda one: one.total())
+        if rest and config.stage < 3:
+            left = config.per_process(config.bytes_of(peak.trainable if config.contiguous else sum(rest)))
+        by_group.append(Bytes({GRADIENTS: left + flat, OPTIMIZER: buffers * flat}))
+    return max(by_group, key=lambda parts: parts.total())
 
 
-def moments(step: StepPeak, engine: DeepSpeedMemoryConfig, always: dict[str, int]) -> dict[str, Bytes]:
-    """Bytes by part at the moments that can be the peak. always: what others hold at any time."""
-    held = _held(step, engine) + Bytes(always)
-    clips = Bytes({FRAMES: step.parts.get(FRAMES, 0)})
+def moments(peak: StepPeak, config: DeepSpeedMemoryConfig, always: dict[str, int]) -> dict[str, Bytes]:
+    """Bytes by part at the moments that can be the peak. always: what else is held at any time."""
+    held = _always_held(peak, config) + Bytes(always)
+    clips = Bytes({FRAMES: peak.parts.get(FRAMES, 0)})
     earlier = Bytes()  # ZeRO 2: the sum of the micro steps before; ZeRO 0 and 1 have it in the step itself
-    if step.accumulates and engine.stage == 2 and not engine.offloads_optimizer:
-        earlier[GRADIENTS] = engine.share(engine.numbers(step.trainable))
-    passing = {
+    if peak.accumulates and config.stage == 2 and not config.offloads_optimizer:
+        earlier[GRADIENTS] = config.per_process(config.bytes_of(peak.trainable))
+    in_pass = {
         name: Bytes({part: size for part, size in parts.items() if part not in (WEIGHTS, FRAMES)})
-        for name, parts in (("forward", step.forward), ("backward", step.parts))
+        for name, parts in (("forward", peak.forward), ("backward", peak.parts))
     }
-    bucket = Bytes({BUCKETS: _bucket(step, engine) if engine.stage in (1, 2) else 0})
-    waiting = bucket if engine.stage == 1 and step.accumulates else Bytes()  # until the last micro step
-    whole, coming = (Bytes({WEIGHTS: size(step, engine)}) for size in (_gathered, _arriving))
+    bucket = Bytes({BUCKETS: _bucket(peak, config) if config.stage in (1, 2) else 0})
+    waiting = bucket if config.stage == 1 and peak.accumulates else Bytes()  # until the last micro step
+    gathered, prefetched = (Bytes({WEIGHTS: size(peak, config)}) for size in (_gathered, _prefetched))
     return {
-        "the forward pass": held + clips + earlier + waiting + whole + coming + passing["forward"],
-        "the backward pass": held + clips + earlier + bucket + whole + passing["backward"],
-        "the reduction of gradients": held + clips + earlier + _reducing(step, engine),
-        "the optimizer step": held + clips + _updating(step, engine),
+        "the forward pass": held + clips + earlier + waiting + gathered + prefetched + in_pass["forward"],
+        "the backward pass": held + clips + earlier + bucket + gathered + in_pass["backward"],
+        "the reduction of gradients": held + clips + earlier + _reducing(peak, config),
+        "the optimizer step": held + clips + _updating(peak, config),
     }

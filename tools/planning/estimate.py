@@ -1,6 +1,6 @@
-"""The memory of one device in a training step: what the fake step found, and what engine and loader add.
+"""The memory of one device in a training step: the fake step, and what DeepSpeed and the loader add.
 
-DeepSpeed's share is in deepspeed_memory.py; it is arithmetic, as are the loader's batches and the decoder.
+DeepSpeed's part is in deepspeed_memory.py; it is arithmetic, as are the loader's batches and the decoder.
 Nobody sees the workspaces of kernels (cuDNN's convolutions above all), NVDEC's own pictures, and what
 PyTorch's allocator loses between blocks; HEADROOM is left for them.
 """
@@ -36,14 +36,14 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Source:
-    """Pictures of the data set's videos, in pixels: as decoded, before the resize."""
+class FrameSize:
+    """Pixels of the data set's frames, as decoded, before the resize."""
 
     height: int
     width: int
 
 
-def loader_frames(settings: Settings) -> int:
+def loader_bytes(settings: Settings) -> int:
     """Bytes of clips besides the micro batch that is trained on.
 
     The other micro batches of the step, those decoded ahead, and one more while single videos become a batch.
@@ -54,11 +54,11 @@ def loader_frames(settings: Settings) -> int:
     return batch * ahead
 
 
-def decoder(data: DataSettings, source: Source) -> int:
+def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
     """Bytes while a video is decoded (pipeline/decode.py, pipeline/augment.py), at most.
 
-    A piece of frames at the source's size; if they are resized, the results in float32 and 64 frames on the
-    way there; if they are recoloured, the crops in float32; and the crops once more, as bytes.
+    A decode chunk at the source's size; if it is resized, the results in float32 and 64 frames on the way
+    there; if it is recoloured, the crops in float32; and the crops once more, as bytes.
     """
     frames = min(data.decode_chunk_frames, data.num_clips * data.clip_frames)
     pixels = frames * 3 * source.height * source.width
@@ -72,18 +72,15 @@ def decoder(data: DataSettings, source: Source) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by part at the moment of a step when one GPU holds most, and which moment that is."""
+    """Bytes by part at the moment of a step when one device holds most, and which moment that is."""
 
     parts: dict[str, int]
     moment: str
 
     @property
     def total(self) -> int:
+        """Bytes of all parts."""
         return sum(self.parts.values())
-
-    @property
-    def largest_part(self) -> str:
-        return max(self.parts, key=lambda part: self.parts[part])
 
 
 def _betas(settings: Settings) -> set[float]:
@@ -94,17 +91,17 @@ def _betas(settings: Settings) -> set[float]:
 
 
 def estimate(
-    settings: Settings, engine: DeepSpeedMemoryConfig, *, num_classes: int, source: Source
+    settings: Settings, deepspeed: DeepSpeedMemoryConfig, *, num_classes: int, source: FrameSize
 ) -> Estimate:
     """The peak of a run with these settings, on each of its devices."""
     always = {
-        FRAMES: loader_frames(settings),
-        DECODER: decoder(settings.data, source),
-        CONTEXT: 0 if engine.on_cpu else CUDA_CONTEXT,
+        FRAMES: loader_bytes(settings),
+        DECODER: decoder_bytes(settings.data, source),
+        CONTEXT: 0 if deepspeed.on_cpu else CUDA_CONTEXT,
     }
-    found = []
+    estimates = []
     for beta in _betas(settings):
-        step = fake_step(settings, num_classes, dtype=engine.dtype, reducer=engine.reducer, beta=beta)
-        for moment, parts in moments(step, engine, always).items():
-            found.append(Estimate({part: parts.get(part, 0) for part in PARTS}, moment))
-    return max(found, key=lambda one: one.total)
+        peak = fake_step(settings, num_classes, dtype=deepspeed.dtype, reducer=deepspeed.reducer, beta=beta)
+        for moment, parts in moments(peak, deepspeed, always).items():
+            estimates.append(Estimate({part: parts.get(part, 0) for part in PARTS}, moment))
+    return max(estimates, key=lambda one: one.total)

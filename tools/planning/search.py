@@ -1,7 +1,7 @@
-"""Which piece size, batch and clip ratio fit into a GPU: a search over estimates of whole steps.
+"""Searches for clips per forward, batch size and clip ratio that fit into a GPU, by estimates of whole steps.
 
-What trades what: clips_per_forward is time alone (the result stays the same), so it gives way first and is
-the first to grow; batch_size changes the steps that are taken (accumulation_steps makes up for it, in time);
+What trades what: clips_per_forward is time alone (the result stays the same), so it is lowered first and
+raised first; batch_size changes the steps that are taken (accumulation_steps makes up for it, in time);
 clip_ratio is how much of the gradient is seen: it costs time and hardly any memory.
 """
 
@@ -15,26 +15,26 @@ from functools import cache
 from model.sampling import num_kept
 from train.settings import Settings
 
-MOST_VIDEOS = 16  # per batch and GPU; nobody is advised more
-PIECE, BATCH, RATIO = "encoder.clips_per_forward", "optimizer.batch_size", "encoder.clip_ratio"
+MAX_VIDEOS = 16  # per batch and GPU; nobody is advised more
+FORWARD, BATCH, RATIO = "encoder.clips_per_forward", "optimizer.batch_size", "encoder.clip_ratio"
 ACCUMULATION = "optimizer.accumulation_steps"
-Change = dict[str, float]
+Changes = dict[str, float]  # dotted name of a setting -> its new value
 
 
 @dataclass(frozen=True)
-class Option:
+class Suggestion:
     """Settings to change, the bytes that the run then needs, and what it is good for."""
 
-    changes: Change
+    changes: Changes
     total: int
     why: str
 
-    def line(self) -> str:
+    def options(self) -> str:
         """Ready for the command line."""
         return " ".join(f"--set {name}={value:g}" for name, value in self.changes.items())
 
 
-def largest(peak: Callable[[int], int], low: int, high: int, start: int, budget: int) -> int | None:
+def largest_that_fits(peak: Callable[[int], int], low: int, high: int, start: int, budget: int) -> int | None:
     """The largest whole number from low to high whose peak fits; None if not even `low` does.
 
     The peak grows with the number, nearly in a straight line. From `start` up or down to a pair of which one
@@ -81,7 +81,7 @@ def _bracket(
     return here, None
 
 
-def changed(settings: Settings, changes: Change) -> Settings:
+def with_changes(settings: Settings, changes: Changes) -> Settings:
     """The settings with some numbers replaced."""
     values = settings.model_dump()
     for name, value in changes.items():
@@ -99,8 +99,12 @@ def ratio_of(kept: int, num_clips: int) -> float:
     return kept / num_clips
 
 
-class Search:
-    """Looks for settings that fit; each candidate is estimated once."""
+class SettingsSearch:
+    """Searches for settings whose peak is at most `budget` bytes; each candidate is estimated once.
+
+    A candidate is three numbers: clips per forward, batch (videos), and kept (clips of a video with a
+    gradient).
+    """
 
     def __init__(self, settings: Settings, peak: Callable[[Settings], int], budget: int) -> None:
         self.settings, self.budget = settings, budget
@@ -109,61 +113,70 @@ class Search:
         self.batch = settings.optimizer.batch_size
 
         @cache
-        def total(piece: int, batch: int, kept: int) -> int:
-            return peak(changed(settings, self._changes(piece, batch, kept)))
+        def total(clips: int, batch: int, kept: int) -> int:
+            return peak(with_changes(settings, self._changes(clips, batch, kept)))
 
         self.total = total
 
-    def _changes(self, piece: int, batch: int, kept: int) -> Change:
+    def _changes(self, clips: int, batch: int, kept: int) -> Changes:
         ratio = self.settings.encoder.clip_ratio if kept == self.kept else ratio_of(kept, self.num_clips)
         accumulated = self.settings.optimizer.accumulation_steps * math.ceil(self.batch / batch)
-        return {PIECE: piece, BATCH: batch, ACCUMULATION: accumulated, RATIO: ratio}
+        return {FORWARD: clips, BATCH: batch, ACCUMULATION: accumulated, RATIO: ratio}
 
-    def _option(self, piece: int, batch: int, kept: int, why: str) -> Option:
+    def _suggestion(self, clips: int, batch: int, kept: int, why: str) -> Suggestion:
         same = {BATCH: batch == self.batch, ACCUMULATION: batch >= self.batch, RATIO: kept == self.kept}
-        changes = {name: n for name, n in self._changes(piece, batch, kept).items() if not same.get(name)}
-        return Option(changes, self.total(piece, batch, kept), why)
+        changes = {name: n for name, n in self._changes(clips, batch, kept).items() if not same.get(name)}
+        return Suggestion(changes, self.total(clips, batch, kept), why)
 
-    def piece(self, batch: int, kept: int) -> int | None:
-        """The largest useful piece: larger than what has a gradient it would save no time."""
+    def clips_per_forward(self, batch: int, kept: int) -> int | None:
+        """The largest useful number that fits: more clips than have a gradient would save no time."""
         most = batch * kept
         own = min(self.settings.encoder.clips_per_forward, most)
-        return largest(lambda n: self.total(n, batch, kept), 1, most, own, self.budget)
+        return largest_that_fits(lambda n: self.total(n, batch, kept), 1, most, own, self.budget)
 
-    def options(self) -> list[Option]:
+    def suggestions(self) -> list[Suggestion]:
         """What fits, the first is the one to take; empty if nothing does."""
         own = min(self.settings.encoder.clips_per_forward, self.batch * self.kept)
         if self.total(own, self.batch, self.kept) > self.budget and self.total(1, 1, 1) > self.budget:
             return []
-        piece = self.piece(self.batch, self.kept)
-        return self._shrunk() if piece is None else self._grown(piece)
+        clips = self.clips_per_forward(self.batch, self.kept)
+        return self._smaller() if clips is None else self._larger(clips)
 
-    def _grown(self, piece: int) -> list[Option]:
-        """The batch and ratio of the recipe fit: the largest piece, or else more of something."""
-        found = [self._option(piece, self.batch, self.kept, "the same result, fastest")]
-        own = min(piece, self.settings.encoder.clips_per_forward)
-        high = max(MOST_VIDEOS, self.batch)
-        batch = largest(lambda n: self.total(own, n, self.kept), self.batch, high, self.batch, self.budget)
+    def _larger(self, clips: int) -> list[Suggestion]:
+        """The batch and ratio of the recipe fit: the most clips per forward, or else more of something."""
+        suggestions = [self._suggestion(clips, self.batch, self.kept, "the same result, fastest")]
+        own = min(clips, self.settings.encoder.clips_per_forward)
+        batch = largest_that_fits(
+            lambda n: self.total(own, n, self.kept),
+            low=self.batch,
+            high=max(MAX_VIDEOS, self.batch),
+            start=self.batch,
+            budget=self.budget,
+        )
         if batch is not None and batch > self.batch:
-            found.append(self._option(own, batch, self.kept, "more videos a step"))
-        kept = largest(
-            lambda n: self.total(own, self.batch, n), self.kept, self.num_clips, self.num_clips, self.budget
+            suggestions.append(self._suggestion(own, batch, self.kept, "more videos a step"))
+        kept = largest_that_fits(
+            lambda n: self.total(own, self.batch, n),
+            low=self.kept,
+            high=self.num_clips,
+            start=self.num_clips,
+            budget=self.budget,
         )
         if kept is not None and kept > self.kept:
-            found.append(self._option(own, self.batch, kept, "more of the gradient, slower"))
-        return found
+            suggestions.append(self._suggestion(own, self.batch, kept, "more of the gradient, slower"))
+        return suggestions
 
-    def _shrunk(self) -> list[Option]:
-        """Not even one clip at a time: fewer videos at once, then fewer clips with a gradient."""
+    def _smaller(self) -> list[Suggestion]:
+        """Not even one clip at a time fits: fewer videos at once, then fewer clips with a gradient."""
         kept = self.kept
-        batch = largest(lambda n: self.total(1, n, kept), 1, self.batch, self.batch, self.budget)
+        batch = largest_that_fits(lambda n: self.total(1, n, kept), 1, self.batch, self.batch, self.budget)
         if batch is None:
             batch = 1
-            kept = largest(lambda n: self.total(1, 1, n), 1, self.kept, self.kept, self.budget) or 1
-        piece = self.piece(batch, kept)
-        assert piece is not None, "one clip at a time fits, that was tried"
-        return [self._option(piece, batch, kept, "as many videos a step, in more micro steps")]
+            kept = largest_that_fits(lambda n: self.total(1, 1, n), 1, self.kept, self.kept, self.budget) or 1
+        clips = self.clips_per_forward(batch, kept)
+        assert clips is not None, "one clip at a time fits, that was tried"
+        return [self._suggestion(clips, batch, kept, "as many videos a step, in more micro steps")]
 
     def smallest(self) -> Settings:
         """One clip at a time of one video, one clip with a gradient: nothing needs less."""
-        return changed(self.settings, self._changes(1, 1, 1))
+        return with_changes(self.settings, self._changes(1, 1, 1))

@@ -1,1 +1,1 @@
-"""What the built-in videos show, and how it is drawn."""
+"""The content of the built-in videos: scenarios, and how they are drawn."""

@@ -1,1 +1,1 @@
-"""Other projects' checkpoints: reading the files, and whose names are whose."""
+"""Other projects' checkpoints: reading the files, renaming the tensors, matching them with a backbone."""

@@ -17,7 +17,7 @@ from train.checkpoint import read_safetensors
 
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "blobs")
 BEGINNINGS = (b"PK", b"\x80")  # of a zip, as torch and numpy write, and of a pickle, as Caffe2 does
-KINDS = "want a checkpoint (.pt, .pth, .bin, .pkl, .safetensors, .npz)"
+WANTED = "want a checkpoint (.pt, .pth, .bin, .pkl, .safetensors, .npz)"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises ValueError if the file is none of these, is damaged, or would have to run code to be read.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; {KINDS}")
+        raise ValueError(f"{path}: no such file; {WANTED}")
     if not path.stat().st_size:
         raise ValueError(f"{path}: is empty; get the file again")
     if path.suffix == ".safetensors":
@@ -36,20 +36,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = _read_npz(path) if path.suffix == ".npz" else _read_pickled(path)
     except UnpicklingError as error:
         raise ValueError(
-            f"{path}: holds more than tensors, to be read by running code ({_short(error)}); load it where "
+            f"{path}: holds more than tensors, to be read by running code ({_reason(error)}); load it where "
             "it comes from and save its state_dict alone: torch.save(checkpoint['state_dict'], ...), or, of "
             "Caffe2, numpy.savez(..., **blobs)"
         ) from None
     except (RuntimeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: damaged, or no checkpoint ({_short(error)}); {KINDS}") from None
-    return _unwrapped(content, path)
+        raise ValueError(f"{path}: damaged, or no checkpoint ({_reason(error)}); {WANTED}") from None
+    return _tensors_in(content, path)
 
 
 def _check_beginning(path: Path) -> None:
     with path.open("rb") as file:
         begin = file.read(12)
     if not begin.startswith(BEGINNINGS):
-        raise ValueError(f"{path}: is no checkpoint, it begins with {begin!r}; {KINDS}")
+        raise ValueError(f"{path}: is no checkpoint, it begins with {begin!r}; {WANTED}")
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -60,18 +60,18 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def _read_pickled(path: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch remarks about a pickle is in its error as well
+        warnings.simplefilter("ignore")  # what torch warns of in a pickle is in its error as well
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _short(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """The reason alone: around it, torch explains how to load a file unsafely."""
     text = " ".join(str(error).split())
     return text.partition("WeightsUnpickler error: ")[2].partition(". ")[0] or text[:120]
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    """Down through `WRAPPERS` to the dict that holds tensors."""
+def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of the dict that holds them, below `WRAPPERS`."""
     while isinstance(content, Mapping):
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:

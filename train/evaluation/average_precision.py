@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
+from pipeline.text import columns
 from train.detections import Results
 from train.evaluation.matching import Matches, evaluation_data, match_detections
 
@@ -175,10 +176,7 @@ def format_map_table(metrics: Mapping[str, Any]) -> str:
         rows += [
             [name, *(_percent(pair[side]) for pair in bounds)] for side, name in enumerate(("low", "high"))
         ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return columns(rows, ">")
 
 
 def _percent(value: float | None) -> str:

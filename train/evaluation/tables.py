@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.text import columns
 from train.evaluation.average_precision import format_map_table
 from train.evaluation.diagnosis import DETECTION_KINDS
 from train.evaluation.recall import format_recall
@@ -42,15 +43,6 @@ def format_diagnosis(diagnosis: Mapping[str, Any], intervals: Mapping[str, Any] 
     """Kinds of detections with what each error costs, their profile, and the bins of the characteristics."""
     tables = [kind_table(diagnosis, intervals), profile_table(diagnosis), bin_table(diagnosis)]
     return "\n\n".join(tables)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text, the first cell left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
 
 
 def format_interval(bounds: Sequence[float | None] | None) -> str:

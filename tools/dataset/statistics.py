@@ -1,4 +1,4 @@
-"""What is in a packed data set: counts, lengths, classes, formats. Pure functions of a Dataset."""
+"""Statistics of a packed data set: counts, lengths, classes, formats. Pure functions of a Dataset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.records import PackedVideo
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
-def facts_of(dataset: Dataset) -> dict[str, Any]:
-    """Everything that `leantad inspect` tells about the data, as plain JSON values.
+def statistics_of(dataset: Dataset) -> dict[str, Any]:
+    """Everything that `leantad inspect` shows of the data, as plain JSON values.
 
-    Lengths are of packed videos, what training sees; rejected ones are counted and listed. Seconds, frames
+    Lengths are of packed videos, which training reads; rejected ones are counted and listed. Seconds, frames
     per second, pixels; shares are fractions.
     """
     videos = [video for _, video in sorted(dataset.videos.items())]
@@ -52,12 +52,12 @@ def facts_of(dataset: Dataset) -> dict[str, Any]:
 
 def counts_of(videos: Sequence[PackedVideo], subset: str) -> dict[str, Any]:
     """One row of the table of subsets. Hours and frames are of the packed videos."""
-    mine = [video for video in videos if video.subset == subset]
-    packed = [video for video in mine if video.reject is None]
+    selected = [video for video in videos if video.subset == subset]
+    packed = [video for video in selected if video.reject is None]
     return {
-        "videos": len(mine),
+        "videos": len(selected),
         "packed": len(packed),
-        "rejected": len(mine) - len(packed),
+        "rejected": len(selected) - len(packed),
         "hours": round(sum(video.duration or 0.0 for video in packed) / 3600, 4),
         "frames": sum(video.num_frames for video in packed),
         "actions": sum(len(video.actions) for video in packed),
@@ -70,8 +70,8 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
     array = np.array(list(values), dtype=np.float64)
     if not array.size:
         return {}
-    found = np.percentile(array, PERCENTILES)
-    return {f"p{p}": round(float(value), 4) for p, value in zip(PERCENTILES, found, strict=True)}
+    quantiles = np.percentile(array, PERCENTILES)
+    return {f"p{p}": round(float(value), 4) for p, value in zip(PERCENTILES, quantiles, strict=True)}
 
 
 def histogram(values: Sequence[float], bins: int = 10) -> dict[str, list[float]]:
@@ -99,23 +99,23 @@ def tally(values: Iterable[str]) -> dict[str, int]:
 
 def overlaps_of(videos: Sequence[PackedVideo]) -> dict[str, int]:
     """Pairs of actions of one video that overlap in time: of one class, and of two."""
-    same = different = concerned = 0
+    same = different = num_actions = 0
     for video in videos:
         labels = np.array([action.label for action in video.actions])
         pairs = overlapping(np.array([(action.start, action.end) for action in video.actions]))
-        alike = int((labels[pairs[:, 0]] == labels[pairs[:, 1]]).sum()) if len(pairs) else 0
-        same, different = same + alike, different + len(pairs) - alike
-        concerned += len(np.unique(pairs))
-    return {"pairs_same_class": same, "pairs_other_class": different, "actions": concerned}
+        same_label = int((labels[pairs[:, 0]] == labels[pairs[:, 1]]).sum()) if len(pairs) else 0
+        same, different = same + same_label, different + len(pairs) - same_label
+        num_actions += len(np.unique(pairs))
+    return {"pairs_same_class": same, "pairs_other_class": different, "actions": num_actions}
 
 
 def overlapping(segments: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Numbers (i, j), i < j, of segments (A, 2) that share more than a point: (P, 2)."""
+    """Pairs of indices (i, j), i < j, of segments (A, 2) that share more than a point: (P, 2)."""
     if len(segments) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     start, end = segments.T
-    meet = np.minimum(end[:, None], end) > np.maximum(start[:, None], start)
-    return np.argwhere(np.triu(meet, 1))
+    overlap = np.minimum(end[:, None], end) > np.maximum(start[:, None], start)
+    return np.argwhere(np.triu(overlap, 1))
 
 
 def actions_per_class(classes: Iterable[str], videos: Iterable[PackedVideo]) -> dict[str, dict[str, int]]:
@@ -124,25 +124,25 @@ def actions_per_class(classes: Iterable[str], videos: Iterable[PackedVideo]) -> 
     for video in videos:
         for action in video.actions:
             counts[action.label][video.subset] += 1
-    return {label: dict(sorted(per.items())) for label, per in counts.items()}
+    return {label: dict(sorted(by_subset.items())) for label, by_subset in counts.items()}
 
 
 def balance_of(dataset: Dataset) -> dict[str, Any]:
-    """Actions of packed videos per class and subset: what is rare, and what one subset alone has.
+    """Actions of packed videos per class and subset: rare classes, and those that only one subset has.
 
     ratio: the commonest class's count over the rarest's, among those that occur.
     """
     packed = [video for video in dataset.videos.values() if video.reject is None]
     counts = actions_per_class(dataset.classes, packed)
-    total = {label: sum(per.values()) for label, per in counts.items()}
+    total = {label: sum(by_subset.values()) for label, by_subset in counts.items()}
     present = sorted((count, label) for label, count in total.items() if count)
-    subsets = {subset for per in counts.values() for subset in per}
-    alone = {label: next(iter(per)) for label, per in counts.items() if len(per) == 1 < len(subsets)}
+    subsets = {subset for by_subset in counts.values() for subset in by_subset}
+    of_one_subset = [label for label in counts if len(counts[label]) == 1 < len(subsets)]
     return {
         "per_class": counts,
         "ratio": round(present[-1][0] / present[0][0], 2) if present else None,
         "rarest": {label: count for count, label in present[:10]},
         "commonest": {label: count for count, label in present[:-6:-1]},
         "without_actions": [label for label in sorted(total) if not total[label]],
-        "in_one_subset": alone,
+        "in_one_subset": {label: next(iter(counts[label])) for label in of_one_subset},
     }

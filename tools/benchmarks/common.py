@@ -1,0 +1,69 @@
+"""Options that the benchmarks of backbones share, and what their figures depend on besides."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.text import suggestion
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def clip_options(function: Decorated) -> Decorated:
+    """Click decorator: adds --clip and --device (arguments `clip`, `device`), see parse_clip."""
+    clip = click.option(
+        "--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels."
+    )
+    device = click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    )
+    return clip(device(function))
+
+
+def parse_clip(text: str) -> tuple[int, int, int, int]:
+    """ "3x16x112x112" -> (3, 16, 112, 112); raises ValueError otherwise."""
+    parts = text.lower().split("x")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"--clip: got {text!r}, want CxLxHxW (channels, frames, height, width) as 3x16x112x112"
+        )
+    if parts[0] != "3":
+        raise ValueError(f"--clip: got {parts[0]} channels in {text!r}, want 3: the backbones take RGB")
+    channels, frames, height, width = (int(part) for part in parts)
+    return channels, frames, height, width
+
+
+def check_backbone(name: str) -> None:
+    """ValueError for a name that is not in model/backbones, before anything is measured."""
+    from model.backbones import BACKBONES  # not for --help
+
+    if name not in BACKBONES:
+        raise ValueError(f"--backbone: got {name!r}; {suggestion(name, BACKBONES)}")
+
+
+def environment(device: str) -> dict[str, str]:
+    """What the figures depend on besides the options: hardware, version of torch, commit of this checkout."""
+    import torch  # not for --help
+
+    cuda = device == "cuda"
+    hardware = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    return {"hardware": hardware, "torch": torch.__version__, "commit": _commit()}
+
+
+def _commit() -> str:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def header(values: dict[str, Any]) -> str:
+    """`name=value` of each, on one line: what stands above a benchmark's table."""
+    return " ".join(f"{name}={value}" for name, value in values.items())

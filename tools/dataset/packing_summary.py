@@ -1,0 +1,70 @@
+"""What make-shards prints in the end: counts, a table of classes and subsets, rejects, repairs, warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.packing.pack_dataset import PackingPlan
+from pipeline.packing.pack_video import PackResult
+from pipeline.text import columns, first_names
+from tools.dataset.names import name_warnings
+from tools.dataset.problems import first_lines, kinds_text, repair_lines
+from tools.dataset.statistics import actions_per_class
+
+MAX_LINES = 20  # of a list on the screen; the files and --json have all of them
+MAX_FILES = 5  # named in a line
+
+
+def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> dict[str, Any]:
+    """The answer as JSON values; `state` is the key that counts the good videos, "packed" or "usable"."""
+    videos = [result.video for result in results]
+    good = [video for video in videos if video.reject is None]
+    per_class = actions_per_class(plan.classes, good)
+    return {
+        "videos": len(videos),
+        state: len(good),
+        "minutes": round(sum(video.duration or 0.0 for video in good) / 60, 3),
+        "frames": sum(video.num_frames for video in good),
+        "actions": sum(len(video.actions) for video in good),
+        "subsets": dict(sorted(Counter(video.subset for video in good).items())),
+        "per_class": per_class,
+        "rejected": {video.source: video.reject for video in videos if video.reject is not None},
+        "repairs": [asdict(repair) for result in results for repair in result.repairs],
+        "unnamed": plan.unnamed,
+        "warnings": name_warnings({video.subset for video in videos}, per_class),
+    }
+
+
+def text_of(summary: Mapping[str, Any], state: str) -> str:
+    """The summary for people."""
+    rejected, repairs, unnamed = (summary[name] for name in ("rejected", "repairs", "unnamed"))
+    lines = [
+        f"{state}: {summary[state]} of {summary['videos']} videos: {summary['minutes']:.1f} min, "
+        f"{summary['frames']} frames, {summary['actions']} actions",
+        class_table(summary["per_class"], summary["subsets"]),
+        f"rejected: {len(rejected)}",
+        *first_lines((f"{name}: {reason}" for name, reason in rejected.items()), MAX_LINES),
+        f"repairs and remarks{kinds_text(repairs)}: {len(repairs)}",
+        *repair_lines(repairs, MAX_LINES),
+    ]
+    if unnamed:
+        names = first_names(unnamed, MAX_FILES, quoted=False)
+        lines.append(f"video files that no annotation names, left out: {len(unnamed)} ({names})")
+    return "\n".join([*lines, *(f"warning: {text}" for text in summary["warnings"])])
+
+
+def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str, int]) -> str:
+    """A line for each class with its actions in every subset, the rarest class first: typos are rare.
+
+    subsets: number of videos in each, for the last line.
+    """
+    by_class = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
+    rows: list[list[object]] = [["actions of class", *subsets]]
+    rows += [[label, *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]]
+    lines = columns([*rows, ["videos", *subsets.values()]], indent="  ").splitlines()
+    if len(by_class) > MAX_LINES:
+        lines.insert(-1, f"  ... and {len(by_class) - MAX_LINES} more classes, not as rare")
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""Recommends settings for a packed data set, by arithmetic on what dataset.json says of its videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset import Dataset
+from pipeline.records import PackedVideo
+from pipeline.windows import clip_frame_numbers, windows_of
+from tools.dataset.explanations import reasons_of, warnings_of
+from tools.dataset.names import choose_subsets
+from tools.dataset.windowing import OVERLAP, Windowing, choose_windowing
+
+
+def coverage_of(
+    video: PackedVideo, window_seconds: float | None, clips: Mapping[str, int]
+) -> dict[str, float]:
+    """What the clips of a video's first window hold: share of its frames, and of its time.
+
+    clips: num_clips, clip_frames and stride_frames. A clip holds every `stride_frames`-th frame from its
+    first to its last; the time between counts as covered.
+    """
+    duration = video.duration or 0.0
+    window = windows_of(duration, window_seconds=window_seconds, overlap=OVERLAP)[0]
+    frames = clip_frame_numbers(window, fps=video.fps, num_frames=video.num_frames, **clips)
+    inside = min(video.num_frames, max(1, round((window[1] - window[0]) * video.fps)))
+    spans = np.zeros(video.num_frames + 1, dtype=np.int64)
+    np.add.at(spans, frames[:, 0], 1)
+    np.add.at(spans, frames[:, -1] + 1, -1)
+    covered = int((np.cumsum(spans)[:-1] > 0).sum())
+    return {
+        "frames": round(min(1.0, len(np.unique(frames)) / inside), 4),
+        "time": round(min(1.0, covered / inside), 4),
+    }
+
+
+def choose_clips(videos: Sequence[PackedVideo], windowing: Windowing) -> dict[str, int]:
+    """num_clips, clip_frames and stride_frames: one clip per feature step, for a clip gives one feature.
+
+    A clip has 16 frames, as in pretraining, or 8 where 16 would hold every frame more than six times. The
+    stride spreads a clip over its share of the median window, at most 4 frames: wider, motion is lost.
+    """
+    seconds = float(np.median([video.duration or 0.0 for video in videos]))
+    seconds = min(seconds, windowing.window_seconds or seconds)
+    frames = seconds * float(np.median([video.fps for video in videos]))
+    length = 8 if windowing.num_steps * 16 > 6 * frames else 16
+    stride = int(np.clip(frames / windowing.num_steps // length, 1, 4))
+    return {"num_clips": windowing.num_steps, "clip_frames": length, "stride_frames": stride}
+
+
+def choose_sizes(videos: Sequence[PackedVideo]) -> tuple[int, int]:
+    """Short side after decoding, and the square cut from it, pixels: 128 and 112 where the videos have it."""
+    side = int(np.median([min(video.width, video.height) for video in videos]))
+    resize = max(8, min(side, 128))
+    return resize, max(8, resize * 7 // 8 // 8 * 8)
+
+
+def step_seconds(videos: Sequence[PackedVideo], windowing: Windowing) -> dict[str, float]:
+    """Length of a feature step in the median and the longest video: {"p50": ..., "p100": ...}."""
+    lengths = [min(video.duration or 0.0, windowing.window_seconds or float("inf")) for video in videos]
+    return {
+        "p50": round(float(np.median(lengths)) / windowing.num_steps, 4),
+        "p100": round(max(lengths) / windowing.num_steps, 4),
+    }
+
+
+def recommend(dataset: Dataset, statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings (nested, as in a recipe), the reason of each group, the figures behind them, and warnings.
+
+    statistics: of statistics_of. Raises ValueError when the data set has no packed video.
+    """
+    packed = [video for _, video in sorted(dataset.videos.items()) if video.reject is None]
+    if not packed:
+        raise ValueError(f"{dataset.folder}: no packed video in it, so no settings fit")
+    windowing = choose_windowing(packed)
+    clips = choose_clips(packed, windowing)
+    data = data_settings(dataset, statistics, windowing, clips)
+    figures = figures_of(packed, windowing, clips)
+    return {
+        "settings": {"data": data, "detector": {"num_steps": windowing.num_steps}},
+        "reasons": reasons_of(data, statistics, figures, windowing),
+        **figures,
+        "warnings": warnings_of(data, statistics, figures),
+    }
+
+
+def data_settings(
+    dataset: Dataset, statistics: Mapping[str, Any], windowing: Windowing, clips: Mapping[str, int]
+) -> dict[str, Any]:
+    """The settings under `data`."""
+    packed = [video for video in dataset.videos.values() if video.reject is None]
+    train, val = choose_subsets(statistics["subsets"])
+    data: dict[str, Any] = {"shards": str(dataset.folder), "train_subset": train, "val_subset": val}
+    if windowing.window_seconds is not None:
+        data |= {"window_seconds": windowing.window_seconds, "window_overlap": OVERLAP}
+    resize, crop = choose_sizes(packed)
+    data |= {**clips, "resize": resize, "crop": crop}
+    if sided(dataset.classes):
+        data["flip"] = 0.0
+    return data
+
+
+def figures_of(
+    packed: Sequence[PackedVideo], windowing: Windowing, clips: Mapping[str, int]
+) -> dict[str, Any]:
+    """What the settings can reach at best: feature steps, coverage by clips, actions that can be matched."""
+    by_length = sorted(packed, key=lambda video: video.duration or 0.0)
+    return {
+        "step_seconds": step_seconds(packed, windowing),
+        "coverage": {
+            f"p{p}": coverage_of(by_length[p * (len(packed) - 1) // 100], windowing.window_seconds, clips)
+            for p in (50, 95, 100)
+        },
+        "matchable": {f"tiou_{tiou:g}": round(windowing.matchable(tiou), 4) for tiou in (0.5, 0.7, 0.9)},
+        "unmatchable_actions": int((windowing.best < 0.5 - 1e-9).sum()),
+        "proposals": windowing.num_steps * (windowing.num_steps + 1) // 2,
+    }
+
+
+def sided(classes: Sequence[str]) -> list[str]:
+    """The class names that would be wrong of a mirrored video."""
+    return [name for name in classes if any(word in name.lower() for word in ("left", "right"))]
