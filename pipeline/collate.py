@@ -24,14 +24,14 @@ def collate(
     clips: per sample (N, C, L, H, W) uint8. padding: per sample, True where its result is to be dropped.
     labels: number of each class. min_action_overlap: fraction of an action that must lie in a window.
     """
-    ground_truths = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
+    ground_truth = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
     return Batch(
         clips=clips[0][None] if len(clips) == 1 else torch.stack(tuple(clips)),  # (B, N, C, L, H, W)
         keys=tuple(sample.video.key for sample in samples),
         windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
         durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),
-        gt_segments=tuple(segments for segments, _ in ground_truths),
-        gt_labels=tuple(numbers for _, numbers in ground_truths),
+        gt_segments=tuple(segments for segments, _ in ground_truth),
+        gt_labels=tuple(numbers for _, numbers in ground_truth),
         padding=tuple(padding),
     )
 

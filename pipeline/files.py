@@ -68,8 +68,8 @@ def parse_json(data: str | bytes, *, where: object) -> Any:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         return json.loads(text, object_pairs_hook=_refuse_repeats)
     except json.JSONDecodeError as error:
-        place = f"{where}, line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{place}: not JSON: {error.msg}; is the file whole?") from None
+        position = f"{where}, line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{position}: not JSON: {error.msg}; is the file whole?") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
     except _RepeatedKey as error:

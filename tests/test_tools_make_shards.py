@@ -130,7 +130,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
-    ground_truth = Dataset.open(tmp_path / "out").truth("training")
+    ground_truth = Dataset.open(tmp_path / "out").ground_truth("training")
     assert len(ground_truth) == 9 and all(video.actions for video in ground_truth.values())
 
 
