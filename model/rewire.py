@@ -151,17 +151,16 @@ def rewire(
     residual, if no block of another is, or if an argument is for the other kind of network.
     """
     Recurrence(beta)  # refuses a beta outside [0, 1]
-    options = RecurrenceOptions(beta, fixed_point_states, leapfrog)
-    if not hasattr(network, "stage_names"):
-        if stored:
-            raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
+    options, prepared = RecurrenceOptions(beta, fixed_point_states, leapfrog), hasattr(network, "stage_names")
+    if not prepared and stored:
+        raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
+    if not prepared:
         return rewire_unprepared(network, options, branches=branches, example=example)
     if branches is not None or example is not None:
         name = "example" if branches is None else "branches"
         raise ValueError(f"rewire: {name}: got one for a prepared network, with `stage_names`; leave it out")
-    prepared = cast(PreparedNetwork, network)
-    stored = getattr(prepared, "stored_names", ()) if stored is None else stored
-    return _rewire_prepared(prepared, options, stored)
+    stored = getattr(network, "stored_names", ()) if stored is None else stored
+    return _rewire_prepared(cast(PreparedNetwork, network), options, stored)
 
 
 def rewired_stages(network: nn.Module) -> list[RewiredStage | RewiredChain]:
