@@ -171,7 +171,7 @@ def batch(step: int, of_rank: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepsResult:
     state: dict[str, Tensor]
     norms: list[float | None]  # of the gradient, before it is clipped
 
@@ -184,7 +184,7 @@ def adamw(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=SETTINGS.betas, eps=SETTINGS.eps, weight_decay=0.05)
 
 
-def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation: int) -> Outcome:
+def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation: int) -> StepsResult:
     """STEPS steps of plain torch: mean loss over the micro steps, clip, AdamW, the schedule by hand."""
     optimizer, norms = adamw(network), []
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -196,11 +196,11 @@ def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation
             (loss_of(step * accumulation + micro) / accumulation).backward()
         norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), SETTINGS.gradient_clip)))
         optimizer.step()
-    return Outcome({name: value.detach().clone() for name, value in network.state_dict().items()}, norms)
+    return StepsResult({name: value.detach().clone() for name, value in network.state_dict().items()}, norms)
 
 
 @cache
-def reference(accumulation: int, frozen: str) -> Outcome:
+def reference(accumulation: int, frozen: str) -> StepsResult:
     """Plain autograd over the data of all ranks."""
     network = Network(frozen=frozen)
 
@@ -210,7 +210,7 @@ def reference(accumulation: int, frozen: str) -> Outcome:
     return torch_steps(network, loss_of, accumulation)
 
 
-def by_torch() -> Outcome:
+def by_torch() -> StepsResult:
     """SampledEncode without DeepSpeed; wrapped in DDP where there is more than one process."""
     network = Network()
     wrapped = nn.parallel.DistributedDataParallel(network) if world_size() > 1 else network
@@ -256,7 +256,7 @@ def difference(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, flo
     return parts
 
 
-def compare(got: Outcome, want: Outcome) -> dict[str, float | None]:
+def compare(got: StepsResult, want: StepsResult) -> dict[str, float | None]:
     """Differences of the parameters after the last step, and of the first gradient norm (relative)."""
     norm = None if got.norms[0] is None else abs(got.norms[0] / want.norms[0] - 1)
     return difference(got.state, want.state) | {"norm": norm}
@@ -270,7 +270,7 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
         start = time.perf_counter()
         engine = engine_of(Network(frozen=mode.frozen), mode)
         norms = run_steps(engine, 0, STEPS * mode.accumulation)
-        got = Outcome(full_state_dict(engine), norms)
+        got = StepsResult(full_state_dict(engine), norms)
         results[name] = compare(got, reference(mode.accumulation, mode.frozen))
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
         engine.destroy()

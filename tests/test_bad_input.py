@@ -22,11 +22,11 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def assert_refused(result, *words: str) -> None:
+def assert_refused(result, *parts: str) -> None:
     assert result.exit_code == 2, result.output
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    for word in words:
+    for word in parts:
         assert word in lines[0], lines[0]
 
 
@@ -49,16 +49,16 @@ def one_video(made: Path, segment: list[float], label: str = "swing") -> dict:
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, parts",
     [
         ('{"database": {"a": ', ["annotations.json", "line 1"]),
         ('{"database": {}}', ["annotations.json"]),
         ('{"videos": []}', ["annotations.json", "database"]),
     ],
 )
-def test_wrong_json_and_an_empty_data_set(made, tmp_path, text, words):
+def test_wrong_json_and_an_empty_data_set(made, tmp_path, text, parts):
     out = tmp_path / "shards"
-    assert_refused(pack(made / "raw" / "videos", annotation_file(tmp_path, text), out), *words)
+    assert_refused(pack(made / "raw" / "videos", annotation_file(tmp_path, text), out), *parts)
     assert not (out / "dataset.json").exists()
 
 

@@ -250,7 +250,7 @@ def test_make_synthetic_and_make_shards_keep_what_is_there_and_report_in_json(tm
     assert checked.exit_code == 1 and json.loads(checked.stdout)["usable"] == 2
 
 
-def test_train_keeps_a_finished_run_unless_forced(tmp_path):
+def test_train_keeps_a_complete_run_unless_forced(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(

@@ -95,7 +95,7 @@ def test_only_the_last_and_the_best_are_kept(tmp_path):
     assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000005"
 
 
-def test_a_step_written_again_takes_the_place_of_the_first(tmp_path):
+def test_a_step_written_again_replaces_the_first(tmp_path):
     write(tmp_path, 7, seed=1)
     write(tmp_path, 7, seed=2, is_best=True)
     assert names(tmp_path) == ["best", "last", "step_000007-2"]
@@ -217,7 +217,7 @@ def test_a_copy_without_links_goes_on_from_the_newest_and_keeps_the_best(tmp_pat
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_a_copy_with_folders_in_place_of_links_is_written_to(tmp_path):
+def test_a_copy_with_folders_instead_of_links_is_written_to(tmp_path):
     write(tmp_path, 1, is_best=True)
     last = tmp_path / "checkpoints" / "last"
     last.unlink()

@@ -98,7 +98,7 @@ def test_numbers_reach_tensorboard(results):
 
 
 @pytest.mark.slow
-def test_ranks_agree_if_one_says_so(results):
+def test_a_flag_of_one_rank_reaches_all(results):
     assert results["any_rank"] == [0, 1]
 
 
@@ -172,7 +172,7 @@ def test_each_part_of_the_network_has_its_learning_rate():
     assert [group["name"] for group in parameter_groups(Network(frozen="encoder"), settings)] == ["detector"]
 
 
-def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
+def test_a_missing_compiler_is_reported_with_what_to_install(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda command: None)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("PATH", os.environ["PATH"])

@@ -83,7 +83,7 @@ def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real
     assert len(metrics["per_class"]) == 20 and metrics["protocol"] == "0.1:0.1:0.9"
 
 
-def test_finished_detections_are_measured_without_torch_or_dali(truth, tmp_path):
+def test_a_file_of_detections_is_measured_without_torch_or_dali(truth, tmp_path):
     results = written(tmp_path / "d.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
     code = (
         "import sys; from train.eval import main\n"
@@ -115,7 +115,7 @@ def test_a_csv_is_a_ground_truth_too(tmp_path):
     assert code == 0 and "50.00" in output
 
 
-def test_what_does_not_fit_is_said_aloud(truth, tmp_path):
+def test_what_does_not_fit_is_printed(truth, tmp_path):
     strange = {
         "a": [*RESULTS["a"], {"segment": [9, 3], "label": "jump", "score": 0.1}],
         "z": [{"segment": [0, 1], "label": "fly", "score": 0.5}],
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_said_aloud(truth, tmp_path):
     assert "1 detections end before they last any time" in output
 
 
-def test_repeated_and_empty_true_actions_are_said_aloud(tmp_path):
+def test_repeated_and_empty_true_actions_are_printed(tmp_path):
     actions = [{"segment": [0, 10], "label": "jump"}] * 2 + [{"segment": [3, 3], "label": "jump"}]
     truth = written(tmp_path / "truth.json", {"database": {"a": {"annotations": actions}}})
     results = written(tmp_path / "d.json", {"results": RESULTS})
@@ -298,9 +298,9 @@ def test_external_scores_that_make_no_sense_are_named(tmp_path, entry):
 
 def test_a_packed_data_set_is_a_ground_truth_with_its_rejected_videos(tmp_path):
     def entry(subset: str, reject: str | None, actions: list) -> dict:
-        facts = {"source": "x.mp4", "fps": 10.0, "num_frames": 100, "width": 8, "height": 8, "codec": "vp9"}
+        fields = {"source": "x.mp4", "fps": 10.0, "num_frames": 100, "width": 8, "height": 8, "codec": "vp9"}
         return {
-            **facts,
+            **fields,
             **{"subset": subset, "duration": 10.0, "sha256": "0" * 64, "actions": actions},
             **{"shard": None if reject else "00000.tar", "reject": reject},
         }
@@ -371,7 +371,7 @@ def test_a_folder_without_detections_is_refused(truth, tmp_path):
         ({"copy": True}, {"copy": True}, ""),
     ],
 )
-def test_packing_is_compared_where_it_decides_about_pixels(here, there, says):
+def test_packing_is_compared_where_it_decides_the_pixels(here, there, says):
     assert packing_differences(here, there) == says
 
 

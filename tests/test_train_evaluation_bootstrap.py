@@ -150,7 +150,7 @@ def test_the_better_set_is_found_and_the_pairing_narrows_the_interval():
     assert result["classes"]["c0"]["a_better"] > 0.5
 
 
-def test_sets_of_different_ground_truths_are_not_compared():
+def test_sets_with_another_ground_truth_are_not_compared():
     truth, detections = many_videos(1, 0.9)
     a = matched_of(truth, detections)
     b = matched_of({key: truth[key] for key in list(truth)[1:]}, detections)

@@ -68,11 +68,11 @@ def slow_kind(row, actions, threshold) -> str:
 
 def slow_normalised_ap(right: list[bool], num_true: int, average: float) -> float:
     recall, precision, hits = [], [], 0
-    for place, is_right in enumerate(right):
+    for position, is_right in enumerate(right):
         hits += is_right
         share = hits / num_true * average
         recall.append(hits / num_true)
-        precision.append(share / (share + place + 1 - hits))
+        precision.append(share / (share + position + 1 - hits))
     area, before = 0.0, 0.0
     for i, value in enumerate(recall):
         if value > before:
@@ -87,7 +87,7 @@ def class_sizes(truth) -> dict[str, int]:
 
 
 def slow_top(truth, detections, thresholds) -> list[float]:
-    """Average mAP_N of the best 10 G, shares of the outcomes among them, gains without each kind of error."""
+    """Average mAP_N of the best 10 G, shares of the kinds among them, gains without each kind of error."""
     sizes = class_sizes(truth)
     average = sum(sizes.values()) / len(sizes)
     shares = np.zeros(6)
@@ -114,14 +114,14 @@ def matched_of(truth, detections, thresholds=TIOU):
 
 @given(seed=SEEDS)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_outcomes_shares_and_gains_equal_the_loop(seed):
+def test_kinds_shares_and_gains_equal_the_loop(seed):
     truth, detections = random_case(seed, most=40)
     matched = matched_of(truth, detections)
-    outcomes = detection_kinds(matched)
+    kinds = detection_kinds(matched)
     for level, threshold in enumerate(TIOU):
         rows = [r for part in slow_detections(truth, detections, threshold).values() for r in part]
-        assert [DETECTION_KINDS[code] for code in outcomes[level]] == [row["kind"] for row in rows]
-    got = summary_statistic(matched, outcomes)(np.ones(len(truth)))
+        assert [DETECTION_KINDS[code] for code in kinds[level]] == [row["kind"] for row in rows]
+    got = summary_statistic(matched, kinds)(np.ones(len(truth)))
     # 1e-12: the same fractions, added in another order
     np.testing.assert_allclose(got, slow_top(truth, detections, TIOU), atol=1e-12)
 
@@ -157,10 +157,10 @@ def test_sensitivity_and_false_negatives_equal_the_loop(seed):
     for level, by_class in enumerate(levels):
         for label, size in sizes.items():
             hits, kept = 0, set()
-            for place, row in enumerate(by_class[label]):
+            for position, row in enumerate(by_class[label]):
                 hits += row["takes"] is not None
                 share = hits / size * average
-                if row["takes"] is not None and share / (share + place + 1 - hits) > 0.05:
+                if row["takes"] is not None and share / (share + position + 1 - hits) > 0.05:
                     kept.add(row["takes"])
             mine = [number for number, action in enumerate(actions) if action.label == label]
             assert {number for number in mine if not lost[level, number]} == kept
@@ -216,22 +216,22 @@ def test_one_detection_of_each_kind():
         "v": [
             found(0, 10, "run", 0.9),
             found(0, 9, "run", 0.8),  # the action is taken
-            found(20, 30, "run", 0.7),  # right place, wrong class
+            found(20, 30, "run", 0.7),  # right segment, wrong class
             found(0, 4, "run", 0.6),  # tIoU 0.4
             found(20, 23, "run", 0.5),  # tIoU 0.3 with another class
             found(12, 18, "run", 0.4),
         ],
         "empty": [found(0, 10, "run", 0.3), found(0, 10, "run", 0.2)],
     }
-    outcomes = detection_kinds(matched_of(truth, detections, [0.5]))[0]
-    assert [DETECTION_KINDS[code] for code in outcomes] == [*DETECTION_KINDS, "background", "background"]
+    kinds = detection_kinds(matched_of(truth, detections, [0.5]))[0]
+    assert [DETECTION_KINDS[code] for code in kinds] == [*DETECTION_KINDS, "background", "background"]
 
 
 def test_a_tiou_of_a_tenth_is_a_localisation_error_and_less_is_background():
     truth = {"v": video("v", (0, 10, "run"))}
     detections = {"v": [found(0, 1, "run", 0.9), found(0, 0.99, "run", 0.8)]}
-    outcomes = detection_kinds(matched_of(truth, detections, [0.5]))[0]
-    assert [DETECTION_KINDS[code] for code in outcomes] == ["localisation", "background"]
+    kinds = detection_kinds(matched_of(truth, detections, [0.5]))[0]
+    assert [DETECTION_KINDS[code] for code in kinds] == ["localisation", "background"]
 
 
 def test_with_equal_tiou_the_class_of_the_detection_is_preferred():

@@ -57,9 +57,9 @@ def test_eval_prints_the_diagnosis_and_writes_it_with_the_metrics(tmp_path):
     results = {"v": [found(0, 10, "run", 0.9), found(0, 3, "run", 0.8)]}
     (tmp_path / "found.json").write_text(json.dumps({"results": results}))
     options = ["--detections", str(tmp_path / "found.json"), "--ground-truth", str(tmp_path / "truth.csv")]
-    told = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4"])
-    assert told.exit_code == 0, told.output
-    assert "localisation" in told.stdout and "AR@100 100.00 [100.00, 100.00]" in told.stdout
+    printed = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4"])
+    assert printed.exit_code == 0, printed.output
+    assert "localisation" in printed.stdout and "AR@100 100.00 [100.00, 100.00]" in printed.stdout
     asked = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4", "--json"])
     metrics = json.loads(asked.stdout)
     assert metrics["diagnosis"]["top"]["share"]["localisation"] == pytest.approx(0.5)

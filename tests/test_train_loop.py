@@ -27,9 +27,9 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(shards, tmp_path_factory) -> Path:
+def complete(shards, tmp_path_factory) -> Path:
     """A run that was never disturbed: 2 epochs of 2 steps, checkpoints after each step."""
-    out = tmp_path_factory.mktemp("finished") / "run"
+    out = tmp_path_factory.mktemp("complete") / "run"
     result = run(shards, out, run__checkpoint_every=1)
     assert result.exit_code == 0, result.output
     return out
@@ -60,27 +60,27 @@ def wait_for_step(process, out: Path, step: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_folder_holds_what_scripts_rely_on(finished, shards):
+def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     for name in ("settings.yaml", "log.jsonl", "metrics.json", "detections.json", "report.html"):
-        assert (finished / name).stat().st_size > 0, name
+        assert (complete / name).stat().st_size > 0, name
     for name in ("last", "best"):
-        assert (finished / "checkpoints" / name / "model.safetensors").is_file()
-        packing = json.loads((finished / "checkpoints" / name / "packing.json").read_text())
+        assert (complete / "checkpoints" / name / "model.safetensors").is_file()
+        packing = json.loads((complete / "checkpoints" / name / "packing.json").read_text())
         assert packing == json.loads((shards / "dataset.json").read_text())["settings"]
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = json.loads((complete / "metrics.json").read_text())
     keys = "protocol tiou mAP average_mAP per_class num_videos num_truth num_detections seconds"
     assert set(metrics) == set(keys.split())
     assert set(metrics["seconds"]) == {"train", "eval"}
     assert metrics["num_videos"] == 2
-    assert len(events(finished, "train")) == 4 and len(events(finished, "eval")) == 1
-    assert all(0 < event["loss"] < 1000 for event in events(finished, "train"))
+    assert len(events(complete, "train")) == 4 and len(events(complete, "eval")) == 1
+    assert all(0 < event["loss"] < 1000 for event in events(complete, "train"))
 
 
-def test_the_eval_command_finds_what_the_run_found(finished, tmp_path):
-    arguments = ["--checkpoint", str(finished), "--json", "--out", str(tmp_path / "found.json")]
+def test_the_eval_command_finds_what_the_run_found(complete, tmp_path):
+    arguments = ["--checkpoint", str(complete), "--json", "--out", str(tmp_path / "found.json")]
     result = CliRunner().invoke(evaluate, arguments)
     assert result.exit_code == 0, result.output
-    again, once = json.loads(result.stdout), json.loads((finished / "metrics.json").read_text())
+    again, once = json.loads(result.stdout), json.loads((complete / "metrics.json").read_text())
     assert {
         name: again[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")
     } == {name: once[name] for name in ("mAP", "average_mAP", "num_videos", "num_truth", "num_detections")}
@@ -88,7 +88,7 @@ def test_the_eval_command_finds_what_the_run_found(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_not_killed(shards, finished, tmp_path):
+def test_killed_and_resumed_equals_not_killed(shards, complete, tmp_path):
     out = tmp_path / "killed"
     process = start(shards, out, run__checkpoint_every=1)
     wait_for_step(process, out, 1)
@@ -96,13 +96,13 @@ def test_killed_and_resumed_equals_not_killed(shards, finished, tmp_path):
     process.communicate()
     resumed = run(shards, out, "--resume", run__checkpoint_every=1)
     assert resumed.exit_code == 0, resumed.output
-    assert_same_weights(out, finished)
+    assert_same_weights(out, complete)
     losses = [event["loss"] for event in events(out, "train")]
-    assert losses == [event["loss"] for event in events(finished, "train")]  # each step logged once
+    assert losses == [event["loss"] for event in events(complete, "train")]  # each step logged once
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp_path):
+def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, complete, tmp_path):
     out = tmp_path / "stopped"
     process = start(shards, out, run__checkpoint_every=1)
     wait_for_step(process, out, 1)
@@ -112,7 +112,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, finished, tmp
     assert f"stopped and saved; go on with: leantad train --resume --out {out}" in errors
     assert "stopped before the end" in (out / "report.html").read_text()
     assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
-    assert_same_weights(out, finished)
+    assert_same_weights(out, complete)
 
 
 @pytest.mark.slow
@@ -127,34 +127,34 @@ def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, t
     assert not list(out.glob("detections.rank*"))
 
 
-def test_resuming_a_complete_run_changes_nothing(shards, finished):
-    before = (finished / "log.jsonl").read_text()
-    assert run(shards, finished, "--resume", run__checkpoint_every=1).exit_code == 0
+def test_resuming_a_complete_run_changes_nothing(shards, complete):
+    before = (complete / "log.jsonl").read_text()
+    assert run(shards, complete, "--resume", run__checkpoint_every=1).exit_code == 0
     trained = [line for line in before.splitlines() if '"train"' in line]
     assert [
-        line for line in (finished / "log.jsonl").read_text().splitlines() if '"train"' in line
+        line for line in (complete / "log.jsonl").read_text().splitlines() if '"train"' in line
     ] == trained
 
 
-def test_a_copy_that_lost_its_links_goes_on_and_says_so(shards, finished, tmp_path):
+def test_a_copy_that_lost_its_links_goes_on_and_says_so(shards, complete, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(finished, copy, symlinks=True)
+    shutil.copytree(complete, copy, symlinks=True)
     for link in ("last", "best"):
         (copy / "checkpoints" / link).unlink()
     arguments = {"run__checkpoint_every": 1}
     assert "holds a run already" in run(shards, copy, **arguments).stderr
     result = run(shards, copy, "--resume", quiet=False, **arguments)
     assert result.exit_code == 0 and "the link was lost" in result.stderr, result.output
-    assert_same_weights(copy, finished)
+    assert_same_weights(copy, complete)
     (copy / "settings.yaml").unlink()
     result = CliRunner().invoke(train, ["--resume", "--out", str(copy)])
     assert result.exit_code == 2 and "settings.yaml: no such file; give the --recipe" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "rng_*.safetensors"])
-def test_a_damaged_training_state_is_named(shards, finished, tmp_path, name):
+def test_a_damaged_training_state_is_named(shards, complete, tmp_path, name):
     copy = tmp_path / "copy"
-    shutil.copytree(finished, copy, symlinks=True)
+    shutil.copytree(complete, copy, symlinks=True)
     (path,) = (copy / "checkpoints" / "last" / "resume").rglob(name)
     path.write_bytes(path.read_bytes()[:5000] if path.suffix == ".pt" else b"cut")
     result = run(shards, copy, "--resume", run__checkpoint_every=1)
@@ -162,20 +162,20 @@ def test_a_damaged_training_state_is_named(shards, finished, tmp_path, name):
     assert f"{path.name}: damaged" in result.stderr
 
 
-def test_a_batch_larger_than_the_data_is_told(shards, tmp_path):
+def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     result = run(shards, tmp_path / "run", quiet=False, optimizer__batch_size=5, run__epochs=1)
     assert result.exit_code == 0, result.output
     assert "warning: a step takes 5 windows of video, training has 4" in result.stderr
     assert "1 rank x 5 videos x 1 = 5 videos a step, 1 step an epoch, 1 in all" in result.stdout
 
 
-def test_a_folder_with_a_run_is_not_overwritten(shards, finished):
-    result = run(shards, finished)
+def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
+    result = run(shards, complete)
     assert result.exit_code == 2 and "--resume" in result.stderr
 
 
-def test_resuming_under_other_settings_is_refused_by_name(shards, finished):
-    result = run(shards, finished, "--resume", run__checkpoint_every=1, detector__hidden=32)
+def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
+    result = run(shards, complete, "--resume", run__checkpoint_every=1, detector__hidden=32)
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
 
 

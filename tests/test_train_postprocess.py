@@ -19,7 +19,7 @@ HARD = PostSettings(nms="hard", nms_tiou=0.5)
 def window(
     segments, quality, class_scores, *, span=(0.0, 10.0), duration=100.0, num_steps=10, key="v", boundary=None
 ):
-    """A window of 10 steps, one second each, unless told otherwise."""
+    """A window of 10 steps, one second each, unless stated otherwise."""
     boundary = np.ones((2, num_steps)) if boundary is None else boundary
     return RawWindow(
         key=key,

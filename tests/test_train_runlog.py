@@ -1,4 +1,4 @@
-"""The progress line: all that people are told to read in it is there, at 80 columns."""
+"""The progress line: all that the manual says of it is there, at 80 columns."""
 
 from __future__ import annotations
 

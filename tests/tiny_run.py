@@ -56,10 +56,10 @@ def arguments(shards: Path, out: Path, **changes: object) -> list[str]:
 
 def run(shards: Path, out: Path, *flags: str, quiet: bool = True, **changes: object):
     """Train in this process; returns click's result."""
-    words = arguments(shards, out, **changes)
+    command_line = arguments(shards, out, **changes)
     if not quiet:
-        words.remove("--quiet")
-    return CliRunner().invoke(train, [*words, *flags])
+        command_line.remove("--quiet")
+    return CliRunner().invoke(train, [*command_line, *flags])
 
 
 def start(shards: Path, out: Path, *flags: str, launcher: int = 0, **changes: object) -> subprocess.Popen:
