@@ -26,6 +26,7 @@ from model.recompute import RngState
 from pipeline.files import read_json, write_json
 from train.checkpoint import read_safetensors
 from train.distributed import barrier, complete_launch_variables, rank, world_size
+from train.extensions import load_extensions, use_own_folder
 from train.optimizer import (
     OptimizerSettings,
     deepspeed_dict,
@@ -50,6 +51,7 @@ def _deepspeed() -> Any:
             "C++ compiler: g++ or ninja is missing, and DeepSpeed builds its CPU communication with them; "
             "install both (Debian, Ubuntu: apt-get install g++ ninja-build)"
         )
+    use_own_folder()
     # DeepSpeed calls collectives that torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     import deepspeed
@@ -60,13 +62,17 @@ def _deepspeed() -> Any:
 def compile_ops() -> None:
     """Build DeepSpeed's C++ parts for the CPU: communication, and Adam for offloaded optimizer state.
 
-    It happens at first use as well, in silence and for a minute or two; `make setup` does it beforehand.
+    It happens at first use as well; `make setup` does it beforehand.
     """
-    _deepspeed()
-    from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, ShareMemCommBuilder
+    _load_extensions("ShareMemCommBuilder", "CPUAdamBuilder")
 
-    for builder in (ShareMemCommBuilder, CPUAdamBuilder):
-        builder().load(verbose=False)
+
+def _load_extensions(*names: str) -> None:
+    """Load extensions of DeepSpeed for the accelerator in use, by their builders' names; built if need be."""
+    _deepspeed()
+    from deepspeed.accelerator import get_accelerator
+
+    load_extensions([get_accelerator().create_op_builder(name) for name in names])
 
 
 # -------------------------------------------------------------------------------------------- processes
@@ -86,6 +92,8 @@ def start_process_group(device: torch.device | str) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        if device.type == "cpu":
+            _load_extensions("ShareMemCommBuilder")
         backend = "nccl" if device.type == "cuda" else "gloo"
         if os.environ["WORLD_SIZE"] == "1":  # no port: one that was free a moment ago may be taken by now
             store = dist.HashStore()  # type: ignore[attr-defined]
@@ -116,6 +124,8 @@ def build_engine(
     if not dist.is_initialized():
         start_process_group(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = deepspeed_dict(settings, ds_config)
+    if config["optimizer"]["params"].get("adam_w_mode"):  # DeepSpeed's Adam for CPUs
+        _load_extensions("CPUAdamBuilder")
     factor = lr_factor(settings, total_steps)
     engine, *_ = deepspeed.initialize(
         model=network,

@@ -1,0 +1,70 @@
+"""DeepSpeed's extensions: one builder at a time, and a killed one holds up nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from train import extensions
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from train.extensions import build_lock
+with build_lock(Path(sys.argv[1])):
+    (Path(sys.argv[1]) / "op").mkdir()
+    (Path(sys.argv[1]) / "op" / "lock").touch()  # as PyTorch does while it builds
+    time.sleep(60)
+"""
+
+
+def test_a_killed_build_holds_up_nobody(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)])
+    while not (tmp_path / "op" / "lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with extensions.build_lock(tmp_path):
+        assert not (tmp_path / "op" / "lock").exists()
+
+
+def test_extensions_are_built_in_the_environment_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    extensions.use_own_folder()
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch_extensions")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "elsewhere")
+    extensions.use_own_folder()
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == "elsewhere"
+
+
+def test_outside_an_environment_pytorchs_folder_stays(monkeypatch):
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    extensions.use_own_folder()
+    assert "TORCH_EXTENSIONS_DIR" not in os.environ
+
+
+class Builder:
+    """Stands in for DeepSpeed's: builds an empty library."""
+
+    name = "made_up"
+
+    def load(self, verbose):
+        from torch.utils.cpp_extension import _get_build_directory
+
+        folder = _get_build_directory(self.name, verbose)
+        with open(os.path.join(folder, "made_up.so"), "w"):
+            pass
+
+
+def test_a_build_is_announced_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    extensions.load_extensions([Builder()])
+    assert "compiling DeepSpeed's made_up" in capsys.readouterr().err
+    extensions.load_extensions([Builder()])
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,53 @@
+"""Builds DeepSpeed's C++ extensions: in this environment's own folder, one process at a time.
+
+PyTorch marks a build under way with a file named `lock` and never asks whether the builder is still alive:
+one killed build makes every later process wait for ever, in silence. Here a builder holds a lock that ends
+with its process; who holds it knows that a `lock` file it finds is left over, and removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from train.cli import to_stderr
+
+
+def use_own_folder() -> None:
+    """Build into the virtual environment (environments that share a folder build over each other's files).
+
+    TORCH_EXTENSIONS_DIR, if it is set, wins; without a writable virtual environment PyTorch's default stays.
+    """
+    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+
+
+@contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Inside, no other process of ours builds extensions under `folder`; left-over `lock` files are gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "leantad.lock", "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        for stale in folder.glob("**/lock"):
+            stale.unlink(missing_ok=True)
+        yield
+
+
+def load_extensions(builders: Sequence[Any]) -> None:
+    """Build what is not built yet, a minute or two each, and load it; DeepSpeed then finds it loaded.
+
+    builders: DeepSpeed's OpBuilders. Says on stderr that it builds.
+    """
+    from torch.utils.cpp_extension import _get_build_directory
+
+    for builder in builders:
+        folder = Path(_get_build_directory(builder.name, verbose=False))
+        with build_lock(folder.parent):
+            if not list(folder.glob("*.so")):
+                to_stderr(f"compiling DeepSpeed's {builder.name}: once, a minute or two")
+            builder.load(verbose=False)
