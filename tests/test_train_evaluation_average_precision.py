@@ -177,6 +177,7 @@ def test_at_least_20_times_faster_than_the_loop_over_rows(shared_real):
     assert slow_seconds / fast_seconds > 20, f"{slow_seconds:.2f} s against {fast_seconds:.4f} s"
 
 
+@pytest.mark.slow
 def test_the_size_of_activitynet_takes_seconds():
     rng = np.random.default_rng(0)
     truth, detections = {}, {}
