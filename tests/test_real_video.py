@@ -27,8 +27,8 @@ SETTINGS = {
     "encoder.clip_ratio": 0.3,
     "detector.num_steps": 32,
     "optimizer.batch_size": 4,
-    "run.epochs": 150,
-    "run.eval_every": 150,
+    "run.epochs": 100,
+    "run.eval_every": 100,
     "run.device": "cpu",
 }
 

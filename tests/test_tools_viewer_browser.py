@@ -27,6 +27,8 @@ from tools.view import main
 from tools.viewer.build import make_view
 from tools.viewer.media import VideoFinder
 
+pytestmark = pytest.mark.slow  # a browser takes a second a test
+
 
 def test_the_page_opens_with_what_the_best_threshold_shows(page, site):
     go(page, site / "videos" / "good.html")

@@ -24,6 +24,8 @@ from tools.viewer.build import make_view
 from tools.viewer.media import VideoFinder
 from tools.viewer.pages import index_page
 
+pytestmark = pytest.mark.slow  # a browser takes a second a test
+
 
 def test_the_index_lists_the_worst_video_first_and_leads_to_it(page, site):
     go(page, site / "index.html")
