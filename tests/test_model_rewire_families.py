@@ -151,10 +151,8 @@ def peak_bytes(plain: nn.Module, size: int, stored: tuple[str, ...] | None) -> i
 
 
 # In smaller clips the gradients of the last weights outweigh what is stored.
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("r2plus1d_18", 48), ("tsm_r18", 112), pytest.param("tsm_r50", 96, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("r2plus1d_18", 48), ("tsm_r18", 112), ("tsm_r50", 96)])
 def test_what_a_family_chooses_to_store_leaves_the_peak_where_it_is(name, size):
     network = build(name)
     chosen, none, stem = (peak_bytes(network, size, stored) for stored in (None, (), ("stem",)))

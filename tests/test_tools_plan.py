@@ -89,7 +89,7 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
     ("groups", "encoder", "reversible", "ratio"),
     [
         (DEMO, {}, True, 0.3),
-        (DEMO, {}, False, 1.0),
+        pytest.param(DEMO, {}, False, 1.0, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, True, 1.0, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, False, 0.3, marks=pytest.mark.slow),
@@ -114,6 +114,7 @@ def test_the_estimate_is_the_peak_on_a_gpu(reversible):
     assert found.total == pytest.approx(real_peak(settings, device="cuda"), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_first_chunks_stand_for_all(monkeypatch):
     settings = run_settings(data={"num_clips": 12}, encoder={"clip_ratio": 0.5, "clip_sampling": "uniform"})
     few = fake_step(settings, 5)

@@ -21,6 +21,12 @@ with build_lock(Path(sys.argv[1])):
 """
 
 
+def without_folder(monkeypatch):
+    """Unset the variable; whatever the code sets is undone after the test."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "to be restored")
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+
+
 def test_a_killed_build_holds_up_nobody(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)])
     while not (tmp_path / "op" / "lock").exists():
@@ -34,7 +40,7 @@ def test_a_killed_build_holds_up_nobody(tmp_path):
 
 def test_extensions_are_built_in_the_environment_unless_the_user_says_where(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    without_folder(monkeypatch)
     extensions.use_own_folder()
     assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch_extensions")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "elsewhere")
@@ -44,7 +50,7 @@ def test_extensions_are_built_in_the_environment_unless_the_user_says_where(tmp_
 
 def test_outside_an_environment_pytorchs_folder_stays(monkeypatch):
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    without_folder(monkeypatch)
     extensions.use_own_folder()
     assert "TORCH_EXTENSIONS_DIR" not in os.environ
 
