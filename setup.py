@@ -48,6 +48,7 @@ setup(
         "tools.dataset",
         "tools.machine",
         "tools.planning",
+        "tools.prediction",
         "tools.synthetic",
         "tools.viewer",
         "tools.weights",
