@@ -54,7 +54,7 @@ setup(
         "tools.weights",
         "tools.weights.names",
     ],
-    py_modules=["settings_group"],
+    py_modules=["leantad", "settings_group"],
     package_data={
         "pipeline": ["py.typed"],
         "model": ["py.typed"],
