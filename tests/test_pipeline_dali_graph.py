@@ -1,4 +1,4 @@
-"""DALI's graphs, built and serialised without a GPU: operators, arguments and outputs as DALI 2.4 has them."""
+"""DALI's graphs, built and serialised without a GPU: operators, arguments, outputs as DALI 2.4 has them."""
 
 from __future__ import annotations
 
