@@ -104,7 +104,8 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_beta(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
-    for batch in batches:
+    for waiting in batches:
+        batch = waiting.to(run.device)  # of the micro batches one is on the device at a time
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
         losses.append({"loss": loss.detach(), **parts})
@@ -114,6 +115,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
                 raise TrainingStopped(not_finite(numbers, batches))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
+        del batch, loss  # the graph holds the clips
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)
@@ -205,6 +207,7 @@ def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
         micro_batches = [next(batches) for _ in range(accumulation)]
         loaded = time.perf_counter()
         result = train_step(run, micro_batches, interrupted=interrupt.asked)
+        del micro_batches
         done = time.perf_counter()
         run.progress.seconds["train"] += done - start
         log_step(run, log, result.losses, loaded - start, done - loaded)
