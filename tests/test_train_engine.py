@@ -73,7 +73,7 @@ def test_gradient_norms_are_those_of_plain_autograd(results):
 def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
     resumed = results["resume"][mode]
     # DeepSpeed's Adam for CPUs keeps powers of beta as a running product and computes them anew after loading
-    allowed = 1e-6 if MODES[mode].offload else 0.0
+    allowed = 1e-6 if MODES[mode].offload and MODES[mode].cpu_adam else 0.0
     assert max(resumed["difference"].values()) <= allowed
     assert resumed["client_state"] and resumed["rates"]
     assert resumed["steps"] == [4, 4]

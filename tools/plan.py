@@ -65,7 +65,7 @@ class PlanOptions:
             read_ds_config(self.ds_config or settings.run.ds_config),
             self.processes,
             device="cpu" if settings.run.device == "cpu" else "cuda",
-            cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
+            cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
         )
 
     def classes_and_frame_size(self, settings: Settings, output: Output) -> tuple[int, FrameSize]:

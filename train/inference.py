@@ -23,6 +23,7 @@ from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.cli import to_stderr
+from train.numerics import set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
@@ -52,6 +53,7 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
     settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
     classes = tuple(read_classes(folder))
     device = resolve_device(settings.run.device)
+    set_numerics(settings.run)
     network = build_network(settings, len(classes)).to(device)
     load_weights(network, folder)
     return TrainedNetwork(folder, settings, classes, network, device)

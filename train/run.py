@@ -18,7 +18,8 @@ from train.checkpoint import check_classes, last_checkpoint, read_progress, writ
 from train.cli import to_stderr
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
-from train.optimizer import read_ds_config
+from train.numerics import set_numerics
+from train.optimizer import OptimizerSettings, read_ds_config
 from train.settings import Settings
 
 
@@ -44,6 +45,7 @@ class Run:
         """All ranks build it. resume: go on from the last checkpoint, which must be there."""
         self.settings, self.folder = settings, folder
         self.device = start_process_group(resolve_device(settings.run.device))
+        set_numerics(settings.run)
         self.dataset = Dataset.open(settings.data.shards)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
@@ -52,7 +54,7 @@ class Run:
         self.total_steps = settings.run.epochs * self.steps_per_epoch
         self.engine = build_engine(
             build_network(settings, len(self.dataset.classes)),
-            settings.optimizer,
+            self._optimizer_settings(),
             ds_config=self._ds_config(),
             total_steps=self.total_steps,
         )
@@ -72,6 +74,13 @@ class Run:
             device=self.device,
             training=training,
             remark=to_stderr,
+        )
+
+    def _optimizer_settings(self) -> OptimizerSettings:
+        """The settings; without DeepSpeed's Adam for CPUs where a resumed run must not differ."""
+        optimizer = self.settings.optimizer
+        return optimizer.model_copy(
+            update={"cpu_adam": optimizer.cpu_adam and not self.settings.run.deterministic}
         )
 
     def _ds_config(self) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class RunSettings(SettingsGroup):
     """What computes: cuda is an NVIDIA GPU, cpu the processor (much slower), auto a GPU where there is
     one."""
 
+    deterministic: bool = False
+    """Whether a GPU computes the same bits each time: two runs with the same settings, and a resumed run, end
+    with equal weights. true is slower, and an offloaded optimizer is PyTorch's Adam. false: equal but for
+    rounding, see docs/resume.md."""
+
     report_videos: int = Field(8, ge=0)
     """Videos whose timelines are drawn in report.html. More make the page larger."""
 
