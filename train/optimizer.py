@@ -154,9 +154,9 @@ def merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_ds_config(config: Any) -> dict[str, Any]:
+def check_ds_config(values: Any) -> dict[str, Any]:
     """The configuration; ValueError unless it holds only DeepSpeed settings that LeanTAD supports."""
-    config = check_object(config)
+    config = check_object(values)
     for key in config:
         if key in SET_BY_LEANTAD:
             raise ValueError(f"{key}: set by LeanTAD's settings (optimizer.*); remove it here")
