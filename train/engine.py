@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from model.recompute import RngState
 from pipeline.files import read_json, write_json
 from train.checkpoint import read_safetensors
-from train.distributed import barrier, complete_launch_variables, rank, world_size
+from train.distributed import barrier, complete_launch_variables, device_of_rank, rank, world_size
 from train.extensions import load_extensions, use_own_folder
 from train.numerics import has_bf16
 from train.optimizer import (
@@ -91,9 +91,7 @@ def start_process_group(device: torch.device | str) -> torch.device:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = _deepspeed()
     complete_launch_variables()
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    device = device_of_rank(device)
     if not dist.is_initialized():
         if device.type == "cpu":
             _load_extensions("ShareMemCommBuilder")
