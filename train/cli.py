@@ -126,6 +126,12 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def local_rank_option(function: Decorated) -> Decorated:
+    """Click decorator: takes what the deepspeed launcher appends; argument `local_rank`."""
+    help_text = "Appended by the deepspeed launcher."
+    return click.option("--local_rank", type=int, default=None, hidden=True, help=help_text)(function)
+
+
 def document_options(function: Decorated) -> Decorated:
     """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
     help_text = "Write the JSON document to this file, too."

@@ -23,6 +23,8 @@ from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.cli import to_stderr
+from train.distributed import device_of_rank
+from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
@@ -51,9 +53,15 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
         raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
     settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
     classes = tuple(read_classes(folder))
-    device = resolve_device(settings.run.device)
+    device = device_of_rank(resolve_device(settings.run.device))
+    set_numerics(settings.run, device)
     network = build_network(settings, len(classes)).to(device)
     load_weights(network, folder)
+    if settings.run.precision == "bf16":  # as the run trained and validated
+        if has_bf16(device):
+            cast_parameters(network, torch.bfloat16)
+        else:
+            to_stderr(f"run.precision: bf16 in {folder}, which a {device.type} lacks; computing in float32")
     return TrainedNetwork(folder, settings, classes, network, device)
 
 

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, output_options
+from train.cli import Command, Output, local_rank_option, output_options
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -188,7 +188,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
 @output_options
-@click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
+@local_rank_option
 def main(
     recipe: Path | None,
     out: Path,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,9 +134,24 @@ def detect_in_files(
     trained: TrainedNetwork, files: dict[str, Path], selection: Selection, *, output: Output
 ) -> list[VideoDetections]:
     """What `selection` keeps of the detections in files, by key, in order; as many files are encoded at once
-    as there are cores, four at most. A file that cannot be used is named and has a reason."""
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    return [
+    as there are cores, four at most. A file that cannot be used is named and has a reason.
+
+    Several ranks share the files and the cores; rank 0 has the detections in all, the others none.
+    """
+    from train.distributed import gather_json, rank, world_size
+
+    own = dict(list(files.items())[rank() :: world_size()])
+    workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
+    found = [
         replace(video, detections=selection.apply(video.detections))
-        for video in predict(trained, files, output=output, workers=workers)
+        for video in (predict(trained, own, output=output, workers=workers) if own else ())
+    ]
+    if world_size() == 1:
+        return found
+    gathered = gather_json([{**asdict(video), "file": str(video.file)} for video in found])
+    by_key = {entry["key"]: entry for part in gathered for entry in part}
+    return [
+        VideoDetections(**{**by_key[key], "file": path, "detections": tuple(by_key[key]["detections"])})
+        for key, path in files.items()
+        if key in by_key
     ]
