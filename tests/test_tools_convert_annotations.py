@@ -140,7 +140,7 @@ def test_results_are_replaced_only_by_force(folder):
         ("a.txt", b"1\t1\tclick\n", [], "no label with a start and an end, only 1 point event; nothing"),
         ("a.txt", b"1\t2\tx\n", ["--tier", "x"], "--tier: Audacity labels has no tiers"),
         ("a.txt", b"1\t2\tx\n", ["--out", "a.odt"], "a.odt: its ending is no format's; --to says which"),
-        ("a.txt", b"1\t2\tx\n", ["--to", "frames"], "a: frame numbers are wanted; --fps"),
+        ("a.txt", b"1\t2\tx\n", ["--to", "frames"], "a: its frame rate is not known"),
         ("a.txt", b"hello\n", ["--from", "via"], "a.txt, line 1, column 1: not JSON"),
         ("a.json", b'{"view": {}, "file": {}, "metadata": {}}', [], "a.json: no video in it"),
         (

@@ -192,5 +192,5 @@ def test_detections_are_written_as_predictions_and_annotations_as_annotations():
     text, _ = written("label-studio", LabelledVideo("a.mp4", (TimedLabel(1.0, 1.001, "x"),), fps=fps))
     (made,) = json.loads(text)
     assert made["annotations"][0]["result"][0]["value"]["ranges"] == [{"start": 26, "end": 26}]
-    with pytest.raises(ValueError, match="a.mp4: frame numbers are wanted; --fps"):
+    with pytest.raises(ValueError, match="a.mp4: its frame rate is not known"):
         written("label-studio", LabelledVideo("a.mp4", ()))

@@ -264,10 +264,20 @@ def write(videos: Sequence[LabelledVideo], report: Report, separator: str = ",")
         length = "NA" if video.duration is None else f"{video.duration:.3f}"
         fps = "NA" if video.fps is None else f"{float(video.fps):.3f}"
         for item in video.labels:
-            before = [video.name, "", "", "Media file", f"player #1:{video.name}", "0.0", length, length, fps]
+            before = [
+                video.name,
+                "",
+                "",
+                "Media file",
+                f"player #1:{video.media}",
+                "0.0",
+                length,
+                length,
+                fps,
+            ]
             what = ["No focal subject", "NA", item.label, "Not defined", "STATE"]
             times = [seconds_text(item.start), seconds_text(item.end), seconds_text(item.end - item.start)]
-            rows.append([*before, *what, *times, video.name, "NA", "NA", "NA", "NA", "", ""])
+            rows.append([*before, *what, *times, video.media, "NA", "NA", "NA", "NA", "", ""])
     return table_text(rows, separator)
 
 

@@ -168,9 +168,11 @@ def _observation(video: LabelledVideo, report: Report) -> dict[str, Any]:
     events = []
     for item in joined(video.labels, report):
         events += [(item.start, 1, item.label), (item.end, 0, item.label)]  # a stop before the next start
-    players = {str(player): [video.name] if player == 1 else [] for player in range(1, 9)}
+    players = {str(player): [video.media] if player == 1 else [] for player in range(1, 9)}
     known = {"length": video.duration, "fps": video.fps and float(video.fps)}
-    media_info: dict[str, Any] = {name: {video.name: value} if value else {} for name, value in known.items()}
+    media_info: dict[str, Any] = {}
+    for name, value in known.items():
+        media_info[name] = {video.media: value} if value else {}
     return {
         "file": players,
         "type": "MEDIA",
@@ -183,5 +185,5 @@ def _observation(video: LabelledVideo, report: Report) -> dict[str, Any]:
         "visualize_spectrogram": False,
         "visualize_waveform": False,
         "close_behaviors_between_videos": False,
-        "media_info": {**media_info, "hasVideo": {video.name: True}, "hasAudio": {video.name: False}},
+        "media_info": {**media_info, "hasVideo": {video.media: True}, "hasAudio": {video.media: False}},
     }

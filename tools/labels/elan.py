@@ -195,7 +195,8 @@ def write(videos: Sequence[LabelledVideo], report: Report) -> str:
     root = Element("ANNOTATION_DOCUMENT", AUTHOR="", DATE="1970-01-01T00:00:00+00:00")
     root.attrib.update({"FORMAT": "3.0", "VERSION": "3.0", SCHEMA_ATTRIBUTE: SCHEMA})
     header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-    media = {"MEDIA_URL": video.name, "MIME_TYPE": "video/mp4", "RELATIVE_MEDIA_URL": f"./{video.file_name}"}
+    url = video.name if video.path is None else video.path.absolute().as_uri()
+    media = {"MEDIA_URL": url, "MIME_TYPE": "video/mp4", "RELATIVE_MEDIA_URL": f"./{video.file_name}"}
     SubElement(header, "MEDIA_DESCRIPTOR", media)
     order = SubElement(root, "TIME_ORDER")
     times: list[int] = []

@@ -29,7 +29,7 @@ class LabelledVideo:
     """One video and its labels, sorted by start.
 
     name: as the file states it, a path or URL where it does; duration: seconds, None where it is not stated;
-    fps: frames per second, where they are known.
+    fps: frames per second, where they are known; path: where the file is on this machine, if that is known.
     """
 
     name: str
@@ -37,6 +37,12 @@ class LabelledVideo:
     duration: float | None = None
     fps: Fraction | None = None
     subset: str = DEFAULT_SUBSET
+    path: Path | None = None
+
+    @property
+    def media(self) -> str:
+        """What a tool opens: the absolute path where it is known, else the name."""
+        return self.name if self.path is None else str(self.path.absolute())
 
     @property
     def file_name(self) -> str:
@@ -192,7 +198,10 @@ def disjoint(labels: Iterable[TimedLabel]) -> list[list[TimedLabel]]:
 def rate_of(video: LabelledVideo) -> Fraction:
     """The frame rate of a video that is written; ValueError where nobody stated it."""
     if video.fps is None:
-        raise ValueError(f"{video.name}: frame numbers are wanted; --fps says how many frames a second has")
+        raise ValueError(
+            f"{video.name}: its frame rate is not known, and frame numbers are wanted; "
+            "convert-annotations takes it as --fps"
+        )
     return video.fps
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from typing import Any
+
+from train.detections import cue_text, cue_times, subtitles
 
 from .labelled import LabelFile, LabelledVideo, Loss, Report, TimedLabel, by_start, timed
 from .text_files import lines_of, seconds
@@ -72,35 +75,19 @@ def _with_scores(labels: list[TimedLabel], report: Report) -> list[TimedLabel]:
 
 
 def write_srt(videos: Sequence[LabelledVideo], report: Report) -> str:
-    """SubRip text: one cue per label, "label 0.87" where it has a score; those that overlap are apart."""
-    cues = [
-        f"{number}\n{_times(item, ',')}\n{_cue_text(item)}\n"
-        for number, item in enumerate((item for video in videos for item in video.labels), 1)
-    ]
-    return "\n".join(cues)
+    """SubRip text, as predict writes it; without a score where a label has none."""
+    return subtitles([_detection(item) for video in videos for item in video.labels])
 
 
 def write_vtt(videos: Sequence[LabelledVideo], report: Report) -> str:
     """WebVTT text, as write_srt."""
     cues = [
-        f"\n{_times(item, '.')}\n{html.escape(_cue_text(item), quote=False)}\n"
+        f"\n{cue_times(item.start, item.end, '.')}\n{html.escape(cue_text(_detection(item)), quote=False)}\n"
         for video in videos
         for item in video.labels
     ]
     return "WEBVTT\n" + "".join(cues)
 
 
-def _cue_text(item: TimedLabel) -> str:
-    return item.label if item.score is None else f"{item.label} {item.score:.2f}"
-
-
-def _times(item: TimedLabel, point: str) -> str:
-    start = max(round(1000 * item.start), 0)
-    end = max(round(1000 * item.end), start + 1)
-    return f"{clock(start, point)} --> {clock(end, point)}"
-
-
-def clock(milliseconds: int, point: str) -> str:
-    """hours:minutes:seconds, and milliseconds behind `point`."""
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+def _detection(item: TimedLabel) -> dict[str, Any]:
+    return {"segment": (item.start, item.end), "label": item.label, "score": item.score}
