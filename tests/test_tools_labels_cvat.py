@@ -50,6 +50,16 @@ def test_a_track_that_is_never_outside_ends_with_its_last_shape():
     assert labels_of(video) == [(0.0, 0.3, "walk")]
 
 
+def test_a_skeleton_is_outside_with_all_of_its_points():
+    def skeleton(frame: int, *outside: int) -> str:
+        points = "".join(f'<points label="{n}" outside="{o}" points="1,2"/>' for n, o in enumerate(outside))
+        return f'<skeleton frame="{frame}" keyframe="1" z_order="0">{points}</skeleton>'
+
+    body = f'<track id="0" label="walk">{skeleton(0, 0, 0)}{skeleton(5, 1, 0)}{skeleton(10, 1, 1)}</track>'
+    (video,), _ = read_text_as("cvat", document(body), "a.xml", fps=Fraction(10))
+    assert labels_of(video) == [(0.0, 1.0, "walk")]
+
+
 def test_frames_are_those_of_the_video_whatever_the_task_leaves_out():
     body = f'<track id="0" label="walk">{box(100)}{box(105)}{box(110)}</track>'
     (video,), report = read_text_as(
@@ -95,11 +105,11 @@ def test_a_project_has_several_videos():
     ("text", "message"),
     [
         (document(""), "its times are frame numbers; --fps says"),
-        (document(f'<track id="0">{box(0)}</track>'), "an element track has no label"),
-        (document('<track id="0" label="a"><box outside="0"/></track>'), "an element box has no frame"),
+        (document(f'<track id="0">{box(0)}</track>'), "an element 'track' has no label"),
+        (document('<track id="0" label="a"><box outside="0"/></track>'), "an element 'box' has no frame"),
         (document('<track id="0" label="a"><box frame="x"/></track>'), "box, frame: got 'x'"),
         (document("", step="every second"), "frame_filter: got 'everysecond'"),
-        ("<ANNOTATION_DOCUMENT/>", "its root is ANNOTATION_DOCUMENT"),
+        ("<ANNOTATION_DOCUMENT/>", "its root is 'ANNOTATION_DOCUMENT'"),
     ],
 )
 def test_what_is_wrong_is_named(text, message):

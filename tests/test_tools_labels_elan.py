@@ -119,8 +119,8 @@ def test_references_in_a_circle_end():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("<annotations/>", "root is annotations"),
-        (SAMPLE.replace(' TIER_ID="gesture"', ""), "an element TIER has no TIER_ID"),
+        ("<annotations/>", "root is 'annotations'"),
+        (SAMPLE.replace(' TIER_ID="gesture"', ""), "an element 'TIER' has no TIER_ID"),
         (SAMPLE.replace('TIME_VALUE="1000"', 'TIME_VALUE="soon"'), "TIME_VALUE: got 'soon'"),
         (SAMPLE[:900], "not XML"),
     ],

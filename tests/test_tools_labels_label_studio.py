@@ -154,7 +154,7 @@ def test_names_of_videos(data, name):
     ("document", "message"),
     [
         (
-            [{"data": {"video": "a.mp4"}, "annotations": [{"result": [{"type": "x"}]}]}],
+            [{"data": {"video": "a.mp4"}, "annotations": [{"result": [{"value": 3}]}]}],
             "task 1: annotations.0.result",
         ),
         ([task(timeline("x", 2, "a"))], "export.json: actions: ranges.0.start: got 'x', want a number"),
@@ -180,6 +180,18 @@ def test_a_tag_is_read_alone():
         tiers=["weather"],
     )
     assert labels_of(video) == [(0.0, 1.0, "sun")]
+    with pytest.raises(ValueError, match="e.json: no tier 'sky', want one of: 'actions'"):
+        read_text_as(
+            "label-studio", json.dumps(task(timeline(1, 2, "run"))), "e.json", fps=TEN, tiers=["sky"]
+        )
+
+
+def test_relations_and_annotations_that_are_numbers_are_no_labels():
+    relation = {"from_id": "a", "to_id": "b", "type": "relation", "direction": "right"}
+    full = task(timeline(1, 10, "run"), relation, predictions=[3, 4])
+    (video,), report = read_text_as("label-studio", json.dumps([full]), "e.json", fps=TEN)
+    assert labels_of(video) == [(0.0, 1.0, "run")]
+    assert report.lines("f") == ["f: 1 entry of another kind not carried: they are no stretches of time"]
 
 
 def test_detections_are_written_as_predictions_and_annotations_as_annotations():

@@ -123,6 +123,12 @@ def test_frame_numbers_begin_at_zero_and_stand_for_the_moment_the_frame_begins(t
     assert (second.name, second.labels) == ("b.mp4", ())
 
 
+def test_plain_columns_are_frames_where_the_person_says_so():
+    text = "video,start,end,label\na.mp4,25,50,None\n"
+    (video,), _ = read_text_as("frames", text, "t.csv", fps=Fraction(25))
+    assert labels_of(video) == [(1.0, 2.0, "None")]  # a class may be called so
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -55,8 +55,6 @@ def read_file(path: Path, options: ConversionOptions) -> FileRead:
     """Read a file in the stated format, or in the one that it is recognised as."""
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, want files, such as {path}/*.eaf")
-    if path.suffix.lower() == ".gz":
-        raise ValueError(f"{path}: is packed, want the file in it; gunzip unpacks it")
     text = read_text(path)
     name = options.source or recognise(path, text)
     if name is None:

@@ -34,7 +34,7 @@ from .labelled import (
 from .text_files import LARGEST_SECONDS, Row, header_of, number, rows_of, seconds, seconds_text, table_text
 
 NO_SUBJECT = ("", "No focal subject")
-MISSING = ("", "NA", "Not found")
+MISSING = ("", "NA", "None", "nan", "Not found")
 CROSSING = Loss("end of an action", "ends of actions", "cut where the next media file begins")
 WANT = "the columns Behavior and Start (s), Stop (s), or Behavior, Time and Behavior type (or Status)"
 
@@ -157,7 +157,7 @@ def _count_details(row: Row, report: Report) -> None:
 
 
 def _add_aggregated(row: Row, playlist: Playlist, events: Events) -> None:
-    start, stop = row.first("start (s)"), row.first("stop (s)")
+    start, stop = _stated(row, "start (s)"), _stated(row, "stop (s)")
     if row.cells.get("behavior type", "").upper() == "POINT":
         events.report.lose(POINT)
     elif not start:
@@ -170,10 +170,15 @@ def _add_aggregated(row: Row, playlist: Playlist, events: Events) -> None:
 
 
 def _add_tabular(row: Row, playlist: Playlist, events: Events) -> None:
-    kind, time = row.first("status", "behavior type").upper(), row.first("time")
+    kind, time = _stated(row, "status", "behavior type").upper(), _stated(row, "time")
     details = [text for name, text in row.cells.items() if name.startswith("modifier")]
     subject, behavior = row.cells.get("subject", ""), row.cells["behavior"]
-    key = (row.first("observation id") or "|".join(playlist.names), subject, behavior, *details)
+    key = (
+        _stated(row, "observation id") or "|".join(playlist.names),
+        subject,
+        behavior,
+        *details,
+    )
     if kind == "POINT":
         events.report.lose(POINT)
     elif kind not in ("START", "STOP"):
@@ -189,23 +194,28 @@ def _add_tabular(row: Row, playlist: Playlist, events: Events) -> None:
             events.add(playlist, row.where, (begin, end), behavior, subject)
 
 
+def _stated(row: Row, *names: str) -> str:
+    """The first of these cells that says something, or an empty text."""
+    return row.cell(*names, absent=MISSING)
+
+
 def playlist_of(row: Row, path: Path) -> Playlist:
     """The media files of a row's observation; without any, the observation's own name stands for one.
 
     BORIS 8 lists them in Source, `player #1:a.mp4;b.mp4|player #2:c.mp4`, and their durations likewise;
     version 7 has Media file path (or Media file) and, for all of them together, Total length.
     """
-    source = row.first("source", "media file path", "media file")
+    source = _stated(row, "source", "media file path", "media file")
     first_player = re.sub(r"^player #1:\s*", "", source.split("|")[0])
     names = tuple(name.strip() for name in first_player.split(";") if name.strip() not in MISSING)
     if not names:
-        named = row.first("media file name")
-        names = (named if named not in MISSING else row.first("observation id") or str(path.with_suffix("")),)
-    stated = row.first("media duration (s)", "total length").split("|")[0].split(";")
+        named = _stated(row, "media file name")
+        names = (named or _stated(row, "observation id") or str(path.with_suffix("")),)
+    stated = _stated(row, "media duration (s)", "total length").split("|")[0].split(";")
     stated = [text for text in stated if text.strip() not in MISSING]
     where = f"{row.where}: duration"
     lengths = tuple(number(where, text) for text in stated) if len(stated) == len(names) else ()
-    offset = number(f"{row.where}: time offset", row.first("time offset (s)") or "0")
+    offset = number(f"{row.where}: time offset", _stated(row, "time offset (s)") or "0")
     if abs(offset) > LARGEST_SECONDS:
         raise ValueError(f"{row.where}: time offset {offset:g} s is a date; export without it")
     return Playlist(names, lengths, offset)

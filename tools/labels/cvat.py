@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from xml.etree.ElementTree import Element, SubElement
 
+from pipeline.text import short
+
 from .labelled import (
     MODIFIER,
     REGION,
@@ -48,7 +50,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     """The tracks and tags of each task of the file."""
     root = parse_xml(file.path, file.text)
     if root.tag != "annotations":
-        raise ValueError(f"{file.path}: its root is {root.tag}, want annotations, which CVAT writes")
+        raise ValueError(f"{file.path}: its root is {short(root.tag)}, want annotations, which CVAT writes")
     tasks = tasks_of(file, root)
     fps = file.frame_rate()
     found: dict[str, list[Frames]] = {name: [] for name in tasks}
@@ -90,7 +92,7 @@ def visible(file: LabelFile, track: Element, step: int, report: Report) -> list[
     """(first frame, first frame after it) of each stretch in which a track is visible."""
     shapes = [shape for shape in track if shape.tag in SHAPES]
     report.lose(MODIFIER, sum(len(shape.findall("attribute")) > 0 for shape in shapes[:1]))
-    states = sorted((_frame(file, shape, "frame"), shape.get("outside") == "1") for shape in shapes)
+    states = sorted((_frame(file, shape, "frame"), _is_outside(shape)) for shape in shapes)
     stretches: list[tuple[int, int]] = []
     begin: int | None = None
     for frame, outside in states:
@@ -102,6 +104,12 @@ def visible(file: LabelFile, track: Element, step: int, report: Report) -> list[
     if begin is not None:
         stretches.append((begin, states[-1][0] + step))
     return stretches
+
+
+def _is_outside(shape: Element) -> bool:
+    """Whether a shape is not visible; a skeleton is not where none of its points is."""
+    points = [point.get("outside") == "1" for point in shape if point.tag in SHAPES]
+    return shape.get("outside") == "1" or (bool(points) and all(points))
 
 
 def tags_of(

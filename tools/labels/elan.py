@@ -14,7 +14,7 @@ from fractions import Fraction
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element, SubElement
 
-from pipeline.text import counted
+from pipeline.text import counted, short
 
 from .labelled import (
     NO_TIME,
@@ -78,7 +78,9 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     """The annotations of the tiers that are wanted, all without --tier."""
     root = parse_xml(file.path, file.text)
     if root.tag != "ANNOTATION_DOCUMENT":
-        raise ValueError(f"{file.path}: its root is {root.tag}, want ANNOTATION_DOCUMENT, which ELAN writes")
+        raise ValueError(
+            f"{file.path}: its root is {short(root.tag)}, want ANNOTATION_DOCUMENT, which ELAN writes"
+        )
     name, origin = media_of(file, root, report)
     tiers = tiers_of(file, root, report)
     file.check_tiers(tier.get("TIER_ID", "") for tier in root.iter("TIER"))
@@ -94,9 +96,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
         found = timed(report, span[0] + origin, span[1] + origin, text.strip() or tier)
         labels += found
         used[tier] = used.get(tier, 0) + len(found)
-    if len(used) > 1:
-        counts = ", ".join(f"{tier!r} ({count})" for tier, count in used.items())
-        report.remark(f"labels of {counted(len(used), 'tier')}: {counts}; --tier reads one alone")
+    report.remark_sources("tier", used)
     return [LabelledVideo(name, by_start(labels))]
 
 
@@ -124,7 +124,7 @@ def tiers_of(file: LabelFile, root: Element, report: Report) -> Tiers:
     slots: dict[str, float | None] = {}
     for slot in root.iter("TIME_SLOT"):
         value = slot.get("TIME_VALUE")
-        time = None if value is None else number(f"{file.path}: TIME_VALUE", value) / float(UNITS[unit])
+        time = None if not value else number(f"{file.path}: TIME_VALUE", value) / float(UNITS[unit])
         slots[attribute(file.path, slot, "TIME_SLOT_ID")] = time
     tiers = Tiers()
     for tier in root.iter("TIER"):

@@ -27,6 +27,7 @@ VIDEO = ("video", "video id", "video name", "filename", "file name", "file")
 LABEL = ("label", "class", "action", "type", "category", "behavior")
 START = ("start frame", "startframe", "frame start", "begin frame")
 END = ("end frame", "endframe", "frame end", "stop frame", "stopframe")
+ANY_START, ANY_END = (*START, "start", "begin"), (*END, "end", "stop")  # --from frames says what they count
 WANT = "the columns video, label, start frame and end frame"
 
 
@@ -39,16 +40,20 @@ def is_frames(text: str) -> bool:
     return header_of(text, _fits) is not None
 
 
+def _fits_loosely(names: set[str]) -> bool:
+    return all(names.intersection(choices) for choices in (VIDEO, LABEL, ANY_START, ANY_END))
+
+
 def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     """The rows by video; one that has only a video says that nothing happens in it."""
     labels: dict[str, list[TimedLabel]] = {}
     rates: dict[str, Fraction] = {}
-    for row in rows_of(file.path, file.text, _fits, WANT):
-        name = row.first(*VIDEO)
+    for row in rows_of(file.path, file.text, _fits_loosely, WANT):
+        name = row.cell(*VIDEO)
         if not name:
             raise ValueError(f"{row.where}: no video, want its name")
         found = labels.setdefault(name, [])
-        cells = [row.first(*choices) for choices in (START, END, LABEL)]
+        cells = [row.cell(*choices) for choices in (ANY_START, ANY_END, LABEL)]
         if any(cells):
             fps = file.frame_rate(_stated(row))
             rates[name] = fps
@@ -61,7 +66,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
 
 
 def _stated(row: Row) -> Fraction | None:
-    text = row.first("fps", "frame rate", "framerate")
+    text = row.cell("fps", "frame rate", "framerate")
     return rate(f"{row.where}: fps", text) if text else None
 
 

@@ -13,13 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from pipeline.files import parse_json
-from pipeline.text import counted
+from pipeline.text import short
 
 from .labelled import (
     OTHER_RESULT,
@@ -55,7 +55,7 @@ class KeyFrame(BaseModel):
     """A key frame of a tracked region; time in seconds, where it has one."""
 
     frame: Number
-    enabled: bool = True
+    enabled: bool | None = True
 
 
 class Value(BaseModel):
@@ -90,7 +90,7 @@ class Result(BaseModel):
     from_name: Text = ""
     type: Text = ""
     id: Text = ""
-    value: dict[str, Any]
+    value: dict[str, Any] = Field(default_factory=dict)  # a relation of two regions has none
     score: Number | None = None
 
 
@@ -98,17 +98,25 @@ class Annotation(BaseModel):
     """What one person, or a model, made of a task."""
 
     result: list[Result] = Field(default_factory=list)
-    was_cancelled: bool = False
-    ground_truth: bool = False
+    was_cancelled: bool | None = False
+    ground_truth: bool | None = False
+
+
+def _without_ids(entries: Any) -> Any:
+    """The annotations that are there in full: an export may name some by their numbers alone."""
+    return [each for each in entries if not isinstance(each, int)] if isinstance(entries, list) else entries
+
+
+Annotations = Annotated[list[Annotation], BeforeValidator(_without_ids)]
 
 
 class Task(BaseModel):
     """One video and what was made of it."""
 
     data: dict[str, Any]
-    annotations: list[Annotation] = Field(default_factory=list)
-    completions: list[Annotation] = Field(default_factory=list)  # the name of version 0
-    predictions: list[Annotation] = Field(default_factory=list)
+    annotations: Annotations = Field(default_factory=list)
+    completions: Annotations = Field(default_factory=list)  # the name of version 0
+    predictions: Annotations = Field(default_factory=list)
 
 
 def is_label_studio(document: Any) -> bool:
@@ -124,9 +132,11 @@ def is_label_studio(document: Any) -> bool:
 def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     """The regions of every task; of several annotations the ground truth, or the first, counts."""
     document = parse_json(file.text, where=file.path)
-    videos, used = [], Counter[str]()
+    videos, used, known = [], Counter[str](), set[str]()
     for index, entry in enumerate(document if isinstance(document, list) else [document]):
         where = f"{file.path}: task {index + 1}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: got {short(entry)}, want an object with data and annotations")
         task = parsed(Task, entry if "data" in entry else _from_minimal(entry), where)
         name = media_name(task.data)
         if not name:
@@ -135,6 +145,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
         stated = _stated_rate(task.data, where)
         results = _chosen(task, report)
         shared = _labels_by_id(results)
+        known.update(result.from_name for result in results)
         labels = [
             label
             for result in results
@@ -142,10 +153,8 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
             for label in _labels_of(result, shared, file, stated, report, used)
         ]
         videos.append(LabelledVideo(name, by_start(labels), fps=stated))
-    file.check_tiers(used)
-    if len(used) > 1:
-        counts = ", ".join(f"{name!r} ({count})" for name, count in used.items())
-        report.remark(f"labels of {counted(len(used), 'tag')}: {counts}; --tier reads one alone")
+    file.check_tiers(known)
+    report.remark_sources("tag", used)
     return videos
 
 
@@ -244,7 +253,7 @@ def _visible(sequence: list[KeyFrame], count: float | None) -> Iterable[tuple[fl
     frames = sorted(sequence, key=lambda each: each.frame)
     for key in frames:
         begin = key.frame if begin is None else begin
-        if not key.enabled:
+        if key.enabled is False:
             yield begin, key.frame
             begin = None
     if begin is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.annotations import DEFAULT_SUBSET
-from pipeline.text import counted
+from pipeline.text import counted, first_names, short
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ OVERLAP = Loss("overlapping label", "overlapping labels", "joined with the one o
 OTHER_RESULT = Loss("entry of another kind", "entries of other kinds", "they are no stretches of time")
 
 
+def short_text(text: str, length: int = 200) -> str:
+    """A text cut to a length, for a message."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 @dataclass
 class Report:
     """What was not carried over, counted by kind, and what else a person should know."""
@@ -92,6 +97,13 @@ class Report:
         """Keep a line, once."""
         if text not in self.remarks:
             self.remarks.append(text)
+
+    def remark_sources(self, kind: str, counts: Mapping[str, int]) -> None:
+        """Say how many labels each tier, attribute or tag gave, if there were several."""
+        if len(counts) > 1:
+            names = first_names((f"{name!r} ({count})" for name, count in counts.items()), 10, quoted=False)
+            number = counted(len(counts), kind)
+            self.remark(f"labels of {number}: {short_text(names)}; --tier reads one alone")
 
     def lines(self, where: object) -> list[str]:
         """One line for each kind and each remark, with the file that they are of."""
@@ -128,8 +140,8 @@ class LabelFile:
         known = sorted(set(known))
         missing = sorted(self.tiers.difference(known))
         if missing:
-            names = ", ".join(repr(name) for name in known) or "none"
-            raise ValueError(f"{self.path}: no tier {missing[0]!r}, want one of: {names}")
+            names = first_names(known, 10) or "none"
+            raise ValueError(f"{self.path}: no tier {short(missing[0])}, want one of: {short_text(names)}")
 
     def frame_rate(self, stated: Fraction | None = None) -> Fraction:
         """--fps, or what the file states; ValueError where neither says it."""

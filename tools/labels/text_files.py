@@ -16,6 +16,7 @@ from pipeline.text import short
 
 LARGEST_FILE = 256 << 20  # bytes: annotations of hundreds of hours are some megabytes
 LARGEST_SECONDS = 1e9  # what is beyond is no time in a video
+PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # what .zip, .xlsx and .ods begin with, and .gz
 LINE_END = re.compile("\r\n|\r|\n")
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d*)?)", re.ASCII)
@@ -32,6 +33,8 @@ def read_text(path: Path) -> str:
     if size > LARGEST_FILE:
         raise ValueError(f"{path}: {size >> 20} MiB, want annotations of at most {LARGEST_FILE >> 20} MiB")
     data = path.read_bytes()
+    if data.startswith(PACKED):
+        raise ValueError(f"{path}: is packed, or a spreadsheet; unpack it, or save it as CSV")
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
@@ -97,10 +100,10 @@ class Row:
     where: str
     cells: dict[str, str]
 
-    def first(self, *names: str) -> str:
-        """The first of these cells that is not empty and not NA, or an empty text."""
+    def cell(self, *names: str, absent: tuple[str, ...] = ("",)) -> str:
+        """The first of these cells that is none of `absent`, or an empty text."""
         values = (self.cells.get(name, "") for name in names)
-        return next((value for value in values if value and value not in ("NA", "None", "nan")), "")
+        return next((value for value in values if value not in absent), "")
 
 
 def plain_name(text: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from pipeline.files import parse_json
-from pipeline.text import counted
 
 from .labelled import (
     POINT,
@@ -138,10 +137,7 @@ class Segments:
     def remark(self) -> None:
         """Name the attributes that labels came from, if there were several; refuse an unknown --tier."""
         self.file.check_tiers([*self.used, *(each.aname for each in self.attributes.values())])
-        if len(self.used) > 1:
-            counts = ", ".join(f"{name!r} ({count})" for name, count in self.used.items())
-            text = counted(len(self.used), "attribute")
-            self.report.remark(f"labels of {text}: {counts}; --tier reads one alone")
+        self.report.remark_sources("attribute", self.used)
 
 
 def read_project(file: LabelFile, report: Report) -> list[LabelledVideo]:

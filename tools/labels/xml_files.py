@@ -14,6 +14,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, indent, tostring
 from xml.parsers import expat
 
+from pipeline.text import short
+
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters it cannot hold
 DEEPEST = 100  # elements within elements
 
@@ -62,7 +64,7 @@ def attribute(path: Path, element: Element, name: str) -> str:
     """An attribute that an element must have."""
     value = element.get(name)
     if value is None:
-        raise ValueError(f"{path}: an element {element.tag} has no {name}")
+        raise ValueError(f"{path}: an element {short(element.tag)} has no {name}")
     return value
 
 
