@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
 from pipeline.text import suggestion
 from tools.dataset.packing_summary import summary_of, text_of
+from tools.labels.formats import foreign_title
 from train.cli import Command, Output, output_options
 
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
@@ -99,10 +101,24 @@ def class_names(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
     return classes
 
 
+def read_own_annotations(path: Path) -> dict[str, Video]:
+    """read_annotations; the error for a file of a labelling tool names the command that converts it."""
+    try:
+        return read_annotations(path)
+    except ValueError:
+        title = foreign_title(path)
+        if title is None:
+            raise
+        raise ValueError(
+            f"{path}: is a file of another kind ({title}); leantad convert-annotations "
+            f"{shlex.quote(str(path))} --out annotations.csv makes annotations of it"
+        ) from None
+
+
 def make_plan(options: PackingOptions) -> PackingPlan:
     """Read what is to be packed; nothing is decoded yet."""
     spec = options.encoding_spec()
-    annotated = read_annotations(options.annotations)
+    annotated = read_own_annotations(options.annotations)
     # of all subsets, so that those packed one by one have the same classes
     classes = class_names(annotated, options.classes)
     keys = unique_keys(annotated)
