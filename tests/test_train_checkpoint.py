@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -269,6 +272,56 @@ def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, 
     assert [path.name for path in checkpoints.glob("step_*")] == ["step_000002"]
     remove_half_written(tmp_path)
     assert names(tmp_path) == ["last", "step_000002"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_tensors(folder: Path) -> None:
+    torch.save({"a": torch.zeros(10_000)}, folder / "state.pt")
+
+
+def save_text(folder: Path) -> None:
+    (folder / "state.json").write_text("x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "save", "reason"),
+    [
+        (200, save_some, "Error while serializing: I/O error: File too large"),
+        (5000, save_tensors, "torch: a file is cut"),
+        (5000, save_text, "File too large"),
+    ],
+    ids=["safetensors", "torch", "text"],
+)
+def test_a_full_disk_is_one_line_that_names_the_last_checkpoint(tmp_path, size, save, reason):
+    for step, last in ((1, "there is no checkpoint to go on from yet"), (5, "--resume goes on from ")):
+        with files_of_at_most(size), pytest.raises(ValueError, match="could not be written") as caught:
+            write(tmp_path, step, save=save)
+        message = str(caught.value)
+        assert message.startswith(
+            f"{tmp_path / 'checkpoints'}: the next checkpoint could not be written ({reason}"
+        )
+        assert "MiB are free there); make room; " + last in message and "\n" not in message
+        assert not list((tmp_path / "checkpoints").glob("*")) or message.endswith("checkpoints/step_000002")
+        assert not list((tmp_path / "checkpoints").glob(".*.tmp"))  # its space is free again
+        write(tmp_path, 2)
+
+
+def test_an_error_that_is_no_failed_write_stays_what_it_is(tmp_path):
+    def fail(folder: Path) -> None:
+        raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        write(tmp_path, 1, save=fail)
 
 
 def dies(folder: Path, ignore_errors: bool = False) -> None:

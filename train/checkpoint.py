@@ -20,7 +20,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,8 @@ WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "cl
 PACKING, RESUME = "packing.json", "resume"
 STATE_FILE = "state.json"  # in RESUME, its last file
 WEIGHTS_FILES = (WEIGHTS, SETTINGS, CLASSES)  # what evaluation needs
+# In the messages of torch's C++ when it cannot write a file; they are RuntimeErrors like all others.
+TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error", "cannot be opened")
 RUN_FILES = (*WEIGHTS_FILES, PROGRESS, f"{RESUME}/{STATE_FILE}")  # what going on needs
 
 
@@ -149,6 +152,40 @@ def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
     _prune(final.parent)
 
 
+def going_on(run: Path) -> str:
+    """How a run that stopped goes on, for the end of an error message."""
+    try:
+        last = last_checkpoint(run)
+    except ValueError:
+        last = None
+    if last is None:
+        return "there is no checkpoint to go on from yet"
+    return f"--resume goes on from {last.parent / last.resolve().name}"
+
+
+@contextmanager
+def _named_failures(temporary: Path) -> Iterator[None]:
+    """A file that cannot be written (a full disk, for one) becomes a ValueError of one line.
+
+    What was written of the checkpoint goes, which gives its space back.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING):
+            raise
+        free = shutil.disk_usage(temporary.parents[1]).free / 2**20
+        if isinstance(error, RuntimeError):
+            reason = "torch: a file is cut"
+        else:
+            reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ValueError(
+            f"{temporary.parent}: the next checkpoint could not be written ({reason}; {free:.0f} MiB are "
+            f"free there); make room; {going_on(temporary.parents[1])}"
+        ) from error
+
+
 def write_weights(
     folder: Path, *, state: dict[str, Tensor], settings: dict[str, Any], classes: Sequence[str]
 ) -> None:
@@ -180,18 +217,19 @@ def write_checkpoint(
     name = _free_name(checkpoints, step)
     temporary = checkpoints / f".{name}.tmp"
     barrier()  # every rank has seen the name before rank 0 makes a folder of it
-    if rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / RESUME).mkdir(parents=True)
-        write_weights(temporary, state=state, settings=settings, classes=classes)
-        (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
-        (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
-    barrier()
-    if save_resume is not None:
-        save_resume(temporary / RESUME)
-    barrier()
-    if rank() == 0:
-        _publish(temporary, checkpoints / name, is_best=is_best)
+    with _named_failures(temporary):
+        if rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / RESUME).mkdir(parents=True)
+            write_weights(temporary, state=state, settings=settings, classes=classes)
+            (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
+            (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        barrier()
+        if save_resume is not None:
+            save_resume(temporary / RESUME)
+        barrier()
+        if rank() == 0:
+            _publish(temporary, checkpoints / name, is_best=is_best)
     barrier()
     return checkpoints / name
 

@@ -40,12 +40,15 @@ def to_stderr(text: str) -> None:
     click.echo(text, err=True)
 
 
-def one_line(error: Exception) -> str:
-    """The error as one line; all that is wrong with settings is joined into one."""
+def one_line(error: Exception, where: Path | None = None) -> str:
+    """The error as one line; all that is wrong with settings is joined into one.
+
+    where: of an OSError that names no file, as that of a write to a full disk.
+    """
     if isinstance(error, ValidationError):
         return explain(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and (path := error.filename or where) is not None:
+        return f"{path}: {error.strerror}"
     return " ".join(str(error).split())
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, output_options
+from train.cli import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -124,6 +124,7 @@ def train(
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
     from train.build_network import resolve_device
+    from train.checkpoint import going_on
     from train.distributed import rank, shut_down
     from train.engine import start_process_group
     from train.loop import TrainingStopped, fit
@@ -136,6 +137,8 @@ def train(
     except TrainingStopped as stopped:
         output.error(str(stopped))
         return 1
+    except OSError as error:  # a disk that is full, or gone
+        raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
     code = 0 if complete else 130
