@@ -336,6 +336,24 @@ def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, anno
     assert contents(out) == before
 
 
+def test_a_run_that_was_killed_after_its_last_file_leaves_nothing(videos, annotations, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_dataset, "remove_folder", killed)
+        assert run(videos, annotations, "--out", out).returncode == 130
+    assert (out / "dataset.json").exists() and (out / ".work").exists()
+    (out / f".{'0' * 16}.{'0' * 8}.1.tmp").mkdir()  # half-removed on another machine, long ago
+    os.utime(out / f".{'0' * 16}.{'0' * 8}.1.tmp", (0, 0))
+    done = run(videos, annotations, "--out", out)
+    assert done.returncode == 0 and "already packed" in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == sorted(contents(out))
+    assert not any(path.name.startswith(".") for path in out.iterdir())
+
+
 def test_verify_finds_a_changed_byte(videos, annotations, tmp_path):
     assert run(videos, annotations, "--out", tmp_path / "out").returncode == 0
     tar = tmp_path / "out" / "00000.tar"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +21,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.files import temporary_folder
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
@@ -160,8 +160,8 @@ def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, .
 
 def check(plan: PackingPlan, *, workers: int, progress: Progress) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
-    with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
-        results = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), _check_only, workers=workers)))
+    with temporary_folder() as folder:
+        results = list(progress(run_jobs(plan.jobs, Journal(folder), _check_only, workers=workers)))
     if all(result.video.reject for result in results):
         video = results[0].video
         raise ValueError(f"none of {len(results)} videos is usable; {video.source}: {video.reject}")

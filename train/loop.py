@@ -42,7 +42,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: object) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
     def restore(self) -> None:
         """Put the former handlers back."""

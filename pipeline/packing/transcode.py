@@ -7,7 +7,6 @@ Colours become BT.601 limited range, which both training decoders assume; HDR is
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from ..files import temporary_folder
 from .encoder import VideoEncoder, to_bt601
 from .probe import FrameReader, Unreadable, VideoMetadata, probe
 from .rates import closest_rate, stated_rate
@@ -55,8 +55,8 @@ def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, Vi
     """
     fps = _target_rate(source, spec)
     reader = FrameReader(source)
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        path = Path(folder) / "video.mp4"
+    with temporary_folder() as folder:
+        path = folder / "video.mp4"
         comment = encoding_comment(spec)
         with VideoEncoder(path, fps=fps, codec=spec.codec, gop=spec.gop, comment=comment) as encoder:
             scale = _UprightScaler(spec)
