@@ -163,12 +163,12 @@ def options_of(command: click.Command, given: Mapping[str, Any]) -> dict[str, An
 
     given: values by the name of the option (short_side for --short-side); a mapping for --set becomes
     key=value. Names that the command does not have are left out. Returns values by the name of the parameter,
-    but for --quiet and --json. ValueError naming a value that the command line would refuse.
+    but for --quiet, --json and the launcher's. ValueError naming a value that the command line would refuse.
     """
     values, context = {}, click.Context(command)
     for parameter in command.params:
         name = max(parameter.opts, key=len).lstrip("-").replace("-", "_")
-        if name in ("quiet", "json"):
+        if name in ("quiet", "json", "local_rank"):
             continue
         value = given.get(name)
         if isinstance(value, Mapping):
