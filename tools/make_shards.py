@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +21,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.files import temporary_folder
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
@@ -38,6 +38,7 @@ from tools.labels.formats import foreign_title
 from train.cli import Command, Output, output_options
 
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
+SIDE_MULTIPLE = 16  # of packed pictures: codecs code whole blocks of it, and GPUs decode those fastest
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iteration, for a progress bar
 
 
@@ -74,7 +75,8 @@ class PackingOptions:
         if self.short_side % 2:
             raise ValueError(f"--short-side: got {self.short_side}, want an even number of pixels")
         fps = exact_rate(self.fps) if self.fps else Fraction(0)
-        return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale)
+        multiple = 2 if self.short_side % SIDE_MULTIPLE else SIDE_MULTIPLE
+        return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale, multiple)
 
 
 def refuse_encoding_options(options: PackingOptions, is_given: Callable[[str], bool]) -> None:
@@ -158,8 +160,8 @@ def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, .
 
 def check(plan: PackingPlan, *, workers: int, progress: Progress) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
-    with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
-        results = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), _check_only, workers=workers)))
+    with temporary_folder() as folder:
+        results = list(progress(run_jobs(plan.jobs, Journal(folder), _check_only, workers=workers)))
     if all(result.video.reject for result in results):
         video = results[0].video
         raise ValueError(f"none of {len(results)} videos is usable; {video.source}: {video.reject}")
@@ -182,6 +184,11 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
         output.say(text_of(summary, state))
         return summary
 
+    if not options.copy and options.short_side % SIDE_MULTIPLE:
+        output.remark(
+            f"--short-side {options.short_side} is no multiple of {SIDE_MULTIPLE}: GPUs decode H.264 of such "
+            "sizes 2 to 3 times as slowly"
+        )
     if options.check_only:
         checked = check(plan, workers=options.num_workers, progress=progress("checking"))
         return summarise(checked, "usable")
