@@ -6,15 +6,12 @@ import time
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.clip_decoder import MAX_OFF, MEAN_OFF
-from pipeline.decode import decode_frames, with_index
-from pipeline.gpu_decoder import gpu_decoder_of
-from pipeline.gpu_formats import StreamFormat
+from pipeline.decode import decode_frames
 from tools.gpu_checks.rows import CheckContext, SkipRow, require
-from tools.machine.decoders import CLIPS, PIX_FMTS, encode_clip
+from tools.machine.decoders import CLIPS, encode_clip, gpu_refusal
 
 # Below and above the least sizes of the chips, what make-shards wrote for 16:9 videos, usual, and large.
 SIZES = ((48, 48), (144, 144), (228, 128), (320, 256), (1920, 1080))
@@ -46,12 +43,9 @@ def decode(codec: str, data: bytes, num_frames: int, device: str) -> NDArray[np.
     return np.concatenate([chunk.cpu().numpy().copy() for chunk in chunks])
 
 
-def refusal_of(codec: str, size: tuple[int, int], device: str) -> str | None:
+def refusal_of(codec: str, data: bytes, num_frames: int, device: str) -> str | None:
     """Why a clip is decoded on the CPU; in a rehearsal no GPU is there to refuse."""
-    if device == "cpu":
-        return None
-    format = StreamFormat(codec, *size, PIX_FMTS.get(codec, "yuv420p"))
-    return gpu_decoder_of(with_index(torch.device(device))).refusal(format)
+    return None if device == "cpu" else gpu_refusal(data, codec, num_frames=num_frames)
 
 
 def frames_per_second(codec: str, device: str) -> float:
@@ -69,16 +63,17 @@ def decode_codec(context: CheckContext, *, codec: str) -> str:
     """A codec at all sizes: how far the pixels are off, or why such videos go to the CPU; frames a second."""
     parts, holds = [], True
     for size in SIZES[:2] if context.rehearsal else SIZES:
-        name, reason = f"{size[0]}x{size[1]}", refusal_of(codec, size, context.device)
+        name, data = f"{size[0]}x{size[1]}", clip(codec, size, FRAMES)
+        reason = refusal_of(codec, data, FRAMES, context.device)
         if reason is not None:
             parts.append(f"{name} CPU ({reason})")
             continue
-        data = clip(codec, size, FRAMES)
         found, expected = (decode(codec, data, FRAMES, device) for device in (context.device, "cpu"))
         off = abs(found.astype(int) - expected)
         holds &= off.max() <= MAX_OFF and off.mean(axis=(1, 2, 3)).max() <= MEAN_OFF
         parts.append(f"{name} off by {off.max()}, mean {off.mean():.2f}")
-    if not context.rehearsal and refusal_of(codec, TIMED, context.device) is None:
+    timed = None if context.rehearsal else clip(codec, TIMED, TIMED_FRAMES)
+    if timed is not None and refusal_of(codec, timed, TIMED_FRAMES, context.device) is None:
         rates = [f"{frames_per_second(codec, device):,.0f}" for device in (context.device, "cpu")]
         parts.append(f"{rates[0]} frames/s, CPU {rates[1]}")
     return require(bool(holds), "; ".join(parts))

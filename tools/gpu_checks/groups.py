@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tools.gpu_checks import engine, memory, numerics, runs, speed, suite
+from tools.gpu_checks import decoding, engine, memory, numerics, runs, speed, suite
 from tools.gpu_checks.rows import Check
+from tools.machine.decoders import CLIPS
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ def memory_group(batch_size: int) -> Group:
 
 GROUPS: dict[str, Group] = {
     "doctor": Group({"doctor": suite.doctor}, 180),
+    "decoding": Group(
+        {f"decode {codec}": partial(decoding.decode_codec, codec=codec) for codec in CLIPS}, 180, alone=True
+    ),
     "numerics": Group(
         {
             "step, float32": numerics.float32_step,
