@@ -16,6 +16,7 @@ from tools.gpu_checks import process
 from tools.gpu_checks.groups import GROUPS, ROW_NAMES, Group
 from tools.gpu_checks.rows import (
     FAILED,
+    GROUP_NAMES,
     OK,
     ROWS_FILE,
     SKIPPED,
@@ -136,6 +137,7 @@ def test_the_table_keeps_its_columns_and_the_document_says_the_same():
 
 
 def test_every_row_has_one_name_and_one_group():
+    assert tuple(GROUPS) == GROUP_NAMES
     assert len(ROW_NAMES) == len(set(ROW_NAMES)) == sum(len(group.checks) for group in GROUPS.values())
 
 
@@ -154,7 +156,7 @@ def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
         on_row(Row("ZeRO stages, offload", FAILED, "0.1"))
         append_row(folder / ROWS_FILE, Row("ZeRO stages, offload", FAILED, "0.1"))
 
-    monkeypatch.setattr(gpu_check, "run_all", fail)
+    monkeypatch.setattr(process, "run_all", fail)
     first = run()
     assert first.exit_code == 1 and "1 row of 1 failed" in first.stdout
     assert "| ZeRO stages, offload | failed | 0.1 |" in (tmp_path / "gpu-check.md").read_text()

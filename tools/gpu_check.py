@@ -15,9 +15,7 @@ import click
 
 from pipeline.files import write_json, write_text
 from pipeline.text import counted
-from tools.gpu_checks.groups import GROUPS, ROW_NAMES
-from tools.gpu_checks.process import NO_TIME, run_all
-from tools.gpu_checks.rows import FAILED, ROWS_FILE, SKIPPED, Row, read_rows
+from tools.gpu_checks.rows import FAILED, GROUP_NAMES, NO_TIME, ROWS_FILE, SKIPPED, Row, read_rows
 from tools.gpu_checks.table import document, facts, markdown
 from train.cli import Command, Output, output_options
 
@@ -31,7 +29,7 @@ def find_device(rehearse: bool) -> str:
     if rehearse:
         return "cpu"
     if not torch.cuda.is_available():
-        raise ValueError("PyTorch sees no GPU; `leantad doctor` says why, --rehearse tries the checks")
+        raise ValueError("PyTorch sees no GPU; leantad doctor says why, --rehearse tries the checks")
     return "cuda"
 
 
@@ -50,6 +48,8 @@ def prepare(folder: Path, about: dict[str, str], output: Output) -> None:
 
 def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
     """The rows of these groups in the order of the table."""
+    from tools.gpu_checks.groups import GROUPS, ROW_NAMES
+
     wanted = [row for name in names for row in GROUPS[name].checks]
     return [rows.get(name, Row(name, SKIPPED, NO_TIME)) for name in ROW_NAMES if name in wanted]
 
@@ -59,7 +59,7 @@ def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
 @click.option(
     "--minutes", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Stop after this."
 )
-@click.option("--only", type=click.Choice(list(GROUPS)), multiple=True, help="These rows only; repeatable.")
+@click.option("--only", type=click.Choice(GROUP_NAMES), multiple=True, help="These rows only; repeatable.")
 @click.option("--rehearse", is_flag=True, help="Try the checks themselves on the CPU, at the smallest sizes.")
 @output_options
 @click.pass_context
@@ -78,12 +78,14 @@ def main(
     which no time was left. In --out: the table as gpu-check.md and gpu-check.json, and each process's log.
     Exit code 0 if every row held or did not apply, 1 if one failed.
     """
+    from tools.gpu_checks import process  # not for --help
+
     deadline = time.monotonic() + 60 * minutes
     output = Output(quiet, as_json)
     device = find_device(rehearse)
     about = facts(device)
     prepare(out, about, output)
-    names = list(only or GROUPS)
+    names = list(only or GROUP_NAMES)
     known = read_rows(out / ROWS_FILE)
 
     def on_row(row: Row) -> None:
@@ -91,7 +93,7 @@ def main(
         output.say(f"{row.state:8}{row.name}: {row.figures}")
 
     beside = max(1, min(3, (os.cpu_count() or 1) // 4))
-    run_all(names, out, device, deadline=deadline, beside=beside, on_row=on_row)
+    process.run_all(names, out, device, deadline=deadline, beside=beside, on_row=on_row)
     rows = in_order(known, names)
     write_text(out / TABLE_FILE, markdown(rows, about))
     write_json(out / DOCUMENT_FILE, document(rows, about))

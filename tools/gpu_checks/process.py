@@ -16,6 +16,7 @@ from pathlib import Path
 from tools.gpu_checks.groups import GROUPS
 from tools.gpu_checks.rows import (
     FAILED,
+    NO_TIME,
     OK,
     ROWS_FILE,
     SKIPPED,
@@ -26,8 +27,6 @@ from tools.gpu_checks.rows import (
     run_row,
 )
 from tools.machine.checks import ROOT
-
-NO_TIME = "no time left; the same command again goes on here"
 
 
 def open_names(group: str, rows: dict[str, Row]) -> list[str]:

@@ -10,6 +10,21 @@ from pathlib import Path
 
 OK, FAILED, SKIPPED = "OK", "failed", "skipped"
 ROWS_FILE = "rows.jsonl"
+NO_TIME = "no time left; the same command again goes on here"
+# Of tools/gpu_checks/groups.py, which imports all that it checks.
+GROUP_NAMES = (
+    "doctor",
+    "decoding",
+    "numerics",
+    "engine",
+    "resume",
+    "demo",
+    "tests",
+    "memory-1",
+    "memory-4",
+    "speed",
+    "soak",
+)
 
 
 @dataclass(frozen=True)
