@@ -1,4 +1,4 @@
-"""A GPU that computes nothing: its tensors have shapes, dtypes and a device, and no values; it needs no driver.
+"""A GPU that computes nothing, without a driver: its tensors have shapes, dtypes and a device, and no values.
 
 PyTorch's FakeTensorMode has CUDA tensors, too, but their backward starts a thread for the device, which needs
 one. Here operations run on the meta device. What a real GPU refuses is refused: an operation on tensors of
@@ -103,7 +103,7 @@ def launch(function, args: tuple, kwargs: dict) -> Any:
 
 
 def on_meta(function, args: tuple, kwargs: dict, tensors: list[Tensor]) -> Any:
-    """The operation on the meta device; what it changes in place, or returns as it is, stays the same tensor."""
+    """The operation on the meta device; what it changes in place, or returns as it is, stays that tensor."""
     known = {id(x.meta): x for x in tensors if isinstance(x, GpuTensor)}
 
     def without_values(x: Any) -> Any:

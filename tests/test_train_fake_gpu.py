@@ -46,7 +46,7 @@ class Engine:
 
 
 def settings_of(backbone: str, **encoder) -> Settings:
-    """Small, but with all that a step has: sampled clips, several chunks, steps to average and interpolate."""
+    """Small, but with all that a step has: sampled clips, chunks, steps to average and to interpolate."""
     return settings_from(
         {
             "data": {"shards": "none", "num_clips": 4, "clip_frames": 16, "resize": 64, "crop": 64},
