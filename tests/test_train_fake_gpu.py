@@ -63,10 +63,10 @@ def settings_of(backbone: str, **encoder) -> Settings:
     )
 
 
-def batch_on_gpu() -> Batch:
-    """Two videos of four clips of uint8 pixels; one without actions."""
+def batch() -> Batch:
+    """Two videos of four clips of uint8 pixels, on the CPU as the loader has them; one without actions."""
     return Batch(
-        clips=torch.empty(2, 4, 3, 16, 64, 64, dtype=torch.uint8, device=CUDA),
+        clips=torch.zeros(2, 4, 3, 16, 64, 64, dtype=torch.uint8),
         keys=("a", "b"),
         windows=torch.tensor([[0.0, 8.0], [0.0, 6.0]], dtype=torch.float64),
         durations=torch.tensor([8.0, 6.0], dtype=torch.float64),
@@ -82,14 +82,13 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
     network = Network(settings.encoder, settings.detector, num_classes=3)
     with fake_gpu() as waits:
         engine = Engine(to_gpu(network, dtype))
-        run = SimpleNamespace(
-            settings=settings, progress=Progress(), engine=engine, set_beta=lambda step: None
-        )
-        result = train_step(run, [batch_on_gpu()], interrupted=False)
+        parts = {"settings": settings, "progress": Progress(), "engine": engine, "device": CUDA}
+        run = SimpleNamespace(**parts, set_beta=lambda step: None)
+        result = train_step(run, [batch()], interrupted=False)
         assert result.losses["loss"] == 0 and run.progress.step == 1
         in_step = list(waits)
         waits.clear()
-        found = postprocess_videos(infer(network, [batch_on_gpu()]), ["x", "y", "z"], PostSettings())
+        found = postprocess_videos(infer(network, [batch()], CUDA), ["x", "y", "z"], PostSettings())
         assert found.keys() == {"a", "b"} and found["a"]
     return network, in_step, list(waits)
 

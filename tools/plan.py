@@ -119,7 +119,7 @@ def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> s
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
         FEATURES: "a smaller detector.proposal_ratio or detector.num_steps",
-        DECODER: "fewer data.decode_chunk_frames, or videos packed smaller",
+        DECODER: "a smaller data.decode_chunk_mib, or videos packed smaller",
         BUCKETS: "a smaller zero_optimization.reduce_bucket_size in ds_config.json",
         CONTEXT: "a larger GPU",
     }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")

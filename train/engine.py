@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
 from pipeline.files import read_json, write_json
-from train.checkpoint import read_safetensors
+from train.checkpoint import STATE_FILE, read_safetensors
 from train.distributed import (
     barrier,
     complete_launch_variables,
@@ -48,7 +48,6 @@ from train.optimizer import (
 )
 
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
-STATE_FILE = "state.json"
 
 
 def _deepspeed() -> Any:

@@ -86,21 +86,22 @@ def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
             )
 
 
-def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWindow]:
-    """Raw windows of every sample, in the loader's order. `network`: a Network, or the engine around one.
+def infer(network: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[RawWindow]:
+    """Raw windows of every sample, in the loader's order. `network`: a Network on `device`, or its engine.
 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.clips)
+            prediction = network(batch.to(device).clips)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
                 "use an earlier checkpoint or lower the learning rates"
             )
         yield from raw_windows(prediction, batch)
+        del batch, prediction  # or they would be held while the next batch is waited for
 
 
 def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
@@ -118,12 +119,13 @@ def detect_in(
     watch: Watch = iter,
     external_scores: ExternalScores | None = None,
     record: Callable[[RawWindow], None] | None = None,
+    remark: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
-    progress bar. record: called with every raw window, for writing them to a file. Raises ValueError naming
-    the video that cannot be read.
+    progress bar. record: called with every raw window, for writing them to a file. remark: called with the
+    lines of the loader for people. Raises ValueError naming the video that cannot be read.
     """
     settings = trained.settings
     loader = Loader(
@@ -136,10 +138,10 @@ def detect_in(
         world_size=1,
         device=trained.device,
         training=False,
-        remark=to_stderr,
+        remark=remark,
     )
     with closing(loader):
-        windows = watch(infer(trained.network, loader))
+        windows = watch(infer(trained.network, loader, trained.device))
         if record is not None:
             windows = _recorded(windows, record)
         return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

@@ -42,7 +42,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: object) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
     def restore(self) -> None:
         """Put the former handlers back."""
@@ -106,7 +106,8 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_beta(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
-    for batch in batches:
+    for waiting in batches:
+        batch = waiting.to(run.device)  # of the micro batches one is on the device at a time
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
         losses.append({"loss": loss.detach(), **parts})
@@ -116,6 +117,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
                 raise TrainingStopped(not_finite(numbers, batches))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
+        del batch, loss  # the graph holds the clips
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)
@@ -208,6 +210,7 @@ def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
         loaded = time.perf_counter()
         skipped = run.engine.skipped_steps
         result = train_step(run, micro_batches, interrupted=interrupt.asked)
+        del micro_batches
         done = time.perf_counter()
         if run.engine.skipped_steps > skipped:  # by DeepSpeed, in silence
             log.warn(f"step {run.progress.step}: a gradient was not finite, the weights stay as they were")

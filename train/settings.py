@@ -20,7 +20,8 @@ from train.postprocess import PostSettings
 RECIPES = Path(__file__).resolve().parent / "recipes"
 # Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
-    "data.piece_frames": "data.decode_chunk_frames",
+    "data.decode_chunk_frames": "data.decode_chunk_mib",
+    "data.piece_frames": "data.decode_chunk_mib",
     "detector.expand": "detector.roi_context",
     "detector.fc": "detector.fc_dim",
     "detector.head": "detector.head_dim",

@@ -35,6 +35,9 @@ FLAX = {
     "batch_stats|BatchNorm_0|var": "bn.running_var",
 }
 CLASSIFIERS = ("logits", "Logits")
+CLASSIFIER = re.compile(
+    r"(?:^|[/|])(?:Logits/Conv3d_0c_1x1|logits)[/|.](?:conv_3d|Conv_0|conv3d)[/|.](\w+)(?::0)?$"
+)
 
 
 def from_pytorch(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,6 +79,22 @@ def from_flax(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return f"{_unit('/'.join(path))}.{ours}" if ours else name
 
     return _with_scales(rename(weights, new_name))
+
+
+def classifier_of(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The classifier of any of the three forms: weight (K, D) and bias (K,), of features averaged over space.
+
+    Raises ValueError if the file has none.
+    """
+    found = {match[1]: tensor for name, tensor in weights.items() if (match := CLASSIFIER.search(name))}
+    kernel = found.get("w", found.get("kernel"))  # (1, 1, 1, D, K)
+    weight = found["weight"].flatten(1) if "weight" in found else None  # (K, D, 1, 1, 1)
+    if kernel is not None:
+        weight = kernel.flatten(0, 3).t()
+    bias = found.get("b", found.get("bias"))
+    if weight is None or bias is None:
+        raise ValueError("no classifier in it, want the file as it was published, not a converted one")
+    return weight.float().contiguous(), bias.float().flatten()
 
 
 def _unit(path: str) -> str:
