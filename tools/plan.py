@@ -59,15 +59,13 @@ class PlanOptions:
     def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
         """What DeepSpeed's file and the settings of the run say about memory."""
         from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-        from train.optimizer import has_compiler, read_ds_config, resolve_auto, with_precision
+        from train.optimizer import has_compiler, read_ds_config, with_precision
 
-        on_gpu = settings.run.device != "cpu"
         config = read_ds_config(self.ds_config or settings.run.ds_config)
-        config = resolve_auto(with_precision(config, settings.run.precision), on_gpu=on_gpu, has_bf16=on_gpu)
         return DeepSpeedMemoryConfig.from_ds_config(
-            config,
+            with_precision(config, settings.run.precision),
             self.processes,
-            device="cuda" if on_gpu else "cpu",
+            device="cpu" if settings.run.device == "cpu" else "cuda",
             cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
         )
 
