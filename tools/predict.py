@@ -32,6 +32,7 @@ from pipeline.packing.prepare import (
 )
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
+from pipeline.text import shown
 from train.cli import Command, Output, force_option, one_line, output_options
 from train.detections import (
     Selection,
@@ -59,7 +60,7 @@ class PredictOptions:
     out: Path
     min_score: float
     top: int | None
-    classes: str | None
+    classes: tuple[str, ...]
     device: str
     overrides: tuple[str, ...]
     force: bool
@@ -78,7 +79,7 @@ class SecondsBar:
         """A video is ready: from now on its real duration (seconds) counts, not the one its header states."""
         self.total += duration - self.stated[key]
         self.bar.total = round(self.total)
-        self.bar.set_description(key)
+        self.bar.set_description(shown(key))
 
     def watch(self, windows: Iterable[RawWindow]) -> Iterator[RawWindow]:
         """The windows of one video, counted as they are yielded."""
@@ -202,7 +203,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
-@click.option("--classes", help="Keep these classes only.", metavar="A,B")
+@click.option("--classes", multiple=True, help="Keep these classes only; repeatable.", metavar="A,B")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @force_option

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json, write_text
-from pipeline.text import columns, short, suggestion
+from pipeline.text import columns, on_one_line, short, shown, suggestion
 from train.cli import check_new
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
@@ -40,7 +40,7 @@ class DetectionsFile:
     @property
     def rejected(self) -> dict[str, str]:
         """Why videos could not be read, by key, each reason as one line."""
-        return {key: _one_line(str(reason)) for key, reason in self._table("rejected").items()}
+        return {key: on_one_line(str(reason)) for key, reason in self._table("rejected").items()}
 
     @property
     def files(self) -> dict[str, str]:
@@ -144,16 +144,22 @@ class Selection:
         return tuple(chosen)[: self.top]
 
 
-def parse_classes(text: str | None, known: Sequence[str]) -> frozenset[str] | None:
-    """Class names from "a,b"; ValueError with a suggestion for one that the network does not know."""
-    if text is None or text in known:  # a name may have a comma in it
-        return None if text is None else frozenset([text])
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None or not names:
-        hint = suggestion(unknown or "", known)
-        raise ValueError(f"--classes: {unknown or text!r} is no class of this checkpoint; {hint}")
-    return frozenset(names)
+def parse_classes(texts: Sequence[str], known: Sequence[str]) -> frozenset[str] | None:
+    """The class names in texts that are each one name, or several as in "a,b"; None, all classes, if none.
+
+    A name may have a comma in it. ValueError, with a suggestion, for one that the network does not know.
+    """
+    chosen: set[str] = set()
+    for text in texts:
+        names = [text] if text in known else [name.strip() for name in text.split(",") if name.strip()]
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None or not names:
+            hint = suggestion(unknown or "", known)
+            if any("," in name for name in known):
+                hint += " (one with a comma wants a --classes of its own)"
+            raise ValueError(f"--classes: {short(unknown or text)} is no class of this checkpoint; {hint}")
+        chosen |= set(names)
+    return frozenset(chosen) if texts else None
 
 
 def check_outputs(out: Path, keys: Sequence[str], *, force: bool) -> None:
@@ -192,14 +198,10 @@ def subtitles(detections: Sequence[dict[str, Any]]) -> str:
     by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
     for number, detection in enumerate(by_start, 1):
         start, end = (round(1000 * seconds) for seconds in detection["segment"])
-        label = _one_line(detection["label"])  # an empty line would end the cue
+        label = on_one_line(detection["label"])  # an empty line would end the cue
         times = f"{_timestamp(start)} --> {_timestamp(max(end, start + 1))}"
         cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
     return "\n".join(cues)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _timestamp(milliseconds: int) -> str:
@@ -225,15 +227,14 @@ def format_detections(found: Sequence[VideoDetections]) -> str:
     rows = [("video", "start", "end", "label", "score")]
     for video in found:
         if video.reason is None and not video.detections:
-            rows.append((video.key, "-", "-", "nothing found", "-"))
+            rows.append((shown(video.key), "-", "-", "nothing found", "-"))
         for detection in video.detections[:best]:
             start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
-            rows.append(
-                (_one_line(video.key), start, end, _one_line(detection["label"]), f"{detection['score']:.3f}")
-            )
-    shown = [tuple(map(_one_line, row)) for row in rows[: TABLE_ROWS + 1]]
+            score = f"{detection['score']:.3f}"
+            rows.append((shown(video.key), start, end, shown(detection["label"]), score))
+    first = rows[: TABLE_ROWS + 1]
     total = sum(len(video.detections) for video in found)
     read = sum(video.reason is None for video in found)
-    left = f" ({len(rows) - len(shown)} lines left out)" if len(rows) > len(shown) else ""
+    left = f" ({len(rows) - len(first)} lines left out)" if len(rows) > len(first) else ""
     summary = f"{total} detections in {read} of {len(found)} videos; the best {best} of each{left}"
-    return f"{columns(shown, '<>><>')}\n{summary}"
+    return f"{columns(first, '<>><>')}\n{summary}"

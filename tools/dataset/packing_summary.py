@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.packing.pack_dataset import PackingPlan
 from pipeline.packing.pack_video import PackResult
-from pipeline.text import columns, first_names
+from pipeline.text import columns, first_names, shown
 from tools.dataset.names import name_warnings
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.statistics import actions_per_class
@@ -62,8 +62,8 @@ def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str
     subsets: number of videos in each, for the last line.
     """
     by_class = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
-    rows: list[list[object]] = [["actions of class", *subsets]]
-    rows += [[label, *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]]
+    rows: list[list[object]] = [["actions of class", *map(shown, subsets)]]
+    rows += [[shown(label), *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]]
     lines = columns([*rows, ["videos", *subsets.values()]], indent="  ").splitlines()
     if len(by_class) > MAX_LINES:
         lines.insert(-1, f"  ... and {len(by_class) - MAX_LINES} more classes, not as rare")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.annotations import Video, read_annotations
 from pipeline.files import read_json
-from pipeline.text import first_names, short
+from pipeline.text import first_names, plain_number, short
 from train.detections import DetectionsFile
 from train.evaluation.video_names import Names, match_videos
 
@@ -47,17 +47,21 @@ def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
 def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
     try:
         if isinstance(entry, dict):
-            scores = {str(label): float(score) for label, score in entry.items()}
+            scores = {str(label): _score(score) for label, score in entry.items()}
         elif entry and isinstance(entry[0], dict):
-            scores = {str(item["label"]): float(item["score"]) for item in entry}
+            scores = {str(item["label"]): _score(item["score"]) for item in entry}
         else:
-            scores = {str(name): float(score) for name, score in zip(names, entry, strict=True)}
+            scores = {str(name): _score(score) for name, score in zip(names, entry, strict=True)}
     except (KeyError, TypeError, ValueError):
         scores = {}
     if not scores or not all(math.isfinite(score) and score >= 0 for score in scores.values()):
         want = 'want {label: score} or [{"label", "score"}], finite and not negative'
         raise ValueError(f"{where}: got {short(entry)}, {want}")
     return scores
+
+
+def _score(value: Any) -> float:
+    return plain_number(value) if isinstance(value, str) else float(value)
 
 
 def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
