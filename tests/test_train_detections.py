@@ -133,7 +133,9 @@ def test_a_class_with_a_comma_can_be_chosen_beside_others():
     known = ["jump", "run", "run, fast", "sit"]
     assert parse_classes(("run, fast", "jump"), known) == {"run, fast", "jump"}
     assert parse_classes(("jump,sit", "run, fast"), known) == {"jump", "sit", "run, fast"}
-    with pytest.raises(ValueError, match=r"'fast' is no class .*\(one with a comma wants a --classes of its own"):
+    with pytest.raises(
+        ValueError, match=r"'fast' is no class .*\(one with a comma wants a --classes of its own"
+    ):
         parse_classes(("run, fast,jump",), known)
 
 

@@ -288,6 +288,17 @@ def test_external_scores_replace_the_class_scores(raw, tmp_path):
     assert entries[0]["score"] == pytest.approx(0.5 * float(random_windows()[2].quality.max()))
 
 
+def test_external_scores_may_name_the_videos_otherwise(raw, tmp_path):
+    scores = {f"v_{key}.mp4": {"swim": "0.5", "ski": 0.25, "cook": 0.1} for key in "abc"}
+    code, output = run(
+        *("--from-raw", raw, "--out", tmp_path / "d.json"),
+        *("--external-scores", written(tmp_path / "s.json", scores)),
+    )
+    assert code == 0, output
+    entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
+    assert {entry["label"] for entry in entries} == {"swim", "ski"}
+
+
 @pytest.mark.parametrize("entry", [{}, [], {"ski": float("nan")}, {"ski": -1}, [0.1, 0.2], "ski", 3])
 def test_external_scores_that_make_no_sense_are_named(tmp_path, entry):
     path = tmp_path / "scores.json"

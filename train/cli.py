@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from pipeline.files import write_json
+from pipeline.text import plain_number
 from settings_group import explain
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -85,6 +86,13 @@ def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) -> None:
+    try:
+        plain_number(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=ctx, param=param) from None
+
+
 class Command(click.Command):
     """A click command whose ValueError and OSError become `error: ...` on stderr and exit code 2.
 
@@ -94,6 +102,19 @@ class Command(click.Command):
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.interrupted = interrupted
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """click's own, but that a number is what a person reads as one: Python reads 0_2 as 2."""
+        given, _, params = self.make_parser(ctx).parse_args(list(args))
+        numeric = (
+            p for p in params if isinstance(p.type, (click.types.FloatParamType, click.types.IntParamType))
+        )
+        for param in numeric:
+            values = given.get(param.name or "")
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if isinstance(value, str):
+                    _refuse_odd_number(value, ctx, param)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,7 +13,7 @@ from pydantic import Field
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
 from pipeline.settings import DataSettings
-from pipeline.text import suggestion
+from pipeline.text import plain_number, short, suggestion
 from settings_group import SettingsGroup
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
@@ -87,7 +88,10 @@ class Settings(SettingsGroup):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently let win."""
+    """SafeLoader that refuses a key written twice, which YAML would silently let win, and odd numbers.
+
+    YAML 1.1 reads 0_2 as 2, 1:30 as 90, and 010 as 8.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -98,6 +102,18 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """The number that a person reads."""
+        is_float = node.tag.endswith("float")
+        number = self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+        if math.isfinite(number) and number != plain_number(node.value):
+            raise ValueError(f"got {short(node.value)}, want a number such as 12.5")
+        return number
+
+
+for tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{tag}", _StrictLoader.construct_number)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:

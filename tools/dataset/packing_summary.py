@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.packing.pack_dataset import PackingPlan
 from pipeline.packing.pack_video import PackResult
+from pipeline.packing.video_folder import is_named
 from pipeline.text import columns, first_names, shown
 from tools.dataset.names import name_warnings
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
@@ -34,6 +35,7 @@ def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> 
         "rejected": {video.source: video.reject for video in videos if video.reject is not None},
         "repairs": [asdict(repair) for result in results for repair in result.repairs],
         "unnamed": plan.unnamed,
+        "similar": {v.source: v.file for v in videos if v.file and not is_named(v.source, v.file)},
         "warnings": name_warnings({video.subset for video in videos}, per_class),
     }
 
@@ -50,6 +52,11 @@ def text_of(summary: Mapping[str, Any], state: str) -> str:
         f"repairs and remarks{kinds_text(repairs)}: {len(repairs)}",
         *repair_lines(repairs, MAX_LINES),
     ]
+    if summary["similar"]:
+        pairs = [f"{name} is {file}" for name, file in summary["similar"].items()]
+        lines.append(
+            f"videos found by a similar file name: {len(pairs)} ({first_names(pairs, quoted=False)})"
+        )
     if unnamed:
         names = first_names(unnamed, MAX_FILES, quoted=False)
         lines.append(f"video files that no annotation names, left out: {len(unnamed)} ({names})")
@@ -63,7 +70,9 @@ def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str
     """
     by_class = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
     rows: list[list[object]] = [["actions of class", *map(shown, subsets)]]
-    rows += [[shown(label), *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]]
+    rows += [
+        [shown(label), *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]
+    ]
     lines = columns([*rows, ["videos", *subsets.values()]], indent="  ").splitlines()
     if len(by_class) > MAX_LINES:
         lines.insert(-1, f"  ... and {len(by_class) - MAX_LINES} more classes, not as rare")

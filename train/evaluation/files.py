@@ -64,6 +64,13 @@ def _score(value: Any) -> float:
     return plain_number(value) if isinstance(value, str) else float(value)
 
 
+def scores_by_video(
+    scores: Mapping[str, Mapping[str, float]], names: Names
+) -> dict[str, Mapping[str, float]]:
+    """The scores under the keys of the videos, which may be named otherwise in the file; see match_videos."""
+    return {key: scores[name] for name, key in match_videos(dict.fromkeys(scores, ()), names).items()}
+
+
 def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
     """ValueError unless there are scores for every video: asked before the model runs, not hours into it."""
     missing = [key for key in videos if not scores.get(key)]
