@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from pipeline.files import parse_json
 from pipeline.text import counted
 from train.distributed import barrier, rank
+from train.trust import signed
 
 Value = TypeVar("Value")
 
@@ -126,7 +127,8 @@ def write_weights(
 ) -> None:
     """Write the three files of a weights folder into an existing (temporary) folder."""
     save_file(state, folder / WEIGHTS)
-    (folder / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    text = signed(yaml.safe_dump(settings, sort_keys=False))
+    (folder / SETTINGS).write_text(text, encoding="utf-8")
     (folder / CLASSES).write_text(json.dumps(list(classes)), encoding="utf-8")
 
 
@@ -178,6 +180,14 @@ def weights_folder(checkpoint: Path) -> Path:
         if folder is not None and (folder / WEIGHTS).is_file():
             return folder
     raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
+
+
+def settings_file(checkpoint: Path) -> Path:
+    """The settings of the weights that `weights_folder` finds."""
+    path = weights_folder(checkpoint) / SETTINGS
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; want a folder that a run wrote whole")
+    return path
 
 
 def _read_json(path: Path, kind: type[Value]) -> Value:

@@ -147,6 +147,12 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def trust_option(function: Decorated) -> Decorated:
+    """Click decorator: adds --trust (argument `trust`), see train/trust.py."""
+    text = "Use all that a file of somebody else names: commands, URLs, files elsewhere."
+    return click.option("--trust", is_flag=True, help=text)(function)
+
+
 def document_options(function: Decorated) -> Decorated:
     """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
     help_text = "Write the JSON document to this file, too."

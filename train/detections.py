@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.files import read_json, write_text
 from pipeline.text import columns, on_one_line, short, shown, suggestion
 from train.cli import check_new
+from train.trust import is_own, signature_of
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
@@ -46,6 +47,11 @@ class DetectionsFile:
     def files(self) -> dict[str, str]:
         """The file that each video was read from, as a path."""
         return {key: file for key, file in self._stated("file").items() if isinstance(file, str)}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this account wrote the paths of `files`, see train/trust.py."""
+        return is_own(_paths_text(self.files.values()), self.metadata.get("signature"))
 
     @property
     def durations(self) -> dict[str, float]:
@@ -176,8 +182,9 @@ def subtitles_path(out: Path, key: str) -> Path:
 def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
     """Write detections.csv, subtitles and, last, detections.json.
 
-    Its "external_data" holds `metadata`, each video's file and duration, and why files were not read; those
-    have an empty list of detections, as rejected videos have in an evaluation, and no subtitles.
+    Its "external_data" holds `metadata`, each video's file and duration, a signature of the paths (see
+    train/trust.py), and why files were not read; those have an empty list of detections, as rejected videos
+    have in an evaluation, and no subtitles.
     """
     for video in found:
         if video.reason is None:
@@ -188,8 +195,14 @@ def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapp
     videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
     rejected = {video.key: video.reason for video in found if video.reason is not None}
     results = {video.key: video.detections for video in found}
-    metadata = {**metadata, "videos": videos, "rejected": rejected}
+    signature = signature_of(_paths_text(str(video.file) for video in found))
+    metadata = {**metadata, "videos": videos, "rejected": rejected, "signature": signature}
     write_detections(out / JSON_NAME, results, metadata=metadata)
+
+
+def _paths_text(files: Iterable[str]) -> str:
+    """What is signed of a result file: the paths in it."""
+    return json.dumps(sorted(files))
 
 
 def subtitles(detections: Sequence[dict[str, Any]]) -> str:

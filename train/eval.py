@@ -14,7 +14,15 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
+from train.cli import (
+    Command,
+    Output,
+    check_new_file,
+    exit_with,
+    force_option,
+    output_options,
+    trust_option,
+)
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
@@ -44,6 +52,7 @@ class EvalOptions:
     overrides: tuple[str, ...]
     out: Path
     force: bool
+    trust: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
                 external_scores=scores,
                 raw=options.raw,
                 output=output,
+                trust=options.trust,
             )
     elif options.from_raw:
         detections = postprocess_raw(options.from_raw, overrides=options.overrides, external_scores=scores)
@@ -171,6 +181,7 @@ FILE = click.Path(path_type=Path)
     "--out", type=FILE, default=Path("detections.json"), show_default=True, help="Where detections go."
 )
 @force_option
+@trust_option
 @output_options
 @click.pass_context
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:

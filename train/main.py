@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, output_options
+from train.cli import Command, Output, output_options, trust_option
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -44,11 +44,21 @@ def remove_run(out: Path) -> None:
 
 
 def settings_of_run(
-    recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    *,
+    resume: bool,
+    force: bool = False,
+    trust: bool = False,
 ) -> Settings:
-    """The settings to run with; ValueError rather than overwrite a run, or resume it under others."""
+    """The settings to run with; ValueError rather than overwrite a run, or resume it under others.
+
+    trust: use all that the recipe, or the run to be resumed, names; otherwise as `check_trust` says.
+    """
     from train.checkpoint import last_checkpoint
-    from train.settings import load_settings, read_settings
+    from train.distributed import launched_as_first
+    from train.settings import check_trust, load_settings, read_settings
 
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
@@ -62,7 +72,14 @@ def settings_of_run(
         )
     if recipe is None and not (resume and written.exists()):
         raise ValueError(missing_recipe(out, resume=resume, has_run=has_run))
-    settings = load_settings(recipe, overrides) if recipe is not None else read_settings(written, overrides)
+    # Other machines of a launch may have other home folders, without the key of this one.
+    trust = trust or not launched_as_first()
+    if recipe is not None:
+        settings = load_settings(recipe, overrides, trust=trust)
+    else:
+        if not trust:
+            check_trust(written, overrides)
+        settings = read_settings(written, overrides)
     if has_run and resume and written.exists():
         check_unchanged(settings, out)
     return settings
@@ -118,9 +135,10 @@ def train(
     *,
     resume: bool,
     force: bool,
+    trust: bool = False,
 ) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
-    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
+    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
     from train.build_network import resolve_device
     from train.distributed import rank, shut_down
     from train.engine import start_process_group
@@ -178,6 +196,7 @@ Examples:
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
+@trust_option
 @output_options
 @click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
 def main(
@@ -186,6 +205,7 @@ def main(
     overrides: tuple[str, ...],
     resume: bool,
     force: bool,
+    trust: bool,
     quiet: bool,
     as_json: bool,
     local_rank: int | None,
@@ -193,7 +213,8 @@ def main(
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    sys.exit(train(recipe, out, overrides, Output(quiet, as_json), resume=resume, force=force))
+    output = Output(quiet, as_json)
+    sys.exit(train(recipe, out, overrides, output, resume=resume, force=force, trust=trust))
 
 
 if __name__ == "__main__":

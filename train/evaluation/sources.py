@@ -48,12 +48,18 @@ def detect_with_checkpoint(
     external_scores: ExternalScores | None,
     raw: Path | None,
     output: Output,
+    trust: bool = False,
 ) -> tuple[DetectionsFile, GroundTruth]:
     """Run the network of a checkpoint over the validation subset; all videos of it are in the results.
 
     overrides: key=value on top of the checkpoint's own settings. raw: also write the detector's outputs to
-    this HDF5 file.
+    this HDF5 file. trust: use the data set that the settings of the checkpoint name, whoever wrote them.
     """
+    from train.checkpoint import settings_file
+    from train.settings import check_trust
+
+    if not trust:
+        check_trust(settings_file(checkpoint), overrides, only=["data.shards"], option="--shards DATA")
     from pipeline.dataset import Dataset
     from train.inference import detect_in, load_trained
     from train.raw_outputs import raw_writer
