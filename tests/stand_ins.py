@@ -9,9 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tiny_run import SMALL
 
 from model.backbones import build_backbone
-from train.settings import RECIPES
+from train.settings import RECIPES, dump_settings, load_settings
+
+# What makes any run of the manual one of seconds.
+TINY = {**SMALL, "encoder.backbone": "r2plus1d_tiny", "encoder.steps_per_clip": 1, "run.epochs": 1}
+TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color": 0}
 
 
 def csv_of(annotations: Path, target: Path) -> None:
@@ -43,6 +48,12 @@ def external_scores(annotations: Path, target: Path) -> None:
     target.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
 
 
+def tiny_recipe(target: Path) -> None:
+    """The recipe for people's own videos, made tiny: what trains from Python has no command line to do it."""
+    settings = load_settings(RECIPES / "own_videos.yaml", [f"{name}={value}" for name, value in TINY.items()])
+    target.write_text(dump_settings(settings))
+
+
 def prepare(name: str, made: Path, target: Path) -> None:
     """Put the stand-in of this name at `target`; made: a folder of raw videos, shards and a complete run."""
     videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
@@ -50,7 +61,8 @@ def prepare(name: str, made: Path, target: Path) -> None:
     makers: dict[str, Callable[[], object]] = {
         "annotations.csv": lambda: csv_of(annotations, target),
         "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", target),
-        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", target),
+        "mine.yaml": lambda: tiny_recipe(target),
+        "data/demo-videos/videos": lambda: shutil.copytree(videos, target),
         "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, target),
         "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, target),
         "cuhk_val.json": lambda: external_scores(annotations, target),

@@ -75,10 +75,10 @@ class PackingOptions:
         return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale)
 
 
-def refuse_encoding_options(ctx: click.Context) -> None:
-    """ValueError for an option that says how to encode: --copy does not encode."""
-    for name in ENCODING_OPTIONS:
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+def refuse_encoding_options(options: PackingOptions, is_given: Callable[[str], bool]) -> None:
+    """ValueError for --copy with an option that says how to encode: it does not encode."""
+    for name in ENCODING_OPTIONS if options.copy else ():
+        if is_given(name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"--copy: keeps the bytes, so {option} has no effect; drop one")
 
@@ -216,8 +216,9 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     the exit code is then 1. A run that was stopped continues when the same command is given again.
     """
     options, output = PackingOptions(**values), Output(quiet, as_json)
-    if options.copy:
-        refuse_encoding_options(ctx)
+    refuse_encoding_options(
+        options, lambda name: ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
     document = check_or_pack(options, make_plan(options), output)
     output.document(document)
     ctx.exit(1 if document["rejected"] else 0)

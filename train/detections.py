@@ -139,6 +139,12 @@ class Selection:
     min_score: float = 0.0
     top: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.min_score >= 0:
+            raise ValueError(f"min_score: got {self.min_score}, want a number of at least 0")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top: got {self.top}, want at least 1, or None for all")
+
     def apply(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         """The chosen ones of a video's detections, in their order (best first)."""
         chosen = (
@@ -179,12 +185,22 @@ def subtitles_path(out: Path, key: str) -> Path:
     return out / f"{key}.srt"
 
 
-def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
-    """Write detections.csv, subtitles and, last, detections.json.
+def detections_file(found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> DetectionsFile:
+    """The detections in files as detections.json holds them.
 
-    Its "external_data" holds `metadata`, each video's file and duration, a signature of the paths (see
-    train/trust.py), and why files were not read; those have an empty list of detections, as rejected videos
-    have in an evaluation, and no subtitles.
+    Its "external_data" is `metadata`, each video's file and duration, and why files were not read; those have
+    an empty list of detections, as rejected videos have in an evaluation.
+    """
+    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
+    rejected = {video.key: video.reason for video in found if video.reason is not None}
+    results = {video.key: video.detections for video in found}
+    return DetectionsFile(results, {**metadata, "videos": videos, "rejected": rejected})
+
+
+def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
+    """Write detections.csv, subtitles of the files that were read and, last, detections.json.
+
+    Its "external_data" also has a signature of the paths of the files, see train/trust.py.
     """
     for video in found:
         if video.reason is None:
@@ -192,12 +208,9 @@ def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapp
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
-    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
-    rejected = {video.key: video.reason for video in found if video.reason is not None}
-    results = {video.key: video.detections for video in found}
     signature = signature_of(_paths_text(str(video.file) for video in found))
-    metadata = {**metadata, "videos": videos, "rejected": rejected, "signature": signature}
-    write_detections(out / JSON_NAME, results, metadata=metadata)
+    document = detections_file(found, metadata={**metadata, "signature": signature})
+    write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
 
 
 def _paths_text(files: Iterable[str]) -> str:

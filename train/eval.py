@@ -38,7 +38,7 @@ class EvalOptions:
 
     checkpoint: Path | None
     from_raw: Path | None
-    detections: Path | None
+    detections: Path | DetectionsFile | None  # a file, or what is in one
     shards: str | None
     ground_truth: Path | None
     subset: str | None
@@ -50,7 +50,7 @@ class EvalOptions:
     external_scores: Path | None
     raw: Path | None
     overrides: tuple[str, ...]
-    out: Path
+    out: Path | None  # None: detections go nowhere
     force: bool
     trust: bool
 
@@ -114,7 +114,8 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
         detections = postprocess_raw(options.from_raw, overrides=options.overrides, external_scores=scores)
     else:
         assert options.detections is not None
-        detections = read_detections(options.detections)
+        given = options.detections
+        detections = given if isinstance(given, DetectionsFile) else read_detections(given)
     location = options.ground_truth or (None if options.checkpoint else options.shards)
     if location is not None:
         ground_truth = read_ground_truth(location, options.subset, hint=detections.subset)
@@ -123,10 +124,10 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
     return EvaluationInput(detections, ground_truth)
 
 
-def print_metrics(
-    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions, output: Output
-) -> dict[str, Any]:
-    """Print what is compared and the tables; returns the metrics."""
+def metrics_of(
+    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics, and what a reader of them should know, a line each; ValueError if no video is in both."""
     detections, names_line = rename_videos(detections, ground_truth)
     check_overlap(ground_truth, detections.results)
     tiou, protocol = parse_tiou(options.tiou or options.protocol)
@@ -140,11 +141,41 @@ def print_metrics(
         bins=options.protocol,
         resamples=options.resamples or 0,
     )
-    for line in [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]:
-        output.say(line)
+    lines = [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]
     if options.drop_duplicates:
-        output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    output.say(format_metrics(metrics))
+        lines.append(f"{metrics['num_truth']} true actions after --drop-duplicates")
+    return metrics, lines
+
+
+def print_metrics(
+    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions, output: Output
+) -> dict[str, Any]:
+    """Print what is compared and the tables; returns the metrics."""
+    metrics, lines = metrics_of(detections, ground_truth, options)
+    for line in [*lines, format_metrics(metrics)]:
+        output.say(line)
+    return metrics
+
+
+def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
+    """The metrics, for Python: remarks go to stderr, detections into `out` if there is one.
+
+    Without a ground truth the metrics are empty; then ValueError, before the work, unless there is an `out`.
+    """
+    check_options(options)
+    if options.from_raw and not (options.ground_truth or options.shards or options.out):
+        raise ValueError("from_raw: nothing to compare with, want ground_truth or shards, or an out to write")
+    loaded = load_input(options, output)
+    detections, ground_truth = loaded.detections, loaded.ground_truth
+    if not options.detections and options.out is not None:
+        write_detections(options.out, detections.results, metadata=detections.metadata)
+    for line in unread_videos(detections):
+        output.error(line)
+    if ground_truth is None:
+        return {}
+    metrics, lines = metrics_of(detections, ground_truth, options)
+    for line in lines:
+        output.remark(line)
     return metrics
 
 
@@ -193,7 +224,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     options, output = EvalOptions(**values), Output(quiet, as_json)
     check_options(options)
     loaded = load_input(options, output)
-    if not options.detections:
+    if not options.detections and options.out is not None:
         write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
         output.say(f"detections: {options.out}")
     if loaded.ground_truth is None:

@@ -26,7 +26,7 @@ from train.settings import Settings
 from train.validate import update_report, validate, write_metrics
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to do; the last checkpoint is safe."""
 
 

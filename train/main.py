@@ -127,6 +127,23 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     return has_run
 
 
+def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
+    """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
+    from train.build_network import resolve_device
+    from train.distributed import shut_down
+    from train.engine import start_process_group
+    from train.loop import fit
+
+    start_process_group(resolve_device(settings.run.device))
+    has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+    with output.others_on_stderr():
+        complete = fit(settings, out, resume=has_run, output=output)
+    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
+    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
+    atexit.register(shut_down, 0 if complete else 130)
+    return complete
+
+
 def train(
     recipe: Path | None,
     out: Path,
@@ -137,28 +154,20 @@ def train(
     force: bool,
     trust: bool = False,
 ) -> int:
-    """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
+    """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
+    and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
-    from train.build_network import resolve_device
-    from train.distributed import rank, shut_down
-    from train.engine import start_process_group
-    from train.loop import TrainingStopped, fit
+    from train.distributed import rank
+    from train.loop import TrainingStopped
 
-    start_process_group(resolve_device(settings.run.device))
     try:
-        has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-        with output.others_on_stderr():
-            complete = fit(settings, out, resume=has_run, output=output)
+        complete = run_training(settings, out, output, resume=resume, force=force)
     except TrainingStopped as stopped:
         output.error(str(stopped))
         return 1
-    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
-    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
-    code = 0 if complete else 130
-    atexit.register(shut_down, code)
     if rank() == 0:
         print_end(out, output, complete=complete)
-    return code
+    return 0 if complete else 130
 
 
 def print_end(out: Path, output: Output, *, complete: bool) -> None:
