@@ -236,6 +236,12 @@ def test_two_names_of_one_file_are_refused(videos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_subset_without_an_action_gets_a_warning(videos, tmp_path):
+    database = {"one": entry((0, 0.5, "run")), "two": entry(subset="validation")}
+    done = run(videos, annotate(tmp_path / "a.json", database), "--check")
+    assert "warning: subset 'validation' has no action: a run can neither train nor" in done.stdout
+
+
 def test_a_name_that_is_only_similar_is_found_and_shown(tmp_path):
     folder = tmp_path / "videos"
     for file in ("a.mp4", "c\u00e4fe 1.mp4", "north/day.mp4", "v_b.mp4", "b.mp4"):

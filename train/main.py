@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
 # What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
-
-
-def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    names = []
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            names.append(prefix + key)
-    return names
 
 
 def remove_run(out: Path) -> None:
@@ -86,11 +74,11 @@ def settings_of_run(
 
 
 def check_unchanged(settings: Settings, out: Path) -> None:
-    """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
+    """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
+    from train.changes import forbidden_changes
     from train.settings import read_yaml
 
-    changed = changed_keys(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
-    changed = [key for key in changed if key != "run.report_videos"]
+    changed = forbidden_changes(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
     if changed:
         raise ValueError(
             f"--resume {out}: the run was started with another {', '.join(changed)}; "
@@ -130,11 +118,13 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
 def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
     from train.build_network import resolve_device
+    from train.data import open_data
     from train.distributed import shut_down
     from train.engine import start_process_group
     from train.loop import fit
 
     start_process_group(resolve_device(settings.run.device))
+    open_data(settings)  # before anything is removed or written
     has_run = prepare_folder(settings, out, output, resume=resume, force=force)
     with output.others_on_stderr():
         complete = fit(settings, out, resume=has_run, output=output)

@@ -11,15 +11,16 @@ from typing import Any
 
 from model.rewire import set_beta
 from model.schedule import beta_at
-from pipeline.dataset import Dataset
 from pipeline.loader import Loader
 from train.build_network import build_network, resolve_device
-from train.checkpoint import check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.changes import measured_otherwise
+from train.checkpoint import SETTINGS, check_classes, last_checkpoint, read_progress, write_checkpoint
 from train.cli import to_stderr
+from train.data import open_data
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
 from train.optimizer import read_ds_config
-from train.settings import Settings
+from train.settings import Settings, read_yaml
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Run:
         """All ranks build it. resume: go on from the last checkpoint, which must be there."""
         self.settings, self.folder = settings, folder
         self.device = start_process_group(resolve_device(settings.run.device))
-        self.dataset = Dataset.open(settings.data.shards)
+        self.dataset = open_data(settings)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
         accumulation = settings.optimizer.accumulation_steps
@@ -57,6 +58,8 @@ class Run:
             total_steps=self.total_steps,
         )
         self.progress = self._resume() if resume else Progress()
+        # A complete run that is resumed to be measured otherwise has no metrics yet.
+        self.needs_validation = resume and not self.progress.metrics
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
 
@@ -86,6 +89,10 @@ class Run:
         assert last is not None, "resume: nothing to resume"
         check_classes(last, self.dataset.classes)
         progress = Progress(**read_progress(last))
+        if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
+            progress.best, progress.metrics = -1.0, {}
+            if rank() == 0:
+                to_stderr(f"validated with another {', '.join(changed)} from here on: the best begins anew")
         load_state(self.engine, last / "resume")
         self.train_loader.load_state_dict(progress.loader)
         return progress

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.packing.pack_dataset import PackingPlan
 from pipeline.packing.pack_video import PackResult
 from pipeline.packing.video_folder import is_named
+from pipeline.records import PackedVideo
 from pipeline.text import columns, first_names, shown
 from tools.dataset.names import name_warnings
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
@@ -36,8 +37,19 @@ def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> 
         "repairs": [asdict(repair) for result in results for repair in result.repairs],
         "unnamed": plan.unnamed,
         "similar": {v.source: v.file for v in videos if v.file and not is_named(v.source, v.file)},
-        "warnings": name_warnings({video.subset for video in videos}, per_class),
+        "warnings": [*name_warnings({video.subset for video in videos}, per_class), *_without_actions(good)],
     }
+
+
+def _without_actions(videos: Sequence[PackedVideo]) -> list[str]:
+    """Warnings of subsets without an action."""
+    subsets = dict.fromkeys(sorted(video.subset for video in videos))
+    with_actions = {video.subset for video in videos if video.actions}
+    return [
+        f"subset {shown(name)!r} has no action: a run can neither train nor validate on it"
+        for name in subsets
+        if name not in with_actions
+    ]
 
 
 def text_of(summary: Mapping[str, Any], state: str) -> str:
