@@ -174,11 +174,10 @@ def train(
     from pipeline.files import read_json
     from train.cli import Output, options_of
     from train.main import main as command
-    from train.main import run_training, settings_of_run
+    from train.main import run_alone
 
     options = options_of(command, given)
-    flags = {"resume": resume, "force": force}
-    settings = settings_of_run(options["recipe"], options["overrides"], options["out"], **flags, trust=trust)
-    complete = run_training(settings, options["out"], Output(quiet), **flags)
+    flags = {"resume": resume, "force": force, "trust": trust}
+    complete = run_alone(options["recipe"], options["overrides"], options["out"], Output(quiet), **flags)
     metrics = read_json(options["out"] / "metrics.json") if complete else {}
     return TrainingResult(options["out"], complete, metrics)

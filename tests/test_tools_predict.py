@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +292,17 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
         peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}, output=SILENT))))
     # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
     assert peaks[2] < peaks[1] + 8, peaks
+
+
+def test_a_second_predict_stays_out_of_the_folder_of_the_first(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    hold = "import sys, time; from pathlib import Path; from pipeline.lock import writing_folder\n"
+    hold += "with writing_folder(Path(sys.argv[1]), 'predict'): print('held', flush=True); time.sleep(100)"
+    command = [sys.executable, "-c", hold, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        options = ["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), "--force"]
+        second = CliRunner().invoke(main, [str(tmp_path / "a.mp4"), *options])
+        first.kill()
+    assert second.exit_code == 2, second.output
+    assert f"another predict is writing here (process {first.pid} on" in second.stderr

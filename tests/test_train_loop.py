@@ -180,6 +180,28 @@ def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
 
 
+@pytest.mark.slow
+def test_a_second_run_stays_out_of_the_folder_until_the_first_is_gone(shards, complete, tmp_path):
+    out = tmp_path / "run"
+    first = start(shards, out, run__checkpoint_every=1)
+    wait_for_step(first, out, 1)
+    os.kill(first.pid, signal.SIGSTOP)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for flags in ((), ("--resume",), ("--force",)):
+        second = run(shards, out, *flags, run__checkpoint_every=1)
+        assert second.exit_code == 2 and second.stderr.count("\n") == 1, second.output
+        assert f"another train is writing here (process {first.pid} on " in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    first.kill()
+    first.communicate()
+    resumed = run(shards, out, "--resume", quiet=False, run__checkpoint_every=1)
+    assert resumed.exit_code == 0, resumed.output
+    assert f"process {first.pid} on " in resumed.stderr
+    assert "did not end by itself; going on in its place" in resumed.stderr
+    assert_same_weights(out, complete)
+    assert not (out / ".lock").exists()
+
+
 def changed_data(shards: Path, folder: Path, change) -> Path:
     """A copy of the data set with another dataset.json."""
     shutil.copytree(shards, folder)

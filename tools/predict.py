@@ -16,9 +16,10 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.lock import writing_folder
 from pipeline.packing.prepare import find_videos
 from tools.prediction.detect import detect_in_files, load_detector
-from train.cli import Command, Output, force_option, output_options
+from train.cli import Command, Output, force_option, output_options, remark_on_lock
 from train.detections import (
     Selection,
     VideoDetections,
@@ -53,12 +54,8 @@ def predict_and_write(
     """Detect in all files and write what was detected; ValueError, and no file, if none could be read."""
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
     selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
-    is_new = not options.out.exists()
-    options.out.mkdir(parents=True, exist_ok=True)
     found = detect_in_files(trained, files, selection, output=output)
     if all(video.reason is not None for video in found):
-        if is_new:
-            options.out.rmdir()
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
     write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
     return trained, found
@@ -109,8 +106,9 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     """
     options, output = PredictOptions(**values), Output(quiet, as_json)
     files = find_videos(options.videos)
-    check_outputs(options.out, list(files), force=options.force)
-    with output.others_on_stderr():
+    with writing_folder(options.out, "predict") as last, output.others_on_stderr():
+        remark_on_lock(output, options.out, last)
+        check_outputs(options.out, list(files), force=options.force)
         trained, found = predict_and_write(options, files, output)
     output.say(format_detections(found))
     output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # `python tools/view.py` works too
 import click
 
 from pipeline.annotations import Video
+from pipeline.lock import writing_folder
 from pipeline.text import counted, first_names
 from tools.viewer.build import View, document_of, make_view
 from tools.viewer.media import VideoFinder
@@ -81,23 +82,24 @@ def main(
     share of the shown score that is wrong at tIoU 0.5. A video that cannot be shown makes the exit code 1.
     """
     output = Output(quiet, as_json)
-    check_new(out, force=force)
-    shown = read_input(detections, ground_truth, subset)
-    if shown.remark:
-        output.remark(shown.remark)
-    files = predicted_files(shown.detections, detections, output, trust=trust)
-    finder = find_videos(videos, ground_truth, shown, files)
-    view = make_view(
-        shown.detections.results,
-        shown.ground_truth,
-        out,
-        title=_title(detections),
-        finder=finder,
-        durations=shown.detections.durations,
-        rejected=_rejected(shown, finder),
-        embed_limit=embed_limit if embed else None,
-        progress=partial(output.progress, title="pages", unit="video"),
-    )
+    with writing_folder(out, "view"):
+        check_new(out, force=force)
+        shown = read_input(detections, ground_truth, subset)
+        if shown.remark:
+            output.remark(shown.remark)
+        files = predicted_files(shown.detections, detections, output, trust=trust)
+        finder = find_videos(videos, ground_truth, shown, files)
+        view = make_view(
+            shown.detections.results,
+            shown.ground_truth,
+            out,
+            title=_title(detections),
+            finder=finder,
+            durations=shown.detections.durations,
+            rejected=_rejected(shown, finder),
+            embed_limit=embed_limit if embed else None,
+            progress=partial(output.progress, title="pages", unit="video"),
+        )
     print_result(view, output)
     ctx.exit(1 if view.problems else 0)
 

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from pipeline.files import write_json
+from pipeline.lock import Holder
 from pipeline.text import plain_number
 from settings_group import explain
 
@@ -189,7 +190,7 @@ def check_new(path: Path, *, force: bool) -> None:
 
     Call it before the work: a refusal must not cost an hour of computing.
     """
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    taken = any(each.name != ".lock" for each in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not force:
         raise ValueError(f"{path}: exists; --force replaces it, or give another path")
 
@@ -272,6 +273,12 @@ class Output:
         finally:
             os.dup2(stdout, 1)
             os.close(stdout)
+
+
+def remark_on_lock(output: Output, where: Path, last: Holder | None) -> None:
+    """Say that the last process that wrote there did not end by itself, if it did not."""
+    if last is not None:
+        output.remark(f"{where}: {last} wrote here and did not end by itself; going on in its place")
 
 
 def plain(value: Any) -> Any:

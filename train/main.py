@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, output_options, trust_option
+from train.cli import Command, Output, output_options, remark_on_lock, trust_option
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -134,6 +135,29 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
     return complete
 
 
+def run_alone(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    output: Output,
+    *,
+    resume: bool,
+    force: bool,
+    trust: bool,
+) -> bool:
+    """`run_training` with `settings_of_run`; keeps other trainings out of the folder meanwhile.
+
+    ValueError if one is in it.
+    """
+    from pipeline.lock import writing_folder
+    from train.distributed import launched_as_first
+
+    with writing_folder(out, "train") if launched_as_first() else nullcontext() as last:
+        remark_on_lock(output, out, last)
+        settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
+        return run_training(settings, out, output, resume=resume, force=force)
+
+
 def train(
     recipe: Path | None,
     out: Path,
@@ -146,15 +170,17 @@ def train(
 ) -> int:
     """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
     and saved."""
-    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
-    from train.distributed import rank
-    from train.loop import TrainingStopped
-
     try:
-        complete = run_training(settings, out, output, resume=resume, force=force)
-    except TrainingStopped as stopped:
-        output.error(str(stopped))
+        complete = run_alone(recipe, overrides, out, output, resume=resume, force=force, trust=trust)
+    except RuntimeError as error:
+        from train.loop import TrainingStopped
+
+        if not isinstance(error, TrainingStopped):
+            raise
+        output.error(str(error))
         return 1
+    from train.distributed import rank
+
     if rank() == 0:
         print_end(out, output, complete=complete)
     return 0 if complete else 130

@@ -7,7 +7,6 @@ faster: an interrupted run writes the bytes of an undisturbed one. dataset.json 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import re
@@ -21,6 +20,7 @@ from typing import Any
 from ..annotations import Repair
 from ..dataset import Dataset
 from ..files import TEMPORARY, read_json, sha256_of, write_text
+from ..lock import locked
 from ..records import DESCRIPTION, Shard
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video
@@ -162,11 +162,7 @@ def _open_journal(plan: PackingPlan, out: Path) -> Iterator[Journal]:
     if not plan_file.exists() and any(TAR.fullmatch(path.name) for path in out.glob("*.tar")):
         raise ValueError(f"{out}: holds tars of something else, want another --out, or --force")
     (out / WORK).mkdir(parents=True, exist_ok=True)
-    with open(out / WORK / "lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{out}: another make-shards is writing here, want one at a time") from None
+    with locked(out / WORK / "lock", where=out, what="make-shards"):
         if plan_file.exists():
             entry = read_json(plan_file)
             _check_same_plan(plan, out, entry["plan"], entry["settings"])

@@ -74,12 +74,13 @@ class Detections(Sequence[Detection]):
 
         force: replace results that are there. Returns the folder. ValueError if results are there already.
         """
+        from pipeline.lock import writing_folder
         from train.detections import check_outputs, write_outputs
 
         out = Path(folder)
-        check_outputs(out, self.videos, force=force)
-        out.mkdir(parents=True, exist_ok=True)
-        write_outputs(out, self._found, metadata={"checkpoint": self._checkpoint})
+        with writing_folder(out, "predict"):
+            check_outputs(out, self.videos, force=force)
+            write_outputs(out, self._found, metadata={"checkpoint": self._checkpoint})
         return out
 
     def as_file(self) -> DetectionsFile:
