@@ -8,11 +8,29 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+\.tmp")  # what a killed process may leave behind
+
+
+def _temporary(path: Path) -> Path:
+    digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return path.with_name(f".{digest}.{os.getpid()}.tmp")
+
+
+def check_writable(path: Path) -> None:
+    """ValueError unless `path` can be written later on: a few bytes are written beside it, and removed."""
+    partial = _temporary(path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager
@@ -22,8 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block fails, or writes nothing, `path` stays as it was and the temporary file goes. The temporary
     name is short, whatever the length of the final one.
     """
-    digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    partial = path.with_name(f".{digest}.{os.getpid()}.tmp")
+    partial = _temporary(path)
     try:
         yield partial
         with open(partial, "rb") as file:

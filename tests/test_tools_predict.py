@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import subprocess
@@ -292,6 +293,18 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
         peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}, output=SILENT))))
     # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
     assert peaks[2] < peaks[1] + 8, peaks
+
+
+def test_what_was_detected_is_printed_although_the_disk_is_full(run, videos, tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tools.predict.write_outputs", full)
+    out = tmp_path / "out"
+    arguments = [str(videos / "second.webm"), "--checkpoint", str(run), "--out", str(out), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and f"error: {out}: detections not written (" in result.stderr, result.output
+    assert list(json.loads(result.stdout)["videos"]) == ["second"] and "written to" not in result.stderr
 
 
 def test_a_second_predict_stays_out_of_the_folder_of_the_first(tmp_path):

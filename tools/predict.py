@@ -19,7 +19,7 @@ import click
 from pipeline.lock import writing_folder
 from pipeline.packing.prepare import find_videos
 from tools.prediction.detect import detect_in_files, load_detector
-from train.cli import Command, Output, force_option, output_options, remark_on_lock
+from train.cli import Command, Output, force_option, output_options, remark_on_lock, written
 from train.detections import (
     Selection,
     VideoDetections,
@@ -50,15 +50,21 @@ class PredictOptions:
 
 def predict_and_write(
     options: PredictOptions, files: dict[str, Path], output: Output
-) -> tuple[TrainedNetwork, list[VideoDetections]]:
-    """Detect in all files and write what was detected; ValueError, and no file, if none could be read."""
+) -> tuple[TrainedNetwork, list[VideoDetections], str | None]:
+    """Detect in all files and write what was detected; ValueError, and no file, if none could be read.
+
+    Returns why the detections could not be written, too, if so.
+    """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
     selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
     found = detect_in_files(trained, files, selection, output=output)
     if all(video.reason is not None for video in found):
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
-    write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
-    return trained, found
+    metadata = {"checkpoint": str(trained.folder)}
+    failure = written(
+        lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
+    )
+    return trained, found, failure
 
 
 def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]) -> dict[str, Any]:
@@ -109,10 +115,14 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     with writing_folder(options.out, "predict") as last, output.others_on_stderr():
         remark_on_lock(output, options.out, last)
         check_outputs(options.out, list(files), force=options.force)
-        trained, found = predict_and_write(options, files, output)
+        trained, found, failure = predict_and_write(options, files, output)
     output.say(format_detections(found))
-    output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")
+    if failure is None:
+        output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")
     output.document(document_of(options.out, trained, found))
+    if failure is not None:
+        output.error(failure)
+        ctx.exit(2)
     ctx.exit(1 if any(video.reason is not None for video in found) else 0)
 
 

@@ -22,7 +22,7 @@ import click
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from pipeline.files import write_json
+from pipeline.files import check_writable, write_json
 from pipeline.lock import Holder
 from pipeline.text import plain_number
 from settings_group import explain
@@ -129,6 +129,15 @@ class Command(click.Command):
             ctx.exit(2)
 
 
+def written(write: Callable[[], None], what: str) -> str | None:
+    """Write a result; why `what` could not be written, if so: what was computed is then still printed."""
+    try:
+        write()
+    except OSError as error:
+        return f"{what} not written ({one_line(error)})"
+    return None
+
+
 def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
     """Name the inputs that failed, a line each, and exit: code 1, or 0 if there are none."""
     for line in problems:
@@ -196,12 +205,15 @@ def check_new(path: Path, *, force: bool) -> None:
 
 
 def check_new_file(path: Path, *, force: bool) -> None:
-    """check_new for a file, whose folder must exist."""
+    """check_new for a file, whose folder must exist and take it."""
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, want the name of a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no ordinary file, which a result could replace; give another path")
     check_new(path, force=force)
+    check_writable(path)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,29 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.lock import writing_file
 from train.cli import (
     Command,
     Output,
+    check_new,
     check_new_file,
     exit_with,
     force_option,
     output_options,
     trust_option,
+    written,
 )
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
-from train.evaluation.files import GroundTruth, read_external_scores, read_ground_truth, rename_videos
+from train.evaluation.files import (
+    GroundTruth,
+    check_ground_truth,
+    read_external_scores,
+    read_ground_truth,
+    rename_videos,
+)
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
@@ -99,6 +110,8 @@ def check_options(options: EvalOptions) -> None:
 def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
     """The detections, computed or read, and the ground truth, if any."""
     scores = read_external_scores(options.external_scores) if options.external_scores else None
+    if options.ground_truth and not options.detections:
+        check_ground_truth(options.ground_truth, options.subset)
     ground_truth = None
     if options.checkpoint:
         with output.others_on_stderr():
@@ -122,6 +135,27 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
         metadata = {**detections.metadata, "subset": ground_truth.subset}
         detections = DetectionsFile(detections.results, metadata)
     return EvaluationInput(detections, ground_truth)
+
+
+@contextmanager
+def held_output(options: EvalOptions) -> Iterator[None]:
+    """Keep other evaluations from writing the same detections meanwhile."""
+    if options.detections or options.out is None:
+        yield
+        return
+    with writing_file(options.out, "eval"):
+        check_new(options.out, force=options.force)
+        yield
+
+
+def write_result(options: EvalOptions, detections: DetectionsFile) -> str | None:
+    """Write the detections, unless they were read from a file; why they could not be written, if so."""
+    out = options.out
+    if options.detections or out is None:
+        return None
+    return written(
+        lambda: write_detections(out, detections.results, metadata=detections.metadata), f"{out}: detections"
+    )
 
 
 def metrics_of(
@@ -165,10 +199,12 @@ def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
     check_options(options)
     if options.from_raw and not (options.ground_truth or options.shards or options.out):
         raise ValueError("from_raw: nothing to compare with, want ground_truth or shards, or an out to write")
-    loaded = load_input(options, output)
+    with held_output(options):
+        loaded = load_input(options, output)
+        failure = write_result(options, loaded.detections)
     detections, ground_truth = loaded.detections, loaded.ground_truth
-    if not options.detections and options.out is not None:
-        write_detections(options.out, detections.results, metadata=detections.metadata)
+    if failure is not None:
+        output.error(failure)
     for line in unread_videos(detections):
         output.error(line)
     if ground_truth is None:
@@ -223,15 +259,19 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     """
     options, output = EvalOptions(**values), Output(quiet, as_json)
     check_options(options)
-    loaded = load_input(options, output)
-    if not options.detections and options.out is not None:
-        write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
+    with held_output(options):
+        loaded = load_input(options, output)
+        failure = write_result(options, loaded.detections)
+    if failure is None and not options.detections:
         output.say(f"detections: {options.out}")
     if loaded.ground_truth is None:
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
         output.document({"detections": options.out})
     else:
         output.document(print_metrics(loaded.detections, loaded.ground_truth, options, output))
+    if failure is not None:
+        output.error(failure)
+        ctx.exit(2)
     exit_with(ctx, unread_videos(loaded.detections))
 
 

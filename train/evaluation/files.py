@@ -88,18 +88,34 @@ def read_ground_truth(location: str | Path, subset: str | None, *, hint: str | N
     `hint` (what the detections state) if there is such a subset, or the only one; ValueError listing them if
     there are more.
     """
+    videos, names = _all_videos(location)
+    chosen = choose_subset(_counts(videos), subset, hint, where=location)
+    return GroundTruth({k: video for k, video in videos.items() if video.subset == chosen}, chosen, names)
+
+
+def check_ground_truth(location: str | Path, subset: str | None) -> None:
+    """ValueError unless there is such a ground truth: asked before the model runs, not hours into it."""
+    videos, _ = _all_videos(location)
+    if subset:
+        choose_subset(_counts(videos), subset, None, where=location)
+
+
+def _counts(videos: Mapping[str, Video]) -> Counter[str]:
+    return Counter(video.subset for video in videos.values())
+
+
+def _all_videos(location: str | Path) -> tuple[dict[str, Video], Names]:
+    """The videos of all subsets, with their actions, by key; and what else they are called."""
     path = Path(location)
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
         videos = read_annotations(path)
-        counts = Counter(video.subset for video in videos.values())
-        chosen = choose_subset(counts, subset, hint, where=location)
-        of_subset = {key: video for key, video in videos.items() if video.subset == chosen}
-        return GroundTruth(of_subset, chosen, dict.fromkeys(videos, ()))
+        return videos, dict.fromkeys(videos, ())
     from pipeline.dataset import Dataset
 
     dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
-    counts = Counter(video.subset for video in dataset.videos.values())
-    return ground_truth_of(dataset, choose_subset(counts, subset, hint, where=location))
+    subsets = sorted({video.subset for video in dataset.videos.values()})
+    packed = {key: video for subset in subsets for key, video in dataset.ground_truth(subset).items()}
+    return packed, video_names_of(dataset)
 
 
 def ground_truth_of(dataset: Dataset, subset: str) -> GroundTruth:
