@@ -17,7 +17,7 @@ from model.backbones import build_backbone
 from model.detector.detector import Detector, Prediction
 from model.detector.settings import DetectorSettings
 from model.encode import sampled_encode
-from model.rewire import rewire
+from model.rewire import recompute_modules, rewire
 from model.sampling import sample_clips
 from model.settings import EncoderSettings
 
@@ -44,6 +44,8 @@ class ClipEncoder(nn.Module):
                 fixed_point_states=settings.fixed_point_states,
                 leapfrog=settings.leapfrog,
             )
+        elif not self.backbone.stage_names:  # it cannot be reversed, only recomputed
+            recompute_modules(self.backbone)
         if settings.frozen:
             self.requires_grad_(False)
 

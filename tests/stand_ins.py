@@ -54,6 +54,12 @@ def tiny_recipe(target: Path) -> None:
     target.write_text(dump_settings(settings))
 
 
+def classifier_checkpoint(target: Path) -> None:
+    """I3D's file as pytorch-i3d has it, of fresh weights, with a classifier of two classes."""
+    classifier = {"logits.conv3d.weight": torch.ones(2, 1024, 1, 1, 1), "logits.conv3d.bias": torch.zeros(2)}
+    torch.save(build_backbone("i3d").state_dict() | classifier, target)
+
+
 def prepare(name: str, made: Path, target: Path) -> None:
     """Put the stand-in of this name at `target`; made: a folder of raw videos, shards and a complete run."""
     videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
@@ -65,6 +71,8 @@ def prepare(name: str, made: Path, target: Path) -> None:
         "data/demo-videos/videos": lambda: shutil.copytree(videos, target),
         "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, target),
         "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, target),
+        "rgb_imagenet.pt": lambda: classifier_checkpoint(target),
+        "label_map.txt": lambda: target.write_text("running\njumping\n"),
         "cuhk_val.json": lambda: external_scores(annotations, target),
     }
     if name in makers:

@@ -96,7 +96,7 @@ PREPARED = {
     "docs/python.ipynb": ["runs/demo", "data/demo", "data/demo-videos/videos"],
     "docs/read-the-report.md": ["runs/demo", "data/demo"],
     "docs/choose-settings.md": ["data/mine", "mine.yaml", "swin3d_t.pth"]
-    + ["r2plus1d_34-tsp_on_activitynet.pth"],
+    + ["r2plus1d_34-tsp_on_activitynet.pth", "match.mp4", "rgb_imagenet.pt", "label_map.txt"],
     "docs/memory.md": ["data/mine", "mine.yaml"],
     "docs/several-gpus-and-machines.md": ["data/mine", "mine.yaml"],
     "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],

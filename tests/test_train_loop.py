@@ -170,6 +170,14 @@ def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     assert "1 rank x 5 videos x 1 = 5 videos a step, 1 step an epoch, 1 in all" in result.stdout
 
 
+def test_a_run_that_learns_nothing_says_so_and_what_to_try(shards, tmp_path):
+    slow = {"optimizer__encoder_lr": 1e-9, "optimizer__detector_lr": 1e-9}
+    result = run(shards, tmp_path / "run", quiet=False, **slow)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if "nothing was learned" in line]
+    assert line.startswith("warning: after 4 of 4 steps nothing was learned") and "run.epochs=300" in line
+
+
 def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
     result = run(shards, complete)
     assert result.exit_code == 2 and "--resume" in result.stderr

@@ -20,6 +20,7 @@ from pipeline.windows import seconds_to_steps
 from train.cli import Output
 from train.distributed import any_rank, barrier, rank, world_size
 from train.engine import learning_rates, log_scalars
+from train.learning_check import learning_warning
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
@@ -163,6 +164,17 @@ def log_step(
     log_scalars(run.engine, step, {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
 
 
+def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
+    """Say so if the last validation, from a third of the steps on, found no more than chance would."""
+    ground_truth = run.dataset.ground_truth(run.settings.data.val_subset)
+    step, total_steps = run.progress.step, run.total_steps
+    warning = learning_warning(
+        run.progress.metrics, ground_truth, run.settings, step=step, total_steps=total_steps
+    )
+    if warning is not None:
+        log.warn(warning)
+
+
 def end_epoch(run: Run, log: RunLog) -> None:
     """Validate if it is due, save, and draw the report; the best checkpoint is kept."""
     step, settings = run.progress.step, run.settings
@@ -175,6 +187,7 @@ def end_epoch(run: Run, log: RunLog) -> None:
     run.progress.seconds["eval"] += time.perf_counter() - start
     log.write("eval", step=step, epoch=epoch, metrics=metrics)
     log.say(f"epoch {epoch}: average mAP {metrics['average_mAP']:.4f} on {settings.data.val_subset}")
+    warn_if_nothing_is_learned(run, log)
     log_scalars(run.engine, step, {"average_mAP": metrics["average_mAP"]})
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
