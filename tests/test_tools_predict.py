@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -293,6 +294,29 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
         peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}, output=SILENT))))
     # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
     assert peaks[2] < peaks[1] + 8, peaks
+
+
+def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, videos, tmp_path):
+    everything = predicted(videos, "--checkpoint", run, "--out", tmp_path / "all")["videos"]
+    scores = sorted(d["score"] for video in everything.values() for d in video["detections"])
+    middle = {"score": scores[len(scores) // 2], "f1": 0.5}
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "checkpoints" / "best", copy)
+    options = ("--checkpoint", copy, "--auto-threshold", "--out", tmp_path / "some")
+    assert "thresholds.json: no such file; these weights were not validated" in refused(videos, *options)
+    classes = {"jump": {"score": scores[-1], "f1": 1.0}, "run": {"score": 0.0, "f1": 0.1}}
+    thresholds = {"subset": "validation", "overall": middle, "classes": classes}
+    (copy / "thresholds.json").write_text(json.dumps(thresholds))
+    needed = {"jump": scores[-1], "run": 0.0, "swim": middle["score"]}
+    some = predicted(videos, *options)["videos"]
+    for key, video in everything.items():
+        kept = [d for d in video["detections"] if d["score"] >= needed[d["label"]]]
+        assert some[key]["detections"] == kept
+    assert 0 < sum(len(video["detections"]) for video in some.values()) < len(scores)
+    result = call(main, videos, *options, "--force", "--set", "post.sigma=0.4")
+    assert "warning: thresholds were chosen without post.sigma=0.4" in result.stderr
+    assert "thresholds of best F1 on 'validation': jump " in result.stderr
+    assert "; that of all classes for 'swim', not found there" in result.stderr
 
 
 def test_what_was_detected_is_printed_although_the_disk_is_full(run, videos, tmp_path, monkeypatch):

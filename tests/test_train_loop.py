@@ -17,8 +17,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
 
+from pipeline.dataset import Dataset
 from train.eval import main as evaluate
 from train.evaluation.average_precision import PROTOCOLS
+from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
 from train.main import main as train
 
 
@@ -75,6 +77,14 @@ def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     assert metrics["num_videos"] == 2
     assert len(events(complete, "train")) == 4 and len(events(complete, "eval")) == 1
     assert all(0 < event["loss"] < 1000 for event in events(complete, "train"))
+
+
+def test_a_validated_checkpoint_keeps_a_threshold_for_each_class(complete, shards):
+    subset = "validation"
+    results = json.loads((complete / "detections.json").read_text())["results"]
+    wanted = choose_thresholds(Dataset.open(shards).ground_truth(subset), results, subset=subset)
+    assert wanted is not None, "choose another seed: nothing is right by chance"
+    assert read_thresholds(complete / "checkpoints" / "last") == wanted
 
 
 def test_the_eval_command_finds_what_the_run_found(complete, tmp_path):

@@ -18,7 +18,7 @@ import click
 
 from pipeline.lock import writing_folder
 from pipeline.packing.prepare import find_videos
-from tools.prediction.detect import detect_in_files, load_detector
+from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
 from train.cli import Command, Output, force_option, output_options, remark_on_lock, written
 from train.detections import (
     Selection,
@@ -41,6 +41,7 @@ class PredictOptions:
     checkpoint: Path
     out: Path
     min_score: float
+    auto_threshold: bool
     top: int | None
     classes: tuple[str, ...]
     device: str
@@ -56,11 +57,13 @@ def predict_and_write(
     Returns why the detections could not be written, too, if so.
     """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
-    selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
+    classes = parse_classes(options.classes, trained.classes)
+    thresholds = auto_thresholds(trained, options.overrides, output) if options.auto_threshold else {}
+    selection = Selection(classes, options.min_score, options.top, thresholds)
     found = detect_in_files(trained, files, selection, output=output)
     if all(video.reason is not None for video in found):
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
-    metadata = {"checkpoint": str(trained.folder)}
+    metadata = {"checkpoint": str(trained.folder)} | ({"thresholds": thresholds} if thresholds else {})
     failure = written(
         lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
     )
@@ -95,6 +98,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--checkpoint", type=FILE, required=True, help="Run folder (its best) or checkpoint folder.")
 @click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
+@click.option("--auto-threshold", is_flag=True, help="Each class from its score of best F1 in validation on.")
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
 @click.option("--classes", multiple=True, help="Keep these classes only; repeatable.", metavar="A,B")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -4,11 +4,12 @@
                             settings.yaml        the run's resolved settings
                             classes.json         class names, in the order of the scores
                             packing.json         how the data set was packed (its dataset.json's settings)
+                            thresholds.json      a score threshold per class; only where it was validated
                             progress.json        where the run stood
                             resume/              what only --resume needs (train.engine.save_state)
     checkpoints/last, checkpoints/best           links to such folders
 
-The first four files are all that evaluation and prediction read. A folder is filled under a temporary name,
+The first five files are all that evaluation and prediction read. A folder is filled under a temporary name,
 flushed to disk and renamed; then the links move, each in one step. Killed at any moment, a run finds `last`
 and `best` pointing at complete checkpoints.
 """
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from pipeline.files import parse_json
 from pipeline.text import counted
 from train.distributed import barrier, rank
+from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds
 from train.trust import signed
 
 Value = TypeVar("Value")
@@ -141,12 +143,14 @@ def write_checkpoint(
     classes: Sequence[str],
     packing: dict[str, Any],
     progress: dict[str, Any],
+    thresholds: ClassThresholds | None = None,
     save_resume: Callable[[Path], None] | None = None,
     is_best: bool = False,
 ) -> Path:
     """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
 
     state: the whole network, see `train.engine.full_state_dict`. settings, packing, progress: plain values.
+    thresholds: of a validation of these weights, if there was one.
     save_resume: called on every rank with the folder to put its part of the training state into.
     All ranks call it; rank 0 writes the rest. Returns the checkpoint's folder.
     """
@@ -159,6 +163,8 @@ def write_checkpoint(
         (temporary / RESUME).mkdir(parents=True)
         write_weights(temporary, state=state, settings=settings, classes=classes)
         (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
+        if thresholds is not None:
+            (temporary / THRESHOLDS).write_text(thresholds.model_dump_json(indent=1), encoding="utf-8")
         (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
     barrier()
     if save_resume is not None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,15 @@ class VideoDetections:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the detections that evaluation would count are reported. classes None: all."""
+    """Which of the detections that evaluation would count are reported.
+
+    classes: None is all. thresholds: the least score of a class, by label, where it is above `min_score`.
+    """
 
     classes: frozenset[str] | None = None
     min_score: float = 0.0
     top: int | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.min_score >= 0:
@@ -150,7 +154,7 @@ class Selection:
         chosen = (
             detection
             for detection in detections
-            if detection["score"] >= self.min_score
+            if detection["score"] >= max(self.min_score, self.thresholds.get(detection["label"], 0.0))
             and (self.classes is None or detection["label"] in self.classes)
         )
         return tuple(chosen)[: self.top]

@@ -19,6 +19,7 @@ from train.cli import to_stderr
 from train.data import open_data
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
+from train.evaluation.class_thresholds import ClassThresholds
 from train.optimizer import read_ds_config
 from train.settings import Settings, read_yaml
 
@@ -60,6 +61,7 @@ class Run:
         self.progress = self._resume() if resume else Progress()
         # A complete run that is resumed to be measured otherwise has no metrics yet.
         self.needs_validation = resume and not self.progress.metrics
+        self.thresholds: tuple[int, ClassThresholds | None] = (-1, None)  # of the weights after this step
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
 
@@ -118,6 +120,7 @@ class Run:
             classes=list(self.dataset.classes),
             packing=self.dataset.packing,
             progress=asdict(self.progress),
+            thresholds=self.thresholds[1] if self.thresholds[0] == self.progress.step else None,
             save_resume=lambda folder: save_state(self.engine, folder, {}),
             is_best=is_best,
         )
