@@ -12,6 +12,10 @@ import click
 COMMANDS = {
     "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
     "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
+    "convert-annotations": (
+        "tools.convert_annotations",
+        "Convert annotations from and to BORIS, ELAN, VIA, CVAT and others.",
+    ),
     "inspect": ("tools.inspect_shards", "Show what is in a data set and which settings fit it."),
     "settings": ("tools.settings", "Explain every setting: type, range, default and meaning."),
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),

@@ -6,7 +6,9 @@ through the network as evaluation does it (tools/prediction/detect.py).
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,18 @@ import click
 
 from pipeline.lock import writing_folder
 from pipeline.packing.prepare import find_videos
+from tools.labels.formats import FORMATS
+from tools.labels.predictions import CHOICES, check_formats, write_formats
 from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
-from train.cli import Command, Output, force_option, output_options, remark_on_lock, written
+from train.cli import (
+    Command,
+    Output,
+    force_option,
+    local_rank_option,
+    output_options,
+    remark_on_lock,
+    written,
+)
 from train.detections import (
     Selection,
     VideoDetections,
@@ -46,21 +58,25 @@ class PredictOptions:
     classes: tuple[str, ...]
     device: str
     overrides: tuple[str, ...]
+    formats: tuple[str, ...]
     force: bool
 
 
 def predict_and_write(
-    options: PredictOptions, files: dict[str, Path], output: Output
+    options: PredictOptions, files: dict[str, Path], output: Output, *, writes: bool
 ) -> tuple[TrainedNetwork, list[VideoDetections], str | None]:
     """Detect in all files and write what was detected; ValueError, and no file, if none could be read.
 
-    Returns why the detections could not be written, too, if so.
+    writes: whether this process does, of several that share the files. Returns why the detections could not
+    be written, too, if so.
     """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
     classes = parse_classes(options.classes, trained.classes)
     thresholds = auto_thresholds(trained, options.overrides, output) if options.auto_threshold else {}
     selection = Selection(classes, options.min_score, options.top, thresholds)
     found = detect_in_files(trained, files, selection, output=output)
+    if not writes:
+        return trained, [], None
     if all(video.reason is not None for video in found):
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
     metadata = {"checkpoint": str(trained.folder)} | ({"thresholds": thresholds} if thresholds else {})
@@ -84,10 +100,31 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
     return {"out": out, "checkpoint": trained.folder, "classes": trained.classes, "videos": videos}
 
 
+def print_written(
+    options: PredictOptions,
+    trained: TrainedNetwork,
+    found: list[VideoDetections],
+    output: Output,
+    *,
+    failure: str | None,
+) -> bool:
+    """Write the formats that were asked for and print what is where; whether all could be written.
+
+    failure: why nothing could be written.
+    """
+    formats, complete = write_formats(options.out, found, () if failure else options.formats, output)
+    if failure is None:
+        others = "".join(f", {FORMATS[name].title}" for name in formats)
+        output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt){others}")
+    output.document({**document_of(options.out, trained, found), "formats": formats})
+    return complete
+
+
 EPILOG = """
 \b
 Examples:
   leantad predict match.mp4 --checkpoint runs/demo --min-score 0.3
+  leantad predict match.mp4 --checkpoint runs/demo --min-score 0.3 --format elan --format events-per-hour
   leantad predict recordings/ "more/*.mkv" --checkpoint runs/demo --out found --classes jump,run --top 20
 """
 FILE = click.Path(path_type=Path)
@@ -102,32 +139,45 @@ FILE = click.Path(path_type=Path)
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
 @click.option("--classes", multiple=True, help="Keep these classes only; repeatable.", metavar="A,B")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--format", "formats", type=click.Choice(CHOICES), multiple=True, help="Write this, too; repeatable."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @force_option
 @output_options
+@local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
     """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match.
 
-    Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video. Scores
-    and times are those that `leantad eval` would give for the packed file; the options only leave some out.
+    Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video, and
+    with --format the files of labelling tools, YouTube chapters, or a table of events per hour. Scores and
+    times are those that `leantad eval` would give for the packed file; the options only leave some out.
     A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
-    used, it is 2, and nothing is written.
+    used, it is 2, and nothing is written. Processes that deepspeed or torchrun started share the files.
     """
-    options, output = PredictOptions(**values), Output(quiet, as_json)
+    from train.distributed import launched_as_first, shared_work
+
+    options = PredictOptions(**values)
     files = find_videos(options.videos)
-    with writing_folder(options.out, "predict") as last, output.others_on_stderr():
-        remark_on_lock(output, options.out, last)
+    with writing_folder(options.out, "predict") if launched_as_first() else nullcontext() as last:
         check_outputs(options.out, list(files), force=options.force)
-        trained, found, failure = predict_and_write(options, files, output)
-    output.say(format_detections(found))
-    if failure is None:
-        output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")
-    output.document(document_of(options.out, trained, found))
+        check_formats(options.out, list(files), options.formats, force=options.force)
+        if local_rank is not None:
+            os.environ.setdefault("LOCAL_RANK", str(local_rank))
+        with shared_work() as writes:
+            output = Output(quiet or not writes, as_json and writes)
+            remark_on_lock(output, options.out, last)
+            with output.others_on_stderr():
+                trained, found, failure = predict_and_write(options, files, output, writes=writes)
+        if not writes:
+            return  # rank 0 has the detections of all
+        output.say(format_detections(found))
+        complete = print_written(options, trained, found, output, failure=failure)
     if failure is not None:
         output.error(failure)
         ctx.exit(2)
-    ctx.exit(1 if any(video.reason is not None for video in found) else 0)
+    ctx.exit(0 if complete and all(video.reason is None for video in found) else 1)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from train.cli import (
     check_new_file,
     exit_with,
     force_option,
+    local_rank_option,
     output_options,
     trust_option,
     written,
@@ -105,13 +107,29 @@ def check_options(options: EvalOptions) -> None:
     for path in (None if options.detections else options.out, options.raw):
         if path is not None:
             check_new_file(path, force=options.force)
+    if options.ground_truth and not options.detections:
+        check_ground_truth(options.ground_truth, options.subset)
+    check_origin(options)
+
+
+def check_origin(options: EvalOptions) -> None:
+    """ValueError for a data set that only the checkpoint of a stranger names, see train/trust.py.
+
+    Of several processes the first one checks, before it lets the others begin: the machines of those may
+    have other home folders, without the key of this one.
+    """
+    if not options.checkpoint or options.trust or os.environ.get("RANK", "0") != "0":
+        return
+    from train.checkpoint import settings_file
+    from train.settings import check_trust
+
+    given = [*options.overrides, *data_overrides(options.shards, None)]
+    check_trust(settings_file(options.checkpoint), given, only=["data.shards"], option="--shards DATA")
 
 
 def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
     """The detections, computed or read, and the ground truth, if any."""
     scores = read_external_scores(options.external_scores) if options.external_scores else None
-    if options.ground_truth and not options.detections:
-        check_ground_truth(options.ground_truth, options.subset)
     ground_truth = None
     if options.checkpoint:
         with output.others_on_stderr():
@@ -121,7 +139,6 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
                 external_scores=scores,
                 raw=options.raw,
                 output=output,
-                trust=options.trust,
             )
     elif options.from_raw:
         detections = postprocess_raw(options.from_raw, overrides=options.overrides, external_scores=scores)
@@ -140,7 +157,7 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
 @contextmanager
 def held_output(options: EvalOptions) -> Iterator[None]:
     """Keep other evaluations from writing the same detections meanwhile."""
-    if options.detections or options.out is None:
+    if options.detections or options.out is None or os.environ.get("RANK", "0") != "0":
         yield
         return
     with writing_file(options.out, "eval"):
@@ -215,6 +232,15 @@ def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
     return metrics
 
 
+def sharing(options: EvalOptions) -> AbstractContextManager[bool]:
+    """Inside, a launcher's processes share the work of a network; yields whether this one writes."""
+    if options.checkpoint is None:  # no work to share, and no torch to import
+        return nullcontext(os.environ.get("RANK", "0") == "0")
+    from train.distributed import shared_work
+
+    return shared_work()
+
+
 EXAMPLES = """
 \b
 Examples:
@@ -223,6 +249,7 @@ Examples:
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
   leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
+  deepspeed --num_gpus 4 train/eval.py --checkpoint runs/demo
 """
 FILE = click.Path(path_type=Path)
 
@@ -250,18 +277,25 @@ FILE = click.Path(path_type=Path)
 @force_option
 @trust_option
 @output_options
+@local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
-    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1.
+    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1. Several
+    processes that deepspeed or torchrun started share the videos of a --checkpoint.
     """
-    options, output = EvalOptions(**values), Output(quiet, as_json)
+    options = EvalOptions(**values)
     check_options(options)
-    with held_output(options):
-        loaded = load_input(options, output)
-        failure = write_result(options, loaded.detections)
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    with held_output(options), sharing(options) as writes:
+        output = Output(quiet or not writes, as_json and writes)
+        loaded = load_input(options, output) if writes or options.checkpoint else None
+        failure = write_result(options, loaded.detections) if loaded is not None and writes else None
+    if loaded is None or not writes:
+        return  # rank 0 has the results of all
     if failure is None and not options.detections:
         output.say(f"detections: {options.out}")
     if loaded.ground_truth is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,15 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, output_options, remark_on_lock, trust_option
+from train.cli import (
+    Command,
+    Output,
+    local_rank_option,
+    one_line,
+    output_options,
+    remark_on_lock,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -27,7 +34,9 @@ RESULTS = ("metrics.json", "detections.json", "report.html")
 
 def remove_run(out: Path) -> None:
     """Remove what a run wrote into `out`, and nothing else."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    from pipeline.files import remove_folder
+
+    remove_folder(out / "checkpoints")
     for name in ("settings.yaml", "log.jsonl", *RESULTS):
         (out / name).unlink(missing_ok=True)
 
@@ -52,7 +61,7 @@ def settings_of_run(
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
     written = out / "settings.yaml"
-    has_run = last_checkpoint(out) is not None
+    has_run = not force and last_checkpoint(out) is not None
     has_results = has_run or any((out / name).exists() for name in RESULTS)
     if has_results and not (resume or force):
         raise ValueError(
@@ -99,7 +108,7 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
 def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """Make the run folder ready on rank 0; whether there is a checkpoint to go on from."""
     from pipeline.files import write_text
-    from train.checkpoint import last_checkpoint, restore_links
+    from train.checkpoint import last_checkpoint, remove_half_written, restore_links
     from train.distributed import rank
     from train.settings import dump_settings
 
@@ -107,6 +116,7 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         if force:
             remove_run(out)
         out.mkdir(parents=True, exist_ok=True)
+        remove_half_written(out)
         write_text(out / "settings.yaml", dump_settings(settings))
     has_run = resume and last_checkpoint(out) is not None
     if resume and rank() == 0:
@@ -150,12 +160,16 @@ def run_alone(
     ValueError if one is in it.
     """
     from pipeline.lock import writing_folder
+    from train.checkpoint import going_on
     from train.distributed import launched_as_first
 
     with writing_folder(out, "train") if launched_as_first() else nullcontext() as last:
         remark_on_lock(output, out, last)
         settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
-        return run_training(settings, out, output, resume=resume, force=force)
+        try:
+            return run_training(settings, out, output, resume=resume, force=force)
+        except OSError as error:  # a disk that is full, or gone
+            raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
 
 
 def train(
@@ -223,7 +237,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
 @trust_option
 @output_options
-@click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
+@local_rank_option
 def main(
     recipe: Path | None,
     out: Path,
