@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from tiny_run import SMALL, make_shards_of
 from settings_group import groups_of, settings_of
 from tools.plan import main as plan
 from tools.view import main as view
+from train.cli import Output
 from train.detections import VideoDetections, write_outputs
 from train.eval import main as evaluate
 from train.main import main as train
+from train.main import prepare_folder
 from train.settings import Settings, dump_settings, load_settings
 from train.trust import LOCATIONS, is_own_text, key_file, leads_elsewhere, signed, unsigned
 
@@ -148,6 +152,12 @@ def test_an_account_that_can_keep_no_key_works_and_owns_nothing(here, monkeypatc
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "file"))
     text = dump_settings(settings_with(data__shards="/data/set"))
     assert yaml.safe_load(text)["data"]["shards"] == "/data/set" and not is_own_text(text)
+    with redirect_stderr(io.StringIO()) as stderr:
+        prepare_folder(settings_with(data__shards="set"), here / "run", Output(), resume=False, force=False)
+    assert (
+        "leantad/key: no key can be kept there, so that eval takes this run for a stranger's"
+        in stderr.getvalue()
+    )
 
 
 def test_a_damaged_key_owns_nothing(here, monkeypatch):

@@ -111,13 +111,17 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     from train.checkpoint import last_checkpoint, remove_half_written, restore_links
     from train.distributed import rank
     from train.settings import dump_settings
+    from train.trust import is_own_text, key_file
 
     if rank() == 0:
         if force:
             remove_run(out)
         out.mkdir(parents=True, exist_ok=True)
         remove_half_written(out)
-        write_text(out / "settings.yaml", dump_settings(settings))
+        text = dump_settings(settings)
+        write_text(out / "settings.yaml", text)
+        if not is_own_text(text):
+            output.remark(f"{key_file()}: no key can be kept there; eval will take this run for a stranger's")
     has_run = resume and last_checkpoint(out) is not None
     if resume and rank() == 0:
         fresh = f"{out}: no checkpoint to go on from; this is the first step"
