@@ -125,7 +125,7 @@ def make_plan(options: PackingOptions) -> PackingPlan:
     for subset in options.subsets:
         read_annotations(options.annotations, subset=subset)  # refuses a subset that is not there
     folder = VideoFolder(options.videos)
-    found = {name: folder.find(name) for name in annotated}
+    found = folder.find_each(annotated)
     refuse_shared_files(options.annotations, {name: file for name, (file, _) in found.items()})
     jobs = [
         Job(keys[name], name, video, folder.folder, *found[name], spec)

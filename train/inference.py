@@ -21,7 +21,7 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
-from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
+from train.checkpoint import load_weights, read_classes, settings_file
 from train.cli import to_stderr
 from train.distributed import device_of_rank
 from train.numerics import cast_parameters, has_bf16, set_numerics
@@ -47,11 +47,9 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
 
     Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
     """
-    folder = weights_folder(checkpoint)
+    path = settings_file(checkpoint)
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
-    if not (folder / SETTINGS).is_file():
-        raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
-    settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
+    settings, folder = read_settings(path, ["encoder.weights=null", *overrides]), path.parent
     classes = tuple(read_classes(folder))
     device = device_of_rank(resolve_device(settings.run.device))
     set_numerics(settings.run, device)

@@ -19,6 +19,7 @@ from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
+from pipeline.text import first_names, shown
 from train.cli import Output, one_line, to_stderr
 from train.detections import Selection, VideoDetections
 
@@ -43,7 +44,7 @@ class SecondsBar:
         """A video is ready: from now on its real duration (seconds) counts, not the one its header states."""
         self.total += duration - self.stated[key]
         self.bar.total = round(self.total)
-        self.bar.set_description(key)
+        self.bar.set_description(shown(key))
 
     def watch(self, windows: Iterable[RawWindow]) -> Iterator[RawWindow]:
         """The windows of one video, counted as they are yielded."""
@@ -128,6 +129,25 @@ def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable
 
     # A window that cannot be decoded must never be left out in silence.
     return load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
+
+
+def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: Output) -> dict[str, float]:
+    """The least score of each class, as the validation of the checkpoint chose it; ValueError if it has none.
+
+    overrides: of the settings; those of post-processing change scores, which the thresholds do not follow.
+    """
+    from train.evaluation.class_thresholds import read_thresholds
+
+    chosen = read_thresholds(trained.folder)
+    changed = [name for name in overrides if name.startswith("post.")]
+    if changed:
+        output.warn(f"thresholds were chosen without {changed[0]}, which may change scores")
+    rows = [(f"{shown(name)} {score:.3f}") for name, score in chosen.scores(trained.classes).items()]
+    common = [name for name in trained.classes if name not in chosen.classes]
+    same = f"; that of all classes for {first_names(common)}, not found there" if common else ""
+    best = first_names(rows, 10, quoted=False)
+    output.remark(f"thresholds of best F1 on {chosen.subset!r}: {best}{same}")
+    return chosen.scores(trained.classes)
 
 
 def detect_in_files(

@@ -14,7 +14,14 @@ from pipeline.text import first_names
 from settings_group import explain
 from train.cli import Output
 from train.detections import DetectionsFile
-from train.evaluation.files import GroundTruth, check_external_scores, ground_truth_of, subset_metadata
+from train.evaluation.files import (
+    GroundTruth,
+    check_external_scores,
+    ground_truth_of,
+    scores_by_video,
+    subset_metadata,
+    video_names_of,
+)
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -59,6 +66,7 @@ def detect_with_checkpoint(
     for line in data_set_differences(trained, dataset):
         output.warn(f"{settings.data.shards}: {line}")
     if external_scores is not None:
+        external_scores = scores_by_video(external_scores, video_names_of(dataset))
         check_external_scores(external_scores, [video.key for video in dataset.packed(subset)])
     metadata = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
     metadata |= subset_metadata(dataset, subset)
@@ -120,6 +128,9 @@ def postprocess_raw(
 
     classes, metadata = read_raw_header(raw)
     settings = post_settings({**metadata.pop("post", {}), **post_overrides(overrides)})
+    if external_scores is not None:
+        names = DetectionsFile({key: [] for key in metadata.get("videos", ())}, metadata).names
+        external_scores = {**external_scores, **scores_by_video(external_scores, names)}
     found = postprocess_videos(read_raw(raw), classes, settings, external_scores=external_scores)
     results = {**{key: [] for key in metadata.get("videos", ())}, **found}
     return DetectionsFile(results, {**metadata, "raw": str(raw)})
