@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
+    "export": ("tools.export", "Write a model as one file, to give to somebody."),
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),

@@ -60,7 +60,7 @@ def predict_and_write(
         if is_new:
             options.out.rmdir()
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
-    write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
+    write_outputs(options.out, found, metadata={"checkpoint": str(trained.source)})
     return trained, found
 
 
@@ -75,7 +75,7 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
         }
         for video in found
     }
-    return {"out": out, "checkpoint": trained.folder, "classes": trained.classes, "videos": videos}
+    return {"out": out, "checkpoint": trained.source, "classes": trained.classes, "videos": videos}
 
 
 EPILOG = """
@@ -89,7 +89,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--checkpoint", type=FILE, required=True, help="Run folder (its best) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, required=True, help="Run (its best), checkpoint or model file.")
 @click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")

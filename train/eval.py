@@ -182,7 +182,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--checkpoint", type=FILE, help="Run folder (its best checkpoint) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
 @click.option("--from-raw", type=FILE, help="HDF5 file of --raw: post-process again, without the model.")
 @click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")

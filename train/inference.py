@@ -7,7 +7,7 @@ the best candidates of each window are kept until its last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
-from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
+from train.checkpoint import PACKING, SETTINGS, load_weights, read_classes, read_packing, weights_folder
 from train.cli import to_stderr
+from train.model_file import check_tensors, read_model_file
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
@@ -31,20 +32,28 @@ Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights, on its device, and the settings and classes of its checkpoint."""
+    """A network with its weights, on its device, and the settings and classes of its checkpoint.
 
-    folder: Path
+    source: the checkpoint folder, or the model file. packing: how the data set was packed that the weights
+    were trained on; None where an older release did not keep it.
+    """
+
+    source: Path
     settings: Settings
     classes: tuple[str, ...]
+    packing: Mapping[str, Any] | None
     network: Network
     device: torch.device
 
 
 def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a checkpoint or run folder; `overrides` (key=value) on top of the settings it has.
+    """The network of a run folder, checkpoint folder or model file; `overrides`: key=value on top of its
+    settings.
 
     Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
     """
+    if checkpoint.is_file():
+        return _load_model_file(checkpoint, overrides)
     folder = weights_folder(checkpoint)
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
     if not (folder / SETTINGS).is_file():
@@ -54,7 +63,19 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
     device = resolve_device(settings.run.device)
     network = build_network(settings, len(classes)).to(device)
     load_weights(network, folder)
-    return TrainedNetwork(folder, settings, classes, network, device)
+    packing = read_packing(folder) if (folder / PACKING).is_file() else None
+    return TrainedNetwork(folder, settings, classes, packing, network, device)
+
+
+def _load_model_file(path: Path, overrides: Iterable[str]) -> TrainedNetwork:
+    """load_trained of a model file."""
+    model = read_model_file(path)
+    settings = model.settings_with(overrides)
+    device = resolve_device(settings.run.device)
+    network = build_network(settings, len(model.classes))
+    check_tensors(network, model.tensors, where=path)
+    network.load_state_dict(model.tensors)
+    return TrainedNetwork(path, settings, model.classes, model.packing, network.to(device), device)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:

@@ -58,11 +58,12 @@ def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
     """How the videos were encoded that the weights were trained on; None: their bytes were kept."""
     from train.checkpoint import PACKING, read_packing
 
-    packing = read_packing(trained.folder)
+    # Without one, reading it is the error that says what to do.
+    packing = read_packing(trained.source) if trained.packing is None else trained.packing
     try:
         return encoding_spec_of(packing)
     except ValueError as error:
-        raise ValueError(f"{trained.folder / PACKING}: {error}") from None
+        raise ValueError(f"{trained.source / PACKING}: {error}") from None
 
 
 def predict(
@@ -113,7 +114,7 @@ def detect_in_file(
 
 
 def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a run or checkpoint folder for detecting in files; errors as load_trained.
+    """The network of a run, checkpoint or model file for detecting in files; errors as load_trained.
 
     device: auto, cpu or cuda. overrides: key=value on top of the checkpoint's settings.
     """
