@@ -46,6 +46,7 @@ setup(
         "tools",
         "tools.benchmarks",
         "tools.dataset",
+        "tools.labels",
         "tools.machine",
         "tools.planning",
         "tools.prediction",

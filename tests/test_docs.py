@@ -91,12 +91,14 @@ PREPARED = {
     + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
     + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
     "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
+    "docs/annotations.md": ["coded.boris", "elan/monday.eaf", "elan/tuesday.eaf", "my_videos"]
+    + ["predictions/detections.json"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
     "docs/python.md": ["my_videos", "annotations.csv", "match.mp4", "recordings", "mine.yaml", "runs/mine"],
     "docs/python.ipynb": ["runs/demo", "data/demo", "data/demo-videos/videos"],
     "docs/read-the-report.md": ["runs/demo", "data/demo"],
     "docs/choose-settings.md": ["data/mine", "mine.yaml", "swin3d_t.pth"]
-    + ["r2plus1d_34-tsp_on_activitynet.pth"],
+    + ["r2plus1d_34-tsp_on_activitynet.pth", "match.mp4", "rgb_imagenet.pt", "label_map.txt"],
     "docs/memory.md": ["data/mine", "mine.yaml"],
     "docs/several-gpus-and-machines.md": ["data/mine", "mine.yaml"],
     "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],

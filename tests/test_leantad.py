@@ -73,16 +73,16 @@ def test_help_reads_from_the_example_to_the_last_argument():
 @pytest.mark.parametrize(
     ("function", "command", "without"),
     [
-        (leantad.load, predict, {"videos", "out", "min_score", "top", "classes", "force"}),
+        (leantad.load, predict, {"videos", "out", "min_score", "top", "classes", "format", "force"}),
         (leantad.evaluate, evaluate, set()),
         (leantad.pack, make_shards, set()),
-        (leantad.train, train, {"local_rank"}),
+        (leantad.train, train, set()),
     ],
 )
 def test_keyword_arguments_are_the_options_with_their_defaults(function, command, without):
     options = {max(p.opts, key=len).strip("-").replace("-", "_"): p for p in command.params}
     arguments = inspect.signature(function).parameters
-    assert set(arguments) == set(options) - {"json"} - without
+    assert set(arguments) == set(options) - {"json", "local_rank"} - without
     for name, argument in arguments.items():
         if argument.default is inspect.Parameter.empty or (function, name) == (leantad.evaluate, "out"):
             continue  # required; and Python writes no file that nobody named

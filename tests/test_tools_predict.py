@@ -125,19 +125,17 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
 
 
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
-    from pipeline import sample_reader
+    from pipeline.clip_decoder import ClipDecoder
 
-    decode = sample_reader.decode_clips
+    start, calls = ClipDecoder.start, []
 
-    calls = []
-
-    def broken_at_first(data, frames, **options):
+    def broken_at_first(self, request):
         calls.append(1)
         if len(calls) == 2:  # the second window of first.mkv
             raise ValueError("frame 7 cannot be decoded")
-        return decode(data, frames, **options)
+        return start(self, request)
 
-    monkeypatch.setattr(sample_reader, "decode_clips", broken_at_first)
+    monkeypatch.setattr(ClipDecoder, "start", broken_at_first)
     trained = load_trained(run, ["run.device=cpu"])
     files = {path.stem: path for path in sorted(videos.iterdir())}
     first, second = predict(trained, files, output=SILENT)

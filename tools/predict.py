@@ -6,6 +6,7 @@ through the network as evaluation does it (tools/prediction/detect.py).
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ if __name__ == "__main__":
 import click
 
 from pipeline.packing.prepare import find_videos
+from tools.labels.formats import FORMATS
+from tools.labels.predictions import CHOICES, check_formats, write_formats
 from tools.prediction.detect import detect_in_files, load_detector
-from train.cli import Command, Output, force_option, output_options
+from train.cli import Command, Output, force_option, local_rank_option, output_options
 from train.detections import (
     Selection,
     VideoDetections,
@@ -44,18 +47,25 @@ class PredictOptions:
     classes: str | None
     device: str
     overrides: tuple[str, ...]
+    formats: tuple[str, ...]
     force: bool
 
 
 def predict_and_write(
-    options: PredictOptions, files: dict[str, Path], output: Output
+    options: PredictOptions, files: dict[str, Path], output: Output, *, writes: bool
 ) -> tuple[TrainedNetwork, list[VideoDetections]]:
-    """Detect in all files and write what was detected; ValueError, and no file, if none could be read."""
+    """Detect in all files and write what was detected; ValueError, and no file, if none could be read.
+
+    writes: whether this process does, of several that share the files.
+    """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
     selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
     is_new = not options.out.exists()
-    options.out.mkdir(parents=True, exist_ok=True)
+    if writes:
+        options.out.mkdir(parents=True, exist_ok=True)
     found = detect_in_files(trained, files, selection, output=output)
+    if not writes:
+        return trained, []
     if all(video.reason is not None for video in found):
         if is_new:
             options.out.rmdir()
@@ -82,6 +92,7 @@ EPILOG = """
 \b
 Examples:
   leantad predict match.mp4 --checkpoint runs/demo --min-score 0.3
+  leantad predict match.mp4 --checkpoint runs/demo --min-score 0.3 --format elan --format events-per-hour
   leantad predict recordings/ "more/*.mkv" --checkpoint runs/demo --out found --classes jump,run --top 20
 """
 FILE = click.Path(path_type=Path)
@@ -95,27 +106,43 @@ FILE = click.Path(path_type=Path)
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
 @click.option("--classes", help="Keep these classes only.", metavar="A,B")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--format", "formats", type=click.Choice(CHOICES), multiple=True, help="Write this, too; repeatable."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @force_option
 @output_options
+@local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
     """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match.
 
-    Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video. Scores
-    and times are those that `leantad eval` would give for the packed file; the options only leave some out.
+    Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video, and
+    with --format the files of labelling tools, YouTube chapters, or a table of events per hour. Scores and
+    times are those that `leantad eval` would give for the packed file; the options only leave some out.
     A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
-    used, it is 2, and nothing is written.
+    used, it is 2, and nothing is written. Processes that deepspeed or torchrun started share the files.
     """
-    options, output = PredictOptions(**values), Output(quiet, as_json)
+    from train.distributed import shared_work
+
+    options = PredictOptions(**values)
     files = find_videos(options.videos)
     check_outputs(options.out, list(files), force=options.force)
-    with output.others_on_stderr():
-        trained, found = predict_and_write(options, files, output)
+    check_formats(options.out, list(files), options.formats, force=options.force)
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    with shared_work() as writes:
+        output = Output(quiet or not writes, as_json and writes)
+        with output.others_on_stderr():
+            trained, found = predict_and_write(options, files, output, writes=writes)
+    if not writes:
+        return  # rank 0 has the detections of all
     output.say(format_detections(found))
-    output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt)")
-    output.document(document_of(options.out, trained, found))
-    ctx.exit(1 if any(video.reason is not None for video in found) else 0)
+    written, complete = write_formats(options.out, found, options.formats, output)
+    others = "".join(f", {FORMATS[name].title}" for name in written)
+    output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt){others}")
+    output.document({**document_of(options.out, trained, found), "formats": written})
+    ctx.exit(0 if complete and all(video.reason is None for video in found) else 1)
 
 
 if __name__ == "__main__":

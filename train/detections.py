@@ -197,25 +197,35 @@ def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapp
     write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
 
 
-def subtitles(detections: Sequence[dict[str, Any]]) -> str:
-    """SubRip text: one cue per detection, "label 0.87", by start; those that overlap are separate cues."""
-    cues = []
-    by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
-    for number, detection in enumerate(by_start, 1):
-        start, end = (round(1000 * seconds) for seconds in detection["segment"])
-        label = _one_line(detection["label"])  # an empty line would end the cue
-        times = f"{_timestamp(start)} --> {_timestamp(max(end, start + 1))}"
-        cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
+def subtitles(detections: Sequence[Mapping[str, Any]]) -> str:
+    """SubRip text: one cue per detection, by start; those that overlap are separate cues."""
+    by_start = sorted(detections, key=lambda each: (*each["segment"], -(each["score"] or 0.0)))
+    cues = [
+        f"{number}\n{cue_times(*detection['segment'])}\n{cue_text(detection)}\n"
+        for number, detection in enumerate(by_start, 1)
+    ]
     return "\n".join(cues)
+
+
+def cue_text(detection: Mapping[str, Any]) -> str:
+    """What a subtitle shows: "label 0.87", or the label alone where a person made it (score None)."""
+    label = _one_line(detection["label"])  # an empty line would end the cue
+    return label if detection["score"] is None else f"{label} {detection['score']:.2f}"
+
+
+def cue_times(start: float, end: float, point: str = ",") -> str:
+    """The times of a subtitle (seconds), which lasts 1 ms at least; point: before the milliseconds."""
+    first = max(round(1000 * start), 0)
+    return " --> ".join(_clock(each, point) for each in (first, max(round(1000 * end), first + 1)))
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _timestamp(milliseconds: int) -> str:
+def _clock(milliseconds: int, point: str) -> str:
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
 def csv_text(found: Sequence[VideoDetections]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
+from train.cli import (
+    Command,
+    Output,
+    check_new_file,
+    exit_with,
+    force_option,
+    local_rank_option,
+    output_options,
+)
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
@@ -169,6 +179,15 @@ def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
     return metrics
 
 
+def sharing(options: EvalOptions) -> AbstractContextManager[bool]:
+    """Inside, a launcher's processes share the work of a network; yields whether this one writes."""
+    if options.checkpoint is None:  # no work to share, and no torch to import
+        return nullcontext(os.environ.get("RANK", "0") == "0")
+    from train.distributed import shared_work
+
+    return shared_work()
+
+
 EXAMPLES = """
 \b
 Examples:
@@ -177,6 +196,7 @@ Examples:
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
   leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
+  deepspeed --num_gpus 4 train/eval.py --checkpoint runs/demo
 """
 FILE = click.Path(path_type=Path)
 
@@ -203,16 +223,24 @@ FILE = click.Path(path_type=Path)
 )
 @force_option
 @output_options
+@local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
-    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1.
+    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1. Several
+    processes that deepspeed or torchrun started share the videos of a --checkpoint.
     """
-    options, output = EvalOptions(**values), Output(quiet, as_json)
+    options = EvalOptions(**values)
     check_options(options)
-    loaded = load_input(options, output)
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    with sharing(options) as writes:
+        output = Output(quiet or not writes, as_json and writes)
+        loaded = load_input(options, output) if writes or options.checkpoint else None
+    if loaded is None or not writes:
+        return  # rank 0 has the results of all
     if not options.detections and options.out is not None:
         write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
         output.say(f"detections: {options.out}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import PACKING, SETTINGS, load_weights, read_classes, read_packing, weights_folder
 from train.cli import to_stderr
+from train.distributed import device_of_rank
 from train.model_file import check_tensors, read_model_file
+from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
@@ -46,36 +49,55 @@ class TrainedNetwork:
     device: torch.device
 
 
-def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a run folder, checkpoint folder or model file; `overrides`: key=value on top of its
-    settings.
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint folder or a model file holds; `load` copies its weights into a network."""
 
-    Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
-    """
-    if checkpoint.is_file():
-        return _load_model_file(checkpoint, overrides)
+    source: Path
+    settings: Settings
+    classes: tuple[str, ...]
+    packing: Mapping[str, Any] | None
+    load: Callable[[Network], None]
+
+
+def _read_folder(checkpoint: Path, overrides: Iterable[str]) -> _Saved:
     folder = weights_folder(checkpoint)
     # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
     if not (folder / SETTINGS).is_file():
         raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
     settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
-    classes = tuple(read_classes(folder))
-    device = resolve_device(settings.run.device)
-    network = build_network(settings, len(classes)).to(device)
-    load_weights(network, folder)
     packing = read_packing(folder) if (folder / PACKING).is_file() else None
-    return TrainedNetwork(folder, settings, classes, packing, network, device)
+    classes = tuple(read_classes(folder))
+    return _Saved(folder, settings, classes, packing, partial(load_weights, folder=folder))
 
 
-def _load_model_file(path: Path, overrides: Iterable[str]) -> TrainedNetwork:
-    """load_trained of a model file."""
+def _read_file(path: Path, overrides: Iterable[str]) -> _Saved:
     model = read_model_file(path)
-    settings = model.settings_with(overrides)
-    device = resolve_device(settings.run.device)
-    network = build_network(settings, len(model.classes))
-    check_tensors(network, model.tensors, where=path)
-    network.load_state_dict(model.tensors)
-    return TrainedNetwork(path, settings, model.classes, model.packing, network.to(device), device)
+
+    def load(network: Network) -> None:
+        check_tensors(network, model.tensors, where=path)
+        network.load_state_dict(model.tensors)
+
+    return _Saved(path, model.settings_with(overrides), model.classes, model.packing, load)
+
+
+def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:
+    """The network of a run folder, checkpoint folder or model file; `overrides`: key=value on top of its own.
+
+    Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
+    """
+    saved = (_read_file if checkpoint.is_file() else _read_folder)(checkpoint, overrides)
+    source, settings = saved.source, saved.settings
+    device = device_of_rank(resolve_device(settings.run.device))
+    set_numerics(settings.run, device)
+    network = build_network(settings, len(saved.classes)).to(device)
+    saved.load(network)
+    if settings.run.precision == "bf16":  # as the run trained and validated
+        if has_bf16(device):
+            cast_parameters(network, torch.bfloat16)
+        else:
+            to_stderr(f"run.precision: bf16 in {source}, which a {device.type} lacks; computing in float32")
+    return TrainedNetwork(source, settings, saved.classes, saved.packing, network, device)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
@@ -99,21 +121,22 @@ def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
             )
 
 
-def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWindow]:
-    """Raw windows of every sample, in the loader's order. `network`: a Network, or the engine around one.
+def infer(network: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[RawWindow]:
+    """Raw windows of every sample, in the loader's order. `network`: a Network on `device`, or its engine.
 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.clips)
+            prediction = network(batch.to(device).clips)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
                 "use an earlier checkpoint or lower the learning rates"
             )
         yield from raw_windows(prediction, batch)
+        del batch, prediction  # or they would be held while the next batch is waited for
 
 
 def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
@@ -131,12 +154,13 @@ def detect_in(
     watch: Watch = iter,
     external_scores: ExternalScores | None = None,
     record: Callable[[RawWindow], None] | None = None,
+    remark: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
-    progress bar. record: called with every raw window, for writing them to a file. Raises ValueError naming
-    the video that cannot be read.
+    progress bar. record: called with every raw window, for writing them to a file. remark: called with the
+    lines of the loader for people. Raises ValueError naming the video that cannot be read.
     """
     settings = trained.settings
     loader = Loader(
@@ -149,10 +173,10 @@ def detect_in(
         world_size=1,
         device=trained.device,
         training=False,
-        remark=to_stderr,
+        remark=remark,
     )
     with closing(loader):
-        windows = watch(infer(trained.network, loader))
+        windows = watch(infer(trained.network, loader, trained.device))
         if record is not None:
             windows = _recorded(windows, record)
         return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

@@ -6,9 +6,10 @@ Memory holds the clips of one window and the proposals of those before.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
-from train.cli import Output, one_line
+from train.cli import Output, one_line, to_stderr
 from train.detections import Selection, VideoDetections
 
 if TYPE_CHECKING:
@@ -74,23 +75,29 @@ def predict(
     workers: files that are re-encoded at once. A file that cannot be used is named on stderr and has a reason
     in what is yielded. ValueError when the checkpoint does not say how its data was packed.
     """
-    spec = encoding_spec(trained)
+    spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
     with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
-            found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar)
+            found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
             if found.reason is not None:
                 output.error(f"{found.file}: {found.reason}")
             yield found
 
 
 def detect_in_file(
-    trained: TrainedNetwork, video: PackedVideo, packed: Path, *, file: Path, bar: SecondsBar
+    trained: TrainedNetwork,
+    video: PackedVideo,
+    packed: Path,
+    *,
+    file: Path,
+    bar: SecondsBar,
+    remark: Callable[[str], None],
 ) -> VideoDetections:
     """The detections in one video; a video that cannot be read is no error here but has a reason.
 
-    packed: the file as prepare encoded it; file: as it was named.
+    packed: the file as prepare encoded it; file: as it was named. remark: called with the loader's lines.
     """
     import torch
 
@@ -101,14 +108,14 @@ def detect_in_file(
     try:
         source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
         # One window at a time is enough: it has as many clips as go through the encoder at once.
-        results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch)
+        results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch, remark=remark)
     except ValueError as error:
         reason = one_line(error).removeprefix(f"{video.file}: video {video.key}: ")
         return VideoDetections(video.key, file, None, (), reason)
     except torch.cuda.OutOfMemoryError:
         raise ValueError(
             f"{file}: the GPU has no memory left; --set encoder.clips_per_forward=1 and "
-            "--set data.decode_chunk_frames=64 need less, --device cpu needs none"
+            "--set data.decode_chunk_mib=16 need less, --device cpu needs none"
         ) from None
     return VideoDetections(video.key, file, video.duration, tuple(results[video.key]))
 
@@ -128,9 +135,24 @@ def detect_in_files(
     trained: TrainedNetwork, files: dict[str, Path], selection: Selection, *, output: Output
 ) -> list[VideoDetections]:
     """What `selection` keeps of the detections in files, by key, in order; as many files are encoded at once
-    as there are cores, four at most. A file that cannot be used is named and has a reason."""
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    return [
+    as there are cores, four at most. A file that cannot be used is named and has a reason.
+
+    Several ranks share the files and the cores; rank 0 has the detections in all, the others none.
+    """
+    from train.distributed import gather_json, rank, world_size
+
+    own = dict(list(files.items())[rank() :: world_size()])
+    workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
+    found = [
         replace(video, detections=selection.apply(video.detections))
-        for video in predict(trained, files, output=output, workers=workers)
+        for video in (predict(trained, own, output=output, workers=workers) if own else ())
+    ]
+    if world_size() == 1:
+        return found
+    gathered = gather_json([{**asdict(video), "file": str(video.file)} for video in found])
+    by_key = {entry["key"]: entry for part in gathered for entry in part}
+    return [
+        VideoDetections(**{**by_key[key], "file": path, "detections": tuple(by_key[key]["detections"])})
+        for key, path in files.items()
+        if key in by_key
     ]
