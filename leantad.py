@@ -61,7 +61,7 @@ def load(
     set: Mapping[str, object] | None = None,
     quiet: bool = False,
 ) -> Detector:
-    """The detector of a run folder (its best checkpoint) or checkpoint folder.
+    """The detector of a run folder (its best checkpoint), checkpoint folder or model file (.leantad).
 
     device: auto, cpu or cuda. set: other settings than the checkpoint's, by name.
     """

@@ -79,7 +79,7 @@ def predict_and_write(
         return trained, [], None
     if all(video.reason is not None for video in found):
         raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
-    metadata = {"checkpoint": str(trained.folder)} | ({"thresholds": thresholds} if thresholds else {})
+    metadata = {"checkpoint": str(trained.source)} | ({"thresholds": thresholds} if thresholds else {})
     failure = written(
         lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
     )
@@ -97,7 +97,7 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
         }
         for video in found
     }
-    return {"out": out, "checkpoint": trained.folder, "classes": trained.classes, "videos": videos}
+    return {"out": out, "checkpoint": trained.source, "classes": trained.classes, "videos": videos}
 
 
 def print_written(
@@ -132,7 +132,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--checkpoint", type=FILE, required=True, help="Run folder (its best) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, required=True, help="Run (its best), checkpoint or model file.")
 @click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
 @click.option("--auto-threshold", is_flag=True, help="Each class from its score of best F1 in validation on.")

@@ -254,7 +254,9 @@ def weights_folder(checkpoint: Path) -> Path:
     for folder in (checkpoint / "checkpoints" / "last", *newest_first):
         if not _missing(folder, WEIGHTS_FILES):
             return folder
-    raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
+    raise ValueError(
+        f"{checkpoint}: no {WEIGHTS}, want a run folder, one of its checkpoints, or a file of leantad export"
+    )
 
 
 def settings_file(checkpoint: Path) -> Path:
@@ -323,7 +325,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return read_safetensors(path)
 
 
-def _mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
+def first_mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
     """The first tensor that differs by name or shape, and how many do; None if none."""
     reshaped = [n for n in wanted if n in saved and saved[n].shape != wanted[n].shape]
     missing = [n for n in wanted if n not in saved]
@@ -347,7 +349,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
     Raises ValueError, before anything is copied, naming the first tensor that does not match.
     """
     saved = read_weights(folder)
-    mismatch = _mismatch(saved, network.state_dict())
+    mismatch = first_mismatch(saved, network.state_dict())
     if mismatch is not None:
         raise ValueError(
             f"{Path(folder) / WEIGHTS}: another network's weights: {mismatch}; build the network from the "

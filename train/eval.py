@@ -118,7 +118,9 @@ def check_origin(options: EvalOptions) -> None:
     Of several processes the first one checks, before it lets the others begin: the machines of those may
     have other home folders, without the key of this one.
     """
-    if not options.checkpoint or options.trust or os.environ.get("RANK", "0") != "0":
+    if not options.checkpoint or options.checkpoint.is_file():  # a model file names no data set
+        return
+    if options.trust or os.environ.get("RANK", "0") != "0":
         return
     from train.checkpoint import settings_file
     from train.settings import check_trust
@@ -255,7 +257,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--checkpoint", type=FILE, help="Run folder (its best checkpoint) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
 @click.option("--from-raw", type=FILE, help="HDF5 file of --raw: post-process again, without the model.")
 @click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")

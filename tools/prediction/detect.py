@@ -60,11 +60,12 @@ def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
     """How the videos were encoded that the weights were trained on; None: their bytes were kept."""
     from train.checkpoint import PACKING, read_packing
 
-    packing = read_packing(trained.folder)
+    # Without one, reading it is the error that says what to do.
+    packing = read_packing(trained.source) if trained.packing is None else trained.packing
     try:
         return encoding_spec_of(packing)
     except ValueError as error:
-        raise ValueError(f"{trained.folder / PACKING}: {error}") from None
+        raise ValueError(f"{trained.source / PACKING}: {error}") from None
 
 
 def predict(
@@ -121,7 +122,7 @@ def detect_in_file(
 
 
 def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a run or checkpoint folder for detecting in files; errors as load_trained.
+    """The network of a run, checkpoint or model file for detecting in files; errors as load_trained.
 
     device: auto, cpu or cuda. overrides: key=value on top of the checkpoint's settings.
     """
@@ -136,9 +137,12 @@ def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: O
 
     overrides: of the settings; those of post-processing change scores, which the thresholds do not follow.
     """
-    from train.evaluation.class_thresholds import read_thresholds
-
-    chosen = read_thresholds(trained.folder)
+    chosen = trained.thresholds
+    if chosen is None:
+        raise ValueError(
+            f"{trained.source}: no thresholds; these weights were not validated, or by an older release, or "
+            "nothing was right; take the run's best checkpoint, or --min-score instead of --auto-threshold"
+        )
     changed = [name for name in overrides if name.startswith("post.")]
     if changed:
         output.warn(f"thresholds were chosen without {changed[0]}, which may change scores")

@@ -120,8 +120,8 @@ class Detector:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that its weights are from."""
-        return self._trained.folder
+        """The checkpoint folder or model file that its weights are from."""
+        return self._trained.source
 
     @one_line_errors
     def __call__(
@@ -155,7 +155,7 @@ class Detector:
             raise ValueError(
                 f"none of the {len(found)} files could be read; {found[0].file}: {found[0].reason}"
             )
-        return Detections(found, checkpoint=str(self._trained.folder))
+        return Detections(found, checkpoint=str(self._trained.source))
 
     def __repr__(self) -> str:
         return f"<Detector: {self.checkpoint}, classes {', '.join(self.classes)}>"

@@ -84,13 +84,8 @@ def _of_class(matched: MatchedDetections, label: int) -> MatchedDetections:
 
 
 def read_thresholds(folder: Path) -> ClassThresholds:
-    """Those of a checkpoint; ValueError if it has none."""
+    """Those of a checkpoint that has some; ValueError if the file is damaged."""
     path = folder / THRESHOLDS
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file; these weights were not validated, or by an older release, or nothing was "
-            "right; take the run's best checkpoint, or --min-score instead of --auto-threshold"
-        )
     try:
         return ClassThresholds.model_validate(parse_json(path.read_bytes(), where=path))
     except ValidationError as error:
