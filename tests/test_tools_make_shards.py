@@ -113,7 +113,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     write_video(videos / "twice.mp4", range(0, 400, 40))
     names = ["one", "empty", "text", "cut", "twice", "absent", "../other", "/etc/passwd"]
     database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
-    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out", "--strict")
     assert done.returncode == 1, done.stderr
     assert "packed: 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
@@ -126,7 +126,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
         "absent": "no file of this name in the folder",
         "../other": "no file of this name in the folder",
         "/etc/passwd": "no file of this name in the folder",
-        "two": "no action overlaps it: it ends at 1.00 s, they begin at 50 s",
+        "two": "no action overlaps it: it ends at 0.99 s, they begin at 50 s",
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons

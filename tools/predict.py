@@ -21,12 +21,14 @@ if __name__ == "__main__":
 import click
 from tqdm import tqdm
 
+from pipeline.annotations import Repair
 from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import (
     SUBSET,
     SingleVideo,
     encoding_spec_of,
     find_videos,
+    left_out,
     prepare,
     stated_seconds,
 )
@@ -111,7 +113,11 @@ def predict(
     """
     spec = encoding_spec(trained)
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
-    with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
+
+    def remark(key: str, remark: Repair) -> None:
+        output.remark(f"{files[key]}: {remark.detail}")
+
+    with closing(bar.bar), closing(prepare(files, spec, workers=workers, on_remark=remark)) as prepared:
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar)
@@ -219,6 +225,8 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     options, output = PredictOptions(**values), Output(quiet, as_json)
     files = find_videos(options.videos)
     check_outputs(options.out, list(files), force=options.force)
+    if others := left_out(options.videos):
+        output.remark(others)
     with output.others_on_stderr():
         trained, found = predict_and_write(options, files, output)
     output.say(format_detections(found))
