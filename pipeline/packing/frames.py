@@ -1,4 +1,4 @@
-"""Decodes the packets of a video, strictly; frames that cannot be decoded are told apart by where they are.
+"""Decodes the packets of a video strictly; it depends on where they are what becomes of bad frames.
 
 Before the first good frame (the stream was cut out of another one) they are dropped and counted. After the
 last one (a recorder crashed, a download broke off) the video ends before them. Between good frames they are

@@ -28,7 +28,7 @@ from ..records import EncodedFrames, PackedVideo
 from ..text import counted, first_names
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
-from .probe import FrameReader, Unreadable
+from .probe import FrameReader, Unreadable, track_begins
 from .rates import exact_rate
 from .shard_writer import unique_keys
 from .transcode import EncodingSpec, has_encoding
@@ -153,6 +153,16 @@ def stated_seconds(path: Path) -> float:
             if stream.duration and stream.time_base:
                 return float(stream.duration * stream.time_base)
             return (container.duration or 0) / av.time_base
+    except (Unreadable, OSError):
+        return 0.0
+
+
+def stated_begin(path: Path) -> float:
+    """Seconds on a file's own clock at which the first of its tracks begins; 0.0 where it cannot be read."""
+    try:
+        with FrameReader(path).opened() as (container, stream):
+            begins = track_begins([stream, *container.streams.audio])
+            return max(0.0, float(min(begins))) if begins else 0.0
     except (Unreadable, OSError):
         return 0.0
 

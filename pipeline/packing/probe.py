@@ -2,14 +2,14 @@
 
 0 s is where a player starts: at the track that begins first. A picture that begins after the sound has its
 first frame later than 0 s. Frame count, rate and duration come from the time stamps of decoded frames, never
-from the header. What is kept of an imperfect file, and how, is said in remarks.
+from the header. Remarks state what is kept of an imperfect file, and how.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,6 +19,7 @@ from typing import cast
 import av
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData, Type
+from av.stream import Stream
 
 from ..container import open_video
 from .clock import Clock, in_order, is_steady
@@ -174,14 +175,15 @@ class FrameReader:
             yield video
 
 
+def track_begins(tracks: Iterable[Stream]) -> list[Fraction]:
+    """When tracks begin by the file's own clock, in seconds, of those that say so."""
+    starts = ((track.start_time, track.time_base) for track in tracks)
+    return [start * base for start, base in starts if start is not None and base is not None]
+
+
 def _begin_of(container: InputContainer, decoder: FrameDecoder, first: Fraction) -> Fraction:
     """When the first frame is shown, in seconds from where a player starts."""
-    sound = [
-        stream.start_time * stream.time_base
-        for stream in container.streams.audio
-        if stream.start_time is not None and stream.time_base is not None
-    ]
-    begin = first - min([decoder.begin, *sound])
+    begin = first - min([decoder.begin, *track_begins(container.streams.audio)])
     return begin if begin >= SAME_BEGIN else Fraction(0)
 
 
