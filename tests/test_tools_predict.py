@@ -141,6 +141,19 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     ]
 
 
+def test_what_is_missing_of_a_file_and_what_was_left_out_is_printed(videos, run, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "cut.mkv").write_bytes((videos / "first.mkv").read_bytes()[:3000])
+    (films / "notes.txt").write_text("no video")
+    result = call(main, films, "--checkpoint", run, "--out", tmp_path / "found")
+    assert result.exit_code == 0, result.output
+    assert f"{films / 'cut.mkv'}: the container is damaged: File ended prematurely; " in result.stderr
+    assert "left out: 1 file without the ending of a video (.txt 1); name one to try it" in result.stderr
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert len(found["results"]["cut"]) == 100
+
+
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
     from pipeline import sample_reader
 
