@@ -6,8 +6,9 @@ JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the c
 CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
 per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
 header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files).
-Times count from the first displayed frame. Public files need some patience: segments may be numeric strings,
-the duration may be missing, segments may have zero length or leave the video (see repair_actions).
+Times are those a player shows (see packing/probe.py). Public files need some patience: segments may be
+numeric strings, the duration may be missing, segments may have zero length or leave the video (see
+repair_actions).
 """
 
 from __future__ import annotations
