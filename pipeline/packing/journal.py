@@ -7,6 +7,7 @@ shard. `shards/NNNNN.json` records a complete tar and the keys in it. A record c
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,9 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("videos", "shards"):
+        self.temporary = folder / "temporary"  # of the workers; a killed run may have left some of it
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        for name in ("videos", "shards", "temporary"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def encoded_path(self, key: str) -> Path:

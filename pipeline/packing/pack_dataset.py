@@ -20,7 +20,7 @@ from typing import Any
 
 from ..annotations import Repair
 from ..dataset import Dataset
-from ..files import TEMPORARY, read_json, sha256_of, write_text
+from ..files import TEMPORARY, read_json, remove_folder, remove_left, sha256_of, write_text
 from ..records import DESCRIPTION, Shard
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video
@@ -78,7 +78,7 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
                 packing={**plan.packing, "plan": plan.digest()},
                 repairs=[repair for result in results for repair in result.repairs],
             )
-    shutil.rmtree(out / WORK)
+    remove_folder(out / WORK)
     if not shards:
         video = results[0].video
         raise ValueError(
@@ -136,11 +136,13 @@ def load_complete_dataset(plan: PackingPlan, out: Path) -> list[PackResult]:
     """
     if not (out / DESCRIPTION).exists():
         return []
+    remove_left(out)
     dataset = Dataset.open(out)
     packing = dict(dataset.packing)
     _check_same_plan(plan, out, packing.pop("plan", None), packing)
     for name in dataset.shards:
         dataset.check_size(name)
+    remove_folder(out / WORK)  # a run that was killed after its last file left it
     repairs: dict[str, list[Repair]] = {}
     for repair in dataset.repairs:
         repairs.setdefault(repair.video, []).append(repair)
@@ -149,10 +151,15 @@ def load_complete_dataset(plan: PackingPlan, out: Path) -> list[PackResult]:
 
 def remove_outputs(out: Path) -> None:
     """Remove what make-shards wrote into `out`, and nothing else."""
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    (out / DESCRIPTION).unlink(missing_ok=True)  # first: what is left if this is killed is no data set
+    remove_folder(out / WORK)
     for path in out.iterdir() if out.is_dir() else ():
         if OUTPUTS.fullmatch(path.name) or PARTIAL.fullmatch(path.name):
-            path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -174,7 +181,7 @@ def _open_journal(plan: PackingPlan, out: Path) -> Iterator[Journal]:
             write_text(plan_file, json.dumps({"plan": plan.digest(), "settings": plan.packing}))
         for path in out.iterdir():
             if PARTIAL.fullmatch(path.name):
-                path.unlink()
+                _remove(path)
         yield Journal(out / WORK)
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..annotations import Repair, Video
+from ..files import temporary_folder
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
 from ..text import counted, first_names
@@ -72,6 +71,7 @@ def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
             short_side=int(packing["short_side"]),
             gop=int(packing["gop"]),
             upscale=bool(packing["upscale"]),
+            side_multiple=int(packing.get("side_multiple", 2)),  # former versions packed to even sides
         )
     except (KeyError, TypeError, ValueError):
         raise ValueError(
@@ -197,9 +197,9 @@ def prepare(
         )
         for key, path in files.items()
     ]
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        journal = Journal(Path(folder))
-        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as results:
+    with temporary_folder() as folder:
+        journal = Journal(folder)
+        with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
             for key, result in zip(files, results, strict=True):
                 path = journal.encoded_path(plain[key])
                 for remark in result.repairs:
@@ -208,12 +208,8 @@ def prepare(
                 path.unlink(missing_ok=True)
 
 
-def _pack(folder: str, job: Job) -> tuple[PackResult, bytes]:
-    """pack_video; an error of whatever kind is this file's own and does not stop the others.
-
-    Runs in a process of its own, which may be killed: its temporary files lie in `folder`, too.
-    """
-    tempfile.tempdir = folder
+def _pack(job: Job) -> tuple[PackResult, bytes]:
+    """pack_video; an error of whatever kind is this file's own and does not stop the others."""
     try:
         if job.spec is not None and has_encoding(job.folder / str(job.file), job.spec):
             job = replace(job, spec=None)
