@@ -7,8 +7,9 @@ CSV has a header with the columns video, start, end, label and, if wanted, subse
 per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
 header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files). Other
 columns are left out, and so are those without a name, which spreadsheets write.
-Times count from the first displayed frame. Public files need some patience: segments may be numeric strings,
-the duration may be missing, segments may have zero length or leave the video (see repair_actions).
+Times are those a player shows (see packing/probe.py). Public files need some patience: segments may be
+numeric strings, the duration may be missing, segments may have zero length or leave the video (see
+repair_actions).
 """
 
 from __future__ import annotations

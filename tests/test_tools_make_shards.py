@@ -136,7 +136,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     write_video(videos / "twice.mp4", range(0, 400, 40))
     names = ["one", "empty", "text", "cut", "twice", "absent", "../other", "/etc/passwd"]
     database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
-    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out", "--strict")
     assert done.returncode == 1, done.stderr
     assert "packed: 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
@@ -149,12 +149,53 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
         "absent": "no file of this name in the folder",
         "../other": "no file of this name in the folder",
         "/etc/passwd": "no file of this name in the folder",
-        "two": "no action overlaps it: it ends at 1.00 s, they begin at 50 s",
+        "two": "no action overlaps it: it ends at 0.99 s, they begin at 50 s",
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
     ground_truth = Dataset.open(tmp_path / "out").ground_truth("training")
     assert len(ground_truth) == 9 and all(video.actions for video in ground_truth.values())
+
+
+def test_a_dangling_link_is_one_reject(videos, tmp_path):
+    (videos / "gone.mp4").symlink_to("nowhere.mp4")
+    database = {name: entry((0, 0.5, "run")) for name in ("one", "gone")}
+    for options in (["--check"], []):
+        out = ["--out", tmp_path / "out", *options]
+        done = run(videos, annotate(tmp_path / "a.json", database), *out)
+        assert done.returncode == 1, done.stderr
+        assert "rejected: 1" in done.stdout
+        assert "gone: gone.mp4 is a link to nowhere.mp4, which is not there" in done.stdout
+
+
+def test_what_decodes_of_a_cut_file_is_packed_with_a_remark_and_strictly_rejected(videos, tmp_path):
+    good = (videos / "v_one.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
+    database = {name: entry((0, 0.2, "run"), (0.7, 0.9, "run")) for name in ("cut", "two")}
+    path = annotate(tmp_path / "a.json", database)
+    done = run(videos, path, "--out", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "cut: ending: the file breaks off inside a frame; 11 frames, " in done.stdout
+    assert "cut: outside: run [0.7, 0.9] s dropped" in done.stdout
+    video = Dataset.open(tmp_path / "out").videos["cut"]
+    assert video.duration == pytest.approx(0.5, abs=0.1) and len(video.actions) == 1
+    assert "strict" not in Dataset.open(tmp_path / "out").packing
+    done = run(videos, path, "--out", tmp_path / "strict", "--strict")
+    assert done.returncode == 1 and "rejected: 1" in done.stdout
+    assert Dataset.open(tmp_path / "strict").packing["strict"] is True
+    done = run(videos, path, "--out", tmp_path / "out", "--strict")
+    assert done.returncode == 2 and "was begun with strict None, not True" in done.stderr
+
+
+def test_an_action_that_packing_would_lose_names_a_rate_that_keeps_it(videos, tmp_path):
+    write_video(videos / "short.mp4", range(0, 200, 40))  # 5 frames; at 4 a second one is packed, for 0.25 s
+    write_video(videos / "long.mp4", range(0, 600, 40))
+    database = {"short": entry((0.05, 0.05, "run"), (0.17, 0.2, "run")), "two": entry((0, 0.5, "run"))}
+    path = annotate(tmp_path / "a.json", database)
+    done = run(videos, path, "--out", tmp_path / "out", "--fps", "7")
+    reason = "packed at 7 frames a second it ends at 0.1429 s, they begin at 0.17 s; pack with a higher --fps"
+    assert done.returncode == 1 and reason in done.stdout, done.stdout
+    assert run(videos, path, "--out", tmp_path / "again", "--fps", "15").returncode == 0
 
 
 def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):

@@ -115,7 +115,7 @@ def test_weights_trained_on_kept_bytes_see_the_bytes_of_the_file(videos, tmp_pat
 
 def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     broken, out = tmp_path / "broken.mkv", tmp_path / "found"
-    broken.write_bytes((videos / "first.mkv").read_bytes()[:2000])
+    broken.write_bytes((videos / "first.mkv").read_bytes()[:600])  # within its first frame
     result = call(main, broken, videos / "second.webm", "--checkpoint", run, "--out", out, "--quiet")
     assert result.exit_code == 1 and result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -126,6 +126,19 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         *("detections.csv", "detections.json", "second.srt")
     ]
+
+
+def test_what_is_missing_of_a_file_and_what_was_left_out_is_printed(videos, run, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "cut.mkv").write_bytes((videos / "first.mkv").read_bytes()[:3000])
+    (films / "notes.txt").write_text("no video")
+    result = call(main, films, "--checkpoint", run, "--out", tmp_path / "found")
+    assert result.exit_code == 0, result.output
+    assert f"{films / 'cut.mkv'}: the container is damaged: File ended prematurely; " in result.stderr
+    assert "left out: 1 file without the ending of a video (.txt 1); name one to try it" in result.stderr
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert len(found["results"]["cut"]) == 100
 
 
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):

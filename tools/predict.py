@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.lock import writing_folder
-from pipeline.packing.prepare import find_videos
+from pipeline.packing.prepare import find_videos, left_out
 from tools.labels.formats import FORMATS
 from tools.labels.predictions import CHOICES, check_formats, write_formats
 from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
@@ -168,6 +168,8 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | No
         with shared_work() as writes:
             output = Output(quiet or not writes, as_json and writes)
             remark_on_lock(output, options.out, last)
+            if others := left_out(options.videos):
+                output.remark(others)
             with output.others_on_stderr():
                 trained, found, failure = predict_and_write(options, files, output, writes=writes)
         if not writes:

@@ -11,10 +11,18 @@ from pathlib import Path
 
 from ..text import first_names
 
-VIDEO_SUFFIXES: tuple[str, ...] = (
+# Endings of files in which cameras, recorders and editors keep videos; where one name means several files,
+# one of these is meant before those below: previews, raw streams, intermediate files.
+COMMON_SUFFIXES: tuple[str, ...] = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
     *(".ogv", ".ts", ".webm", ".wmv"),
 )
+OTHER_SUFFIXES = """
+    .264 .265 .3g2 .amv .asf .avc .divx .dv .dvr-ms .evo .f4v .gif .gxf .h264 .h265 .hevc .ivf .lrv .m1v
+    .m2p .m2t .m2v .mjpeg .mjpg .mk3d .mod .mpe .mpv .mxf .nut .obu .ogm .qt .rm .rmvb .tod .trp .vob .vro
+    .wtv .y4m
+"""
+VIDEO_SUFFIXES: tuple[str, ...] = (*COMMON_SUFFIXES, *OTHER_SUFFIXES.split())
 ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
 
 
@@ -45,7 +53,8 @@ class VideoFolder:
         path = _normalized(name)
         found = self.by_name.get(path) or self.by_name.get(ACTIVITYNET_PREFIX + path)
         above = (self.by_path[tail] for tail in _tails(path) if tail in self.by_path)
-        return found or next(above, [])
+        found = found or next(above, [])
+        return [file for file in found if _suffix_of(file) in COMMON_SUFFIXES] or found
 
     def _similar(self, name: str) -> list[str]:
         """The files of the same simplified name, none in another sub-folder, or with another suffix."""
@@ -61,7 +70,8 @@ class VideoFolder:
         """
         found = self._matches(name) or [file for file in self._similar(name) if file not in taken]
         if len(found) == 1:
-            return found[0], None
+            reason = _why_no_file(self.folder / found[0])
+            return (None, reason) if reason else (found[0], None)
         if found:
             return None, f"{len(found)} files have this name: {first_names(found, quoted=False)}"
         near = self.by_letters.get(_letters(name), [])
@@ -87,8 +97,21 @@ def _files_under(root: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
+def _suffix_of(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
 def _is_video(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES
+    return _suffix_of(file) in VIDEO_SUFFIXES
+
+
+def _why_no_file(path: Path) -> str | None:
+    """What stands under the name of a file that is none; None: a file."""
+    if os.path.isfile(path):
+        return None
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"{path.name} is a link to {os.readlink(path)}, which is not there"
+    return f"{path.name} is neither a file nor a link to one"
 
 
 def _normalized(path: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from pipeline.annotations import Repair
 from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec
@@ -78,7 +79,11 @@ def predict(
     """
     spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
-    with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
+
+    def on_remark(key: str, found: Repair) -> None:
+        remark(f"{files[key]}: {found.detail}")
+
+    with closing(bar.bar), closing(prepare(files, spec, workers=workers, on_remark=on_remark)) as prepared:
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
