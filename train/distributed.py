@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 
 import torch.distributed as dist
 from torch import Tensor
@@ -69,8 +70,9 @@ def shut_down(code: int) -> None:
     """
     several = world_size() > 1
     if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # all is done: one that was killed by now takes nothing away
+            dist.barrier()
+            dist.destroy_process_group()
     if several:
         sys.stdout.flush()
         sys.stderr.flush()

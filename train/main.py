@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
+ENDING = threading.Lock()  # held by the thread that ends the process
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -123,20 +126,28 @@ def train(
 ) -> int:
     """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
+    from pipeline.files import own_temporary_files
     from train.build_network import resolve_device
     from train.checkpoint import going_on
-    from train.distributed import rank, shut_down
+    from train.distributed import rank, shut_down, world_size
     from train.engine import start_process_group
+    from train.heartbeat import heartbeat, lost_connection
     from train.loop import TrainingStopped, fit
 
-    start_process_group(resolve_device(settings.run.device))
+    lost = partial(end_without_the_others, out, output)
     try:
-        has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-        with output.others_on_stderr():
-            complete = fit(settings, out, resume=has_run, output=output)
+        with own_temporary_files():
+            start_process_group(resolve_device(settings.run.device))
+            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+            with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
+                complete = fit(settings, out, resume=has_run, output=output)
     except TrainingStopped as stopped:
         output.error(str(stopped))
         return 1
+    except RuntimeError as error:
+        if world_size() > 1 and (reason := lost_connection(error)):
+            lost(f"another process of the run has ended ({reason})")
+        raise
     except OSError as error:  # a disk that is full, or gone
         raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
@@ -146,6 +157,19 @@ def train(
     if rank() == 0:
         print_end(out, output, complete=complete)
     return code
+
+
+def end_without_the_others(out: Path, output: Output, reason: str) -> NoReturn:
+    """Say that another process of the run is lost, once, and end this one: exit code 1."""
+    from train.checkpoint import going_on
+    from train.distributed import rank
+
+    if not ENDING.acquire(blocking=False):
+        threading.Event().wait()  # the other thread is at it
+    output.error(f"rank {rank()}: {reason}; its own output says why; {going_on(out)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # clean-up would wait for the others
 
 
 def print_end(out: Path, output: Output, *, complete: bool) -> None:
