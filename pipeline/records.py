@@ -25,7 +25,7 @@ class PackedVideo:
 
     A rejected video has shard None, the reason in reject, num_frames 0, and its annotated duration (None:
     unknown). source is the name in the annotations, codec the short name PyAV gives it, sha256 that of the
-    encoded bytes.
+    encoded bytes, pix_fmt FFmpeg's name of the pixels' layout (None: packed before it was recorded).
     """
 
     key: str
@@ -42,6 +42,7 @@ class PackedVideo:
     source: str
     sha256: str | None = None
     file: str | None = None
+    pix_fmt: str | None = None
 
     @property
     def name(self) -> str:

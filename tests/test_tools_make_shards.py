@@ -66,6 +66,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "packed"),
+    [
+        ((320, 180), ("--short-side", 64), (112, 64)),
+        ((240, 180), ("--short-side", 64), (80, 64)),
+        ((180, 320), ("--short-side", 64), (64, 112)),
+        ((180, 100), (), (176, 96)),
+        ((180, 100), ("--short-side", 0), (176, 96)),
+        ((320, 180), ("--short-side", 60), (106, 60)),
+        ((90, 50), ("--copy",), (90, 50)),
+    ],
+)
+def test_sides_are_multiples_of_16_unless_asked_otherwise(tmp_path, source, options, packed):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", range(0, 400, 40), size=source)
+    annotations = annotate(tmp_path / "a.json", {"a": entry((0.1, 0.3, "run"))})
+    done = run(tmp_path / "videos", annotations, "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    (video,) = Dataset.open(tmp_path / "out").videos.values()
+    assert (video.width, video.height) == packed
+    assert ("no multiple of 16" in done.stderr) == (60 in options)
+
+
 @pytest.fixture
 def videos(tmp_path) -> Path:
     """Three good videos of 1 s, under names with traps."""

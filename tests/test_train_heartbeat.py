@@ -14,8 +14,8 @@ from multiprocessing.synchronize import Event
 import pytest
 import torch.distributed as dist
 
-from train.distributed import _free_port
-from train.heartbeat import heartbeat, lost_connection
+from train.distributed import _free_port, lost_connection
+from train.heartbeat import heartbeat
 
 LOST_AFTER = 1.0  # seconds
 

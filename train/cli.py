@@ -145,11 +145,41 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def local_rank_option(function: Decorated) -> Decorated:
+    """Click decorator: takes what the deepspeed launcher appends; argument `local_rank`."""
+    help_text = "Appended by the deepspeed launcher."
+    return click.option("--local_rank", type=int, default=None, hidden=True, help=help_text)(function)
+
+
 def document_options(function: Decorated) -> Decorated:
     """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
     help_text = "Write the JSON document to this file, too."
     out = click.option("--out", type=click.Path(path_type=Path), help=help_text)
     return out(force_option(output_options(function)))
+
+
+def options_of(command: click.Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options and arguments of a command that is called from Python, as the command line would give them.
+
+    given: values by the name of the option (short_side for --short-side); a mapping for --set becomes
+    key=value. Names that the command does not have are left out. Returns values by the name of the parameter,
+    but for --quiet, --json and the launcher's. ValueError naming a value that the command line would refuse.
+    """
+    values, context = {}, click.Context(command)
+    for parameter in command.params:
+        name = max(parameter.opts, key=len).lstrip("-").replace("-", "_")
+        if name in ("quiet", "json", "local_rank"):
+            continue
+        value = given.get(name)
+        if isinstance(value, Mapping):
+            value = [f"{key}={json.dumps(item, default=str)}" for key, item in value.items()]
+        elif value is not None and (parameter.multiple or parameter.nargs == -1):
+            value = [value] if isinstance(value, (str, Path)) else list(value)
+        try:
+            values[parameter.name or ""] = parameter.type_cast_value(context, value)
+        except click.BadParameter as error:
+            raise ValueError(f"{name}: {error.message}") from None
+    return values
 
 
 def check_new(path: Path, *, force: bool) -> None:

@@ -8,7 +8,6 @@ watches the count of the next one.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +21,6 @@ from train.distributed import rank, world_size
 
 MOST_SECONDS_BETWEEN_BEATS = 5.0
 LOST = "lost"  # key of the store: 1 + the rank of the first process that was lost, 0 while there is none
-
-
-def lost_connection(error: Exception) -> str | None:
-    """What an error says of a connection to another process that is lost; None if it is of another kind."""
-    if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
-        return None
-    text = re.sub(r"^\[[^]]*\] ", "", " ".join(str(error).split()))  # the line of gloo's source
-    return text.split(". ")[0][:200]
 
 
 def _connect(seconds: float) -> Any:

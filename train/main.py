@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, one_line, output_options
+from train.cli import Command, Output, local_rank_option, one_line, output_options
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -115,6 +115,32 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     return has_run
 
 
+def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
+    """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
+    from pipeline.files import own_temporary_files
+    from train.build_network import resolve_device
+    from train.distributed import lost_connection, shut_down, world_size
+    from train.engine import start_process_group
+    from train.heartbeat import heartbeat
+    from train.loop import fit
+
+    lost = partial(end_without_the_others, out, output)
+    try:
+        with own_temporary_files():
+            start_process_group(resolve_device(settings.run.device))
+            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+            with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
+                complete = fit(settings, out, resume=has_run, output=output)
+    except RuntimeError as error:
+        if world_size() > 1 and (reason := lost_connection(error)):
+            lost(f"another process of the run has ended ({reason})")
+        raise
+    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
+    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
+    atexit.register(shut_down, 0 if complete else 130)
+    return complete
+
+
 def train(
     recipe: Path | None,
     out: Path,
@@ -124,39 +150,23 @@ def train(
     resume: bool,
     force: bool,
 ) -> int:
-    """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
+    """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
+    and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from pipeline.files import own_temporary_files
-    from train.build_network import resolve_device
     from train.checkpoint import going_on
-    from train.distributed import rank, shut_down, world_size
-    from train.engine import start_process_group
-    from train.heartbeat import heartbeat, lost_connection
-    from train.loop import TrainingStopped, fit
+    from train.distributed import rank
+    from train.loop import TrainingStopped
 
-    lost = partial(end_without_the_others, out, output)
     try:
-        with own_temporary_files():
-            start_process_group(resolve_device(settings.run.device))
-            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-            with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
-                complete = fit(settings, out, resume=has_run, output=output)
+        complete = run_training(settings, out, output, resume=resume, force=force)
     except TrainingStopped as stopped:
         output.error(str(stopped))
         return 1
-    except RuntimeError as error:
-        if world_size() > 1 and (reason := lost_connection(error)):
-            lost(f"another process of the run has ended ({reason})")
-        raise
     except OSError as error:  # a disk that is full, or gone
         raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
-    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
-    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
-    code = 0 if complete else 130
-    atexit.register(shut_down, code)
     if rank() == 0:
         print_end(out, output, complete=complete)
-    return code
+    return 0 if complete else 130
 
 
 def end_without_the_others(out: Path, output: Output, reason: str) -> NoReturn:
@@ -208,7 +218,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
 @output_options
-@click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
+@local_rank_option
 def main(
     recipe: Path | None,
     out: Path,

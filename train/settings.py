@@ -20,7 +20,8 @@ from train.postprocess import PostSettings
 RECIPES = Path(__file__).resolve().parent / "recipes"
 # Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
-    "data.piece_frames": "data.decode_chunk_frames",
+    "data.decode_chunk_frames": "data.decode_chunk_mib",
+    "data.piece_frames": "data.decode_chunk_mib",
     "detector.expand": "detector.roi_context",
     "detector.fc": "detector.fc_dim",
     "detector.head": "detector.head_dim",
@@ -66,6 +67,19 @@ class RunSettings(SettingsGroup):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """What computes: cuda is an NVIDIA GPU, cpu the processor (much slower), auto a GPU where there is
     one."""
+
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Numbers that weights and activations are; auto leaves it to run.ds_config: as shipped, bf16 on a GPU
+    that has it, else float32. bf16 is faster and takes half the memory, with 8 bits of precision."""
+
+    tf32: bool = True
+    """Whether a GPU rounds the factors of float32 products to 10 bits, which is several times faster and
+    precise enough to train. false: float32 in full, to compare with a CPU."""
+
+    deterministic: bool = False
+    """Whether a GPU computes the same bits each time: two runs with the same settings, and a resumed run, end
+    with equal weights. true is slower, and an offloaded optimizer is PyTorch's Adam. false: equal but for
+    rounding, see docs/resume.md."""
 
     lost_after_seconds: float = Field(60, gt=0)
     """Seconds without a sign of life after which one of several processes counts as lost, and the others end.

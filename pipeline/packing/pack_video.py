@@ -104,6 +104,7 @@ def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256:
         source=job.source,
         sha256=sha256,
         file=job.file,
+        pix_fmt=packed.pix_fmt,
     )
     return PackResult(video, repairs + _remarks(job, source))
 

@@ -68,6 +68,7 @@ def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
             short_side=int(packing["short_side"]),
             gop=int(packing["gop"]),
             upscale=bool(packing["upscale"]),
+            side_multiple=int(packing.get("side_multiple", 2)),  # former versions packed to even sides
         )
     except (KeyError, TypeError, ValueError):
         raise ValueError(
