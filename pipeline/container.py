@@ -12,6 +12,8 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
+from .limits import check_stream, limits
+
 
 @contextmanager
 def open_video(
@@ -20,7 +22,7 @@ def open_video(
     """The open container and its first video stream that is no cover picture.
 
     source: a file, or the bytes of one. options: FFmpeg's for opening it. Raises ValueError when it is no
-    video.
+    video, or one beyond the limits (limits.py).
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     try:
@@ -31,6 +33,9 @@ def open_video(
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:
             raise ValueError("no video stream in it")
+        check_stream(streams[0])
+        # of a picture that grows in mid-stream, or that the head states smaller than it is
+        streams[0].codec_context.options = {"max_pixels": str(limits().pixels)}
         yield container, streams[0]
 
 

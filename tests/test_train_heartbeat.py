@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkProcess
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Event
 
 import pytest
@@ -40,19 +40,20 @@ def member(rank: int, port: int, leave: Event, pipe: Connection) -> None:
 
 @dataclass
 class Member:
-    process: ForkProcess
+    process: ForkServerProcess
     pipe: Connection
     leave: Event
 
     def says(self) -> str:
-        """The next that it says; "nothing" after 20 s."""
-        return self.pipe.recv() if self.pipe.poll(20) else "nothing"
+        """The next that it says; "nothing" after 60 s."""
+        return self.pipe.recv() if self.pipe.poll(60) else "nothing"
 
 
 @pytest.fixture
 def members():
     """Three processes of one group, which end with the test."""
-    context, port, started = multiprocessing.get_context("fork"), _free_port(), []
+    context, port, started = multiprocessing.get_context("forkserver"), _free_port(), []
+    context.set_forkserver_preload([__name__])  # a fork of this process would have threads of others' groups
     leave = context.Event()
     for rank in range(3):
         receiver, sender = context.Pipe(duplex=False)

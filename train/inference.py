@@ -18,6 +18,7 @@ import torch
 from model.detector.detector import Prediction
 from model.network import Network
 from pipeline.batch import Batch
+from pipeline.limits import set_limits
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
@@ -52,6 +53,7 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
     if not (folder / SETTINGS).is_file():
         raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
     settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
+    set_limits(settings.data.limits)
     classes = tuple(read_classes(folder))
     device = device_of_rank(resolve_device(settings.run.device))
     set_numerics(settings.run, device)

@@ -26,6 +26,7 @@ from av.sidedata.sidedata import SideData, Type
 from av.stream import Stream
 
 from ..container import open_video
+from ..limits import decoding_reason
 from .rates import closest_rate, stated_rate
 
 # Decoders hand out frames in the order of display, but some AVI files swap the stamps of B-frames: the n-th
@@ -142,7 +143,7 @@ class FrameReader:
         self, container: InputContainer, stream: av.VideoStream
     ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """(time stamp in seconds, frame) in the order of display, with every check that the file is whole."""
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options |= {"err_detect": "explode"}
         stream.codec_context.thread_count = 1  # the same frames on every machine; workers are processes
         packets, reached = 0, Fraction(0)
         try:
@@ -157,7 +158,7 @@ class FrameReader:
                         raise self._refuse("the file breaks off inside a frame")
                     yield from self._frames_of(stream, packet)
         except av.FFmpegError as error:
-            raise self._refuse(f"{error.strerror} ({stream.codec_context.name})") from None
+            raise self._refuse(f"{decoding_reason(error)} ({stream.codec_context.name})") from None
         promised = len(stream.index_entries)
         if packets < promised:
             raise self._refuse(f"the file holds {packets} of the {promised} frames its index lists")
