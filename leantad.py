@@ -128,6 +128,9 @@ def pack(
     upscale: bool = False,
     copy: bool = False,
     shard_size: int = 64,
+    max_pixels: int = 36_000_000,
+    max_frames: int = 900_000,
+    max_bytes: int = 4 * 2**30,
     workers: int | None = None,
     force: bool = False,
     verify: bool = False,
@@ -138,7 +141,8 @@ def pack(
     what `leantad make-shards --json` prints.
 
     subset: pack only these. fps, short_side: 0 keeps the source's. copy: keep the bytes of each file. check:
-    only report, write nothing; out is not needed then. A video that cannot be used is in "rejected".
+    only report, write nothing; max_pixels (of a frame), max_frames, max_bytes (with copy): larger videos are
+    rejected; out is not needed then. A video that cannot be used is in "rejected".
     """
     given = locals()
     from tools.make_shards import PackingOptions, check_or_pack, make_plan, refuse_encoding_options

@@ -145,6 +145,21 @@ def temporary_folder() -> Iterator[Path]:
             os.close(handle)
 
 
+@contextmanager
+def own_temporary_files() -> Iterator[None]:
+    """What libraries and compilers write to the system's temporary folder lies in a `temporary_folder`."""
+    before, folder_before = os.environ.get("TMPDIR"), tempfile.tempdir
+    with temporary_folder() as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = folder_before
+            del os.environ["TMPDIR"]
+            if before is not None:
+                os.environ["TMPDIR"] = before
+
+
 def _lock(folder: Path, operation: int) -> int | None:
     """A handle that holds the lock of a folder; None if it is gone, locked, another user's, or knows none."""
     try:

@@ -20,7 +20,15 @@ ask_once()
 
 
 # Files whose tests take longest; begun first, so that no worker is left alone with one of them at the end.
-LONGEST = ("real_video", "train_engine", "tools_planning_deepspeed_memory", "train_loop", "docs")
+LONGEST = (
+    "kill",
+    "real_video",
+    "train_faults",
+    "train_engine",
+    "tools_planning_deepspeed_memory",
+    "train_loop",
+    "docs",
+)
 LONGEST += ("tools_make_shards", "model_rewire_families", "tools_plan")
 
 

@@ -19,6 +19,7 @@ import torch
 from model.detector.detector import Prediction
 from model.network import Network
 from pipeline.batch import Batch
+from pipeline.limits import set_limits
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
@@ -92,6 +93,7 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
     """
     saved = (_read_file if checkpoint.is_file() else _read_folder)(checkpoint, overrides)
     source, settings = saved.source, saved.settings
+    set_limits(settings.data.limits)
     device = device_of_rank(resolve_device(settings.run.device))
     set_numerics(settings.run, device)
     network = build_network(settings, len(saved.classes)).to(device)

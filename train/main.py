@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 # What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
+ENDING = threading.Lock()  # held by the thread that ends the process
 
 
 def remove_run(out: Path) -> None:
@@ -132,17 +135,26 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
 
 def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
+    from pipeline.files import own_temporary_files
     from train.build_network import resolve_device
     from train.data import open_data
-    from train.distributed import shut_down
+    from train.distributed import lost_connection, shut_down, world_size
     from train.engine import start_process_group
+    from train.heartbeat import heartbeat
     from train.loop import fit
 
-    start_process_group(resolve_device(settings.run.device))
-    open_data(settings)  # before anything is removed or written
-    has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-    with output.others_on_stderr():
-        complete = fit(settings, out, resume=has_run, output=output)
+    lost = partial(end_without_the_others, out, output)
+    try:
+        with own_temporary_files():
+            start_process_group(resolve_device(settings.run.device))
+            open_data(settings)  # before anything is removed or written
+            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+            with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
+                complete = fit(settings, out, resume=has_run, output=output)
+    except RuntimeError as error:
+        if world_size() > 1 and (reason := lost_connection(error)):
+            lost(f"another process of the run has ended ({reason})")
+        raise
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
     atexit.register(shut_down, 0 if complete else 130)
@@ -202,6 +214,19 @@ def train(
     if rank() == 0:
         print_end(out, output, complete=complete)
     return 0 if complete else 130
+
+
+def end_without_the_others(out: Path, output: Output, reason: str) -> NoReturn:
+    """Say that another process of the run is lost, once, and end this one: exit code 1."""
+    from train.checkpoint import going_on
+    from train.distributed import rank
+
+    if not ENDING.acquire(blocking=False):
+        threading.Event().wait()  # the other thread is at it
+    output.error(f"rank {rank()}: {reason}; its own output says why; {going_on(out)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # clean-up would wait for the others
 
 
 def print_end(out: Path, output: Output, *, complete: bool) -> None:

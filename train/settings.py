@@ -85,6 +85,10 @@ class RunSettings(SettingsGroup):
     with equal weights. true is slower, and an offloaded optimizer is PyTorch's Adam. false: equal but for
     rounding, see docs/resume.md."""
 
+    lost_after_seconds: float = Field(60, gt=0)
+    """Seconds without a sign of life after which one of several processes counts as lost, and the others end.
+    Fewer end a run sooner whose process was killed; too few end one on a busy network."""
+
     report_videos: int = Field(8, ge=0)
     """Videos whose timelines are drawn in report.html. More make the page larger."""
 
