@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -63,15 +64,29 @@ def _start(job: Job, journal: Journal, task: Task) -> _Worker:
     context = multiprocessing.get_context("fork")  # cheap, and nothing has to be pickled
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run_job, args=(job, journal, task, sender), daemon=True)
-    process.start()
+    with _no_collection():
+        process.start()
     sender.close()
     return _Worker(job, process, receiver)
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """What is garbage here must not be collected in a fork: closing a decoder waits for threads that are not
+    there.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> None:
-    # What is garbage in the parent stays: here, closing a decoder of it would wait for threads that fork left
-    # behind.
-    gc.freeze()
+    gc.freeze()  # with all that the parent left; from here on the collector may run
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     tempfile.tempdir = str(journal.temporary)  # this process may be killed; the journal's end is its end
