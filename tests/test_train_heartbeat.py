@@ -73,8 +73,8 @@ def members():
     ("victim", "number"), [(1, signal.SIGSTOP), (0, signal.SIGSTOP), (2, signal.SIGKILL), (0, signal.SIGKILL)]
 )
 def test_all_others_end_when_one_is_lost(members, victim, number):
-    os.kill(members.pop(victim).process.pid, number)
-    for other in members:
+    os.kill(members[victim].process.pid, number)
+    for other in members[:victim] + members[victim + 1 :]:
         assert other.says() == f"rank {victim} gives no sign of life (run.lost_after_seconds is 1)"
         other.process.join(10)
         assert other.process.exitcode == 1
