@@ -115,7 +115,7 @@ def predict(
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar)
-            if found.reason is not None:
+            if found.reason is not None and len(files) > 1:  # the only one is named as the command ends
                 output.error(f"{found.file}: {found.reason}")
             yield found
 
@@ -168,7 +168,8 @@ def predict_and_write(
     if all(video.reason is not None for video in found):
         if is_new:
             options.out.rmdir()
-        raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
+        only = f"{found[0].file}: {found[0].reason}; " if len(found) == 1 else ""
+        raise ValueError(f"{only}{options.out}: not written, as none of the {len(found)} files could be read")
     write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
     return trained, found
 

@@ -22,21 +22,27 @@ import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.files import parse_json
-from pipeline.text import counted
+from pipeline.forms import Table, Text, validated
+from pipeline.text import counted, short
 from train.distributed import barrier, rank
+from train.progress import PROGRESS as RUN_PROGRESS
 
 Value = TypeVar("Value")
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
+
+_CLASSES = TypeAdapter(Annotated[list[Text], Field(min_length=1)])
+_PACKING = TypeAdapter(Table)
 
 
 # ----------------------------------------------------------------------------------------------- writing
@@ -180,7 +186,8 @@ def weights_folder(checkpoint: Path) -> Path:
     raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
 
 
-def _read_json(path: Path, kind: type[Value]) -> Value:
+def _read_json(path: Path, kind: type[Value], form: TypeAdapter[Any]) -> Value:
+    """A JSON file of a checkpoint, as it stands there; ValueError unless it is of this kind and form."""
     try:
         value = parse_json(path.read_bytes(), where=path.name)
     except FileNotFoundError:
@@ -191,17 +198,18 @@ def _read_json(path: Path, kind: type[Value]) -> Value:
         raise ValueError(
             f"{path}: got a {type(value).__name__}, want a {kind.__name__}; use another checkpoint"
         )
+    validated(form, value, where=path, advice="use another checkpoint")
     return value
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """Where the run stood, as `write_checkpoint` was given it."""
-    return _read_json(Path(folder) / PROGRESS, dict)
+    return _read_json(Path(folder) / PROGRESS, dict, RUN_PROGRESS)
 
 
 def read_classes(folder: Path) -> list[str]:
     """The class names of a weights folder, in the order of the scores."""
-    return _read_json(Path(folder) / CLASSES, list)
+    return _read_json(Path(folder) / CLASSES, list, _CLASSES)
 
 
 def read_packing(folder: Path) -> dict[str, Any]:
@@ -212,7 +220,7 @@ def read_packing(folder: Path) -> dict[str, Any]:
             f'{path}: no such file, an older release wrote this checkpoint; copy the "settings" of the data '
             "set's dataset.json into it, so that videos are re-encoded as those that it was trained on"
         )
-    return _read_json(path, dict)
+    return _read_json(path, dict, _PACKING)
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
@@ -275,5 +283,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of the file, on the CPU. ValueError if it is cut, or is no safetensors file."""
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); use another one") from None
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        # a header that is none; or one of a type or size that torch does not have
+        reason = short(error, 200)
+        raise ValueError(f"{path}: damaged, or no safetensors file ({reason}); use another one") from None

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.text import first_names, short
 from train.cli import Command, Output, output_options
 
 if TYPE_CHECKING:
@@ -70,13 +71,16 @@ def settings_of_run(
 
 def check_unchanged(settings: Settings, out: Path) -> None:
     """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
-    from train.settings import read_yaml
+    from pipeline.forms import read_yaml
 
-    changed = changed_keys(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
+    written = read_yaml(out / "settings.yaml")
+    if not isinstance(written, dict):
+        raise ValueError(f"{out / 'settings.yaml'}: got {short(written)}, want groups of settings")
+    changed = changed_keys(written, settings.model_dump(mode="json"))
     changed = [key for key in changed if key != "run.report_videos"]
     if changed:
         raise ValueError(
-            f"--resume {out}: the run was started with another {', '.join(changed)}; "
+            f"--resume {out}: the run was started with another {first_names(changed, quoted=False)}; "
             "resume without --recipe and --set, or start anew with another --out"
         )
 

@@ -5,7 +5,7 @@ The steps are in `train/loop.py`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,13 @@ from model.schedule import beta_at
 from pipeline.dataset import Dataset
 from pipeline.loader import Loader
 from train.build_network import build_network, resolve_device
-from train.checkpoint import check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.checkpoint import PROGRESS, check_classes, last_checkpoint, read_progress, write_checkpoint
 from train.cli import to_stderr
 from train.distributed import rank, world_size
 from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
 from train.optimizer import read_ds_config
+from train.progress import Progress
 from train.settings import Settings
-
-
-@dataclass
-class Progress:
-    """Where a run stands; written into every checkpoint."""
-
-    step: int = 0  # optimizer steps done, which is also the number of the next one, counted from 0
-    best: float = -1.0  # highest average mAP so far
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0})
-    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "step": 0})  # the next batch
-    metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
 
 
 class Run:
@@ -85,7 +75,11 @@ class Run:
         last = last_checkpoint(self.folder)
         assert last is not None, "resume: nothing to resume"
         check_classes(last, self.dataset.classes)
-        progress = Progress(**read_progress(last))
+        stated = read_progress(last)
+        missing = [name for name in asdict(Progress()) if name not in stated]
+        if missing:
+            raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
+        progress = Progress(**stated)
         load_state(self.engine, last / "resume")
         self.train_loader.load_state_dict(progress.loader)
         return progress

@@ -11,8 +11,10 @@ from pydantic import Field
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
+from pipeline.forms import parse_yaml as parse_yaml
+from pipeline.forms import read_yaml
 from pipeline.settings import DataSettings
-from pipeline.text import suggestion
+from pipeline.text import short, suggestion
 from settings_group import SettingsGroup
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
@@ -86,33 +88,6 @@ class Settings(SettingsGroup):
     run: RunSettings = RunSettings()
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently let win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise ValueError(
-                    f"line {key_node.start_mark.line + 1}: {key_node.value!r} is set twice; keep one"
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def parse_yaml(text: str, *, where: str) -> Any:
-    """YAML to plain values; ValueError naming `where` and the line."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ValueError(f"{where}, line {line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:  # a character that no YAML has
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        raise ValueError(f"{where}, {error}") from error
-
-
 def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: str = "") -> None:
     """ValueError for the first key that is no setting, with the nearest one as a suggestion."""
     for key, value in values.items():
@@ -120,12 +95,13 @@ def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: 
         if field is None:
             if f"{where}{key}" in RENAMED:
                 raise ValueError(f"{where}{key}: renamed; write {RENAMED[f'{where}{key}']} instead")
-            raise ValueError(f"{where}{key}: unknown setting; {suggestion(key, model.model_fields)}")
+            name = f"{where}{short(key, quoted=False)}"
+            raise ValueError(f"{name}: unknown setting; {suggestion(key, model.model_fields)}")
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, SettingsGroup):
             if not isinstance(value, Mapping):
                 raise ValueError(
-                    f"{where}{key}: got {value!r}, want settings below it, such as {where}{key}.NAME"
+                    f"{where}{key}: got {short(value)}, want settings below it, such as {where}{key}.NAME"
                 )
             check_keys(value, kind, where=f"{where}{key}.")
 
@@ -148,15 +124,6 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     """Checked settings from plain nested values."""
     check_keys(values, Settings)
     return Settings.model_validate(values)
-
-
-def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file; ValueError naming it, and the line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; want a YAML file") from None
-    return parse_yaml(text, where=str(path))
 
 
 def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:

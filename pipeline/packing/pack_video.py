@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..annotations import Repair, Video, repair_actions
 from ..files import sha256_of
+from ..forms import exact
 from ..records import PackedVideo
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
@@ -29,6 +30,7 @@ class Job:
     spec: EncodingSpec | None
 
 
+@exact
 @dataclass(frozen=True)
 class PackResult:
     """A video that was packed (reject None; not yet in a shard) or rejected, and its repairs."""

@@ -16,15 +16,18 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from ..annotations import Video
+from ..forms import Count, Number
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
+from ..text import short
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable
@@ -35,6 +38,21 @@ from .video_folder import VIDEO_SUFFIXES
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
+
+
+@dataclass(frozen=True)
+class StatedEncoding:
+    """How a dataset.json or packing.json says that videos were encoded; see EncodingSpec."""
+
+    codec: Literal["vp9", "h264"]
+    fps: Annotated[Number, Field(ge=0, le=1000)]
+    short_side: Annotated[Count, Field(le=1 << 14, multiple_of=2)]
+    gop: Annotated[Count, Field(ge=1, le=1 << 20)]
+    upscale: Annotated[bool, Strict()]
+
+
+ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale")
+_ENCODING = TypeAdapter(StatedEncoding)
 
 
 @dataclass(frozen=True)
@@ -62,19 +80,14 @@ def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
     if packing.get("copy") is True:
         return None
     try:
-        fps = float(packing["fps"])
-        return EncodingSpec(
-            codec=str(packing["codec"]),
-            fps=exact_rate(fps) if fps else Fraction(0),
-            short_side=int(packing["short_side"]),
-            gop=int(packing["gop"]),
-            upscale=bool(packing["upscale"]),
-        )
-    except (KeyError, TypeError, ValueError):
+        stated = _ENCODING.validate_python({name: packing.get(name) for name in ENCODING_FIELDS})
+    except ValidationError:
         raise ValueError(
-            f"got {dict(packing)}, want copy, or codec, fps, short_side, gop and upscale; take them from "
-            'the "settings" in the dataset.json that the weights were trained on'
+            f"got {short(dict(packing), 150)}, want copy, or codec, fps, short_side, gop and upscale; take "
+            'them from the "settings" in the dataset.json that the weights were trained on'
         ) from None
+    fps = exact_rate(stated.fps) if stated.fps else Fraction(0)
+    return EncodingSpec(stated.codec, fps, stated.short_side, stated.gop, stated.upscale)
 
 
 def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
