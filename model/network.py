@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.backbones import build_backbone
 from model.detector.detector import Detector, Prediction
 from model.detector.settings import DetectorSettings
+from model.deterministic import average_steps
 from model.encode import sampled_encode
-from model.rewire import rewire
+from model.rewire import recompute_modules, rewire
 from model.sampling import sample_clips
 from model.settings import EncoderSettings
 
@@ -44,6 +44,8 @@ class ClipEncoder(nn.Module):
                 fixed_point_states=settings.fixed_point_states,
                 leapfrog=settings.leapfrog,
             )
+        elif not self.backbone.stage_names:  # it cannot be reversed, only recomputed
+            recompute_modules(self.backbone)
         if settings.frozen:
             self.requires_grad_(False)
 
@@ -63,7 +65,7 @@ class ClipEncoder(nn.Module):
         features = self.backbone.pool(self.backbone(pixels.to(dtype)))  # (n, D, t)
         if self.steps_per_clip is None:
             return features
-        return F.adaptive_avg_pool1d(features, self.steps_per_clip)  # (n, D, steps_per_clip)
+        return average_steps(features, self.steps_per_clip)  # (n, D, steps_per_clip)
 
 
 class Network(nn.Module):

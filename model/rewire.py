@@ -121,6 +121,17 @@ def _is_outside(name: str, parts: set[str]) -> bool:
     return not any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
+def recompute_modules(network: PreparedNetwork) -> None:
+    """Let a network without residual stages run its `recomputed_names` again in the backward pass, in place.
+
+    Raises ValueError, with the network as it was, as `rewire` does.
+    """
+    _check_network(network)
+    for name in network.recomputed_names:
+        module = network.get_submodule(name)
+        module.forward = partial(recompute, module.forward, module)
+
+
 def rewire(
     network: nn.Module,
     *,
@@ -148,7 +159,8 @@ def rewire(
     example: of any other network, keyword arguments for one call of it, which then shows the order of blocks
         where it cannot be traced.
     Raises ValueError, with the network as it was, if a prepared network holds a module not known to be
-    residual, if no block of another is, or if an argument is for the other kind of network.
+    residual, if no block of another or no stage of a prepared one is, or if an argument is for the other kind
+    of network.
     """
     Recurrence(beta)  # refuses a beta outside [0, 1]
     options, prepared = RecurrenceOptions(beta, fixed_point_states, leapfrog), hasattr(network, "stage_names")
@@ -159,6 +171,11 @@ def rewire(
     if branches is not None or example is not None:
         name = "example" if branches is None else "branches"
         raise ValueError(f"rewire: {name}: got one for a prepared network, with `stage_names`; leave it out")
+    if not network.stage_names:
+        raise ValueError(
+            f"rewire: {type(network).__name__} has no residual block, so nothing of it can be reversed; "
+            "recompute_modules keeps its memory small"
+        )
     stored = getattr(network, "stored_names", ()) if stored is None else stored
     return _rewire_prepared(cast(PreparedNetwork, network), options, stored)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from model.backbones import BACKBONES
+from model.backbones import BACKBONES, WITHOUT_RESIDUALS
 from settings_group import SettingsGroup
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class EncoderSettings(SettingsGroup):
 
     reversible: bool = True
     """Whether the residual stages are rewired so that activations are computed again from the outputs instead
-    of being stored: much less memory, each block computed twice. false: the ordinary network."""
+    of being stored: much less memory, each block computed twice. false: the ordinary network. i3d has no
+    residual stages: it wants false, and its modules are computed twice all the same."""
 
     beta: BetaSettings = BetaSettings()
 
@@ -90,3 +91,12 @@ class EncoderSettings(SettingsGroup):
     clips_per_forward: int = Field(4, ge=1)
     """Clips that go through the encoder at once. More are faster and need more memory; what is computed is
     the same, but for encoder.train_batch_norm. Lower it first when memory runs out."""
+
+    @model_validator(mode="after")
+    def _check_reversible(self) -> EncoderSettings:
+        if self.reversible and self.backbone in WITHOUT_RESIDUALS:
+            raise ValueError(
+                f"reversible: {self.backbone} has no residual sum, so nothing of it can be reversed; "
+                "set it to false: its modules are then recomputed, and encoder.clip_ratio keeps a step small"
+            )
+        return self

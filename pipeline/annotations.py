@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import parse_json
-from .forms import Number, Text, exact
+from .schemas import Number, Text, exact
 from .text import short
 
 CSV_COLUMNS = ("video", "start", "end", "label")

@@ -13,7 +13,7 @@ from .windows import segments_in
 
 def collate(
     samples: Sequence[Sample],
-    clips: Sequence[torch.Tensor],
+    clips: torch.Tensor,
     *,
     padding: Sequence[bool],
     labels: Mapping[str, int],
@@ -21,12 +21,12 @@ def collate(
 ) -> Batch:
     """One batch of samples.
 
-    clips: per sample (N, C, L, H, W) uint8. padding: per sample, True where its result is to be dropped.
+    clips: (B, N, C, L, H, W) uint8. padding: per sample, True where its result is to be dropped.
     labels: number of each class. min_action_overlap: fraction of an action that must lie in a window.
     """
     ground_truth = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
     return Batch(
-        clips=clips[0][None] if len(clips) == 1 else torch.stack(tuple(clips)),  # (B, N, C, L, H, W)
+        clips=clips,
         keys=tuple(sample.video.key for sample in samples),
         windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
         durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),

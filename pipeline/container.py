@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -38,11 +38,20 @@ def _is_cover(stream: Stream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def mux_packets(template: av.VideoStream, packets: Iterable[tuple[bytes, bool]], *, ticks: int) -> bytes:
+def mux_packets(
+    template: av.VideoStream,
+    packets: Iterable[tuple[bytes, bool]],
+    *,
+    ticks: int,
+    shown: Sequence[int] | None = None,
+) -> bytes:
     """Packets (data, whether it is a key frame) of the stream `template` as the bytes of a Matroska file.
 
-    The packets are in the order shown; each is shown `ticks` of the template's clock after the one before.
+    The packets are in decoding order. shown: the number of each one's frame in the order of display, a
+    permutation; None: decoded as they are shown. A frame is shown `ticks` of the template's clock after the
+    one before.
     """
+    delay = max((number - rank for number, rank in enumerate(shown or ())), default=0)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as output:
         stream = output.add_stream_from_template(template)
@@ -50,7 +59,8 @@ def mux_packets(template: av.VideoStream, packets: Iterable[tuple[bytes, bool]],
             packet = av.Packet(data)
             packet.stream = stream
             packet.time_base = template.time_base or Fraction(1, 1000)
-            packet.pts = packet.dts = number * ticks
+            packet.dts = number * ticks
+            packet.pts = ((number if shown is None else shown[number]) + delay) * ticks
             packet.is_keyframe = is_keyframe
             output.mux(packet)
     return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""Decodes the frames of clips to uint8 tensors on the device: by DALI where it can, else by PyAV.
+"""Decodes frames of a video to RGB at the source's size, chunk by chunk: on a GPU, or on the CPU.
 
-The frames that clips ask for are sorted, each is decoded once, in bounded chunks, resized and cropped at once
-and put into every clip that shows it. Both decoders give RGB at the source's size and share all that follows,
-so training, evaluation and prediction see the same pixels.
+A GPU decodes through DALI; on the CPU DALI does where it has a decoder, else PyAV, with equal pixels. Each
+frame is decoded once, in bounded chunks; what is not needed is cut out of the video first.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,15 +20,13 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIDataType
 from torch.utils.dlpack import from_dlpack
 
-from .augment import View, apply_view
+from .gpu_decoder import GpuDecoderError
 from .packets import Packets, cut, decode_by_av, open_packets
+from .settings import frames_per_chunk
 
-# fn.decoders.video of DALI 2.4; the names are FFmpeg's, "libdav1d" is PyAV's name for AV1.
+# fn.decoders.video of DALI 2.4 without a GPU; the names are FFmpeg's
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
-GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1", "libdav1d"}
-
-# A built pipeline per thread and device: building one takes 5 ms, as long as 70 frames.
-_local = threading.local()
+CPU = torch.device("cpu")
 
 
 class _Pipeline(Protocol):
@@ -42,47 +40,7 @@ class _Pipeline(Protocol):
 
     def build(self) -> None: ...
 
-
-def decode_clips(
-    data: bytes,
-    frames: NDArray[np.int64],
-    *,
-    codec: str,
-    num_frames: int,
-    resize: int,
-    crop: int,
-    view: View,
-    device: torch.device | str,
-    decode_chunk_frames: int,
-) -> torch.Tensor:
-    """Decode the clips of one video.
-
-    data: the encoded file. frames: (N, L) frame numbers. codec: its FFmpeg name. num_frames: how many frames
-    the video has. resize: short side in pixels. Returns (N, 3, L, crop, crop) uint8 on `device`. At most
-    `decode_chunk_frames` frames are held at source size. ValueError if a frame does not exist or cannot be
-    decoded.
-    """
-    wanted, inverse = np.unique(frames, return_inverse=True)
-    inverse = inverse.reshape(frames.shape)
-    clips = torch.empty((*frames.shape, 3, crop, crop), dtype=torch.uint8, device=device)  # (N, L, C, H, W)
-    clips = clips.permute(0, 2, 1, 3, 4).contiguous()  # (N, C, L, H, W)
-    by_frame = clips.permute(0, 2, 1, 3, 4)
-    done = 0
-    for chunk in decode_frames(
-        data,
-        wanted,
-        codec=codec,
-        num_frames=num_frames,
-        device=device,
-        decode_chunk_frames=decode_chunk_frames,
-    ):
-        images = apply_view(chunk, view, resize=resize, crop=crop)  # (F, C, H, W)
-        clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
-        source = torch.from_numpy(inverse[clip, position] - done).to(images.device)
-        by_frame[torch.from_numpy(clip), torch.from_numpy(position)] = images[source]
-        done += len(chunk)
-        del chunk, images  # or two chunks would be held while the next is decoded
-    return clips
+    def serialize(self) -> bytes: ...
 
 
 def decode_frames(
@@ -92,30 +50,66 @@ def decode_frames(
     codec: str,
     num_frames: int,
     device: torch.device | str,
-    decode_chunk_frames: int,
+    decode_chunk_mib: float,
 ) -> Iterator[torch.Tensor]:
-    """Decode the frames `wanted` (rising, each once), chunk by chunk.
+    """Decode the frames `wanted` (rising, each once) of an encoded video, chunk by chunk.
 
-    Yields (F, H, W, 3) uint8 RGB on `device`, F at most `decode_chunk_frames`; a chunk is valid until the
-    next one.
+    codec: its FFmpeg name. num_frames: how many frames it has. device: whose decoder to use, and no other.
+    Yields (F, H, W, 3) uint8 RGB there, at most `decode_chunk_mib` MiB; a chunk is valid until the next one.
     """
-    device = torch.device(device)
-    # DALI would give a black picture for a frame past the end
-    if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < num_frames:
-        raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {num_frames} frames")
+    device = with_index(torch.device(device))
     with open_packets(data, num_frames) as video:
-        codecs = CPU_CODECS if device.type == "cpu" else GPU_CODECS
-        if codec in codecs and video.packet_indices is not None:
-            yield from _decode_by_dali(video, wanted, device, decode_chunk_frames)
-            return
-        arrays = decode_by_av(video, wanted)
-        for start in range(0, len(wanted), decode_chunk_frames):
-            yield _stack(arrays, min(decode_chunk_frames, len(wanted) - start)).to(device)
+        if device.type == "cpu":
+            yield from decode_on_cpu(video, wanted, codec=codec, decode_chunk_mib=decode_chunk_mib)
+        else:
+            yield from decode_on_gpu(video, wanted, device, decode_chunk_mib=decode_chunk_mib)
 
 
-def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
-    """The next `count` frames as one tensor; np.stack of a list would hold them twice."""
-    first = next(arrays)
+def decode_on_cpu(
+    video: Packets, wanted: NDArray[np.int64], *, codec: str, decode_chunk_mib: float, threads: int = 0
+) -> Iterator[torch.Tensor]:
+    """Chunks of the `wanted` frames of an open video, as decode_frames. threads: of PyAV's decoder; 0: auto.
+
+    Raises ValueError if a frame does not exist or cannot be decoded.
+    """
+    _check_numbers(video, wanted)
+    if codec in CPU_CODECS and video.packet_indices is not None and video.stream.codec_context.width:
+        yield from _decode_by_dali(video, wanted, CPU, decode_chunk_mib)
+        return
+    arrays, done = decode_by_av(video, wanted, threads=threads), 0
+    for first in arrays:
+        count = frames_per_chunk(first.shape[0], first.shape[1], decode_chunk_mib)
+        count = min(count, len(wanted) - done)
+        yield _stack(first, arrays, count)
+        done += count
+
+
+def decode_on_gpu(
+    video: Packets, wanted: NDArray[np.int64], device: torch.device, *, decode_chunk_mib: float
+) -> Iterator[torch.Tensor]:
+    """Chunks of the `wanted` frames of an open video, as decode_frames, on the GPU `device`.
+
+    Raises GpuDecoderError if its decoder fails, ValueError if a frame does not exist.
+    """
+    _check_numbers(video, wanted)
+    if video.packet_indices is None:
+        raise GpuDecoderError("packets and frames do not match one to one")
+    for chunk in _decode_by_dali(video, wanted, device, decode_chunk_mib):
+        is_cuda = chunk.is_cuda
+        yield chunk
+        del chunk  # or two chunks would be held while the next is decoded
+        if is_cuda:  # DALI may reuse the memory on a stream of its own
+            torch.cuda.current_stream(device).synchronize()
+
+
+def _check_numbers(video: Packets, wanted: NDArray[np.int64]) -> None:
+    # DALI would give a black picture for a frame past the end
+    if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < video.num_frames:
+        raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {video.num_frames} frames")
+
+
+def _stack(first: NDArray[np.uint8], arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
+    """`first` and what follows, `count` frames, as one tensor; np.stack of a list would hold them twice."""
     chunk = np.empty((count, *first.shape), dtype=np.uint8)
     for number, frame in enumerate(itertools.chain([first], itertools.islice(arrays, count - 1))):
         if frame.shape != first.shape:
@@ -127,54 +121,65 @@ def _stack(arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
 
 
 def _decode_by_dali(
-    video: Packets, wanted: NDArray[np.int64], device: torch.device, decode_chunk_frames: int
+    video: Packets, wanted: NDArray[np.int64], device: torch.device, decode_chunk_mib: float
 ) -> Iterator[torch.Tensor]:
-    for start in range(0, len(wanted), decode_chunk_frames):
-        numbers = wanted[start : start + decode_chunk_frames]
-        # Cutting a video with B-frames would rest on how NVDEC reorders; those are decoded from their start.
-        data, numbers = (video.data, numbers) if video.reordered else cut(video, numbers)
-        yield _run_dali(data, numbers, device)
-        if device.type == "cuda":  # DALI may reuse the memory on a stream of its own
-            torch.cuda.current_stream(device).synchronize()
+    context = video.stream.codec_context
+    count = frames_per_chunk(context.height, context.width, decode_chunk_mib)
+    with _lent_decoder(device) as decoder:
+        for start in range(0, len(wanted), count):
+            yield decoder.decode(*cut(video, wanted[start : start + count]))
 
 
-def _run_dali(data: bytes, numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Frames `numbers` of `data`: (F, H, W, 3) uint8, in DALI's memory until the next call."""
-    try:
-        pipeline = _pipeline_of(device)
-        pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8)])
-        pipeline.feed_input("numbers", [numbers.astype(np.int32)])
-        # on a GPU the output is bound to torch's stream, so what follows need not wait for the host
-        (output,) = pipeline.run(torch.cuda.current_stream(device) if device.type == "cuda" else None)
-    except RuntimeError as error:
-        _local.pipelines = {}  # a pipeline that failed must not be used again
-        raise ValueError(f"DALI cannot decode it: {_reason(error)}; pack the video again") from error
-    frames = from_dlpack(output[0])
-    if len(frames) != len(numbers):
-        raise ValueError(f"DALI decoded {len(frames)} of {len(numbers)} frames; pack the video again")
-    return frames
+# ------------------------------------------------------------------------------------------------- DALI
 
 
-def _pipeline_of(device: torch.device) -> _Pipeline:
-    pipelines: dict[torch.device, _Pipeline] = _local.__dict__.setdefault("pipelines", {})
-    if device not in pipelines:
-        pipelines[device] = _build_pipeline(device)
-    return pipelines[device]
-
-
-def _build_pipeline(device: torch.device) -> _Pipeline:
-    on_gpu = device.type == "cuda"
-    device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
+def define_pipeline(kind: str, device_id: int | None) -> _Pipeline:
+    """DALI's graph, not built yet. kind: "cpu" or "mixed" (encoded bytes on the host, frames on the GPU)."""
     options = {"batch_size": 1, "num_threads": 1, "device_id": device_id, "prefetch_queue_depth": 1}
     pipeline: _Pipeline
     with Pipeline(**options) as pipeline:  # type: ignore[no-untyped-call]  # DALI's class has no types
         encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
         numbers = fn.external_source(name="numbers", dtype=DALIDataType.INT32, ndim=1)
         # pad_mode "none": a frame past the end is an error and not a black picture
-        kind = "mixed" if on_gpu else "cpu"
         pipeline.set_outputs(fn.decoders.video(encoded, frames=numbers, device=kind, pad_mode="none"))
-    pipeline.build()
     return pipeline
+
+
+class DaliDecoder:
+    """A built pipeline of DALI, which decodes frames of one video at a time. Building it takes 5 ms."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.failed = device, False
+        kind = "cpu" if device.type == "cpu" else "mixed"
+        self.pipeline = define_pipeline(kind, device.index)
+        self.pipeline.build()
+
+    def decode(self, data: bytes, numbers: NDArray[np.int64]) -> torch.Tensor:
+        """Frames `numbers` of `data`: (F, H, W, 3) uint8, in DALI's memory until the next call.
+
+        Raises ValueError, on a GPU GpuDecoderError; then it has `failed` and must not be used again.
+        """
+        on_cpu = self.device.type == "cpu"
+        try:
+            self.pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8)])
+            self.pipeline.feed_input("numbers", [numbers.astype(np.int32)])
+            (output,) = self.pipeline.run(self._stream())
+        except RuntimeError as error:
+            self.failed = True
+            reason = _reason(error)
+            if not on_cpu:
+                raise GpuDecoderError(reason) from error
+            raise ValueError(f"DALI cannot decode it: {reason}; pack the video again") from error
+        frames = from_dlpack(output[0])
+        if len(frames) != len(numbers):
+            self.failed = True
+            message = f"DALI decoded {len(frames)} of {len(numbers)} frames"
+            raise ValueError(f"{message}; pack the video again") if on_cpu else GpuDecoderError(message)
+        return frames
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """On a GPU the output is bound to torch's stream, so that what follows need not wait for the host."""
+        return None if self.device.type == "cpu" else torch.cuda.current_stream(self.device)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -182,3 +187,30 @@ def _reason(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     causes = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
     return next((line for line in causes if line), "no reason given")
+
+
+# Decoders that nobody uses: there are never more of a device than decoded on it at once.
+_idle: dict[torch.device, list[DaliDecoder]] = {}
+_idle_lock = threading.Lock()
+
+
+@contextmanager
+def _lent_decoder(device: torch.device) -> Iterator[DaliDecoder]:
+    """A decoder for as long as its frames are used; kept for the next one unless it failed."""
+    with _idle_lock:
+        idle = _idle.setdefault(device, [])
+        decoder = idle.pop() if idle else None
+    decoder = decoder or DaliDecoder(device)
+    try:
+        yield decoder
+    finally:
+        if not decoder.failed:
+            with _idle_lock:
+                idle.append(decoder)
+
+
+def with_index(device: torch.device) -> torch.device:
+    """A GPU without a number is the current one."""
+    if device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, torch.cuda.current_device())

@@ -2,32 +2,96 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .text import short
 
 DEEPEST = 64  # objects and lists within each other; our deepest files have nine
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+\.tmp")  # what a killed process may leave behind
+# What a killed process may leave behind: beside the file that it wrote (hash of the name, machine, process),
+# and in the system's folder for temporary files.
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})\.(\d+)\.tmp")
+TEMPORARY_FOLDER = "leantad-temporary-"
+ABANDONED_SECONDS = 86400  # a partial file of another machine that nobody has written to for so long
+
+
+# ------------------------------------------------------------------------------------------ temporary files
+
+
+@cache
+def _machine() -> str:
+    """Names the machine, or the container in it, in whose numbers of processes ours is one."""
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return sha256_of(f"{platform.node()} {processes}")[:8]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_left(path: Path, machine: str, process: int) -> bool:
+    """Whether nobody writes to a partial file any more."""
+    if machine == _machine():
+        return not _is_running(process)
+    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+
+
+def _temporary_path(path: Path) -> Path:
+    """A name of this process's own beside `path`; short, whatever the length of the final one."""
+    digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return path.with_name(f".{digest}.{_machine()}.{os.getpid()}.tmp")
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what killed processes left in a folder under a temporary name."""
+    try:
+        found = [match for name in os.listdir(folder) if (match := TEMPORARY.fullmatch(name))]
+    except OSError:
+        return  # whoever writes there says what is wrong
+    for match in found:
+        path = folder / match.group()
+        try:
+            if _is_left(path, match[1], int(match[2])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:
+            continue  # gone meanwhile, or not ours
+
+
+_remove_left_once = cache(remove_left)  # a folder may hold thousands of files: once, at the first write there
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes its name, flushed to disk, when the block ends.
 
-    When the block fails, or writes nothing, `path` stays as it was and the temporary file goes. The temporary
-    name is short, whatever the length of the final one.
+    When the block fails, or writes nothing, `path` stays as it was and the temporary file goes; so do those
+    that killed processes left beside it.
     """
-    digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    partial = path.with_name(f".{digest}.{os.getpid()}.tmp")
+    _remove_left_once(path.parent.absolute())
+    partial = _temporary_path(path)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -35,6 +99,61 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, whole or not at all: killed meanwhile, it lies there under a temporary name only."""
+    temporary = _temporary_path(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        os.rename(folder, temporary)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(temporary)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder among the system's temporary ones, which goes when the block ends.
+
+    A process that is killed leaves its folder: the next that wants one removes it. A lock on the folder tells
+    whether somebody uses it; processes that are forked within the block hold it, too.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_FOLDER}*"):
+        if (handle := _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_FOLDER))
+        handle = _lock(folder, fcntl.LOCK_EX)
+        if handle is not None or folder.exists():  # else another process took it for one that was left
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(folder: Path, operation: int) -> int | None:
+    """A handle that holds the lock of a folder; None if it is gone, locked, another user's, or knows none."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, operation)
+        opened, found = os.fstat(handle), os.lstat(folder)
+        if opened.st_uid == os.geteuid() and os.path.samestat(opened, found):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+# ------------------------------------------------------------------------------------------ whole or absent
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -69,7 +188,7 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_json(data: str | bytes, *, where: object) -> Any:
     """The JSON document in `data`; ValueError naming `where` if it is none, or has a key twice.
 
-    What it holds may be of any type, and not finite: see `forms.validated`.
+    What it holds may be of any type, and not finite: see `schemas.validated`.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data

@@ -11,7 +11,7 @@ from .collate import collate
 from .order import next_step
 from .prefetch import Prefetch
 from .records import VideoSource
-from .sample_reader import SampleReader
+from .sample_reader import PendingSample, SampleReader
 from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, samples_of
 from .settings import DataSettings
 
@@ -24,8 +24,10 @@ class Loader:
     the windows of a video on one rank; no batch is larger than what is left. All ranks do equal steps of
     equal size: one that has less left than another adds black clips, flagged in `Batch.padding`.
 
-    A thread decodes `settings.prefetch` batches ahead. `state_dict` is the epoch and step of the next batch
-    to be handed out, whatever was decoded ahead: a loader that loads it goes on with the very same batches.
+    A thread makes `settings.prefetch` batches ahead, whose videos `settings.decode_workers` threads decode.
+    Batches lie in host memory (pinned, where `device` is a GPU) until `Batch.to` copies them, so the device
+    has those in use and at most the decode chunks of the next. `state_dict` is the epoch and step of the next
+    batch to be handed out, whatever was decoded ahead: a loader that loads it goes on with the very same.
     A sample that cannot be read raises ValueError naming shard and key; while fewer than `skip_bad` were met,
     the epoch's next readable one comes instead (in evaluation black clips), and `remark` is called
     with a line that says so.
@@ -46,7 +48,9 @@ class Loader:
         remark: Callable[[str], None],
     ):
         assert batch_size >= 1 and 0 <= rank < world_size, (batch_size, rank, world_size)
-        self.settings, self.training, self.device = settings, training, torch.device(device)
+        self.settings, self.training = settings, training
+        device = torch.device(device)
+        self._pin_memory = device.type == "cuda"
         self.samples = samples_of(
             source.packed(subset), window_seconds=settings.window_seconds, overlap=settings.window_overlap
         )
@@ -59,13 +63,10 @@ class Loader:
             self.sampler = EvaluationSampler([sample.video.key for sample in self.samples], **share)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.reader = SampleReader(
-            source, self.samples, settings, seed=seed, training=training, device=self.device, remark=remark
+            source, self.samples, settings, seed=seed, training=training, device=device, remark=remark
         )
         self._epoch, self._step = 0, 0
         self._ahead: Prefetch[tuple[int, int], Batch] | None = None
-        # The thread's kernels run beside the training step's, not between them.
-        on_gpu = self.device.type == "cuda"
-        self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "step": self._step}
@@ -82,24 +83,26 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        torch.get_num_threads()  # settles this thread's own number, which _make would otherwise set to 1
+        torch.get_num_threads()  # settles this thread's own number, which decoders would otherwise set to 1
         ahead = self._ahead = Prefetch(self._steps(), self._make, self.settings.prefetch)
         try:
             for (epoch, step), batch in ahead:
                 self._epoch, self._step = next_step(epoch, step, steps=self.steps_per_epoch)
                 if not self.training and self._step == 0:
                     self._epoch = 0  # the next pass is the same one again
-                if batch.clips.is_cuda:  # made on the thread's stream, used on the caller's
-                    batch.clips.record_stream(torch.cuda.current_stream(batch.clips.device))
                 yield batch
+                del batch  # or two would be held while the next is waited for
         finally:
             ahead.close()
+            if self._ahead is ahead:
+                self.close()
 
     def close(self) -> None:
-        """Stop and join the decoding thread; iterating again starts a new one at the current step."""
+        """Stop and join the threads; iterating again starts new ones at the current step."""
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+        self.reader.decoder.close()
 
     def _steps(self) -> Iterator[tuple[int, int]]:
         """(epoch, step) from the current one on: without end in training, else to the end of the pass."""
@@ -111,32 +114,43 @@ class Loader:
                 return
 
     def _make(self, position: tuple[int, int]) -> Batch:
-        # One thread of torch's for this one: a second pool of them would slow down the training step's own,
-        # as OpenMP threads stop spinning between operations where they outnumber the cores (measured: x 1.8)
-        torch.set_num_threads(1)
-        if self._stream is None:
-            return self._batch_at(*position)
-        with torch.cuda.stream(self._stream):
-            batch = self._batch_at(*position)
-            self._stream.synchronize()
-        return batch
-
-    def _batch_at(self, epoch: int, step: int) -> Batch:
-        """The batch of a step: a function of (epoch, step) and of the samples alone."""
+        """The batch of an (epoch, step): a function of these and of the samples alone."""
+        epoch, step = position
+        torch.set_num_threads(1)  # as in the decoders' threads
         epoch = epoch if self.training else 0  # evaluation is the same in every epoch
-        taken = [self._read_first(candidates, epoch) for candidates in self.sampler.candidates(epoch, step)]
+        candidates = self.sampler.candidates(epoch, step)
+        clips = self._empty_clips(len(candidates))
+        started = [self._start_first(slot, epoch, into) for slot, into in zip(candidates, clips, strict=True)]
+        taken = [
+            self._complete_first(slot, epoch, into, pending)
+            for slot, into, pending in zip(candidates, clips, started, strict=True)
+        ]
         return collate(
             [sample for sample, _ in taken],
-            [self.reader.black_clips() if clips is None else clips for _, clips in taken],
-            padding=[clips is None for _, clips in taken],
+            clips,
+            padding=[not was_read for _, was_read in taken],
             labels=self.labels,
             min_action_overlap=self.settings.min_action_overlap,
         )
 
-    def _read_first(self, candidates: Candidates, epoch: int) -> tuple[Sample, torch.Tensor | None]:
-        """The first of the candidates that can be read, and its clips; no clips where none can."""
-        for index in candidates:
-            clips = self.reader.read(int(index), epoch)
-            if clips is not None:
-                return self.samples[index], clips
-        return self.samples[candidates[0] if len(candidates) else 0], None
+    def _empty_clips(self, batch_size: int) -> torch.Tensor:
+        """Room for the clips of a batch, (B, N, C, L, H, W) uint8."""
+        s = self.settings
+        shape = (batch_size, s.num_clips, 3, s.clip_frames, s.crop, s.crop)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+
+    def _start_first(self, candidates: Candidates, epoch: int, into: torch.Tensor) -> PendingSample | None:
+        """Begin to read the first of the candidates that was not skipped yet."""
+        started = (self.reader.start(int(index), epoch, into) for index in candidates)
+        return next((pending for pending in started if pending is not None), None)
+
+    def _complete_first(
+        self, candidates: Candidates, epoch: int, into: torch.Tensor, pending: PendingSample | None
+    ) -> tuple[Sample, bool]:
+        """The first of the candidates that can be read, and whether one can; if not, its clips are black."""
+        while pending is not None:
+            if self.reader.complete(pending):
+                return self.samples[pending.index], True
+            pending = self._start_first(candidates, epoch, into)
+        into.zero_()
+        return self.samples[candidates[0] if len(candidates) else 0], False

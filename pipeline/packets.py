@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 
 import av
 import numpy as np
@@ -19,9 +21,12 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from .container import mux_packets, open_video
+from .nal_units import begins_anew
 
 # libswscale's numbers, which PyAV names only from 18 on; Python 3.10 has 17
 FULL_CHR_H_INT, ACCURATE_RND = 1 << 13, 1 << 18
+MIN_PART = 32  # packets: decoding them takes several times as long as opening the video once more
+FRAME_SECONDS = Fraction(1, 25)  # from one frame of a cut to the next: only their order counts
 # What DALI's CPU decoder asks of libswscale: chroma interpolated bilinearly, full precision, always BT.601,
 # the range as the file says. So the pixels are equal bit for bit (tested); PyAV's own defaults repeat chroma.
 RGB_FLAGS = Interpolation.BILINEAR | FULL_CHR_H_INT | ACCURATE_RND
@@ -32,19 +37,45 @@ class Packets:
     """The demuxed video stream of `data`; valid inside `open_packets`.
 
     packets: in decoding order. packet_indices: (num_frames,) index into `packets` of each frame's packet;
-    None: the file is not regular. keyframes: indices into `packets` of the key frames.
+    None: the file is not regular. keyframes: indices into `packets` of the key frames. is_alone: whether the
+    file has no other video stream.
     """
 
     data: bytes
+    num_frames: int
     stream: av.VideoStream
     packets: list[av.Packet[av.VideoStream]]
     packet_indices: NDArray[np.int64] | None
     keyframes: list[int]
+    is_alone: bool
 
     @property
     def reordered(self) -> bool:
         """Whether frames are decoded in another order than they are shown (B-frames)."""
         return self.packet_indices is None or bool((np.diff(self.packet_indices) < 0).any())
+
+    @cached_property
+    def frame_numbers(self) -> NDArray[np.int64]:
+        """The number of each packet's frame in a regular file: the inverse of packet_indices."""
+        assert self.packet_indices is not None
+        return np.argsort(self.packet_indices)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Indices of the packets from which on a regular file is one of its own, without those before.
+
+        The first is 0. The others are key frames after which nothing leans on anything before, and nothing is
+        shown before anything before.
+        """
+        shown_last = np.maximum.accumulate(self.frame_numbers)
+        codec, header = self.stream.codec_context.codec.canonical_name, self.stream.codec_context.extradata
+        found = [
+            key
+            for key in self.keyframes
+            if key and self.frame_numbers[key] == key == shown_last[key - 1] + 1
+            if begins_anew(bytes(self.packets[key]), codec, header)
+        ]
+        return np.array([0, *found], dtype=np.int64)
 
     def packet_index(self, frame: int) -> int:
         """The index of a frame's packet in a regular file."""
@@ -72,7 +103,8 @@ def open_packets(data: bytes, num_frames: int) -> Iterator[Packets]:
         regular = regular and (container.format.name != "avi" or stamps == sorted(stamps))
         indices = np.argsort(np.array(stamps, dtype=np.int64), kind="stable") if regular else None
         keyframes = [index for index, packet in enumerate(packets) if packet.is_keyframe]
-        yield Packets(data, stream, packets, indices, keyframes)
+        is_alone = len(container.streams.video) == 1
+        yield Packets(data, num_frames, stream, packets, indices, keyframes, is_alone)
 
 
 def _demux(container: InputContainer, stream: av.VideoStream) -> list[av.Packet[av.VideoStream]]:
@@ -118,29 +150,68 @@ def packets_needed(keyframes: ArrayLike, wanted: NDArray[np.int64]) -> NDArray[n
 def cut(video: Packets, wanted: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
     """A video of only the packets that `wanted` needs, and the numbers the wanted frames have in it.
 
-    Why: DALI 2.4 does not seek in memory, so every chunk of a video would be decoded from its first frame on.
-    Needs a regular video whose frames are stored in display order; nothing is encoded again.
+    Why: DALI 2.4 does not seek in memory, so every chunk of a video would be decoded from its first frame on;
+    and of several video streams it takes another than PyAV. Needs a regular video; nothing is encoded again.
     """
-    indices = packets_needed(video.keyframes, wanted)
-    if len(indices) == indices[-1] + 1:  # all from the first packet on
+    indices = _whole_groups(video, wanted) if video.reordered else packets_needed(video.starts, wanted)
+    if len(indices) == indices[-1] + 1 and video.is_alone:  # all from the first packet on
         return video.data, wanted
+    frames = video.frame_numbers[indices]
+    kept = np.sort(frames)
     packets = [video.packets[index] for index in indices]
-    ticks = max(1, packets[0].duration or 1)
-    data = mux_packets(video.stream, ((bytes(packet), packet.is_keyframe) for packet in packets), ticks=ticks)
-    return data, np.searchsorted(indices, wanted)
+    data = mux_packets(
+        video.stream,
+        ((bytes(packet), packet.is_keyframe) for packet in packets),
+        # far more than Matroska's clock of 1 ms: equal time stamps would mix up reordered frames
+        ticks=max(1, round(FRAME_SECONDS / (video.stream.time_base or FRAME_SECONDS))),
+        shown=np.searchsorted(kept, frames).tolist(),
+    )
+    return data, np.searchsorted(kept, wanted)
 
 
-def decode_by_av(video: Packets, wanted: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Decode the `wanted` frames (rising) to (H, W, 3) uint8 RGB each. ValueError if one is missing."""
+def group_of(video: Packets, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each frame of a regular video the number of the group, from one start to the next, it is in."""
+    return np.searchsorted(video.starts, frames, side="right") - 1
+
+
+def split(video: Packets, wanted: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """The `wanted` frames (rising) in up to `count` parts of about equal work; no two need the same packet.
+
+    A part is worth another decoder from MIN_PART packets on. A video that is not regular stays whole.
+    """
+    if count == 1 or video.packet_indices is None:
+        return [wanted]
+    groups, first = np.unique(group_of(video, wanted), return_index=True)
+    last = wanted[np.append(first[1:], len(wanted)) - 1]
+    ends = np.cumsum(last - video.starts[groups] + 1)  # packets to be decoded up to the end of each group
+    count = min(count, max(1, int(ends[-1]) // MIN_PART))
+    middles = (ends + np.append(0, ends[:-1])) / 2
+    part = (middles * count / ends[-1]).astype(np.int64)
+    return np.split(wanted, first[1:][np.diff(part) > 0])
+
+
+def _whole_groups(video: Packets, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The indices, rising, of all packets of the groups that hold a wanted frame."""
+    numbers = np.arange(len(video.packets))
+    return np.flatnonzero(np.isin(group_of(video, numbers), group_of(video, wanted)))
+
+
+def decode_by_av(
+    video: Packets, wanted: NDArray[np.int64], *, threads: int = 0
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode the `wanted` frames (rising) to (H, W, 3) uint8 RGB each. ValueError if one is missing.
+
+    threads: of the decoder; 0 lets FFmpeg choose. The pixels do not depend on it.
+    """
     converter, done = VideoReformatter(), 0
     try:
         if video.packet_indices is not None:
-            for frame in _decode_runs(video, wanted):
+            for frame in _decode_runs(video, wanted, threads):
                 if frame.pts != video.pts(wanted[done]):
                     break  # the decoder dropped one after the jump: start over from the first frame
                 yield _to_rgb(frame, converter)
                 done += 1
-        for frame in _decode_from_start(video, wanted[done:]) if done < len(wanted) else ():
+        for frame in _decode_from_start(video, wanted[done:], threads) if done < len(wanted) else ():
             yield _to_rgb(frame, converter)
             done += 1
     except av.FFmpegError as error:
@@ -153,9 +224,10 @@ def decode_by_av(video: Packets, wanted: NDArray[np.int64]) -> Iterator[NDArray[
         )
 
 
-def _decode_runs(video: Packets, wanted: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
+def _decode_runs(video: Packets, wanted: NDArray[np.int64], threads: int) -> Iterator[av.VideoFrame]:
     decoder = video.stream.codec_context
-    decoder.thread_type = "AUTO"
+    if not decoder.is_open:
+        decoder.thread_type, decoder.thread_count = "AUTO", threads
     shown = {video.pts(frame) for frame in wanted}
     for first, last in packet_runs(video, wanted):
         decoder.flush_buffers()  # as a seek does
@@ -163,9 +235,10 @@ def _decode_runs(video: Packets, wanted: NDArray[np.int64]) -> Iterator[av.Video
             yield from (frame for frame in decoder.decode(packet) if frame.pts in shown)
 
 
-def _decode_from_start(video: Packets, wanted: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
+def _decode_from_start(video: Packets, wanted: NDArray[np.int64], threads: int) -> Iterator[av.VideoFrame]:
     numbers = {video.pts(frame) if video.packet_indices is not None else int(frame) for frame in wanted}
     with open_video(video.data) as (container, stream):
+        stream.codec_context.thread_count = threads
         for count, frame in enumerate(container.decode(stream)):
             number = frame.pts if video.packet_indices is not None else count
             if number in numbers:

@@ -1,4 +1,4 @@
-"""Entries of dataset.json as dataclasses, which are their forms too, and the reader of a tar's index."""
+"""Entries of dataset.json as dataclasses, which are its schema too, and the reader of a tar's index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from .annotations import Action, Repair
-from .forms import Count, Number, Table, Text, exact, validated
+from .schemas import Count, Number, Table, Text, exact, validated
 from .text import short
 
 FORMAT, VERSION = "leantad-dataset", 1
@@ -42,7 +42,7 @@ class PackedVideo:
 
     A rejected video has shard None, the reason in reject, num_frames 0, and its annotated duration (None:
     unknown). source is the name in the annotations, codec the short name PyAV gives it, sha256 that of the
-    encoded bytes.
+    encoded bytes, pix_fmt FFmpeg's name of the pixels' layout (None: packed before it was recorded).
     """
 
     key: Text
@@ -59,6 +59,7 @@ class PackedVideo:
     source: Text
     sha256: Text | None = None
     file: Text | None = None
+    pix_fmt: Text | None = None
 
     @property
     def name(self) -> str:

@@ -1,19 +1,28 @@
-"""Decodes the clips of one sample; one that cannot be read is skipped, up to a limit, or stops the run."""
+"""Reads the clips of samples; one that cannot be read is skipped, up to a limit, or stops the run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .augment import CENTRE, View, draw_view
-from .decode import decode_clips
+from .clip_decoder import ClipDecoder, ClipRequest, PendingClips
 from .order import stable_seed
 from .records import VideoSource
 from .samples import Sample
 from .settings import DataSettings
 from .windows import clip_frame_numbers
+
+
+@dataclass(frozen=True)
+class PendingSample:
+    """A sample that is being read: its clips, or the error that it began with."""
+
+    index: int
+    clips: PendingClips | Exception
 
 
 class SampleReader:
@@ -37,20 +46,33 @@ class SampleReader:
         self.source, self.samples, self.settings = source, samples, settings
         self.seed, self.training, self.device, self.remark = seed, training, device, remark
         self.skipped: set[int] = set()
+        videos = {sample.video.key: sample.video for sample in samples}
+        self.decoder = ClipDecoder(settings, device, videos=list(videos.values()), remark=remark)
 
-    def read(self, index: int, epoch: int) -> torch.Tensor | None:
-        """The clips (N, C, L, H, W) uint8 of a sample; None if it cannot be read and is skipped.
+    def start(self, index: int, epoch: int, clips: torch.Tensor) -> PendingSample | None:
+        """Begin to read a sample into `clips` (N, C, L, H, W) uint8; None if it was skipped before."""
+        if index in self.skipped:
+            return None
+        try:
+            return PendingSample(index, self.decode(self.samples[index], epoch, clips))
+        except (ValueError, OSError) as error:
+            return PendingSample(index, error)
+
+    def complete(self, pending: PendingSample) -> bool:
+        """Wait for the clips of a sample; False if it cannot be read and is skipped.
 
         Raises ValueError naming shard and key when `settings.skip_bad` samples were skipped before, or no
         sample is left.
         """
-        if index in self.skipped:
-            return None
         try:
-            return self.decode(self.samples[index], epoch)
+            if isinstance(pending.clips, Exception):
+                raise pending.clips
+            pending.clips.wait()
+            return True
         except (ValueError, OSError) as error:
-            self._skip(index, error)
-            return None
+            if pending.index not in self.skipped:  # it may have stood in for one before it in the batch
+                self._skip(pending.index, error)
+            return False
 
     def _skip(self, index: int, error: Exception) -> None:
         video, reason = self.samples[index].video, " ".join(str(error).split())
@@ -63,8 +85,8 @@ class SampleReader:
         count = f"{len(self.skipped)} of at most {self.settings.skip_bad}"
         self.remark(f"loader: skipped {message} ({count})")
 
-    def decode(self, sample: Sample, epoch: int) -> torch.Tensor:
-        """The clips of a sample. Raises ValueError or OSError when it cannot be read."""
+    def decode(self, sample: Sample, epoch: int, clips: torch.Tensor) -> PendingClips:
+        """Begin to decode a sample into `clips`. Raises ValueError or OSError when it cannot be read."""
         settings, video = self.settings, sample.video
         frames = clip_frame_numbers(
             sample.window,
@@ -78,17 +100,8 @@ class SampleReader:
             rng = np.random.default_rng(stable_seed("frames", self.seed, epoch, video.key, *sample.window))
             frames = rng.permuted(frames, axis=1)
         part = self.source.encoded_frames(video.key, frames)
-        return decode_clips(
-            part.data,
-            part.frames,
-            codec=video.codec,
-            num_frames=part.num_frames,
-            resize=settings.resize,
-            crop=settings.crop,
-            view=self._view(sample, epoch),
-            device=self.device,
-            decode_chunk_frames=settings.decode_chunk_frames,
-        )
+        view = self._view(sample, epoch)
+        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, clips))
 
     def _view(self, sample: Sample, epoch: int) -> View:
         if not self.training:
@@ -103,9 +116,3 @@ class SampleReader:
             random_crop=settings.random_crop,
             color=settings.color,
         )
-
-    def black_clips(self) -> torch.Tensor:
-        """What stands in for the clips of a sample that was not read."""
-        s = self.settings
-        shape = (s.num_clips, 3, s.clip_frames, s.crop, s.crop)
-        return torch.zeros(shape, dtype=torch.uint8, device=self.device)

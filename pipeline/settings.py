@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from settings_group import SettingsGroup
+
+MAX_WORKERS = 8  # decoders at the same time, unless a setting asks for more; NVIDIA's chips have up to 7
 
 
 class DataSettings(SettingsGroup):
@@ -69,11 +73,19 @@ class DataSettings(SettingsGroup):
 
     prefetch: int = Field(1, ge=1)
     """Batches that are decoded ahead of the one in use. More hide uneven decoding times; each costs the
-    memory of a batch of clips."""
+    memory of a batch of clips, on the host."""
 
-    decode_chunk_frames: int = Field(512, ge=1)
-    """Frames that the decoder holds at source size at once. Fewer need less memory (512 frames of 340x256
-    pixels are 134 MB) and more time."""
+    decoder: Literal["auto", "gpu", "cpu"] = "auto"
+    """What decodes videos: gpu is the GPU's decoder and nothing else, cpu the processor, auto the GPU for all
+    that it decodes right. A line on stderr names what goes to the CPU instead, and why."""
+
+    decode_workers: int | None = Field(None, ge=1)
+    """Videos, or parts of one, that are decoded at the same time; null: one for each decoder of the GPU or
+    core of the CPU, at most 8 and no more than cores. More are faster up to there; batches stay the same."""
+
+    decode_chunk_mib: int = Field(128, ge=1)
+    """MiB of frames at source size that all decoders together hold, but at least one frame each. Fewer need
+    less memory and more time (128 MiB are 514 frames of 340x256 pixels, or 21 of 1920x1080)."""
 
     skip_bad: int = Field(0, ge=0)
     """Unreadable samples that each process reports and replaces, by others in training and by black clips in
@@ -84,3 +96,8 @@ class DataSettings(SettingsGroup):
         if self.crop > self.resize:
             raise ValueError(f"crop: got {self.crop}, want at most resize ({self.resize}), the short side")
         return self
+
+
+def frames_per_chunk(height: int, width: int, mib: float) -> int:
+    """How many RGB frames of uint8 fit into so many MiB, at least one. height, width: pixels."""
+    return max(1, int(mib * 2**20) // max(1, height * width * 3))

@@ -59,6 +59,7 @@ class Mode:
     accumulation: int = 1
     frozen: str = ""  # name prefix of the parameters that are not trained
     bf16: bool = False
+    cpu_adam: bool = True
 
 
 MODES = {
@@ -75,10 +76,13 @@ MODES = {
     "zero 2, frozen stem": Mode(2, frozen="encoder.backbone.stem"),
     "zero 3, frozen stem": Mode(3, frozen="encoder.backbone.stem"),
     "zero 3, frozen encoder": Mode(3, frozen="encoder"),
+    "zero 1, offload, torch's Adam": Mode(1, offload=True, cpu_adam=False),
     "zero 1, bf16": Mode(1, bf16=True),
+    "zero 1, bf16, offload, torch's Adam": Mode(1, offload=True, bf16=True, cpu_adam=False),
     "zero 3, bf16": Mode(3, bf16=True),
 }
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
+RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam")
 
 
 class Block(nn.Module):
@@ -224,7 +228,8 @@ def engine_of(network: Network, mode: Mode):
         config["zero_optimization"]["offload_optimizer"]["device"] = "cpu"
         config["zero_optimization"]["offload_param"]["device"] = "cpu" if mode.stage == 3 else "none"
     config["bf16"]["enabled"] = mode.bf16
-    settings = SETTINGS.model_copy(update={"accumulation_steps": mode.accumulation, "batch_size": 2})
+    changes = {"accumulation_steps": mode.accumulation, "batch_size": 2, "cpu_adam": mode.cpu_adam}
+    settings = SETTINGS.model_copy(update=changes)
     return build_engine(network, settings, ds_config=config, total_steps=TOTAL_STEPS)
 
 

@@ -6,12 +6,21 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import torch
+from tiny_run import SMALL
 
 from model.backbones import build_backbone
-from train.settings import RECIPES
+from tools.labels.formats import FORMATS, format_of_output
+from tools.labels.labelled import LabelFile, Report
+from train.detections import write_detections
+from train.settings import RECIPES, dump_settings, load_settings
+
+# What makes any run of the manual one of seconds.
+TINY = {**SMALL, "encoder.backbone": "r2plus1d_tiny", "encoder.steps_per_clip": 1, "run.epochs": 1}
+TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color": 0}
 
 
 def csv_of(annotations: Path, target: Path) -> None:
@@ -43,6 +52,34 @@ def external_scores(annotations: Path, target: Path) -> None:
     target.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
 
 
+def exported(annotations: Path, target: Path) -> None:
+    """Annotations as a labelling tool exports them, in the format of the ending."""
+    name = format_of_output(target)
+    own = LabelFile(annotations, annotations.read_text(), Fraction(15))
+    videos = FORMATS["activitynet"].read(own, Report())
+    chosen = videos[:1] if FORMATS[name].per_video else videos
+    target.write_text(FORMATS[name].write(chosen, Report()))
+
+
+def found(annotations: Path, target: Path) -> None:
+    """Detections in one of the annotated videos."""
+    key = next(iter(json.loads(annotations.read_text())["database"]))
+    detection = {"segment": [1.0, 2.0], "label": "swing", "score": 0.8}
+    write_detections(target, {key: [detection]}, metadata={})
+
+
+def tiny_recipe(target: Path) -> None:
+    """The recipe for people's own videos, made tiny: what trains from Python has no command line to do it."""
+    settings = load_settings(RECIPES / "own_videos.yaml", [f"{name}={value}" for name, value in TINY.items()])
+    target.write_text(dump_settings(settings))
+
+
+def classifier_checkpoint(target: Path) -> None:
+    """I3D's file as pytorch-i3d has it, of fresh weights, with a classifier of two classes."""
+    classifier = {"logits.conv3d.weight": torch.ones(2, 1024, 1, 1, 1), "logits.conv3d.bias": torch.zeros(2)}
+    torch.save(build_backbone("i3d").state_dict() | classifier, target)
+
+
 def prepare(name: str, made: Path, target: Path) -> None:
     """Put the stand-in of this name at `target`; made: a folder of raw videos, shards and a complete run."""
     videos, annotations = made / "raw" / "videos", made / "raw" / "annotations.json"
@@ -50,13 +87,19 @@ def prepare(name: str, made: Path, target: Path) -> None:
     makers: dict[str, Callable[[], object]] = {
         "annotations.csv": lambda: csv_of(annotations, target),
         "match.mp4": lambda: shutil.copy(videos / "valid_0000.mp4", target),
-        "mine.yaml": lambda: shutil.copy(RECIPES / "own_videos.yaml", target),
+        "predictions/detections.json": lambda: found(annotations, target),
+        "mine.yaml": lambda: tiny_recipe(target),
+        "data/demo-videos/videos": lambda: shutil.copytree(videos, target),
         "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, target),
         "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, target),
+        "rgb_imagenet.pt": lambda: classifier_checkpoint(target),
+        "label_map.txt": lambda: target.write_text("running\njumping\n"),
         "cuhk_val.json": lambda: external_scores(annotations, target),
     }
     if name in makers:
         makers[name]()
+    elif name.endswith((".boris", ".eaf")):
+        exported(annotations, target)
     elif name.endswith(".pth"):
         foreign_checkpoint(target)
     elif name.startswith("runs/"):

@@ -144,6 +144,42 @@ def test_no_import_swallows_a_ctrl_c(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+SLOW_TO_STOP = """
+import atexit, click, os, signal, time
+from train.cli import Command
+
+def press(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+
+@click.command(cls=Command)
+def main():
+    atexit.register(press)  # as a library that cleans up when the process ends
+    try:
+        {body}
+    finally:
+        press() if {pressed_within} else None
+
+main([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "pressed_within", "output"),
+    [
+        ("press()", False, "interrupted\n"),
+        ("press()", True, "interrupted\n"),
+        ("raise ValueError('no data')", False, "error: no data\n"),
+        ("pass", False, ""),
+    ],
+    ids=["while it ends", "twice", "after an error", "after the work"],
+)
+def test_ctrl_c_again_ends_the_process_without_a_traceback(body, pressed_within, output):
+    code = SLOW_TO_STOP.format(body=body, pressed_within=pressed_within)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", output)
+
+
 def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
     def slow(module: str):
         raise KeyboardInterrupt

@@ -29,8 +29,8 @@ from documented import (
     commands,
 )
 from safetensors.torch import load_file
-from stand_ins import prepare
-from tiny_run import SMALL, make_shards_of, run
+from stand_ins import TINY, prepare
+from tiny_run import make_shards_of, run
 
 from model.backbones import build_backbone
 from pipeline.annotations import read_annotations
@@ -38,8 +38,6 @@ from tools.cli import COMMANDS
 from train.optimizer import check_ds_config
 from train.settings import settings_from
 
-TINY = {**SMALL, "encoder.backbone": "r2plus1d_tiny", "encoder.steps_per_clip": 1, "run.epochs": 1}
-TINY |= {"encoder.weights": "null", "data.window_seconds": "null", "data.color": 0}
 # Nothing is left to search for: one estimate a plan, of seconds each.
 PLANNED = {
     "data.num_clips": 1,
@@ -93,15 +91,20 @@ PREPARED = {
     + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
     + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
     "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
+    "docs/annotations.md": ["coded.boris", "elan/monday.eaf", "elan/tuesday.eaf", "my_videos"]
+    + ["predictions/detections.json"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
+    "docs/python.md": ["my_videos", "annotations.csv", "match.mp4", "recordings", "mine.yaml", "runs/mine"],
+    "docs/python.ipynb": ["runs/demo", "data/demo", "data/demo-videos/videos"],
     "docs/read-the-report.md": ["runs/demo", "data/demo"],
     "docs/choose-settings.md": ["data/mine", "mine.yaml", "swin3d_t.pth"]
-    + ["r2plus1d_34-tsp_on_activitynet.pth"],
+    + ["r2plus1d_34-tsp_on_activitynet.pth", "match.mp4", "rgb_imagenet.pt", "label_map.txt"],
     "docs/memory.md": ["data/mine", "mine.yaml"],
     "docs/several-gpus-and-machines.md": ["data/mine", "mine.yaml"],
     "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],
     "docs/troubleshooting.md": ["data/mine"],
 }
+NOTEBOOK = "docs/python.ipynb"
 PLAIN_TOOLS = ("cp", "mkdir")
 LAUNCHERS = ("deepspeed", "torchrun")
 
@@ -192,6 +195,12 @@ def check_parses(command: Documented, where: str) -> None:
         found[0].make_context(rest[script], found[1])  # parses, and does not run
 
 
+def code_cells(notebook: Path) -> list[str]:
+    """The code of a Jupyter notebook, cell by cell."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
 def run_block(block: Block, name: str, space: dict, monkeypatch) -> None:
     """Do what a fenced block says, or check what it shows."""
     where = f"{name}, line {block.line}"
@@ -228,6 +237,30 @@ def test_everything_that_a_page_tells_you_to_run_runs(name, world, monkeypatch):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [NOTEBOOK])
+def test_the_notebook_runs_where_jupyter_runs_it(name, world, monkeypatch, capsys):
+    """In its own folder, cell by cell."""
+    (world / "docs").mkdir()
+    monkeypatch.chdir(world / "docs")
+    space = {"__name__": "__main__"}
+    for cell in code_cells(ROOT / name):
+        exec(compile(cell, name, "exec"), space)
+    printed = capsys.readouterr().out
+    assert "slide-left" in printed and "average mAP" in printed
+    assert (world / "predictions" / "detections.json").is_file()
+
+
+def test_the_notebook_has_ten_lines_and_nothing_that_somebody_ran():
+    lines = [line for cell in code_cells(ROOT / NOTEBOOK) for line in cell.splitlines() if line.strip()]
+    assert len(lines) == 10
+    notebook = json.loads((ROOT / NOTEBOOK).read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)  # with an id in each cell
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
 def test_the_documented_script_itself_starts():
     """All other commands run within the tests' process."""
     script = Path(sys.executable).with_name("leantad")
@@ -244,7 +277,7 @@ def all_commands() -> list[Documented]:
 def test_the_tables_of_this_file_hold_nothing_that_the_manual_lost():
     texts = {command.text for command in all_commands()}
     assert not NOT_RUN.keys() - texts
-    assert not PREPARED.keys() - set(NAMES)
+    assert not PREPARED.keys() - {*NAMES, NOTEBOOK}
     for documented in SMALLER:
         assert any(documented in text for text in texts), documented
     for documented in INSTEAD:

@@ -56,7 +56,7 @@ def is_setting(name: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_settings_that_pages_name_exist(page):
     groups = "|".join(fields_of(Settings).keys() - {"seed"})
-    found = re.findall(rf"(?<![\w./-])((?:{groups})\.[a-z_]+(?:\.[a-z_]+)*)", page.read_text())
+    found = re.findall(rf"(?<![\w./-])((?:{groups})\.[a-z0-9_]+(?:\.[a-z0-9_]+)*)", page.read_text())
     files = {name for name in found if name.endswith((".py", ".json", ".md", ".log"))}
     assert not [name for name in found if name not in files and not is_setting(name)]
 

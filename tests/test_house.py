@@ -14,15 +14,18 @@ from tools.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 NEUTRAL = "settings_group"  # a module beside the folders: all may import it, it imports none of them
+FACADE = "leantad"  # another, the Python API: it imports the folders and is imported by none of them
 ALLOWED = {
     NEUTRAL: set(),
     "pipeline": {NEUTRAL, "pipeline"},
     "model": {NEUTRAL, "model"},
     "train": {NEUTRAL, "pipeline", "model", "train"},
     "tools": {NEUTRAL, "pipeline", "model", "train", "tools"},
+    FACADE: {"pipeline", "train", "tools"},
 }
+MODULES = (NEUTRAL, FACADE)
 IN_FOLDERS = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
-SOURCES = [ROOT / f"{NEUTRAL}.py", *IN_FOLDERS]
+SOURCES = [*(ROOT / f"{name}.py" for name in MODULES), *IN_FOLDERS]
 
 
 def imported(path: Path) -> set[str]:
@@ -59,7 +62,7 @@ def test_a_heavy_library_is_imported_by_one_file_alone(library, home):
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_the_generic_package_names_resolve_inside_this_checkout(room):
-    inside = ROOT / f"{room}.py" if room == NEUTRAL else ROOT / room / "__init__.py"
+    inside = ROOT / f"{room}.py" if room in MODULES else ROOT / room / "__init__.py"
     assert Path(importlib.import_module(room).__file__) == inside
 
 
@@ -97,10 +100,28 @@ def test_every_package_folder_is_listed_in_setup():
     assert folders == set(re.findall(r'"(.+?)"', listed))
 
 
-def test_the_only_module_beside_the_folders_is_the_neutral_one_and_setup_lists_it():
+def test_the_only_modules_beside_the_folders_are_the_facade_and_the_neutral_one_and_setup_lists_them():
     beside = {path.stem for path in ROOT.glob("*.py")} - {"setup"}
-    assert beside == {NEUTRAL}
-    assert f'py_modules=["{NEUTRAL}"]' in (ROOT / "setup.py").read_text()
+    assert beside == set(MODULES)
+    assert f'py_modules=["{FACADE}", "{NEUTRAL}"]' in (ROOT / "setup.py").read_text()
+
+
+def test_nothing_imports_tools_but_the_facade_and_nothing_imports_that():
+    importers = {path: {name.split(".")[0] for name in imported(path)} for path in SOURCES}
+    users = {path for path, names in importers.items() if "tools" in names}
+    assert {path.relative_to(ROOT).parts[0] for path in users} == {"tools", f"{FACADE}.py"}
+    assert not [path for path, names in importers.items() if FACADE in names]
+
+
+def test_the_facade_has_no_logic():
+    """Its functions hand their arguments on: no loop, no branch, no error caught."""
+    tree = ast.parse((ROOT / f"{FACADE}.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        blocks = ast.For | ast.While | ast.If | ast.Try | ast.With | ast.FunctionDef
+        inner = [node for node in ast.walk(function) if isinstance(node, blocks) and node is not function]
+        assert not inner, f"{function.name}: belongs into tools/ or train/, where the command has it, too"
+    assert {function.name for function in functions} == {"load", "evaluate", "pack", "train"}
 
 
 def test_nothing_is_unpickled():

@@ -9,24 +9,24 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from painted_video import encode, number_of, painted_video
 
-from pipeline.augment import CENTRE, Colour, View
-from pipeline.decode import _run_dali, decode_clips, decode_frames
+from pipeline.decode import DaliDecoder, decode_frames
 from pipeline.packets import cut, open_packets, packet_runs
 from pipeline.packing.encoder import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
+MIB_OF_64X64 = 64 * 64 * 3 / 2**20
 WANTED = np.array([0, 1, 7, 40, 41, 77, 118, 119])  # first and last frame, neighbours, far apart
 
 
-def frames_of(data, wanted, *, codec, num_frames, decode_chunk_frames=3, device="cpu"):
-    """Decoded frames as one array (F, H, W, 3)."""
+def frames_of(data, wanted, *, codec, num_frames, chunk_frames=3, device="cpu"):
+    """Decoded frames as one array (F, H, W, 3). chunk_frames: of 64x64 pixels."""
     chunks = decode_frames(
         data,
         np.asarray(wanted),
         codec=codec,
         num_frames=num_frames,
         device=device,
-        decode_chunk_frames=decode_chunk_frames,
+        decode_chunk_mib=chunk_frames * MIB_OF_64X64,
     )
     return np.concatenate([chunk.cpu().numpy().copy() for chunk in chunks])
 
@@ -88,11 +88,11 @@ def test_b_frames_of_an_open_gop_are_reached_through_the_key_frame_before(encode
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
 def test_chunks_do_not_change_the_pixels(vp9, codec):
-    whole = frames_of(vp9, range(120), codec=codec, num_frames=120, decode_chunk_frames=512)
+    whole = frames_of(vp9, range(120), codec=codec, num_frames=120, chunk_frames=512)
     assert len(whole) == 120
-    for decode_chunk_frames in (1, 7):
+    for chunk_frames in (1, 7):
         wanted = range(3, 120, 5)
-        chunks = frames_of(vp9, wanted, codec=codec, num_frames=120, decode_chunk_frames=decode_chunk_frames)
+        chunks = frames_of(vp9, wanted, codec=codec, num_frames=120, chunk_frames=chunk_frames)
         assert difference(chunks, whole[list(wanted)]) == 0
 
 
@@ -220,37 +220,6 @@ def test_real_files_follow_the_colour_formula(shared_real, name, codec, full_ran
     assert difference(got, bt601(data, full_range=full_range)) <= 1  # libswscale computes in fixed point
 
 
-def clips_of(data, frames, **options):
-    options = {
-        "codec": "vp9",
-        "num_frames": 120,
-        "resize": 32,
-        "crop": 32,
-        "view": CENTRE,
-        "decode_chunk_frames": 16,
-        **options,
-    }
-    return decode_clips(data, np.asarray(frames), **{"device": "cpu", **options})
-
-
-@pytest.mark.parametrize("codec", ["vp9", PYAV])
-def test_clips_hold_the_frames_asked_for_in_any_order_and_twice(vp9, codec):
-    frames = [[0, 0, 5, 10], [90, 60, 61, 119], [5, 6, 7, 8]]
-    clips = clips_of(vp9, frames, codec=codec)
-    assert clips.shape == (3, 3, 4, 32, 32) and clips.dtype == torch.uint8 and clips.is_contiguous()
-    pictures = clips.permute(0, 2, 3, 4, 1).numpy()
-    assert [[number_of(picture) for picture in clip] for clip in pictures] == frames
-
-
-def test_clips_are_replayable_and_do_not_depend_on_the_chunks(vp9):
-    view = View(0.2, 0.9, True, Colour(1.1, 0.8, 1.3))
-    frames = np.arange(120).reshape(8, 15)
-    options = {"resize": 40, "crop": 24, "view": view}
-    clips = clips_of(vp9, frames, decode_chunk_frames=512, **options)
-    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, **options))
-    assert torch.equal(clips, clips_of(vp9, frames, decode_chunk_frames=7, codec=PYAV, **options))
-
-
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
 def test_a_frame_past_the_end_is_an_error_and_not_black(vp9, codec):
     with pytest.raises(ValueError, match="119 to 120 asked of a video of 120 frames"):
@@ -261,7 +230,7 @@ def test_a_frame_past_the_end_is_an_error_and_not_black(vp9, codec):
 
 def test_dali_itself_refuses_a_frame_past_the_end(vp9):
     with pytest.raises(ValueError, match="out-of-bounds frame index 120"):
-        _run_dali(vp9, np.array([119, 120]), torch.device("cpu"))
+        DaliDecoder(torch.device("cpu")).decode(vp9, np.array([119, 120]))
 
 
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
@@ -271,7 +240,7 @@ def test_broken_bytes_are_an_error_and_the_next_video_decodes(vp9, codec):
         broken[at] ^= 0x5A
     for data in (bytes(broken), vp9[: len(vp9) // 2], b"no video at all" * 100):
         with pytest.raises(ValueError) as error:
-            frames_of(data, range(120), codec=codec, num_frames=120, decode_chunk_frames=50)
+            frames_of(data, range(120), codec=codec, num_frames=120, chunk_frames=50)
         assert "\n" not in str(error.value)
         frames = frames_of(vp9, WANTED, codec=codec, num_frames=120)
         assert [number_of(frame) for frame in frames] == WANTED.tolist()

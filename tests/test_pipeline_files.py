@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
 from pipeline.files import (
+    ABANDONED_SECONDS,
     TEMPORARY,
+    TEMPORARY_FOLDER,
     file_sha256,
     parse_json,
     read_json,
+    remove_folder,
+    remove_left,
     replacing,
     sha256_of,
+    temporary_folder,
     write_bytes,
     write_json,
     write_text,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_file_keeps_its_bytes_when_writing_a_new_one_fails(tmp_path):
@@ -34,6 +48,106 @@ def test_the_temporary_name_is_known_and_beside_the_file(tmp_path):
         assert partial.parent == tmp_path and TEMPORARY.fullmatch(partial.name)
         partial.write_bytes(b"")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def ended_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_beside_a_file_goes_with_the_next_write(tmp_path):
+    with replacing(tmp_path / "a") as partial:
+        partial.touch()
+    digest, machine = partial.name.split(".")[1:3]
+    own, old = time.time(), time.time() - 2 * ABANDONED_SECONDS
+    left = {
+        f".{digest}.{machine}.{ended_process()}.tmp": (own, False),
+        f".{'0' * 16}.{machine}.{ended_process()}.tmp": (own, False),  # of another file
+        f".{digest}.{machine}.{os.getpid()}.tmp": (own, True),  # of a process that runs
+        f".{digest}.{'0' * 8}.{ended_process()}.tmp": (own, True),  # of another machine
+        f".{digest}.{'1' * 8}.{ended_process()}.tmp": (old, False),
+        ".0.tmp": (old, True),  # somebody else's
+    }
+    for name, (changed, _) in left.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (changed, changed))
+    (tmp_path / f".{'2' * 16}.{machine}.{ended_process()}.tmp" / "folder").mkdir(parents=True)
+    remove_left(tmp_path)
+    kept = {name for name, (_, stays) in left.items() if stays}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", *kept}
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from pipeline.files import remove_folder, replacing, temporary_folder
+{body}
+"""
+
+
+def killed(body: str, folder: Path) -> None:
+    """Run statements in a process that kills itself with SIGKILL; folder: its TMPDIR."""
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", KILLED.format(body=body)], env=environment)
+    assert done.returncode == -signal.SIGKILL
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_killed_write_leaves_nothing_after_the_next(tmp_path):
+    body = f"with replacing(Path({str(tmp_path / 'a')!r})) as partial:\n    partial.touch()\n    {KILL}"
+    killed(body, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_text(tmp_path / "b", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_temporary_folder_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):
+    killed(f"with temporary_folder() as folder:\n    (folder / 'a').touch()\n    {KILL}", tmp_path)
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder() as first, temporary_folder() as second:
+        assert not left.exists() and {*tmp_path.iterdir()} == {first, second}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_temporary_folder_stays_while_a_forked_process_uses_it(tmp_path, monkeypatch):
+    body = (
+        f"with temporary_folder():\n    if os.fork():\n        {KILL}\n    import time\n    time.sleep(1)\n"
+    )
+    killed(body, tmp_path)
+    (used,) = tmp_path.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder():
+        assert used.exists()
+
+
+def test_links_that_look_like_temporary_folders_are_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / f"{TEMPORARY_FOLDER}x").symlink_to(tmp_path / "mine")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder():
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{TEMPORARY_FOLDER}x", "mine"]
+
+
+def test_a_removed_folder_is_gone_or_whole(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    remove_folder(tmp_path / "a")
+    remove_folder(tmp_path / "a")  # nothing there: nothing to do
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    body = (
+        f"import shutil; shutil.rmtree = lambda *_, **__: None\nremove_folder(Path({str(tmp_path / 'a')!r}))"
+    )
+    killed(f"{body}\n{KILL}", tmp_path)
+    assert not (tmp_path / "a").exists() and len(list(tmp_path.iterdir())) == 1
+    write_text(tmp_path / "b", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path):

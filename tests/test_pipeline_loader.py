@@ -11,6 +11,7 @@ from painted_video import number_of, painted_video
 from pydantic import ValidationError
 
 from pipeline.annotations import Action
+from pipeline.clip_decoder import ClipDecoder
 from pipeline.dataset import Dataset
 from pipeline.loader import Loader
 from pipeline.packing.shard_writer import pack_samples, write_dataset
@@ -240,13 +241,82 @@ def test_resume_is_exact_with_skipped_samples_too(broken):
     assert not {"v1", "v4"} & {batch.keys[0] for batch in whole}
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_are_the_same_whatever_the_number_of_workers(broken, training, batch_size):
+    """With videos that cannot be read as well: which are skipped, and what is reported, in which order."""
+    runs = []
+    for workers in (1, 2, 5):
+        settings = SETTINGS.model_copy(update={"skip_bad": 2, "decode_workers": workers})
+        options = {"batch_size": batch_size, "training": training}
+        lines: list[str] = []
+        runs.append((take(loader_of(broken, settings, remark=lines.append, **options), 12), lines))
+    (first, lines), *others = runs
+    assert len(lines) == 2
+    for batches, again in others:
+        assert again == lines
+        assert all(same(one, other) for one, other in zip(first, batches, strict=True))
+        assert [batch.padding for batch in batches] == [batch.padding for batch in first]
+
+
+def test_the_limit_of_bad_samples_names_the_same_one_whatever_the_number_of_workers(broken):
+    for workers in (1, 4):
+        settings = SETTINGS.model_copy(update={"skip_bad": 1, "decode_workers": workers})
+        with pytest.raises(ValueError, match=r"00001\.tar.*v4"):
+            list(loader_of(broken, settings, training=False, batch_size=7))
+
+
+def test_encoded_videos_do_not_pile_up_before_the_decoders(dataset, monkeypatch):
+    """A batch of many samples holds the bytes of those that are decoded, and of one more."""
+    held = most = 0
+    lock, read, decode_part = threading.Lock(), Dataset.read, ClipDecoder._decode_part
+
+    def counted_read(self, key):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return read(self, key)
+
+    def counted_part(self, *args):
+        nonlocal held
+        try:
+            return decode_part(self, *args)
+        finally:
+            with lock:
+                held -= 1
+
+    monkeypatch.setattr(Dataset, "read", counted_read)
+    monkeypatch.setattr(ClipDecoder, "_decode_part", counted_part)
+    settings = SETTINGS.model_copy(update={"decode_workers": 2})
+    take(loader_of(dataset, settings, batch_size=7), 2)
+    assert held == 0 and most <= 3
+
+
+@pytest.mark.gpu
+def test_frames_that_wait_lie_in_pinned_host_memory(dataset):
+    options = {"batch_size": 2, "seed": 3, "rank": 0, "world_size": 1, "training": True}
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    with closing(
+        Loader(dataset, SETTINGS, subset="training", device="cuda", remark=print, **options)
+    ) as loader:
+        batches = iter(loader)
+        batch = next(batches)
+        time.sleep(1)  # the next one is decoded ahead
+        assert batch.clips.is_pinned() and torch.cuda.memory_allocated() == before
+        on_device = batch.to("cuda")
+        assert on_device.clips.is_cuda and on_device.keys == batch.keys
+        assert torch.equal(on_device.clips.cpu(), batch.clips)
+
+
 def test_closing_joins_the_thread(dataset):
     loader = loader_of(dataset)
     batches = iter(loader)
     next(batches)
     assert "leantad-loader" in [thread.name for thread in threading.enumerate()]
     loader.close()
-    assert "leantad-loader" not in [thread.name for thread in threading.enumerate()]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("leantad")]
 
 
 def test_no_more_than_prefetch_results_lie_ready():

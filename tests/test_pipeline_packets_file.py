@@ -11,7 +11,7 @@ from pipeline.packets_file import PackedFile
 
 
 def pixels(data: bytes, frames, num_frames: int, codec: str) -> np.ndarray:
-    options = {"codec": codec, "num_frames": num_frames, "device": "cpu", "decode_chunk_frames": 512}
+    options = {"codec": codec, "num_frames": num_frames, "device": "cpu", "decode_chunk_mib": 128}
     return np.concatenate(
         [chunk.numpy().copy() for chunk in decode_frames(data, np.unique(frames), **options)]
     )

@@ -30,6 +30,14 @@ def test_the_encoding_comes_back_from_what_make_shards_writes(fps):
     assert encoding_spec_of(packing_of(None, 64, ())) is None
 
 
+def test_what_former_versions_packed_is_encoded_as_then():
+    packing = packing_of(EncodingSpec(side_multiple=16), 64, ())
+    assert encoding_spec_of(packing).side_multiple == 16
+    del packing["side_multiple"]
+    assert encoding_spec_of(packing) == EncodingSpec()
+    assert transcode(painted_video(2, size=(90, 160)), encoding_spec_of(packing))[2].width == 160
+
+
 @pytest.mark.parametrize("packing", [{}, {"copy": False}, {"codec": "vp9", "fps": "fast"}])
 def test_settings_that_do_not_say_the_encoding_are_refused(packing):
     with pytest.raises(ValueError, match="want copy, or codec, fps, short_side"):

@@ -20,7 +20,9 @@ from pipeline.packing.rates import exact_rate
 from pipeline.packing.transcode import (
     STAMP_ROUNDING,
     EncodingSpec,
+    has_encoding,
     resample,
+    scaled_and_cropped,
     training_size,
     transcode,
 )
@@ -112,6 +114,75 @@ def test_neither_rate_nor_size_grow_unless_asked(tmp_path):
 )
 def test_sizes_by_hand(stored, aspect, short_side, wanted):
     assert training_size(*stored, Fraction(aspect), EncodingSpec(short_side=short_side)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("stored", "aspect", "short_side", "scaled", "cropped"),
+    [
+        ((1920, 1080), 1, 128, (228, 128), (224, 128)),  # 4 columns off
+        ((1080, 1920), 1, 128, (128, 228), (128, 224)),
+        ((640, 480), 1, 128, (176, 132), (176, 128)),  # 4 rows off: 160 would be 10 columns
+        ((480, 640), 1, 128, (132, 176), (128, 176)),
+        ((1920, 1080), 1, 256, (456, 256), (448, 256)),
+        ((640, 480), 1, 256, (342, 256), (336, 256)),
+        ((2560, 1080), 1, 128, (304, 128), (304, 128)),
+        ((720, 576), Fraction(16, 15), 128, (176, 132), (176, 128)),
+        ((1920, 1080), 1, 0, (1920, 1080), (1920, 1072)),  # is not scaled
+        ((228, 128), 1, 128, (228, 128), (224, 128)),
+        ((48, 48), 1, 128, (48, 48), (48, 48)),
+        ((64, 90), 1, 128, (68, 96), (64, 96)),
+        ((121, 81), 1, 128, (120, 80), (112, 80)),
+        ((3, 3), 1, 128, (16, 16), (16, 16)),
+    ],
+)
+def test_sizes_in_whole_blocks_by_hand(stored, aspect, short_side, scaled, cropped):
+    spec = EncodingSpec(short_side=short_side, side_multiple=16)
+    assert scaled_and_cropped(*stored, Fraction(aspect), spec) == (scaled, cropped)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.integers(16, 4096), st.integers(16, 4096), st.sampled_from([0, 16, 64, 128, 256, 512]), st.booleans()
+)
+def test_whole_blocks_crop_little_and_stretch_nothing(width, height, short_side, upscale):
+    spec = EncodingSpec(short_side=short_side, upscale=upscale, side_multiple=16)
+    scaled, cropped = scaled_and_cropped(width, height, Fraction(1), spec)
+    assert all(side % 16 == 0 for side in cropped)
+    if short_side and (upscale or min(width, height) >= short_side):
+        assert min(cropped) == short_side, "the short side that was asked for"
+    off = [before - after for before, after in zip(scaled, cropped, strict=True)]
+    assert min(off) >= 0 and all(side % 2 == 0 for side in scaled)
+    # half a block, of the longer side up to a pixel more, for it is rounded to an even number
+    assert max(off) <= 9
+    # rounding to even numbers moves a side by one pixel at most
+    assert abs(scaled[0] / width - scaled[1] / height) * min(width, height) <= 1.01 * (
+        1 + min(width, height) / max(width, height)
+    )
+
+
+@pytest.mark.parametrize("codec", ["vp9", "h264"])
+@pytest.mark.parametrize("turn", [0, 90])
+def test_the_middle_of_the_picture_is_kept(tmp_path, codec, turn):
+    """40x72 pixels in vertical stripes: cut to 32x64, four off each side, the colours stay with the grey."""
+    picture = np.zeros((40, 72, 3), np.uint8)
+    picture[4:36, 4:36] = (220, 30, 30)
+    picture[4:36, 36:68] = (30, 30, 220)
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 72, 40, "yuv444p"
+        stream.set_display_rotation(turn)
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    spec = EncodingSpec(codec=codec, short_side=0, side_multiple=16)
+    data, _, result = transcode(path, spec)
+    assert (result.width, result.height) == ((32, 64) if turn else (64, 32))
+    with av.open(io.BytesIO(data)) as container:
+        shown = np.rot90(next(container.decode(video=0)).to_ndarray(format="rgb24"), -turn // 90)
+    left, right = shown[:, :30].astype(int), shown[:, 34:].astype(int)
+    assert abs(left - (220, 30, 30)).mean() < 12 and abs(right - (30, 30, 220)).mean() < 12
+    assert has_encoding(data, spec) and not has_encoding(data, EncodingSpec(codec=codec, short_side=0))
 
 
 @pytest.mark.parametrize("codec", ["vp9", "h264"])

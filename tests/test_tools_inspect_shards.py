@@ -133,16 +133,19 @@ def test_long_videos_of_short_actions_get_windows_and_short_videos_none(tmp_path
         video(f"v{i}", "training" if i % 2 else "validation", 600, [(s, s + 2, "run") for s in row])
         for i, row in enumerate(starts)
     ]
-    dataset = Dataset.open(dataset_of(tmp_path, long))
-    advice = recommend(dataset, statistics_of(dataset))
+    advice = advice_on(tmp_path, long)
     # 600 s in 256 steps are 2.3 s a step, too coarse for 2 s; up to 1.4 s a step some proposal has tIoU 0.7
     assert advice["settings"]["data"]["window_seconds"] and advice["step_seconds"]["p100"] < 1.45
     assert advice["matchable"]["tiou_0.7"] > 0.99 and advice["unmatchable_actions"] == 0
     short = [video(f"v{i}", "training" if i else "val", 20, [(2, 9, "run")]) for i in range(4)]
-    dataset = Dataset.open(dataset_of(tmp_path, short))
-    advice = recommend(dataset, statistics_of(dataset))
+    advice = advice_on(tmp_path, short)
     assert "window_seconds" not in advice["settings"]["data"]
     assert advice["settings"]["data"]["val_subset"] == "val"
+
+
+def advice_on(folder: Path, videos: list[PackedVideo]) -> dict:
+    dataset = Dataset.open(dataset_of(folder, videos))
+    return recommend(dataset, statistics_of(dataset))
 
 
 @pytest.mark.slow
@@ -164,6 +167,32 @@ def test_activitynet_gets_the_settings_of_its_recipe(shared_real):
     assert {name: found["data"][name] for name in names} == recipe.data.model_dump(include=set(names))
     assert "window_seconds" not in found["data"] and recipe.data.window_seconds is None
     assert found["detector"]["num_steps"] == recipe.detector.num_steps
+
+
+def test_small_data_is_trained_from_random_weights_long_enough_and_large_data_from_pretrained_ones(tmp_path):
+    """14 videos in steps of 2 are 7 steps an epoch: 129 epochs are the first with 900 steps."""
+    few = [video(f"v{i}", "training", 150, [(2, 9, "run")], fps=15) for i in range(14)]
+    advice = advice_on(tmp_path, [*few, video("w", "validation", 150, [(2, 9, "run")], fps=15)])
+    settings = advice["settings"]
+    assert settings["run"] == {"epochs": 129, "eval_every": 21}
+    assert settings["optimizer"] == {"encoder_lr": 5e-3, "detector_lr": 5e-3, "batch_size": 2}
+    sizes = ("clip_frames", "resize", "crop")
+    assert [settings["data"][name] for name in sizes] == [8, 56, 48]
+    assert "7 steps an epoch and 903 in all" in advice["reasons"]["run.epochs"]
+    many = [video(f"v{i}", "training", 150, [(2, 30, "run")], fps=15) for i in range(400)]
+    settings = advice_on(tmp_path, [*many, video("w", "validation", 150, [(2, 30, "run")], fps=15)])[
+        "settings"
+    ]
+    assert settings["run"]["epochs"] == 9 and settings["optimizer"]["encoder_lr"] == 5e-7
+    assert [settings["data"][name] for name in sizes] == [16, 128, 112]
+
+
+def test_own_videos_has_the_learning_rates_that_inspect_proposes(shards):
+    from train.settings import load_settings
+
+    recipe = load_settings(Path("own_videos"))
+    proposed = inspect_dataset(str(shards))["advice"]["settings"]["optimizer"]
+    assert recipe.optimizer.model_dump(include=set(proposed)) == proposed
 
 
 def test_warnings_name_what_cannot_be_learned(shards):
@@ -247,6 +276,8 @@ def test_the_recipe_lines_load_as_settings(shards, tmp_path):
     chosen = document["advice"]["settings"]
     assert loaded.data.model_dump(include=set(chosen["data"])) == chosen["data"]
     assert loaded.detector.num_steps == chosen["detector"]["num_steps"]
+    assert loaded.optimizer.model_dump(include=set(chosen["optimizer"])) == chosen["optimizer"]
+    assert loaded.run.model_dump(include=set(chosen["run"])) == chosen["run"]
     assert document["recipe"].count("  # ") >= 4  # the reasons
 
 

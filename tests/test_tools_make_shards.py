@@ -66,6 +66,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "packed"),
+    [
+        ((320, 180), ("--short-side", 64), (112, 64)),
+        ((240, 180), ("--short-side", 64), (80, 64)),
+        ((180, 320), ("--short-side", 64), (64, 112)),
+        ((180, 100), (), (176, 96)),
+        ((180, 100), ("--short-side", 0), (176, 96)),
+        ((320, 180), ("--short-side", 60), (106, 60)),
+        ((90, 50), ("--copy",), (90, 50)),
+    ],
+)
+def test_sides_are_multiples_of_16_unless_asked_otherwise(tmp_path, source, options, packed):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", range(0, 400, 40), size=source)
+    annotations = annotate(tmp_path / "a.json", {"a": entry((0.1, 0.3, "run"))})
+    done = run(tmp_path / "videos", annotations, "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    (video,) = Dataset.open(tmp_path / "out").videos.values()
+    assert (video.width, video.height) == packed
+    assert ("no multiple of 16" in done.stderr) == (60 in options)
+
+
 @pytest.fixture
 def videos(tmp_path) -> Path:
     """Three good videos of 1 s, under names with traps."""
@@ -311,6 +334,24 @@ def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, anno
     assert done.returncode == 2 and "00000.tar: has" in done.stderr
     assert run(videos, annotations, "--out", out, "--force").returncode == 0
     assert contents(out) == before
+
+
+def test_a_run_that_was_killed_after_its_last_file_leaves_nothing(videos, annotations, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_dataset, "remove_folder", killed)
+        assert run(videos, annotations, "--out", out).returncode == 130
+    assert (out / "dataset.json").exists() and (out / ".work").exists()
+    (out / f".{'0' * 16}.{'0' * 8}.1.tmp").mkdir()  # half-removed on another machine, long ago
+    os.utime(out / f".{'0' * 16}.{'0' * 8}.1.tmp", (0, 0))
+    done = run(videos, annotations, "--out", out)
+    assert done.returncode == 0 and "already packed" in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == sorted(contents(out))
+    assert not any(path.name.startswith(".") for path in out.iterdir())
 
 
 def test_verify_finds_a_changed_byte(videos, annotations, tmp_path):

@@ -207,14 +207,21 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
 def test_loader_and_decoder_by_hand():
     one = run_settings(data={"prefetch": 3}, optimizer={"batch_size": 1, "accumulation_steps": 2})
     batch = 8 * 3 * 8 * 32 * 32
-    assert loader_bytes(one) == batch * (1 + 3)
+    assert loader_bytes(one, on_cpu=True) == batch * (1 + 3)
     two = run_settings(optimizer={"batch_size": 2})
-    assert loader_bytes(two) == 2 * batch * (1 + 1), "one ahead, and single videos while they are stacked"
-    data = run_settings(data={"decode_chunk_frames": 10, "resize": 32}).data
-    assert decoder_bytes(data, FrameSize(32, 64)) == 10 * 3 * (32 * 64 + 32 * 32)
-    resized = 10 * 3 * 32 * 64 * 5 + 64 * 3 * 64 * 128 * 4
-    assert decoder_bytes(data, FrameSize(64, 128)) == 10 * 3 * (64 * 128 + 32 * 32) + resized
-    coloured = data.model_copy(update={"color": 0.2, "decode_chunk_frames": 512})
+    assert loader_bytes(two, on_cpu=True) == 2 * batch, "one ahead"
+    assert loader_bytes(one, on_cpu=False) == 0, "what waits for a GPU lies in host memory"
+    data = run_settings(data={"decode_chunk_mib": 1, "decode_workers": 3, "resize": 128}).data
+    frames = 2**20 // (128 * 256 * 3)
+    assert frames == 10
+    assert decoder_bytes(data, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32)
+    smaller = data.model_copy(update={"resize": 64, "crop": 32})
+    resized = 10 * 3 * 64 * 128 * 2 + 10 * 3 * 4 * (128 * 256 + 64 * 128)
+    assert decoder_bytes(smaller, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32) + resized
+    large = FrameSize(1080, 1920)
+    of_each = data.model_copy(update={"resize": 1080})
+    assert decoder_bytes(of_each, large) == 3 * 3 * (1080 * 1920 + 32 * 32), "each decoder has a frame"
+    coloured = data.model_copy(update={"color": 0.2, "decode_chunk_mib": 128, "resize": 32})
     assert decoder_bytes(coloured, FrameSize(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
         "64 frames are all there are"
     )

@@ -10,39 +10,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from painted_video import painted_video
-from tiny_run import SMALL
+from untrained_run import PACKED, checkpoint
 
 from pipeline.dataset import Dataset
 from tools.make_shards import main as make_shards
-from tools.predict import SecondsBar, main, predict
-from train.build_network import build_network
-from train.checkpoint import write_checkpoint
+from tools.predict import main
+from tools.prediction.detect import SecondsBar, predict
 from train.cli import Output
 from train.eval import main as evaluate
 from train.inference import load_trained
 from train.postprocess import RawWindow
-from train.settings import load_settings
 
-CLASSES = ["jump", "run", "swim"]
-PACKED = {"copy": False, "codec": "vp9", "fps": 10.0, "short_side": 24, "gop": 8, "upscale": False}
 COPIED = {"copy": True}
 SILENT = Output(quiet=True)
-WINDOWS = {"data.window_seconds": 1.5}
 # A network without training scores all much alike; each number still depends on every pixel.
 # A batch of more windows may be summed in another order: 1e-8 was seen, float32 resolves 6e-8 of a score.
 BATCH_TOLERANCE = 1e-6
-
-
-def checkpoint(folder: Path, packing: dict) -> Path:
-    """The checkpoint of a run of no steps; returns the run folder."""
-    sets = [f"{name}={value}" for name, value in {**SMALL, **WINDOWS, "data.shards": "gone"}.items()]
-    settings = load_settings(Path("demo"), sets)
-    state = build_network(settings, len(CLASSES)).state_dict()
-    plain = settings.model_dump(mode="json")
-    write_checkpoint(
-        folder, 0, state=state, settings=plain, classes=CLASSES, packing=packing, progress={}, is_best=True
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -142,19 +125,17 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
 
 
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
-    from pipeline import sample_reader
+    from pipeline.clip_decoder import ClipDecoder
 
-    decode = sample_reader.decode_clips
+    start, calls = ClipDecoder.start, []
 
-    calls = []
-
-    def broken_at_first(data, frames, **options):
+    def broken_at_first(self, request):
         calls.append(1)
         if len(calls) == 2:  # the second window of first.mkv
             raise ValueError("frame 7 cannot be decoded")
-        return decode(data, frames, **options)
+        return start(self, request)
 
-    monkeypatch.setattr(sample_reader, "decode_clips", broken_at_first)
+    monkeypatch.setattr(ClipDecoder, "start", broken_at_first)
     trained = load_trained(run, ["run.device=cpu"])
     files = {path.stem: path for path in sorted(videos.iterdir())}
     first, second = predict(trained, files, output=SILENT)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pipeline import files
 from train import checkpoint
 from train.checkpoint import (
     check_classes,
@@ -21,6 +25,7 @@ from train.checkpoint import (
     read_packing,
     read_progress,
     read_weights,
+    remove_half_written,
     restore_links,
     weights_folder,
     write_checkpoint,
@@ -42,6 +47,7 @@ def network(width: int = 4, *, seed: int = 0) -> nn.Module:
 
 def save_some(folder: Path) -> None:
     (folder / "part").write_text("state")
+    (folder / "state.json").write_text("{}")
 
 
 def write(run: Path, step: int, *, seed: int = 0, is_best: bool = False, save=save_some) -> Path:
@@ -225,6 +231,104 @@ def test_a_copy_with_folders_instead_of_links_is_written_to(tmp_path):
     assert last_checkpoint(tmp_path) == last
     write(tmp_path, 2, seed=2)
     assert os.readlink(last) == "step_000002" and read_progress(last)["step"] == 2
+
+
+NEEDED = ("model.safetensors", "settings.yaml", "classes.json", "progress.json", "resume/state.json")
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_checkpoint_that_is_not_whole_is_never_gone_on_from(tmp_path, name):
+    for step, is_best in ((1, True), (2, False)):
+        write(tmp_path, step, seed=step, is_best=is_best)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "last" / name).unlink()
+    assert last_checkpoint(tmp_path) == checkpoints / "step_000001"
+    assert restore_links(tmp_path) == f"{checkpoints / 'last'}: it is not whole; made anew, to step_000001"
+    assert os.readlink(checkpoints / "last") == "step_000001" and restore_links(tmp_path) is None
+    (checkpoints / "step_000001" / name).unlink()
+    with pytest.raises(
+        ValueError, match=rf"{name} is missing, and no other checkpoint of the run is whole; "
+    ):
+        last_checkpoint(tmp_path)
+
+
+def test_evaluation_needs_no_training_state_but_settings_and_classes(tmp_path):
+    for step in (1, 2):
+        write(tmp_path, step)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.rmtree(checkpoints / "step_000002" / "resume")
+    assert weights_folder(tmp_path) == checkpoints / "last"
+    shutil.copytree(checkpoints / "step_000002", checkpoints / "step_000001")
+    (checkpoints / "step_000002" / "settings.yaml").unlink()
+    assert weights_folder(tmp_path) == checkpoints / "step_000001"
+
+
+def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files.shutil, "rmtree", lambda folder, **options: dies(folder, **options))
+        write(tmp_path, 2)
+    checkpoints = tmp_path / "checkpoints"
+    assert [path.name for path in checkpoints.glob("step_*")] == ["step_000002"]
+    remove_half_written(tmp_path)
+    assert names(tmp_path) == ["last", "step_000002"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_tensors(folder: Path) -> None:
+    torch.save({"a": torch.zeros(10_000)}, folder / "state.pt")
+
+
+def save_text(folder: Path) -> None:
+    (folder / "state.json").write_text("x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "save", "reason"),
+    [
+        (200, save_some, "Error while serializing: I/O error: File too large"),
+        (5000, save_tensors, "torch: a file is cut"),
+        (5000, save_text, "File too large"),
+    ],
+    ids=["safetensors", "torch", "text"],
+)
+def test_a_full_disk_is_one_line_that_names_the_last_checkpoint(tmp_path, size, save, reason):
+    for step, last in ((1, "there is no checkpoint to go on from yet"), (5, "--resume goes on from ")):
+        with files_of_at_most(size), pytest.raises(ValueError, match="could not be written") as caught:
+            write(tmp_path, step, save=save)
+        message = str(caught.value)
+        assert message.startswith(
+            f"{tmp_path / 'checkpoints'}: the next checkpoint could not be written ({reason}"
+        )
+        assert "MiB are free there); make room; " + last in message and "\n" not in message
+        assert not list((tmp_path / "checkpoints").glob("*")) or message.endswith("checkpoints/step_000002")
+        assert not list((tmp_path / "checkpoints").glob(".*.tmp"))  # its space is free again
+        write(tmp_path, 2)
+
+
+def test_an_error_that_is_no_failed_write_stays_what_it_is(tmp_path):
+    def fail(folder: Path) -> None:
+        raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        write(tmp_path, 1, save=fail)
+
+
+def dies(folder: Path, ignore_errors: bool = False) -> None:
+    """Stands for shutil.rmtree in a process that dies after the first file."""
+    if folder.is_dir():
+        next(path for path in folder.rglob("*") if path.is_file()).unlink()
+        raise Killed
 
 
 def test_a_damaged_file_of_weights_is_named(tmp_path):

@@ -19,9 +19,13 @@ from train.optimizer import (
     OptimizerSettings,
     check_ds_config,
     deepspeed_dict,
+    fit_buckets,
     lr_factor,
+    merged,
     parameter_groups,
     read_ds_config,
+    resolve_auto,
+    with_precision,
 )
 
 WORKER = Path(__file__).with_name("engine_worker.py")
@@ -73,7 +77,7 @@ def test_gradient_norms_are_those_of_plain_autograd(results):
 def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
     resumed = results["resume"][mode]
     # DeepSpeed's Adam for CPUs keeps powers of beta as a running product and computes them anew after loading
-    allowed = 1e-6 if MODES[mode].offload else 0.0
+    allowed = 1e-6 if MODES[mode].offload and MODES[mode].cpu_adam else 0.0
     assert max(resumed["difference"].values()) <= allowed
     assert resumed["client_state"] and resumed["rates"]
     assert resumed["steps"] == [4, 4]
@@ -136,6 +140,100 @@ def test_offload_takes_deepspeeds_adam_if_it_compiles_and_is_wanted(monkeypatch,
     config["zero_optimization"]["offload_optimizer"]["device"] = "cpu"
     params = deepspeed_dict(OptimizerSettings(cpu_adam=bool(wanted)), config)["optimizer"]["params"]
     assert ("torch_adam" not in params) == cpu_adam
+
+
+def written(tmp_path: Path, values: object) -> Path:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def on_device(config: dict, device: str) -> tuple:
+    """Where optimizer state and weights go, whether pinned, and whether bf16."""
+    found = resolve_auto(config, on_gpu=device != "cpu", has_bf16=device == "gpu")
+    assert "auto" not in json.dumps(found)
+    zero = found["zero_optimization"]
+    places = [tuple(zero[name].values()) for name in ("offload_optimizer", "offload_param")]
+    return (*places, found["bf16"]["enabled"])
+
+
+@pytest.mark.parametrize(
+    ("device", "optimizer", "bf16"),
+    [("gpu", ("cpu", True), True), ("old gpu", ("cpu", True), False), ("cpu", ("none", False), False)],
+)
+def test_as_shipped_a_gpu_has_bf16_and_its_optimizer_in_pinned_memory_and_a_cpu_neither(
+    device, optimizer, bf16
+):
+    assert on_device(read_ds_config(), device) == (optimizer, ("none", False), bf16)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_what_a_file_states_is_not_decided_by_the_device(tmp_path, device, stage):
+    zero = {"stage": stage, "offload_optimizer": {"device": "none"}, "offload_param": None}
+    config = read_ds_config(written(tmp_path, {"zero_optimization": zero, "bf16": {"enabled": stage > 0}}))
+    assert on_device(config, device) == (("none", False), ("none", False), stage > 0)
+
+
+def test_without_partitioning_there_is_no_offload_and_no_bf16(tmp_path):
+    config = read_ds_config(written(tmp_path, {"zero_optimization": {"stage": 0}}))
+    assert on_device(config, "gpu") == (("none", False), ("none", False), False)
+
+
+def test_what_a_file_leaves_out_is_ours_at_any_depth(tmp_path):
+    """DeepSpeed's own bucket of 5e8 elements is 954 MiB in bf16."""
+    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    config = read_ds_config(written(tmp_path, {"zero_optimization": zero}))
+    ours = read_ds_config()
+    assert config == merged(ours, {"zero_optimization": zero})
+    assert config["zero_optimization"]["reduce_bucket_size"] == 6_000_000
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": "auto"}
+    assert {**config, "zero_optimization": 0} == {**ours, "zero_optimization": 0}
+    assert ours == read_ds_config(), "merging changes neither"
+
+
+@pytest.mark.parametrize(("size", "fitted"), [(5, 5), (10, 10), (500_000_000, 10)])
+def test_a_bucket_is_never_larger_than_all_gradients(size, fitted):
+    config = {"zero_optimization": {"stage": 1, "reduce_bucket_size": size}}
+    assert fit_buckets(config, 10)["zero_optimization"] == {"stage": 1, "reduce_bucket_size": fitted}
+
+
+@pytest.mark.parametrize(("precision", "enabled"), [("auto", "auto"), ("bf16", True), ("float32", False)])
+def test_the_setting_of_precision_decides_what_the_file_leaves_open(precision, enabled):
+    assert with_precision(read_ds_config(), precision)["bf16"]["enabled"] == enabled
+
+
+def test_a_precision_that_the_file_denies_is_refused(tmp_path):
+    config = read_ds_config(written(tmp_path, {"bf16": {"enabled": True}}))
+    assert with_precision(config, "bf16") == config
+    with pytest.raises(ValueError, match=r"float32, but run\.ds_config has bf16\.enabled true; leave one"):
+        with_precision(config, "float32")
+    with pytest.raises(ValueError, match="use stage 1 to 3"):
+        with_precision(read_ds_config(written(tmp_path, {"zero_optimization": {"stage": 0}})), "bf16")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"zero_optimization": 3}, r"zero_optimization: got 3, want a JSON object, \{\.\.\.\}"),
+        ({"zero_optimization": {"stage": 4}}, r"zero_optimization\.stage: got 4, want one of 0, 1, 2, 3"),
+        ({"zero_optimization": {"stage": True}}, r"stage: got true, want one of 0, 1, 2, 3"),
+        ({"bf16": True}, r"bf16: got true, want a JSON object"),
+        ({"bf16": {"enabled": "yes"}}, r'bf16\.enabled: got "yes", want one of true, false, "auto"'),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "gpu"}}},
+            r'offload_optimizer\.device: got "gpu", want one of "none", "cpu", "nvme", "auto"',
+        ),
+        ({"zero_optimization": {"offload_param": "cpu"}}, r'offload_param: got "cpu", want a JSON object'),
+        (
+            {"zero_optimization": {"offload_optimizer": {"pin_memory": 1}}},
+            r'pin_memory: got 1, want one of true, false, "auto"',
+        ),
+    ],
+)
+def test_a_value_that_is_read_here_is_checked_here(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        read_ds_config(written(tmp_path, change))
 
 
 @pytest.mark.parametrize(

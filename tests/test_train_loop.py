@@ -16,8 +16,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
 
+from train import inference, loop
 from train.eval import main as evaluate
 from train.evaluation.average_precision import PROTOCOLS
+from train.inference import load_trained
+from train.loop import train_step
 from train.main import main as train
 
 
@@ -169,6 +172,14 @@ def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     assert "1 rank x 5 videos x 1 = 5 videos a step, 1 step an epoch, 1 in all" in result.stdout
 
 
+def test_a_run_that_learns_nothing_says_so_and_what_to_try(shards, tmp_path):
+    slow = {"optimizer__encoder_lr": 1e-9, "optimizer__detector_lr": 1e-9}
+    result = run(shards, tmp_path / "run", quiet=False, **slow)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if "nothing was learned" in line]
+    assert line.startswith("warning: after 4 of 4 steps nothing was learned") and "run.epochs=300" in line
+
+
 def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
     result = run(shards, complete)
     assert result.exit_code == 2 and "--resume" in result.stderr
@@ -236,3 +247,40 @@ def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards,
     assert saved["encoder"]["beta"]["schedule"] == "constant" and 0 < saved["encoder"]["beta"]["end"] < 1
     assert run(shards, tmp_path / "cut", "--resume", **moving).exit_code == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_step_that_deepspeed_skips_is_reported(shards, tmp_path, monkeypatch):
+    """It leaves out an update with infinite gradients, and counts it."""
+
+    def skipping(run, batches, *, interrupted):
+        run.engine.skipped_steps += run.progress.step == 0
+        return train_step(run, batches, interrupted=interrupted)
+
+    monkeypatch.setattr(loop, "train_step", skipping)
+    result = run(shards, tmp_path / "run", quiet=False, run__epochs=1)
+    lines = [line for line in result.output.splitlines() if "not finite" in line]
+    assert lines == ["warning: step 1: a gradient was not finite, the weights stay as they were"]
+
+
+def test_the_log_and_the_checkpoint_have_the_precision(complete):
+    start = events(complete, "start")[0]
+    assert (start["precision"], start["tf32"], start["deterministic"]) == ("float32", False, False)
+    settings = yaml.safe_load((complete / "checkpoints" / "last" / "settings.yaml").read_text())
+    assert settings["run"]["precision"] == "float32" and settings["run"]["tf32"] is True
+    assert yaml.safe_load((complete / "settings.yaml").read_text())["run"]["precision"] == "auto"
+
+
+def test_a_checkpoint_of_a_run_in_bf16_predicts_in_bf16_where_there_is_any(
+    complete, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(complete / "checkpoints" / "last", folder)
+    text = (folder / "settings.yaml").read_text()
+    (folder / "settings.yaml").write_text(text.replace("precision: float32", "precision: bf16"))
+    assert {p.dtype for p in load_trained(folder).network.parameters()} == {torch.float32}
+    assert "which a cpu lacks; computing in float32" in capsys.readouterr().err
+    monkeypatch.setattr(inference, "has_bf16", lambda device: True)
+    assert {p.dtype for p in load_trained(folder).network.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load_trained(folder, ["run.precision=float32"]).network.parameters()} == {
+        torch.float32
+    }

@@ -40,14 +40,22 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
         settings=settings,
         progress=Progress(step=7),
         engine=Engine(losses),
+        device=torch.device("cpu"),
         set_beta=betas.append,
         betas=betas,
     )
 
 
-def batches_of(*keys: str) -> list[SimpleNamespace]:
+class StillBatch(SimpleNamespace):
+    """A batch that is where it is wanted."""
+
+    def to(self, device):
+        return self
+
+
+def batches_of(*keys: str) -> list[StillBatch]:
     return [
-        SimpleNamespace(
+        StillBatch(
             clips=torch.zeros(1),
             keys=(key,),
             windows=torch.tensor([[0.0, 8.0]], dtype=torch.float64),

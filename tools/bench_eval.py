@@ -8,7 +8,6 @@ evaluation.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import click
 import numpy as np
 
 from pipeline.annotations import Action, Video
+from pipeline.files import temporary_folder
 from pipeline.text import columns
 from tools.benchmarks.common import header
 from train.cli import Command, Output, check_new_file, document_options
@@ -118,8 +118,8 @@ def bench_evaluation(sizes: Sizes, rows: list[Row]) -> None:
 
     ground_truth = make_ground_truth(sizes)
     results: Results = make_detections(sizes, ground_truth)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "detections.json"
+    with temporary_folder() as folder:
+        path = folder / "detections.json"
         timed(rows, "write detections.json", lambda: write_detections(path, results, metadata={}))
         size = f"{path.stat().st_size / 2**20:.0f} MiB"
         results = timed(rows, "read detections.json", lambda: read_detections(path).results, size)

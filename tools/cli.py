@@ -12,11 +12,16 @@ import click
 COMMANDS = {
     "make-synthetic": ("tools.make_synthetic", "Render the built-in videos and their annotations."),
     "make-shards": ("tools.make_shards", "Check videos and annotations and pack them into shards."),
+    "convert-annotations": (
+        "tools.convert_annotations",
+        "Convert annotations from and to BORIS, ELAN, VIA, CVAT and others.",
+    ),
     "inspect": ("tools.inspect_shards", "Show what is in a data set and which settings fit it."),
     "settings": ("tools.settings", "Explain every setting: type, range, default and meaning."),
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
+    "classify": ("tools.classify", "Show what a pretrained classifier sees in videos, over time."),
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),

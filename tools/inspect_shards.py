@@ -17,6 +17,7 @@ import click
 from pipeline.dataset import Dataset
 from pipeline.packing.verify import check_tars
 from pipeline.text import columns, first_names
+from tools.dataset.decoding import decoding_text
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
 from tools.dataset.statistics import PERCENTILES, statistics_of
@@ -62,6 +63,7 @@ def text_of(document: Mapping[str, Any]) -> str:
         f"{document['shards']}: {statistics['classes']} classes",
         subset_table(statistics["subsets"]),
         "pictures: " + "; ".join(_tally(statistics[name], unit) for name, unit in FORMATS),
+        decoding_text(statistics["decoding"]),
         length_table(statistics),
         histogram_text("videos by duration", statistics["duration_histogram"]),
         histogram_text("actions by length", statistics["action_histogram"]),

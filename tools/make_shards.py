@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +21,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
+from pipeline.files import temporary_folder
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
@@ -33,9 +34,11 @@ from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
 from pipeline.text import counted, suggestion
 from tools.dataset.packing_summary import summary_of, text_of
+from tools.labels.formats import foreign_title
 from train.cli import Command, Output, exit_with, output_options
 
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
+SIDE_MULTIPLE = 16  # of packed pictures: codecs code whole blocks of it, and GPUs decode those fastest
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iteration, for a progress bar
 
 
@@ -72,13 +75,14 @@ class PackingOptions:
         if self.short_side % 2:
             raise ValueError(f"--short-side: got {self.short_side}, want an even number of pixels")
         fps = exact_rate(self.fps) if self.fps else Fraction(0)
-        return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale)
+        multiple = 2 if self.short_side % SIDE_MULTIPLE else SIDE_MULTIPLE
+        return EncodingSpec(self.codec, fps, self.short_side, self.gop, self.upscale, multiple)
 
 
-def refuse_encoding_options(ctx: click.Context) -> None:
-    """ValueError for an option that says how to encode: --copy does not encode."""
-    for name in ENCODING_OPTIONS:
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+def refuse_encoding_options(options: PackingOptions, is_given: Callable[[str], bool]) -> None:
+    """ValueError for --copy with an option that says how to encode: it does not encode."""
+    for name in ENCODING_OPTIONS if options.copy else ():
+        if is_given(name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"--copy: keeps the bytes, so {option} has no effect; drop one")
 
@@ -97,10 +101,24 @@ def class_names(videos: dict[str, Video], path: Path | None) -> tuple[str, ...]:
     return classes
 
 
+def read_own_annotations(path: Path) -> dict[str, Video]:
+    """read_annotations; the error for a file of a labelling tool names the command that converts it."""
+    try:
+        return read_annotations(path)
+    except ValueError:
+        title = foreign_title(path)
+        if title is None:
+            raise
+        raise ValueError(
+            f"{path}: is a file of another kind ({title}); leantad convert-annotations "
+            f"{shlex.quote(str(path))} --out annotations.csv makes annotations of it"
+        ) from None
+
+
 def make_plan(options: PackingOptions) -> PackingPlan:
     """Read what is to be packed; nothing is decoded yet."""
     spec = options.encoding_spec()
-    annotated = read_annotations(options.annotations)
+    annotated = read_own_annotations(options.annotations)
     # of all subsets, so that those packed one by one have the same classes
     classes = class_names(annotated, options.classes)
     keys = unique_keys(annotated)
@@ -142,8 +160,8 @@ def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, .
 
 def check(plan: PackingPlan, *, workers: int, progress: Progress) -> list[PackResult]:
     """Decode every video and fit its actions; nothing stays on disk."""
-    with tempfile.TemporaryDirectory(prefix="leantad-check-") as folder:
-        results = list(progress(run_jobs(plan.jobs, Journal(Path(folder)), _check_only, workers=workers)))
+    with temporary_folder() as folder:
+        results = list(progress(run_jobs(plan.jobs, Journal(folder), _check_only, workers=workers)))
     if all(result.video.reject for result in results):
         video = results[0].video
         raise ValueError(f"none of {len(results)} videos is usable; {video.source}: {video.reject}")
@@ -166,6 +184,11 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
         output.say(text_of(summary, state))
         return summary
 
+    if not options.copy and options.short_side % SIDE_MULTIPLE:
+        output.remark(
+            f"--short-side {options.short_side} is no multiple of {SIDE_MULTIPLE}: GPUs decode H.264 of such "
+            "sizes 2 to 3 times as slowly"
+        )
     if options.check_only:
         checked = check(plan, workers=options.num_workers, progress=progress("checking"))
         return summarise(checked, "usable")
@@ -224,15 +247,12 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     the exit code is then 1. A run that was stopped continues when the same command is given again.
     """
     options, output = PackingOptions(**values), Output(quiet, as_json)
-    if options.copy:
-        refuse_encoding_options(ctx)
+    refuse_encoding_options(
+        options, lambda name: ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
     document = check_or_pack(options, make_plan(options), output)
     output.document(document)
-    rejected = document["rejected"]
-    first = next(iter(rejected), None)
-    exit_with(
-        ctx, [f"{len(rejected)} videos rejected, such as {first}: {rejected[first]}"] if rejected else []
-    )
+    exit_with(ctx, rejected_line(document["rejected"]))
 
 
 if __name__ == "__main__":

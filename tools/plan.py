@@ -59,13 +59,16 @@ class PlanOptions:
     def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
         """What DeepSpeed's file and the settings of the run say about memory."""
         from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-        from train.optimizer import has_compiler, read_ds_config
+        from train.optimizer import has_compiler, read_ds_config, resolve_auto, with_precision
 
+        on_gpu = settings.run.device != "cpu"
+        config = read_ds_config(self.ds_config or settings.run.ds_config)
+        config = resolve_auto(with_precision(config, settings.run.precision), on_gpu=on_gpu, has_bf16=on_gpu)
         return DeepSpeedMemoryConfig.from_ds_config(
-            read_ds_config(self.ds_config or settings.run.ds_config),
+            config,
             self.processes,
-            device="cpu" if settings.run.device == "cpu" else "cuda",
-            cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
+            device="cuda" if on_gpu else "cpu",
+            cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
         )
 
     def classes_and_frame_size(self, settings: Settings, output: Output) -> tuple[int, FrameSize]:
@@ -118,7 +121,7 @@ def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> s
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
         FEATURES: "a smaller detector.proposal_ratio or detector.num_steps",
-        DECODER: "fewer data.decode_chunk_frames, or videos packed smaller",
+        DECODER: "a smaller data.decode_chunk_mib, or videos packed smaller",
         BUCKETS: "a smaller zero_optimization.reduce_bucket_size in ds_config.json",
         CONTEXT: "a larger GPU",
     }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")
@@ -197,7 +200,9 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     budget = round(size * (1 - HEADROOM))
     whole = estimate_of(settings)
     where = f"one of {options.processes} {'process(es) on a CPU' if deepspeed.on_cpu else 'GPU(s)'}"
-    output.say(f"{options.recipe.stem}, {where}, ZeRO {deepspeed.stage}, at its peak in {whole.moment}:")
+    mode = f"{'bf16' if deepspeed.bf16 else 'float32'}, ZeRO {deepspeed.stage}"
+    mode += ", optimizer offloaded" if deepspeed.offloads_optimizer else ""
+    output.say(f"{options.recipe.stem}, {where}, {mode}, at its peak in {whole.moment}:")
     output.say(table(whole, size))
     search = SettingsSearch(settings, lambda candidate: estimate_of(candidate).total, budget)
     suggestions, fits = search.suggestions(), whole.total <= budget

@@ -9,8 +9,9 @@
     checkpoints/last, checkpoints/best           links to such folders
 
 The first four files are all that evaluation and prediction read. A folder is filled under a temporary name,
-flushed to disk and renamed; then the links move, each in one step. Killed at any moment, a run finds `last`
-and `best` pointing at complete checkpoints.
+flushed to disk and renamed; then the links move, each in one step; what they no longer point at gets a
+temporary name before it is removed. Killed at any moment, a run finds `last` and `best` pointing at complete
+checkpoints, and nothing incomplete under a checkpoint's name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -30,8 +32,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.files import parse_json
-from pipeline.forms import Table, Text, validated
+from pipeline.files import parse_json, remove_folder
+from pipeline.schemas import Table, Text, validated
 from pipeline.text import counted, short
 from train.distributed import barrier, rank
 from train.progress import PROGRESS as RUN_PROGRESS
@@ -40,6 +42,11 @@ Value = TypeVar("Value")
 
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
+STATE_FILE = "state.json"  # in RESUME, its last file
+WEIGHTS_FILES = (WEIGHTS, SETTINGS, CLASSES)  # what evaluation needs
+# In the messages of torch's C++ when it cannot write a file; they are RuntimeErrors like all others.
+TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error", "cannot be opened")
+RUN_FILES = (*WEIGHTS_FILES, PROGRESS, f"{RESUME}/{STATE_FILE}")  # what going on needs
 
 _CLASSES = TypeAdapter(Annotated[list[Text], Field(min_length=1)])
 _PACKING = TypeAdapter(Table)
@@ -65,7 +72,7 @@ def _flush_tree(folder: Path) -> None:
 def _set_link(link: Path, target: str) -> None:
     """Make `link` a link to the neighbour `target`, in one step."""
     if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(link)  # a copy made without links has whole folders instead
+        remove_folder(link)  # a copy made without links has whole folders instead
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -80,26 +87,49 @@ def _free_name(checkpoints: Path, step: int) -> str:
     return next(name for name in names if not (checkpoints / name).exists())
 
 
+def remove_half_written(run: Path) -> None:
+    """Remove what killed runs left half-written, or half-removed, among the checkpoints."""
+    for path in (run / "checkpoints").glob(".*.tmp"):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
 def _prune(checkpoints: Path) -> None:
-    """Remove checkpoints that no link points at, and what killed runs left half-written."""
+    """Remove checkpoints that no link points at, and what is half-written."""
     keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
-    for path in [*checkpoints.glob("step_*"), *checkpoints.glob(".*.tmp")]:
-        if path.is_symlink():
-            path.unlink()
-        elif path.name not in keep:
-            shutil.rmtree(path)
+    for path in checkpoints.glob("step_*"):
+        if path.name not in keep:
+            remove_folder(path)
+    remove_half_written(checkpoints.parent)
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = (run / "checkpoints").glob("step_*")
+def _missing(folder: Path, wanted: Sequence[str] = RUN_FILES) -> list[str]:
+    """What a checkpoint lacks of the files wanted; empty: it is whole."""
+    return [name for name in wanted if not (folder / name).is_file()]
+
+
+def _checkpoints(run: Path, wanted: Sequence[str] = RUN_FILES) -> list[Path]:
+    """The checkpoints of a run that are whole, oldest first."""
+    found = [folder for folder in (run / "checkpoints").glob("step_*") if not _missing(folder, wanted)]
     return sorted(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """What a run goes on from: `last`, or the newest checkpoint where that link is lost; None: nothing."""
-    last = run / "checkpoints" / "last"
-    return last if last.is_dir() else next(reversed(_checkpoints(run)), None)
+    """What a run goes on from: `last`, or the newest whole checkpoint where that is lost; None: nothing.
+
+    Raises ValueError when there are checkpoints, none of them whole.
+    """
+    last, whole = run / "checkpoints" / "last", _checkpoints(run)
+    if not _missing(last):
+        return last
+    if whole:
+        return whole[-1]
+    for folder in [last, *sorted((run / "checkpoints").glob("step_*"), reverse=True)]:
+        if folder.is_dir():
+            raise ValueError(
+                f"{folder}: {_missing(folder)[0]} is missing, and no other checkpoint of the run is whole; "
+                "copy the run again, or start anew with --force"
+            )
+    return None
 
 
 def restore_links(run: Path) -> str | None:
@@ -108,13 +138,14 @@ def restore_links(run: Path) -> str | None:
     Only the last and the best are kept: the newest and, with a best one at all, the oldest.
     """
     last, best = (run / "checkpoints" / name for name in ("last", "best"))
-    complete = _checkpoints(run)
-    if last.is_dir() or not complete:
+    whole = _checkpoints(run)
+    if not whole or not _missing(last):
         return None
-    _set_link(last, complete[-1].name)
+    reason = "it is not whole" if last.is_dir() else "the link was lost, as in a plain copy"
+    _set_link(last, whole[-1].name)
     if not best.is_dir() and read_progress(last).get("best", -1.0) >= 0:
-        _set_link(best, complete[0].name)
-    return f"{last}: the link was lost, as in a plain copy; made anew, to {complete[-1].name}"
+        _set_link(best, whole[0].name)
+    return f"{last}: {reason}; made anew, to {whole[-1].name}"
 
 
 def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
@@ -125,6 +156,40 @@ def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
         _set_link(final.with_name("best"), final.name)
     _set_link(final.with_name("last"), final.name)
     _prune(final.parent)
+
+
+def going_on(run: Path) -> str:
+    """How a run that stopped goes on, for the end of an error message."""
+    try:
+        last = last_checkpoint(run)
+    except ValueError:
+        last = None
+    if last is None:
+        return "there is no checkpoint to go on from yet"
+    return f"--resume goes on from {last.parent / last.resolve().name}"
+
+
+@contextmanager
+def _named_failures(temporary: Path) -> Iterator[None]:
+    """A file that cannot be written (a full disk, for one) becomes a ValueError of one line.
+
+    What was written of the checkpoint goes, which gives its space back.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING):
+            raise
+        free = shutil.disk_usage(temporary.parents[1]).free / 2**20
+        if isinstance(error, RuntimeError):
+            reason = "torch: a file is cut"
+        else:
+            reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ValueError(
+            f"{temporary.parent}: the next checkpoint could not be written ({reason}; {free:.0f} MiB are "
+            f"free there); make room; {going_on(temporary.parents[1])}"
+        ) from error
 
 
 def write_weights(
@@ -158,18 +223,19 @@ def write_checkpoint(
     name = _free_name(checkpoints, step)
     temporary = checkpoints / f".{name}.tmp"
     barrier()  # every rank has seen the name before rank 0 makes a folder of it
-    if rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / RESUME).mkdir(parents=True)
-        write_weights(temporary, state=state, settings=settings, classes=classes)
-        (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
-        (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
-    barrier()
-    if save_resume is not None:
-        save_resume(temporary / RESUME)
-    barrier()
-    if rank() == 0:
-        _publish(temporary, checkpoints / name, is_best=is_best)
+    with _named_failures(temporary):
+        if rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / RESUME).mkdir(parents=True)
+            write_weights(temporary, state=state, settings=settings, classes=classes)
+            (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
+            (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        barrier()
+        if save_resume is not None:
+            save_resume(temporary / RESUME)
+        barrier()
+        if rank() == 0:
+            _publish(temporary, checkpoints / name, is_best=is_best)
     barrier()
     return checkpoints / name
 
@@ -179,15 +245,18 @@ def write_checkpoint(
 
 def weights_folder(checkpoint: Path) -> Path:
     """The folder with the weights: the one given, or the best (else the last) checkpoint of a run folder."""
-    candidates = [checkpoint, checkpoint / "checkpoints" / "best", last_checkpoint(checkpoint)]
-    for folder in candidates:
-        if folder is not None and (folder / WEIGHTS).is_file():
+    for folder in (checkpoint, checkpoint / "checkpoints" / "best"):
+        if (folder / WEIGHTS).is_file():
+            return folder
+    newest_first = reversed(_checkpoints(checkpoint, WEIGHTS_FILES))
+    for folder in (checkpoint / "checkpoints" / "last", *newest_first):
+        if not _missing(folder, WEIGHTS_FILES):
             return folder
     raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
 
 
-def _read_json(path: Path, kind: type[Value], form: TypeAdapter[Any]) -> Value:
-    """A JSON file of a checkpoint, as it stands there; ValueError unless it is of this kind and form."""
+def _read_json(path: Path, kind: type[Value], schema: TypeAdapter[Any]) -> Value:
+    """A JSON file of a checkpoint, as it stands there; ValueError unless it is of this kind and schema."""
     try:
         value = parse_json(path.read_bytes(), where=path.name)
     except FileNotFoundError:
@@ -198,7 +267,7 @@ def _read_json(path: Path, kind: type[Value], form: TypeAdapter[Any]) -> Value:
         raise ValueError(
             f"{path}: got a {type(value).__name__}, want a {kind.__name__}; use another checkpoint"
         )
-    validated(form, value, where=path, advice="use another checkpoint")
+    validated(schema, value, where=path, advice="use another checkpoint")
     return value
 
 

@@ -6,6 +6,7 @@ Results go to stdout, as text or (--json) as one JSON document; progress, remark
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -41,12 +42,15 @@ def to_stderr(text: str) -> None:
     click.echo(bounded(text), err=True)
 
 
-def one_line(error: Exception) -> str:
-    """The error as one line; all that is wrong with settings is joined into one."""
+def one_line(error: Exception, where: Path | None = None) -> str:
+    """The error as one line; all that is wrong with settings is joined into one.
+
+    where: of an OSError that names no file, as that of a write to a full disk.
+    """
     if isinstance(error, ValidationError):
         return explain(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and (path := error.filename or where) is not None:
+        return f"{path}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -56,23 +60,34 @@ def _importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def _exit_at_once(*_: object) -> None:
+    os._exit(130)
+
+
+def _guard_exit() -> None:
+    """From here on Ctrl-C ends the process at once: what follows is the work of libraries."""
+    signal.signal(signal.SIGINT, _exit_at_once)
+
+
 @contextmanager
 def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
     """Ctrl-C within becomes one line on stderr and exit code 130; advice: added to the line.
 
-    While a library is imported the process ends at once: torch's import, for one, swallows an interrupt in
-    that of numpy, and the command would go on, or fail later, with half of numpy.
+    Pressed again, it ends the process at once. So it does while a library is imported: torch's import, for
+    one, swallows an interrupt in that of numpy, and the command would go on, or fail later, with half of it.
     """
-
-    def print_interrupted() -> None:
-        below_the_bar = "\n" if sys.stderr.isatty() else ""
-        click.echo(f"{below_the_bar}interrupted{advice and '; ' + advice}", err=True)
+    below_the_bar = "\n" if sys.stderr.isatty() else ""
+    line = f"{below_the_bar}interrupted{advice and '; ' + advice}"
+    pressed = printed = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _importing(frame):
-            print_interrupted()
-            os._exit(130)
-        signal.default_int_handler(number, frame)
+        nonlocal pressed
+        if not pressed and not _importing(frame):
+            pressed = True
+            signal.default_int_handler(number, frame)
+        if not printed:
+            os.write(2, f"{line}\n".encode())  # not by sys.stderr, which may be in the middle of a line
+        _exit_at_once()
 
     previous = signal.signal(signal.SIGINT, handle)
     try:
@@ -80,7 +95,8 @@ def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         if os.environ.get("LEANTAD_DEBUG"):
             raise
-        print_interrupted()
+        printed = True
+        click.echo(line, err=True)
         raise click.exceptions.Exit(130) from None
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -106,6 +122,9 @@ class Command(click.Command):
             Output().error(one_line(error))
             sys.stdout.flush()
             ctx.exit(2)
+        finally:
+            atexit.unregister(_guard_exit)
+            atexit.register(_guard_exit)  # the last to be registered is the first to be called
 
 
 def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
@@ -127,11 +146,41 @@ def force_option(function: Decorated) -> Decorated:
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
 
 
+def local_rank_option(function: Decorated) -> Decorated:
+    """Click decorator: takes what the deepspeed launcher appends; argument `local_rank`."""
+    help_text = "Appended by the deepspeed launcher."
+    return click.option("--local_rank", type=int, default=None, hidden=True, help=help_text)(function)
+
+
 def document_options(function: Decorated) -> Decorated:
     """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
     help_text = "Write the JSON document to this file, too."
     out = click.option("--out", type=click.Path(path_type=Path), help=help_text)
     return out(force_option(output_options(function)))
+
+
+def options_of(command: click.Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options and arguments of a command that is called from Python, as the command line would give them.
+
+    given: values by the name of the option (short_side for --short-side); a mapping for --set becomes
+    key=value. Names that the command does not have are left out. Returns values by the name of the parameter,
+    but for --quiet, --json and the launcher's. ValueError naming a value that the command line would refuse.
+    """
+    values, context = {}, click.Context(command)
+    for parameter in command.params:
+        name = max(parameter.opts, key=len).lstrip("-").replace("-", "_")
+        if name in ("quiet", "json", "local_rank"):
+            continue
+        value = given.get(name)
+        if isinstance(value, Mapping):
+            value = [f"{key}={json.dumps(item, default=str)}" for key, item in value.items()]
+        elif value is not None and (parameter.multiple or parameter.nargs == -1):
+            value = [value] if isinstance(value, (str, Path)) else list(value)
+        try:
+            values[parameter.name or ""] = parameter.type_cast_value(context, value)
+        except click.BadParameter as error:
+            raise ValueError(f"{name}: {error.message}") from None
+    return values
 
 
 def check_new(path: Path, *, force: bool) -> None:

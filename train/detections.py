@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from pipeline.files import collection_paused, read_json, write_text
-from pipeline.forms import Lenient, Table, Text, validated
+from pipeline.schemas import Lenient, Table, Text, validated
 from pipeline.text import columns, short, suggestion
 from train.cli import check_new
 
@@ -28,7 +28,7 @@ WANTED = 'want {"segment": [start, end], "label": text, "score": number}, all fi
 
 
 class _Detection(TypedDict):
-    """The form of a detection in a file; what else stands there is left out."""
+    """The schema of a detection in a file; what else stands there is left out."""
 
     segment: Annotated[list[Lenient], Field(min_length=2, max_length=2)]
     label: Text
@@ -39,7 +39,7 @@ _RESULTS = TypeAdapter(dict[Text, list[_Detection]])
 
 
 def checked_results(results: object, *, where: str) -> dict[str, list[dict[str, Any]]]:
-    """Detections of videos in their form, numbers as floats; ValueError naming video and entry."""
+    """Detections of videos checked, numbers as floats; ValueError naming video and entry."""
     try:
         found: Any = _RESULTS.validate_python(results)
     except ValidationError as error:
@@ -184,6 +184,12 @@ class Selection:
     min_score: float = 0.0
     top: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.min_score >= 0:
+            raise ValueError(f"min_score: got {self.min_score}, want a number of at least 0")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top: got {self.top}, want at least 1, or None for all")
+
     def apply(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         """The chosen ones of a video's detections, in their order (best first)."""
         chosen = (
@@ -218,44 +224,59 @@ def subtitles_path(out: Path, key: str) -> Path:
     return out / f"{key}.srt"
 
 
-def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
-    """Write detections.csv, subtitles and, last, detections.json.
+def detections_file(found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> DetectionsFile:
+    """The detections in files as detections.json holds them.
 
-    Its "external_data" holds `metadata`, each video's file and duration, and why files were not read; those
-    have an empty list of detections, as rejected videos have in an evaluation, and no subtitles.
+    Its "external_data" is `metadata`, each video's file and duration, and why files were not read; those have
+    an empty list of detections, as rejected videos have in an evaluation.
     """
+    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
+    rejected = {video.key: video.reason for video in found if video.reason is not None}
+    results = {video.key: video.detections for video in found}
+    return DetectionsFile(results, {**metadata, "videos": videos, "rejected": rejected})
+
+
+def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
+    """Write detections.csv, subtitles of the files that were read and, last, detections.json."""
     for video in found:
         if video.reason is None:
             path = subtitles_path(out, video.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
-    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
-    rejected = {video.key: video.reason for video in found if video.reason is not None}
-    results = {video.key: video.detections for video in found}
-    metadata = {**metadata, "videos": videos, "rejected": rejected}
-    write_detections(out / JSON_NAME, results, metadata=metadata)
+    document = detections_file(found, metadata=metadata)
+    write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
 
 
-def subtitles(detections: Sequence[dict[str, Any]]) -> str:
-    """SubRip text: one cue per detection, "label 0.87", by start; those that overlap are separate cues."""
-    cues = []
-    by_start = sorted(detections, key=lambda detection: (*detection["segment"], -detection["score"]))
-    for number, detection in enumerate(by_start, 1):
-        start, end = (round(1000 * seconds) for seconds in detection["segment"])
-        label = _one_line(detection["label"])  # an empty line would end the cue
-        times = f"{_timestamp(start)} --> {_timestamp(max(end, start + 1))}"
-        cues.append(f"{number}\n{times}\n{label} {detection['score']:.2f}\n")
+def subtitles(detections: Sequence[Mapping[str, Any]]) -> str:
+    """SubRip text: one cue per detection, by start; those that overlap are separate cues."""
+    by_start = sorted(detections, key=lambda each: (*each["segment"], -(each["score"] or 0.0)))
+    cues = [
+        f"{number}\n{cue_times(*detection['segment'])}\n{cue_text(detection)}\n"
+        for number, detection in enumerate(by_start, 1)
+    ]
     return "\n".join(cues)
+
+
+def cue_text(detection: Mapping[str, Any]) -> str:
+    """What a subtitle shows: "label 0.87", or the label alone where a person made it (score None)."""
+    label = _one_line(detection["label"])  # an empty line would end the cue
+    return label if detection["score"] is None else f"{label} {detection['score']:.2f}"
+
+
+def cue_times(start: float, end: float, point: str = ",") -> str:
+    """The times of a subtitle (seconds), which lasts 1 ms at least; point: before the milliseconds."""
+    first = max(round(1000 * start), 0)
+    return " --> ".join(_clock(each, point) for each in (first, max(round(1000 * end), first + 1)))
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _timestamp(milliseconds: int) -> str:
+def _clock(milliseconds: int, point: str) -> str:
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
 def csv_text(found: Sequence[VideoDetections]) -> str:

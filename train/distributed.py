@@ -1,14 +1,21 @@
-"""The processes of a run: rank and world size, collectives, launch variables, and a common end."""
+"""The processes of a run: rank and world size, collectives, launch variables, shared work, a common end."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LONGEST_SHARE = timedelta(days=7)  # how long a process waits for one that has more to do
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -36,6 +43,50 @@ def any_rank(flags: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return flags
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The values of all ranks, by rank, on rank 0; on the others an empty list. Values that JSON has.
+
+    All ranks call it. Sent as text, so that nothing is unpickled; numbers come as they were.
+    """
+    if world_size() == 1:
+        return [value]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(text)]))
+    longest = max(int(size) for size in sizes)
+    padded = torch.cat([text, text.new_zeros(longest - len(text))])
+    texts = [torch.empty_like(padded) for _ in sizes] if rank() == 0 else None
+    dist.gather(padded, texts)
+    pairs = zip(texts or (), sizes, strict=rank() == 0)
+    return [json.loads(one[: int(size)].numpy().tobytes()) for one, size in pairs]
+
+
+def device_of_rank(device: torch.device) -> torch.device:
+    """`cuda:LOCAL_RANK` for "cuda" under a launcher, then the current device; else the device itself."""
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def shared_work() -> Iterator[bool]:
+    """Inside, the processes of a launcher share work, by `rank` and `world_size`, and meet in `gather_json`.
+
+    For commands that train nothing: CPU tensors alone are sent. Yields whether this process is the one that
+    writes and prints; the others have nothing to do after it. Without a launcher it is alone, and does.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield rank() == 0
+        return
+    complete_launch_variables()
+    dist.init_process_group("gloo", timeout=LONGEST_SHARE)
+    yield rank() == 0
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing here unpickles
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -24,19 +24,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
 from pipeline.files import read_json, write_json
-from train.checkpoint import read_safetensors
-from train.distributed import barrier, complete_launch_variables, rank, world_size
+from train.checkpoint import STATE_FILE, read_safetensors
+from train.distributed import barrier, complete_launch_variables, device_of_rank, rank, world_size
 from train.extensions import load_extensions, use_own_folder
+from train.numerics import has_bf16
 from train.optimizer import (
     OptimizerSettings,
     deepspeed_dict,
+    fit_buckets,
     has_compiler,
     lr_factor,
     parameter_groups,
+    resolve_auto,
 )
 
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
-STATE_FILE = "state.json"
 
 
 def _deepspeed() -> Any:
@@ -88,9 +90,7 @@ def start_process_group(device: torch.device | str) -> torch.device:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = _deepspeed()
     complete_launch_variables()
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    device = device_of_rank(device)
     if not dist.is_initialized():
         if device.type == "cpu":
             _load_extensions("ShareMemCommBuilder")
@@ -117,13 +117,14 @@ def build_engine(
     """A DeepSpeed engine around `network`, whose `encoder` and `detector` are the two learning-rate groups.
 
     Use: `loss = engine(...)`, `engine.backward(loss)` once per micro step, `engine.step()`. total_steps:
-    optimizer steps of the whole run, the length of the schedule. All processes call it, after
+    optimizer steps of the whole run, the length of the schedule. ds_config: of `read_ds_config`; what is
+    "auto" in it is decided here, by the device. All processes call it, after
     `start_process_group`; a single one may leave that to this function (device: as there).
     """
     deepspeed = _deepspeed()
     if not dist.is_initialized():
         start_process_group(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config = deepspeed_dict(settings, ds_config)
+    config = deepspeed_dict(settings, _resolved(ds_config, network))
     if config["optimizer"]["params"].get("adam_w_mode"):  # DeepSpeed's Adam for CPUs
         _load_extensions("CPUAdamBuilder")
     factor = lr_factor(settings, total_steps)
@@ -136,6 +137,20 @@ def build_engine(
     )
     engine.checkpoint_engine.load = _load_safely
     return engine
+
+
+def _resolved(ds_config: dict[str, Any], network: nn.Module) -> dict[str, Any]:
+    """The configuration for the device in use, and for the size of this network."""
+    from deepspeed.accelerator import get_accelerator
+
+    device = torch.device(get_accelerator().device_name())
+    config = resolve_auto(ds_config, on_gpu=device.type == "cuda", has_bf16=has_bf16(device))
+    return fit_buckets(config, sum(p.numel() for p in network.parameters() if p.requires_grad))
+
+
+def precision_of(engine: Any) -> Literal["bf16", "float32"]:
+    """What weights and activations are."""
+    return "bf16" if engine.bfloat16_enabled() else "float32"
 
 
 def learning_rates(engine: Any) -> dict[str, float]:

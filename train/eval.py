@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
+from train.cli import (
+    Command,
+    Output,
+    check_new_file,
+    exit_with,
+    force_option,
+    local_rank_option,
+    output_options,
+)
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
@@ -30,7 +40,7 @@ class EvalOptions:
 
     checkpoint: Path | None
     from_raw: Path | None
-    detections: Path | None
+    detections: Path | DetectionsFile | None  # a file, or what is in one
     shards: str | None
     ground_truth: Path | None
     subset: str | None
@@ -42,7 +52,7 @@ class EvalOptions:
     external_scores: Path | None
     raw: Path | None
     overrides: tuple[str, ...]
-    out: Path
+    out: Path | None  # None: detections go nowhere
     force: bool
 
 
@@ -104,7 +114,8 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
         detections = postprocess_raw(options.from_raw, overrides=options.overrides, external_scores=scores)
     else:
         assert options.detections is not None
-        detections = read_detections(options.detections)
+        given = options.detections
+        detections = given if isinstance(given, DetectionsFile) else read_detections(given)
     location = options.ground_truth or (None if options.checkpoint else options.shards)
     if location is not None:
         ground_truth = read_ground_truth(location, options.subset, hint=detections.subset)
@@ -113,10 +124,10 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
     return EvaluationInput(detections, ground_truth)
 
 
-def print_metrics(
-    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions, output: Output
-) -> dict[str, Any]:
-    """Print what is compared and the tables; returns the metrics."""
+def metrics_of(
+    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics, and what a reader of them should know, a line each; ValueError if no video is in both."""
     detections, names_line = rename_videos(detections, ground_truth)
     check_overlap(ground_truth, detections.results)
     tiou, protocol = parse_tiou(options.tiou or options.protocol)
@@ -130,12 +141,51 @@ def print_metrics(
         bins=options.protocol,
         resamples=options.resamples or 0,
     )
-    for line in [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]:
-        output.say(line)
+    lines = [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]
     if options.drop_duplicates:
-        output.say(f"{metrics['num_truth']} true actions after --drop-duplicates")
-    output.say(format_metrics(metrics))
+        lines.append(f"{metrics['num_truth']} true actions after --drop-duplicates")
+    return metrics, lines
+
+
+def print_metrics(
+    detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions, output: Output
+) -> dict[str, Any]:
+    """Print what is compared and the tables; returns the metrics."""
+    metrics, lines = metrics_of(detections, ground_truth, options)
+    for line in [*lines, format_metrics(metrics)]:
+        output.say(line)
     return metrics
+
+
+def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
+    """The metrics, for Python: remarks go to stderr, detections into `out` if there is one.
+
+    Without a ground truth the metrics are empty; then ValueError, before the work, unless there is an `out`.
+    """
+    check_options(options)
+    if options.from_raw and not (options.ground_truth or options.shards or options.out):
+        raise ValueError("from_raw: nothing to compare with, want ground_truth or shards, or an out to write")
+    loaded = load_input(options, output)
+    detections, ground_truth = loaded.detections, loaded.ground_truth
+    if not options.detections and options.out is not None:
+        write_detections(options.out, detections.results, metadata=detections.metadata)
+    for line in unread_videos(detections):
+        output.error(line)
+    if ground_truth is None:
+        return {}
+    metrics, lines = metrics_of(detections, ground_truth, options)
+    for line in lines:
+        output.remark(line)
+    return metrics
+
+
+def sharing(options: EvalOptions) -> AbstractContextManager[bool]:
+    """Inside, a launcher's processes share the work of a network; yields whether this one writes."""
+    if options.checkpoint is None:  # no work to share, and no torch to import
+        return nullcontext(os.environ.get("RANK", "0") == "0")
+    from train.distributed import shared_work
+
+    return shared_work()
 
 
 EXAMPLES = """
@@ -146,6 +196,7 @@ Examples:
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
   leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
+  deepspeed --num_gpus 4 train/eval.py --checkpoint runs/demo
 """
 FILE = click.Path(path_type=Path)
 
@@ -172,17 +223,25 @@ FILE = click.Path(path_type=Path)
 )
 @force_option
 @output_options
+@local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
-    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1.
+    Videos that could not be read are named, stay in the denominator of mAP, and make the exit code 1. Several
+    processes that deepspeed or torchrun started share the videos of a --checkpoint.
     """
-    options, output = EvalOptions(**values), Output(quiet, as_json)
+    options = EvalOptions(**values)
     check_options(options)
-    loaded = load_input(options, output)
-    if not options.detections:
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    with sharing(options) as writes:
+        output = Output(quiet or not writes, as_json and writes)
+        loaded = load_input(options, output) if writes or options.checkpoint else None
+    if loaded is None or not writes:
+        return  # rank 0 has the results of all
+    if not options.detections and options.out is not None:
         write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
         output.say(f"detections: {options.out}")
     if loaded.ground_truth is None:

@@ -23,6 +23,8 @@ from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
 from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
 from train.cli import to_stderr
+from train.distributed import device_of_rank
+from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
 
@@ -51,9 +53,15 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
         raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
     settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
     classes = tuple(read_classes(folder))
-    device = resolve_device(settings.run.device)
+    device = device_of_rank(resolve_device(settings.run.device))
+    set_numerics(settings.run, device)
     network = build_network(settings, len(classes)).to(device)
     load_weights(network, folder)
+    if settings.run.precision == "bf16":  # as the run trained and validated
+        if has_bf16(device):
+            cast_parameters(network, torch.bfloat16)
+        else:
+            to_stderr(f"run.precision: bf16 in {folder}, which a {device.type} lacks; computing in float32")
     return TrainedNetwork(folder, settings, classes, network, device)
 
 
@@ -78,21 +86,22 @@ def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
             )
 
 
-def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWindow]:
-    """Raw windows of every sample, in the loader's order. `network`: a Network, or the engine around one.
+def infer(network: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[RawWindow]:
+    """Raw windows of every sample, in the loader's order. `network`: a Network on `device`, or its engine.
 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.clips)
+            prediction = network(batch.to(device).clips)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
                 "use an earlier checkpoint or lower the learning rates"
             )
         yield from raw_windows(prediction, batch)
+        del batch, prediction  # or they would be held while the next batch is waited for
 
 
 def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None]) -> Iterator[RawWindow]:
@@ -110,12 +119,13 @@ def detect_in(
     watch: Watch = iter,
     external_scores: ExternalScores | None = None,
     record: Callable[[RawWindow], None] | None = None,
+    remark: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
-    progress bar. record: called with every raw window, for writing them to a file. Raises ValueError naming
-    the video that cannot be read.
+    progress bar. record: called with every raw window, for writing them to a file. remark: called with the
+    lines of the loader for people. Raises ValueError naming the video that cannot be read.
     """
     settings = trained.settings
     loader = Loader(
@@ -128,10 +138,10 @@ def detect_in(
         world_size=1,
         device=trained.device,
         training=False,
-        remark=to_stderr,
+        remark=remark,
     )
     with closing(loader):
-        windows = watch(infer(trained.network, loader))
+        windows = watch(infer(trained.network, loader, trained.device))
         if record is not None:
             windows = _recorded(windows, record)
         return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

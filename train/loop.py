@@ -20,13 +20,16 @@ from pipeline.windows import seconds_to_steps
 from train.cli import Output
 from train.distributed import any_rank, barrier, rank, world_size
 from train.engine import learning_rates, log_scalars
+from train.learning_check import learning_warning
+from train.numerics import uses_tf32
+from train.optimizer import has_compiler
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
 from train.validate import update_report, validate, write_metrics
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to do; the last checkpoint is safe."""
 
 
@@ -39,7 +42,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: object) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
     def restore(self) -> None:
         """Put the former handlers back."""
@@ -103,7 +106,8 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_beta(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
-    for batch in batches:
+    for waiting in batches:
+        batch = waiting.to(run.device)  # of the micro batches one is on the device at a time
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
         losses.append({"loss": loss.detach(), **parts})
@@ -113,6 +117,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
                 raise TrainingStopped(not_finite(numbers, batches))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
+        del batch, loss  # the graph holds the clips
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)
@@ -163,6 +168,17 @@ def log_step(
     log_scalars(run.engine, step, {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
 
 
+def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
+    """Say so if the last validation, from a third of the steps on, found no more than chance would."""
+    ground_truth = run.dataset.ground_truth(run.settings.data.val_subset)
+    step, total_steps = run.progress.step, run.total_steps
+    warning = learning_warning(
+        run.progress.metrics, ground_truth, run.settings, step=step, total_steps=total_steps
+    )
+    if warning is not None:
+        log.warn(warning)
+
+
 def end_epoch(run: Run, log: RunLog) -> None:
     """Validate if it is due, save, and draw the report; the best checkpoint is kept."""
     step, settings = run.progress.step, run.settings
@@ -175,6 +191,7 @@ def end_epoch(run: Run, log: RunLog) -> None:
     run.progress.seconds["eval"] += time.perf_counter() - start
     log.write("eval", step=step, epoch=epoch, metrics=metrics)
     log.say(f"epoch {epoch}: average mAP {metrics['average_mAP']:.4f} on {settings.data.val_subset}")
+    warn_if_nothing_is_learned(run, log)
     log_scalars(run.engine, step, {"average_mAP": metrics["average_mAP"]})
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
@@ -191,8 +208,12 @@ def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
         start = time.perf_counter()
         micro_batches = [next(batches) for _ in range(accumulation)]
         loaded = time.perf_counter()
+        skipped = run.engine.skipped_steps
         result = train_step(run, micro_batches, interrupted=interrupt.asked)
+        del micro_batches
         done = time.perf_counter()
+        if run.engine.skipped_steps > skipped:  # by DeepSpeed, in silence
+            log.warn(f"step {run.progress.step}: a gradient was not finite, the weights stay as they were")
         run.progress.seconds["train"] += done - start
         log_step(run, log, result.losses, loaded - start, done - loaded)
         if run.progress.step % run.steps_per_epoch == 0:
@@ -207,19 +228,25 @@ def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
 
 
 def describe_steps(run: Run, log: RunLog) -> None:
-    """Print what a step and an epoch are, and a warning if a step sees the same windows twice."""
+    """Print what a step and an epoch are; warn if a step sees the same windows twice, or Adam is slow."""
     optimizer, num_windows = run.settings.optimizer, len(run.train_loader.samples)
     size = world_size() * optimizer.batch_size * optimizer.accumulation_steps
     log.say(
         f"{counted(world_size(), 'rank')} x {counted(optimizer.batch_size, 'video')} x "
         f"{optimizer.accumulation_steps} = {counted(size, 'video')} a step, "
-        f"{counted(run.steps_per_epoch, 'step')} an epoch, {run.total_steps} in all, on {run.device}"
+        f"{counted(run.steps_per_epoch, 'step')} an epoch, {run.total_steps} in all, on {run.device} "
+        f"in {run.precision}"
     )
     if size > num_windows:
         log.warn(
             f"a step takes {size} windows of video, {run.settings.data.train_subset} has {num_windows}, so "
             "that each step repeats some; choose ranks x optimizer.batch_size x "
             f"optimizer.accumulation_steps to be {num_windows} at most"
+        )
+    if run.engine.zero_cpu_offload() and optimizer.cpu_adam and not has_compiler():
+        log.warn(
+            "no C++ compiler for DeepSpeed's Adam: the offloaded optimizer is PyTorch's, which is slower; "
+            "install g++ and ninja-build, or set zero_optimization.offload_optimizer.device to none"
         )
 
 
@@ -237,6 +264,9 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
         step=run.progress.step,
         world_size=world_size(),
         device=str(run.device),
+        precision=run.precision,
+        tf32=uses_tf32(run.settings.run, run.device),
+        deterministic=run.settings.run.deterministic,
         torch=torch.__version__,
     )
     describe_steps(run, log)

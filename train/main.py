@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import first_names, short
-from train.cli import Command, Output, output_options
+from train.cli import Command, Output, local_rank_option, one_line, output_options
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -39,7 +38,9 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 def remove_run(out: Path) -> None:
     """Remove what a run wrote into `out`, and nothing else."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    from pipeline.files import remove_folder
+
+    remove_folder(out / "checkpoints")
     for name in ("settings.yaml", "log.jsonl", *RESULTS):
         (out / name).unlink(missing_ok=True)
 
@@ -54,7 +55,7 @@ def settings_of_run(
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
     written = out / "settings.yaml"
-    has_run = last_checkpoint(out) is not None
+    has_run = not force and last_checkpoint(out) is not None
     has_results = has_run or any((out / name).exists() for name in RESULTS)
     if has_results and not (resume or force):
         raise ValueError(
@@ -71,7 +72,7 @@ def settings_of_run(
 
 def check_unchanged(settings: Settings, out: Path) -> None:
     """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
-    from pipeline.forms import read_yaml
+    from pipeline.schemas import read_yaml
 
     written = read_yaml(out / "settings.yaml")
     if not isinstance(written, dict):
@@ -97,7 +98,7 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
 def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """Make the run folder ready on rank 0; whether there is a checkpoint to go on from."""
     from pipeline.files import write_text
-    from train.checkpoint import last_checkpoint, restore_links
+    from train.checkpoint import last_checkpoint, remove_half_written, restore_links
     from train.distributed import rank
     from train.settings import dump_settings
 
@@ -105,6 +106,7 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         if force:
             remove_run(out)
         out.mkdir(parents=True, exist_ok=True)
+        remove_half_written(out)
         write_text(out / "settings.yaml", dump_settings(settings))
     has_run = resume and last_checkpoint(out) is not None
     if resume and rank() == 0:
@@ -112,6 +114,23 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         if remark := restore_links(out) if has_run else fresh:
             output.remark(remark)
     return has_run
+
+
+def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
+    """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
+    from train.build_network import resolve_device
+    from train.distributed import shut_down
+    from train.engine import start_process_group
+    from train.loop import fit
+
+    start_process_group(resolve_device(settings.run.device))
+    has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+    with output.others_on_stderr():
+        complete = fit(settings, out, resume=has_run, output=output)
+    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
+    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
+    atexit.register(shut_down, 0 if complete else 130)
+    return complete
 
 
 def train(
@@ -123,28 +142,23 @@ def train(
     resume: bool,
     force: bool,
 ) -> int:
-    """The run; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted and saved."""
+    """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
+    and saved."""
     settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from train.build_network import resolve_device
-    from train.distributed import rank, shut_down
-    from train.engine import start_process_group
-    from train.loop import TrainingStopped, fit
+    from train.checkpoint import going_on
+    from train.distributed import rank
+    from train.loop import TrainingStopped
 
-    start_process_group(resolve_device(settings.run.device))
     try:
-        has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-        with output.others_on_stderr():
-            complete = fit(settings, out, resume=has_run, output=output)
+        complete = run_training(settings, out, output, resume=resume, force=force)
     except TrainingStopped as stopped:
         output.error(str(stopped))
         return 1
-    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
-    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
-    code = 0 if complete else 130
-    atexit.register(shut_down, code)
+    except OSError as error:  # a disk that is full, or gone
+        raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
     if rank() == 0:
         print_end(out, output, complete=complete)
-    return code
+    return 0 if complete else 130
 
 
 def print_end(out: Path, output: Output, *, complete: bool) -> None:
@@ -183,7 +197,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
 @output_options
-@click.option("--local_rank", type=int, default=None, hidden=True, help="Appended by the deepspeed launcher.")
+@local_rank_option
 def main(
     recipe: Path | None,
     out: Path,

@@ -7,6 +7,7 @@ are not neutral: it clips gradients at norm 1 where nothing is set.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -47,6 +48,14 @@ DEEPSPEED_KEYS = (
     "comms_logger",
     "flops_profiler",
 )
+
+# Of the settings in DeepSpeed's file that LeanTAD reads itself; "auto": resolve_auto decides.
+CHOICES: dict[str, tuple[object, ...]] = {
+    "stage": (0, 1, 2, 3),
+    "enabled": (True, False, "auto"),
+    "device": ("none", "cpu", "nvme", "auto"),
+    "pin_memory": (True, False, "auto"),
+}
 
 
 class OptimizerSettings(SettingsGroup):
@@ -108,25 +117,46 @@ def has_compiler() -> bool:
 def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:
     """The DeepSpeed settings of a file, checked: unknown keys are errors (DeepSpeed would ignore them).
 
-    path: None is the ds_config.json beside the packages.
+    path: None is the ds_config.json beside the packages. What another file leaves out, at any depth, is
+    taken from that one, not from DeepSpeed. "auto" stays as it is: `resolve_auto` decides it.
     """
+    own = _read_json(DS_CONFIG)
     path = Path(DS_CONFIG if path is None else path)
+    values = _read_json(path)
     try:
-        config = parse_json(path.read_bytes(), where=path.name)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; copy ds_config.json from the repository") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); compare it with ds_config.json") from None
-    try:
-        return check_ds_config(config)
+        return check_ds_config(merged(own, check_object(values)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def check_ds_config(config: Any) -> dict[str, Any]:
+def _read_json(path: Path) -> Any:
+    try:
+        return parse_json(path.read_bytes(), where=path.name)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; copy ds_config.json from the repository") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); compare it with ds_config.json") from None
+
+
+def check_object(value: Any, where: str = "") -> dict[str, Any]:
+    """The value, which must be a JSON object; where: its name in the file, with a colon."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}got {json.dumps(value)}, want a JSON object, {{...}}")
+    return value
+
+
+def merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` on top of `defaults`, objects key by key at any depth; neither is changed."""
+    result = {**defaults, **values}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            result[key] = merged(defaults[key], value)
+    return result
+
+
+def check_ds_config(values: Any) -> dict[str, Any]:
     """The configuration; ValueError unless it holds only DeepSpeed settings that LeanTAD supports."""
-    if not isinstance(config, dict):
-        raise ValueError(f"got {type(config).__name__}, want one JSON object")
+    config = check_object(values)
     for key in config:
         if key in SET_BY_LEANTAD:
             raise ValueError(f"{key}: set by LeanTAD's settings (optimizer.*); remove it here")
@@ -134,14 +164,32 @@ def check_ds_config(config: Any) -> dict[str, Any]:
             raise ValueError(f"{key}: not supported; use bf16, or neither for float32")
         if key not in DEEPSPEED_KEYS:
             raise ValueError(f"{key}: unknown DeepSpeed setting; {suggestion(key, DEEPSPEED_KEYS)}")
-    if config.get("bf16", {}).get("enabled") and zero_stage(config) == 0:
+    _check_values(config)
+    if _bf16_enabled(config) is True and zero_stage(config) == 0:
         # Measured with DeepSpeed 0.19.8: updates are off by 26 to 30 %.
         raise ValueError("bf16: wrong updates with zero_optimization.stage 0 in DeepSpeed; use stage 1 to 3")
-    if _offloads(config, "offload_optimizer") and zero_stage(config) == 0:
+    if offloads(config, "offload_optimizer") and zero_stage(config) == 0:
         raise ValueError("zero_optimization.offload_optimizer: has no effect with stage 0; use stage 1 to 3")
-    if _offloads(config, "offload_param") and zero_stage(config) != 3:
+    if offloads(config, "offload_param") and zero_stage(config) != 3:
         raise ValueError("zero_optimization.offload_param: has no effect below stage 3; use stage 3")
     return config
+
+
+def _check_values(config: dict[str, Any]) -> None:
+    """ValueError for a value that LeanTAD reads itself and that is none of those it can be."""
+    zero = check_object(config.get("zero_optimization", {}), "zero_optimization: ")
+    bf16 = check_object(config.get("bf16", {}), "bf16: ")
+    found = {"zero_optimization.stage": zero.get("stage", 0), "bf16.enabled": bf16.get("enabled", False)}
+    for name in ("offload_optimizer", "offload_param"):
+        where = f"zero_optimization.{name}"
+        target = check_object(zero.get(name) or {}, f"{where}: ")
+        found[f"{where}.device"] = target.get("device", "none")
+        found[f"{where}.pin_memory"] = target.get("pin_memory", False)
+    for name, value in found.items():
+        want = CHOICES[name.rpartition(".")[2]]
+        if not any(type(value) is type(one) and value == one for one in want):
+            choices = ", ".join(json.dumps(one) for one in want)
+            raise ValueError(f"{name}: got {json.dumps(value)}, want one of {choices}")
 
 
 def zero_stage(config: dict[str, Any]) -> int:
@@ -149,14 +197,62 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _offloads(config: dict[str, Any], key: str) -> bool:
+def _bf16_enabled(config: dict[str, Any]) -> Any:
+    """true, false, or "auto"."""
+    return config.get("bf16", {}).get("enabled", False)
+
+
+def offloads(config: dict[str, Any], key: str) -> bool:
+    """Whether "offload_optimizer" or "offload_param" moves anything to the host; "auto" does not yet."""
     target: dict[str, Any] = config.get("zero_optimization", {}).get(key) or {}
-    return str(target.get("device", "none")) != "none"
+    return str(target.get("device", "none")) not in ("none", "auto")
+
+
+def resolve_auto(config: dict[str, Any], *, on_gpu: bool, has_bf16: bool) -> dict[str, Any]:
+    """The checked configuration with every "auto" decided for a device; ZeRO 0 has neither of the first two.
+
+    bf16: if the device has it. Optimizer state, and with it Adam, on the host: on a GPU (on a CPU there is no
+    other place). Pinned memory: for what lies on the host of a GPU.
+    """
+    zero, has_shards = config.get("zero_optimization", {}), zero_stage(config) > 0
+    automatic = {"offload_optimizer": "cpu" if on_gpu and has_shards else "none", "offload_param": "none"}
+    resolved = {}
+    for name, device in automatic.items():
+        target = {"device": "none", "pin_memory": "auto", **(zero.get(name) or {})}
+        target["device"] = device if target["device"] == "auto" else target["device"]
+        if target["pin_memory"] == "auto":
+            target["pin_memory"] = on_gpu and target["device"] != "none"
+        resolved[name] = target
+    bf16 = _bf16_enabled(config)
+    enabled = has_bf16 and has_shards if bf16 == "auto" else bf16
+    return merged(config, {"zero_optimization": resolved, "bf16": {"enabled": enabled}})
+
+
+def with_precision(config: dict[str, Any], precision: Literal["auto", "bf16", "float32"]) -> dict[str, Any]:
+    """The configuration with the setting run.precision; ValueError if the file has another one."""
+    if precision == "auto":
+        return config
+    wanted, stated = precision == "bf16", _bf16_enabled(config)
+    if stated not in ("auto", wanted):
+        raise ValueError(
+            f"run.precision: got {precision}, but run.ds_config has bf16.enabled {json.dumps(stated)}; "
+            "leave one of them at auto"
+        )
+    return check_ds_config(merged(config, {"bf16": {"enabled": wanted}}))
+
+
+def fit_buckets(config: dict[str, Any], num_trainable: int) -> dict[str, Any]:
+    """The configuration with a bucket for gradients that is no larger than all of them (elements).
+
+    DeepSpeed allocates it whole, whatever the network needs.
+    """
+    size = config.get("zero_optimization", {}).get("reduce_bucket_size", num_trainable)
+    return merged(config, {"zero_optimization": {"reduce_bucket_size": max(1, min(size, num_trainable))}})
 
 
 def deepspeed_dict(settings: OptimizerSettings, ds_config: dict[str, Any]) -> dict[str, Any]:
-    """The whole DeepSpeed configuration: `ds_config`, checked already, and all that `settings` decide."""
-    use_cpu_adam = _offloads(ds_config, "offload_optimizer") and settings.cpu_adam and has_compiler()
+    """The whole DeepSpeed configuration: `ds_config`, checked and resolved, and what `settings` decide."""
+    use_cpu_adam = offloads(ds_config, "offload_optimizer") and settings.cpu_adam and has_compiler()
     adam = {
         "lr": settings.detector_lr,  # each group brings its own
         "betas": list(settings.betas),

@@ -1,4 +1,4 @@
-"""Where a run stands: what every checkpoint says of it, and the lines of log.jsonl, in their forms."""
+"""Where a run stands: what every checkpoint says of it, and the lines of log.jsonl, with their schemas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, Val
 from typing_extensions import NotRequired, TypedDict
 
 from pipeline.files import parse_json
-from pipeline.forms import Count, Number, Table, Text, exact, validated
+from pipeline.schemas import Count, Number, Table, Text, exact, validated
 
 Logged = Annotated[float, Strict()]  # of a step: NaN where a loss diverged
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -63,7 +63,7 @@ _METRICS = TypeAdapter(Metrics)
 
 
 def checked_metrics(value: object, *, where: object) -> dict[str, Any]:
-    """The metrics of an evaluation in their form; ValueError naming the file and what is wrong."""
+    """The metrics of an evaluation checked; ValueError naming the file and what is wrong."""
     advice = "evaluate again, or remove the file"
     found: Any = validated(_METRICS, value, where=where, advice=advice)
     if {len(values) for values in (found["mAP"], *found["per_class"].values())} != {len(found["tiou"])}:
@@ -95,7 +95,7 @@ NEEDED = {"train": ("step",), "eval": ("epoch", "metrics")}  # what the report c
 
 
 def read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines of log.jsonl in their form, and how many are not.
+    """The lines of log.jsonl that are sound, and how many are not.
 
     A kill may cut the last one in half, which does not count. Without the file there are none.
     """

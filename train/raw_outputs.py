@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, with_confi
 from typing_extensions import TypedDict
 
 from pipeline.files import parse_json, replacing
-from pipeline.forms import Count, Number, Table, Text, finite, validated
+from pipeline.schemas import Count, Number, Table, Text, finite, validated
 from pipeline.text import short
 from train.postprocess import RawWindow
 

@@ -17,8 +17,16 @@ from train.build_network import build_network, resolve_device
 from train.checkpoint import PROGRESS, check_classes, last_checkpoint, read_progress, write_checkpoint
 from train.cli import to_stderr
 from train.distributed import rank, world_size
-from train.engine import build_engine, full_state_dict, load_state, save_state, start_process_group
-from train.optimizer import read_ds_config
+from train.engine import (
+    build_engine,
+    full_state_dict,
+    load_state,
+    precision_of,
+    save_state,
+    start_process_group,
+)
+from train.numerics import set_numerics
+from train.optimizer import OptimizerSettings, read_ds_config, with_precision
 from train.progress import Progress
 from train.settings import Settings
 
@@ -28,12 +36,14 @@ class Run:
 
     steps_per_epoch, total_steps: optimizer steps. beta: the coefficient of the reversible recurrence that the
     network has now, that of the last step (before the first: of the first); None if nothing is reversible.
+    precision: of weights and activations, "bf16" or "float32".
     """
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool):
         """All ranks build it. resume: go on from the last checkpoint, which must be there."""
         self.settings, self.folder = settings, folder
         self.device = start_process_group(resolve_device(settings.run.device))
+        set_numerics(settings.run, self.device)
         self.dataset = Dataset.open(settings.data.shards)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
@@ -42,10 +52,11 @@ class Run:
         self.total_steps = settings.run.epochs * self.steps_per_epoch
         self.engine = build_engine(
             build_network(settings, len(self.dataset.classes)),
-            settings.optimizer,
+            self._optimizer_settings(),
             ds_config=self._ds_config(),
             total_steps=self.total_steps,
         )
+        self.precision = precision_of(self.engine)
         self.progress = self._resume() if resume else Progress()
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
@@ -64,9 +75,16 @@ class Run:
             remark=to_stderr,
         )
 
+    def _optimizer_settings(self) -> OptimizerSettings:
+        """The settings; without DeepSpeed's Adam for CPUs where a resumed run must not differ."""
+        optimizer = self.settings.optimizer
+        return optimizer.model_copy(
+            update={"cpu_adam": optimizer.cpu_adam and not self.settings.run.deterministic}
+        )
+
     def _ds_config(self) -> dict[str, Any]:
         """DeepSpeed's configuration; TensorBoard, if it is on, writes into the run folder."""
-        config = read_ds_config(self.settings.run.ds_config)
+        config = with_precision(read_ds_config(self.settings.run.ds_config), self.settings.run.precision)
         if config.get("tensorboard", {}).get("enabled") and not config["tensorboard"].get("output_path"):
             config["tensorboard"]["output_path"] = str(self.folder)
         return config
@@ -95,6 +113,7 @@ class Run:
         """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""
         self.progress.loader = self.train_loader.state_dict()
         settings = self.settings.model_dump(mode="json")
+        settings["run"]["precision"] = self.precision  # what was auto
         if self.beta is not None:  # its network is the one that the weights were last trained in
             settings["encoder"]["beta"] |= {"schedule": "constant", "end": self.beta}
         write_checkpoint(

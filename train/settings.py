@@ -11,8 +11,8 @@ from pydantic import Field
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
-from pipeline.forms import parse_yaml as parse_yaml
-from pipeline.forms import read_yaml
+from pipeline.schemas import parse_yaml as parse_yaml
+from pipeline.schemas import read_yaml
 from pipeline.settings import DataSettings
 from pipeline.text import short, suggestion
 from settings_group import SettingsGroup
@@ -22,7 +22,8 @@ from train.postprocess import PostSettings
 RECIPES = Path(__file__).resolve().parent / "recipes"
 # Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
-    "data.piece_frames": "data.decode_chunk_frames",
+    "data.decode_chunk_frames": "data.decode_chunk_mib",
+    "data.piece_frames": "data.decode_chunk_mib",
     "detector.expand": "detector.roi_context",
     "detector.fc": "detector.fc_dim",
     "detector.head": "detector.head_dim",
@@ -68,6 +69,19 @@ class RunSettings(SettingsGroup):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """What computes: cuda is an NVIDIA GPU, cpu the processor (much slower), auto a GPU where there is
     one."""
+
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Numbers that weights and activations are; auto leaves it to run.ds_config: as shipped, bf16 on a GPU
+    that has it, else float32. bf16 is faster and takes half the memory, with 8 bits of precision."""
+
+    tf32: bool = True
+    """Whether a GPU rounds the factors of float32 products to 10 bits, which is several times faster and
+    precise enough to train. false: float32 in full, to compare with a CPU."""
+
+    deterministic: bool = False
+    """Whether a GPU computes the same bits each time: two runs with the same settings, and a resumed run, end
+    with equal weights. true is slower, and an offloaded optimizer is PyTorch's Adam. false: equal but for
+    rounding, see docs/resume.md."""
 
     report_videos: int = Field(8, ge=0)
     """Videos whose timelines are drawn in report.html. More make the page larger."""

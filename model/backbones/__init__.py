@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .backbone import Backbone
+from .i3d import i3d
 from .r2plus1d import r2plus1d_18, r2plus1d_34, r2plus1d_tiny
 from .slowfast import (
     slowfast_50,
@@ -28,6 +29,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "r2plus1d_tiny": r2plus1d_tiny,
     "r2plus1d_18": r2plus1d_18,
     "r2plus1d_34": r2plus1d_34,
+    "i3d": i3d,
     "slowfast_50": slowfast_50,
     "slowfast_101": slowfast_101,
     "slowfast_50_mmaction2": slowfast_50_mmaction2,
@@ -45,6 +47,8 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "videomae_b_mmaction2": videomae_b_mmaction2,
     "videomae_l_mmaction2": videomae_l_mmaction2,
 }
+
+WITHOUT_RESIDUALS = frozenset({"i3d"})  # cannot be reversible
 
 
 def build_backbone(name: str) -> Backbone:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..deterministic import FrameMaxPool
 from ..prepared import PostActivationBlock
 from .backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from .batch_norm import BatchNorm3d
@@ -116,7 +117,7 @@ class TakeFrames(nn.Module):
 def _stem(outputs: int, frames: int) -> OrderedDict[str, nn.Module]:
     """(n, 3, L, H, W) -> (n, outputs, L, H/4, W/4)."""
     conv, norm, relu = convolve(3, outputs, (frames, 7, 7), (1, 2, 2))
-    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    pool = FrameMaxPool(3, 2, 1)
     return OrderedDict(conv=conv, norm=norm, relu=relu, pool=pool)
 
 

@@ -14,8 +14,8 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..deterministic import interpolate_steps
 from ..segments import pairwise_tiou
 from . import losses
 from .ground_truth import PaddedActions, pad_actions
@@ -134,9 +134,7 @@ class Detector(nn.Module):
             )
         features = features.to(next(self.neck.parameters()).dtype)
         if features.shape[2] != self.settings.num_steps:
-            features = F.interpolate(
-                features, size=self.settings.num_steps, mode="linear", align_corners=False
-            )
+            features = interpolate_steps(features, self.settings.num_steps)
         x = self.neck(features)
         return x, self.step_class(x) + self.step_shortcut(features).float()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from ..files import temporary_folder
 from ..packets import ACCURATE_RND
 from .rates import exact_rate
 
@@ -126,8 +126,8 @@ def encode_video(
     picture, a side is odd, or the size changes.
     """
     to_yuv = VideoReformatter()
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        path = Path(folder) / "video.mp4"
+    with temporary_folder() as folder:
+        path = folder / "video.mp4"
         with VideoEncoder(path, fps=exact_rate(fps), codec=codec, gop=gop) as encoder:
             for picture in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

@@ -7,14 +7,15 @@ shard. `shards/NNNNN.json` records a complete tar and the keys in it. A record c
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from ..files import read_json, write_bytes, write_text
-from ..forms import Table, Text, exact, validated
 from ..records import Shard, keyed
+from ..schemas import Table, Text, exact, validated
 from .pack_video import PackResult
 
 DAMAGED = "start again with --force"  # what helps where a record is none of ours
@@ -51,7 +52,9 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("videos", "shards"):
+        self.temporary = folder / "temporary"  # of the workers; a killed run may have left some of it
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        for name in ("videos", "shards", "temporary"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def encoded_path(self, key: str) -> Path:

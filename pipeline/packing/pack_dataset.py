@@ -20,10 +20,10 @@ from typing import Any
 
 from ..annotations import Repair
 from ..dataset import Dataset
-from ..files import TEMPORARY, sha256_of, write_text
+from ..files import TEMPORARY, remove_folder, remove_left, sha256_of, write_text
 from ..records import DESCRIPTION, Shard
 from ..text import short
-from .journal import Journal, read_plan
+from .journal import DAMAGED, Journal, read_plan
 from .pack_video import Job, PackResult, pack_video
 from .shard_writer import ShardWriter, write_dataset
 from .workers import run_jobs
@@ -66,6 +66,7 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
     """
     with _open_journal(plan, out) as journal:
         results = list(progress(_pack_videos(plan, journal, out, workers)))
+        _check_labels(plan, results, out)
         shards = journal.shards()
         shard_of = {key: record.shard.file for record in shards for key in record.keys}
         results = [_with_shard(result, shard_of.get(result.video.key)) for result in results]
@@ -79,7 +80,7 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
                 packing={**plan.packing, "plan": plan.digest()},
                 repairs=[repair for result in results for repair in result.repairs],
             )
-    shutil.rmtree(out / WORK)
+    remove_folder(out / WORK)
     if not shards:
         video = results[0].video
         raise ValueError(
@@ -87,6 +88,16 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
             f"reasons are in {REJECTS})"
         )
     return results
+
+
+def _check_labels(plan: PackingPlan, results: Iterable[PackResult], out: Path) -> None:
+    """ValueError for a recorded result with an action that the plan's annotations cannot have given it."""
+    for video in (result.video for result in results):
+        unknown = next((action.label for action in video.actions if action.label not in plan.classes), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{out / WORK}: the record of {video.key} is damaged, {short(unknown)} is no class; {DAMAGED}"
+            )
 
 
 def _with_shard(result: PackResult, shard: str | None) -> PackResult:
@@ -137,11 +148,13 @@ def load_complete_dataset(plan: PackingPlan, out: Path) -> list[PackResult]:
     """
     if not (out / DESCRIPTION).exists():
         return []
+    remove_left(out)
     dataset = Dataset.open(out)
     packing = dict(dataset.packing)
     _check_same_plan(plan, out, packing.pop("plan", None), packing)
     for name in dataset.shards:
         dataset.check_size(name)
+    remove_folder(out / WORK)  # a run that was killed after its last file left it
     repairs: dict[str, list[Repair]] = {}
     for repair in dataset.repairs:
         repairs.setdefault(repair.video, []).append(repair)
@@ -150,10 +163,15 @@ def load_complete_dataset(plan: PackingPlan, out: Path) -> list[PackResult]:
 
 def remove_outputs(out: Path) -> None:
     """Remove what make-shards wrote into `out`, and nothing else."""
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    (out / DESCRIPTION).unlink(missing_ok=True)  # first: what is left if this is killed is no data set
+    remove_folder(out / WORK)
     for path in out.iterdir() if out.is_dir() else ():
         if OUTPUTS.fullmatch(path.name) or PARTIAL.fullmatch(path.name):
-            path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -175,7 +193,7 @@ def _open_journal(plan: PackingPlan, out: Path) -> Iterator[Journal]:
             write_text(plan_file, json.dumps({"plan": plan.digest(), "settings": plan.packing}))
         for path in out.iterdir():
             if PARTIAL.fullmatch(path.name):
-                path.unlink()
+                _remove(path)
         yield Journal(out / WORK)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..annotations import Repair, Video, repair_actions
 from ..files import sha256_of
-from ..forms import exact
 from ..records import PackedVideo
+from ..schemas import exact
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
 
@@ -106,6 +106,7 @@ def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256:
         source=job.source,
         sha256=sha256,
         file=job.file,
+        pix_fmt=packed.pix_fmt,
     )
     return PackResult(video, repairs + _remarks(job, source))
 

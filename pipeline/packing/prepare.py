@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,9 +22,10 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from ..annotations import Video
-from ..forms import Count, Number
+from ..files import temporary_folder
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
+from ..schemas import Count, Number
 from ..text import short
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
@@ -49,9 +48,9 @@ class StatedEncoding:
     short_side: Annotated[Count, Field(le=1 << 14, multiple_of=2)]
     gop: Annotated[Count, Field(ge=1, le=1 << 20)]
     upscale: Annotated[bool, Strict()]
+    side_multiple: Annotated[Count, Field(ge=2, le=256)] = 2  # former versions packed to even sides
 
 
-ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale")
 _ENCODING = TypeAdapter(StatedEncoding)
 
 
@@ -80,14 +79,14 @@ def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
     if packing.get("copy") is True:
         return None
     try:
-        stated = _ENCODING.validate_python({name: packing.get(name) for name in ENCODING_FIELDS})
+        stated = _ENCODING.validate_python(packing)
     except ValidationError:
         raise ValueError(
             f"got {short(dict(packing), 150)}, want copy, or codec, fps, short_side, gop and upscale; take "
             'them from the "settings" in the dataset.json that the weights were trained on'
         ) from None
     fps = exact_rate(stated.fps) if stated.fps else Fraction(0)
-    return EncodingSpec(stated.codec, fps, stated.short_side, stated.gop, stated.upscale)
+    return EncodingSpec(**{**vars(stated), "fps": fps})
 
 
 def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
@@ -163,21 +162,17 @@ def prepare(
         Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, spec)
         for key, path in files.items()
     ]
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        journal = Journal(Path(folder))
-        with closing(run_jobs(jobs, journal, partial(_pack, folder), workers=workers)) as results:
+    with temporary_folder() as folder:
+        journal = Journal(folder)
+        with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
             for key, result in zip(files, results, strict=True):
                 path = journal.encoded_path(plain[key])
                 yield replace(result.video, key=key), path
                 path.unlink(missing_ok=True)
 
 
-def _pack(folder: str, job: Job) -> tuple[PackResult, bytes]:
-    """pack_video; an error of whatever kind is this file's own and does not stop the others.
-
-    Runs in a process of its own, which may be killed: its temporary files lie in `folder`, too.
-    """
-    tempfile.tempdir = folder
+def _pack(job: Job) -> tuple[PackResult, bytes]:
+    """pack_video; an error of whatever kind is this file's own and does not stop the others."""
     try:
         if job.spec is not None and has_encoding(job.folder / str(job.file), job.spec):
             job = replace(job, spec=None)

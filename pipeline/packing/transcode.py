@@ -7,12 +7,11 @@ Colours become BT.601 limited range, which both training decoders assume; HDR is
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 
 import av
@@ -20,10 +19,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from ..files import temporary_folder
 from .encoder import VideoEncoder, to_bt601
 from .probe import FrameReader, Unreadable, VideoMetadata, probe
 from .rates import closest_rate, stated_rate
 
+Size = tuple[int, int]
 # Containers round stamps to ticks of their clock (1 ms in Matroska): a stamp may be that much too late.
 STAMP_ROUNDING = Fraction(1, 1000)
 
@@ -34,7 +35,8 @@ class EncodingSpec:
 
     codec: "vp9" or "h264". fps: frames per second, short_side: pixels (even); 0 keeps the source's. gop:
     frames from one key frame to the next; each group decodes on its own. upscale: let fps and short_side
-    exceed the source's.
+    exceed the source's. side_multiple: both sides are multiples of it; 2 is what 4:2:0 needs and stretches by
+    less than that, any other crops up to half of it off a side instead.
     """
 
     codec: str = "vp9"
@@ -42,6 +44,7 @@ class EncodingSpec:
     short_side: int = 128
     gop: int = 32
     upscale: bool = False
+    side_multiple: int = 2
 
 
 def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
@@ -52,8 +55,8 @@ def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, Vi
     """
     fps = _target_rate(source, spec)
     reader = FrameReader(source)
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        path = Path(folder) / "video.mp4"
+    with temporary_folder() as folder:
+        path = folder / "video.mp4"
         comment = encoding_comment(spec)
         with VideoEncoder(path, fps=fps, codec=spec.codec, gop=spec.gop, comment=comment) as encoder:
             scale = _UprightScaler(spec)
@@ -69,7 +72,10 @@ def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, Vi
 def encoding_comment(spec: EncodingSpec) -> str:
     """The comment that `transcode` writes into its files."""
     upscale = " upscale" if spec.upscale else ""
-    return f"leantad {spec.codec} fps {spec.fps} short side {spec.short_side} gop {spec.gop}{upscale}"
+    multiple = f" sides of {spec.side_multiple}" if spec.side_multiple != 2 else ""
+    return (
+        f"leantad {spec.codec} fps {spec.fps} short side {spec.short_side} gop {spec.gop}{upscale}{multiple}"
+    )
 
 
 def has_encoding(source: str | Path | bytes, spec: EncodingSpec) -> bool:
@@ -135,36 +141,92 @@ def _packet_rate(source: str | Path | bytes) -> Fraction:
 
 
 class _UprightScaler:
-    """Scales frames to the training size, then turns them upright; the size is fixed by the first."""
+    """Scales frames to the training size, crops and turns them upright; the size is fixed by the first."""
 
     def __init__(self, spec: EncodingSpec):
         self.spec, self.scaler = spec, VideoReformatter()
-        self.size: tuple[int, int] | None = None
+        self.sizes: tuple[Size, Size] | None = None
         self.last: tuple[av.VideoFrame, av.VideoFrame] | None = None
 
     def __call__(self, frame: av.VideoFrame, reader: FrameReader) -> av.VideoFrame:
         if self.last is None or self.last[0] is not frame:  # a frame shown twice is scaled once
-            self.size = self.size or training_size(frame.width, frame.height, reader.aspect, self.spec)
-            upright = _turned(to_bt601(self.scaler, frame, *self.size), reader.rotation)
-            self.last = frame, upright
+            self.sizes = self.sizes or scaled_and_cropped(frame.width, frame.height, reader.aspect, self.spec)
+            scaled, cropped = self.sizes
+            picture = _cropped(to_bt601(self.scaler, frame, *scaled), cropped)
+            self.last = frame, _turned(picture, reader.rotation)
         return self.last[1]
 
 
-def training_size(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> tuple[int, int]:
-    """Width and height to scale to (as stored, before turning): short side as asked, square pixels, even."""
+def training_size(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> Size:
+    """Width and height (as stored, before turning) of what a source becomes; square pixels."""
+    return scaled_and_cropped(width, height, aspect, spec)[1]
+
+
+def scaled_and_cropped(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> tuple[Size, Size]:
+    """The sizes to scale to and then to crop to, as stored, before turning. aspect: of a stored pixel."""
     shown, stored = width * aspect, Fraction(height)
-    short = min(shown, stored)
+    short, long = sorted((shown, stored))
     wanted = Fraction(spec.short_side) or short
-    target = max(2, 2 * floor((wanted if spec.upscale else min(wanted, short)) / 2))
-    other = max(2, 2 * round(max(shown, stored) * target / short / 2))
-    return (target, other) if shown < height else (other, target)
+    target = wanted if spec.upscale else min(wanted, short)
+    fit = _stretched if spec.side_multiple == 2 else _covering
+    (short_scaled, short_cropped), (long_scaled, long_cropped) = fit(short, long, target, spec.side_multiple)
+    if shown < height:
+        return (short_scaled, long_scaled), (short_cropped, long_cropped)
+    return (long_scaled, short_scaled), (long_cropped, short_cropped)
+
+
+def _stretched(short: Fraction, long: Fraction, target: Fraction, multiple: int) -> tuple[Size, Size]:
+    """For each side (scaled, cropped): both as near to the scale as even numbers are; nothing is cut."""
+    near = max(2, 2 * floor(target / 2))
+    far = max(2, 2 * round(long * near / short / 2))
+    return (near, near), (far, far)
+
+
+def _covering(short: Fraction, long: Fraction, target: Fraction, multiple: int) -> tuple[Size, Size]:
+    """For each side (scaled, cropped): scaled by one factor to cover the nearest multiples, then cropped.
+
+    At most half a multiple is cut off one side, or off both where the source need not be scaled.
+    """
+    if target == short == floor(short) and max(short % multiple, long % multiple) <= multiple / 2:
+        near, far = floor(short) // multiple * multiple, floor(long) // multiple * multiple
+        if near:
+            return (floor(short) // 2 * 2, near), (floor(long) // 2 * 2, far)
+    near = _nearest(target, multiple)
+    far = _nearest(long * near / short, multiple)
+    scale = max(near / short, far / long)
+    return (_even_at_least(short * scale, near), near), (_even_at_least(long * scale, far), far)
+
+
+def _nearest(side: Fraction, multiple: int) -> int:
+    """The multiple next to a side, of two equally near ones the smaller; at least one."""
+    return max(1, ceil(side / multiple - Fraction(1, 2))) * multiple
+
+
+def _even_at_least(side: Fraction, least: int) -> int:
+    return max(least, 2 * round(side / 2))
+
+
+def _cropped(frame: av.VideoFrame, size: Size) -> av.VideoFrame:
+    """The middle of a yuv420p frame."""
+    width, height = size
+    if (frame.width, frame.height) == size:
+        return frame
+    left, top = (frame.width - width) // 4 * 2, (frame.height - height) // 4 * 2  # even: whole chroma samples
+    luma, *chroma = planes_of(frame)
+    planes = [luma[top : top + height, left : left + width]]
+    planes += [p[top // 2 : (top + height) // 2, left // 2 : (left + width) // 2] for p in chroma]
+    return _frame_of(planes)
 
 
 def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
     """A yuv420p frame turned counter-clockwise by 0, 90, 180 or 270 degrees."""
     if not rotation:
         return frame
-    planes = [np.rot90(plane, rotation // 90) for plane in planes_of(frame)]
+    return _frame_of([np.rot90(plane, rotation // 90) for plane in planes_of(frame)])
+
+
+def _frame_of(planes: list[NDArray[np.uint8]]) -> av.VideoFrame:
+    """A yuv420p frame of its planes Y (H, W), U and V (H/2, W/2)."""
     height, width = planes[0].shape
     # flat: a colour plane need not fill whole rows (42 rows of 24 pixels have two planes of 10.5 such rows)
     stacked = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])

@@ -12,7 +12,7 @@ from ..files import file_sha256
 from ..records import PackedVideo
 from ..text import first_names
 
-DECODE_CHUNK_FRAMES = 256  # frames in memory at a time
+DECODE_CHUNK_MIB = 64  # frames in memory at a time
 
 
 def check_tars(dataset: Dataset, *, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> None:
@@ -60,7 +60,7 @@ def _verify_video(dataset: Dataset, video: PackedVideo) -> int:
             codec=video.codec,
             num_frames=video.num_frames,
             device="cpu",
-            decode_chunk_frames=DECODE_CHUNK_FRAMES,
+            decode_chunk_mib=DECODE_CHUNK_MIB,
         ):
             if tuple(chunk.shape[1:3]) != (video.height, video.width):
                 raise ValueError(f"decodes to {tuple(chunk.shape[1:3])}, want {video.height}x{video.width}")

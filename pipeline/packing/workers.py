@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -69,6 +70,7 @@ def _start(job: Job, journal: Journal, task: Task) -> _Worker:
 def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    tempfile.tempdir = str(journal.temporary)  # this process may be killed; the journal's end is its end
     try:
         journal.commit(*task(job))
     except Exception as error:

@@ -12,6 +12,7 @@ from pipeline.records import PackedVideo
 from pipeline.windows import clip_frame_numbers, windows_of
 from tools.dataset.explanations import reasons_of, warnings_of
 from tools.dataset.names import choose_subsets
+from tools.dataset.training import is_small, training_advice
 from tools.dataset.windowing import OVERLAP, Windowing, choose_windowing
 
 
@@ -40,21 +41,25 @@ def coverage_of(
 def choose_clips(videos: Sequence[PackedVideo], windowing: Windowing) -> dict[str, int]:
     """num_clips, clip_frames and stride_frames: one clip per feature step, for a clip gives one feature.
 
-    A clip has 16 frames, as in pretraining, or 8 where 16 would hold every frame more than six times. The
-    stride spreads a clip over its share of the median window, at most 4 frames: wider, motion is lost.
+    A clip has 16 frames, as in pretraining, or 8 where 16 would hold every frame more than six times and for
+    training from random weights. The stride spreads a clip over its share of the median window, at most 4
+    frames: wider, motion is lost.
     """
     seconds = float(np.median([video.duration or 0.0 for video in videos]))
     seconds = min(seconds, windowing.window_seconds or seconds)
     frames = seconds * float(np.median([video.fps for video in videos]))
-    length = 8 if windowing.num_steps * 16 > 6 * frames else 16
+    length = 8 if is_small(videos) or windowing.num_steps * 16 > 6 * frames else 16
     stride = int(np.clip(frames / windowing.num_steps // length, 1, 4))
     return {"num_clips": windowing.num_steps, "clip_frames": length, "stride_frames": stride}
 
 
 def choose_sizes(videos: Sequence[PackedVideo]) -> tuple[int, int]:
-    """Short side after decoding, and the square cut from it, pixels: 128 and 112 where the videos have it."""
+    """Short side after decoding, and the square cut from it, pixels; no larger than the videos.
+
+    128 and 112 fit most pretrained backbones; 56 and 48 train from random weights on two CPU cores.
+    """
     side = int(np.median([min(video.width, video.height) for video in videos]))
-    resize = max(8, min(side, 128))
+    resize = max(8, min(side, 56 if is_small(videos) else 128))
     return resize, max(8, resize * 7 // 8 // 8 * 8)
 
 
@@ -79,9 +84,14 @@ def recommend(dataset: Dataset, statistics: Mapping[str, Any]) -> dict[str, Any]
     clips = choose_clips(packed, windowing)
     data = data_settings(dataset, statistics, windowing, clips)
     figures = figures_of(packed, windowing, clips)
+    training, training_reasons = training_advice(packed, data)
     return {
-        "settings": {"data": data, "detector": {"num_steps": windowing.num_steps}},
-        "reasons": reasons_of(data, statistics, figures, windowing),
+        "settings": {
+            "data": data,
+            "detector": {"num_steps": windowing.num_steps},
+            **training,
+        },
+        "reasons": reasons_of(data, statistics, figures, windowing) | training_reasons,
         **figures,
         "warnings": warnings_of(data, statistics, figures),
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
 from pipeline.records import PackedVideo
+from tools.dataset.decoding import decoding_of
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
@@ -33,6 +34,7 @@ def statistics_of(dataset: Dataset) -> dict[str, Any]:
         "fps": tally(f"{video.fps:.6g}" for video in packed),
         "sizes": tally(f"{video.width}x{video.height}" for video in packed),
         "codecs": tally(video.codec for video in packed),
+        "decoding": decoding_of(packed),
         "action_seconds": percentiles(action.end - action.start for action, _ in actions),
         "action_histogram": histogram([action.end - action.start for action, _ in actions]),
         "action_share_of_video": percentiles(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from typing import Any
 
+from pipeline.text import counted
 from tools.machine.checks import BROKEN, OK, WARNING, CheckResult, error_text
 
 # Encoder of PyAV, container, options. Pictures are large enough for every NVDEC (VP9 and HEVC: 144 pixels).
@@ -56,15 +57,15 @@ def encode_clip(codec: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
-    """Decode every third picture as training does: (largest mean difference in levels, decoder's name).
+def decode_error(data: bytes, device: str) -> tuple[float, str]:
+    """Decode every third picture by one device: (largest mean difference in levels, decoder's name).
 
     The difference is to PyAV's own conversion, frame by frame: a wrong frame differs by 6 levels or more.
     """
     import av
     import numpy as np
 
-    from pipeline.decode import CPU_CODECS, GPU_CODECS, decode_frames
+    from pipeline.decode import CPU_CODECS, decode_frames
 
     with av.open(io.BytesIO(data), "r") as container:
         name = container.streams.video[0].codec_context.name
@@ -73,13 +74,25 @@ def decode_error(codec: str, data: bytes, device: str) -> tuple[float, str]:
     parts = [
         part.cpu().numpy().copy()
         for part in decode_frames(
-            data, wanted, codec=name, num_frames=len(shown), device=device, decode_chunk_frames=64
+            data, wanted, codec=name, num_frames=len(shown), device=device, decode_chunk_mib=6
         )
     ]
     decoded = np.concatenate(parts).astype(float)
     error = max(float(abs(image - shown[i]).mean()) for image, i in zip(decoded, wanted, strict=True))
-    by_dali = name in (CPU_CODECS if device == "cpu" else GPU_CODECS)
-    return error, "DALI" if by_dali else "PyAV"
+    return error, "DALI" if device != "cpu" or name in CPU_CODECS else "PyAV"
+
+
+def gpu_refusal(data: bytes, codec: str) -> str | None:
+    """Why training leaves a clip to the CPU although there is a GPU; None: the GPU decodes it."""
+    import torch
+
+    from pipeline.decode import with_index
+    from pipeline.gpu_decoder import gpu_decoder_of
+    from pipeline.gpu_formats import format_of
+    from pipeline.packets import open_packets
+
+    with open_packets(data, FRAMES) as video:
+        return gpu_decoder_of(with_index(torch.device("cuda"))).refusal(format_of(video, codec))
 
 
 def try_codec(codec: str, device: str) -> CheckResult:
@@ -91,7 +104,9 @@ def try_codec(codec: str, device: str) -> CheckResult:
             data = own_thread.submit(encode_clip, codec).result()
         if data is None:
             return CheckResult(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
-        error, decoder = decode_error(codec, data, device)
+        if device != "cpu" and (reason := gpu_refusal(data, codec)):
+            return CheckResult(OK, f"{where}: left to the CPU: {reason}")
+        error, decoder = decode_error(data, device)
     except Exception as failure:  # the next codec may work all the same
         if codec in PACKED:
             return CheckResult(BROKEN, f"{where}: {error_text(failure)}", REINSTALL)
@@ -100,6 +115,30 @@ def try_codec(codec: str, device: str) -> CheckResult:
     good = error < 2.5
     todo = "" if good else "the decoder shows other frames or colours; report it with this line"
     return CheckResult(OK if good else BROKEN, f"{where}: by {decoder}, off by {error:.2f} levels", todo)
+
+
+def gpu_limits() -> Iterator[CheckResult]:
+    """What the driver states of each codec that the GPU may decode; everything else the CPU decodes."""
+    import torch
+
+    from pipeline.decode import with_index
+    from pipeline.gpu_decoder import GpuDecoderError, driver_limits
+    from pipeline.gpu_formats import CODECS
+
+    device = with_index(torch.device("cuda"))
+    try:
+        for codec in CODECS:
+            found = {bits: driver_limits(codec, bits, device) for bits in (8, 10)}
+            bits = [depth for depth, limits in found.items() if limits.is_supported]
+            if not bits:
+                yield CheckResult(OK, f"NVDEC: no {codec} on this GPU: the CPU decodes it")
+                continue
+            least = found[bits[0]]
+            sizes = f"{least.min_width}x{least.min_height} to {least.max_width}x{least.max_height}"
+            depths, decoders = " and ".join(map(str, bits)), counted(least.num_decoders, "decoder")
+            yield CheckResult(OK, f"NVDEC: {codec} 4:2:0 of {depths} bit, {sizes}, {decoders}")
+    except GpuDecoderError as error:
+        yield CheckResult(WARNING, f"NVDEC: {error}: the CPU decodes all videos", "see NVDEC above")
 
 
 def check_decode() -> Iterator[CheckResult]:
@@ -111,6 +150,8 @@ def check_decode() -> Iterator[CheckResult]:
 
     dali = next((item for item in distributions() if item.metadata["Name"].startswith("nvidia-dali")), None)
     yield CheckResult(OK, f"DALI {dali.version if dali else '?'}, PyAV {av.__version__}: imported")
+    if torch.cuda.is_available():
+        yield from gpu_limits()
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         for codec in CLIPS:
             yield try_codec(codec, device)

@@ -10,11 +10,10 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 
+from pipeline.files import temporary_folder
 from tools.machine import checks, libraries
 from tools.machine.checks import BROKEN, ROOT, CheckResult, error_text
 from tools.machine.decoders import check_decode
@@ -54,8 +53,8 @@ def run_in_own_process(name: str, *, time_limit: float = TIME_LIMIT) -> Iterator
 
     time_limit: seconds.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        written, errors = Path(folder) / "results", Path(folder) / "stderr"
+    with temporary_folder() as folder:
+        written, errors = folder / "results", folder / "stderr"
         command = [sys.executable, "-m", "tools.machine.run", name, str(written)]
         code: int | None = None
         with open(errors, "w") as stderr:

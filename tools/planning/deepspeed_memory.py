@@ -51,7 +51,7 @@ class DeepSpeedMemoryConfig:
         device: Literal["cuda", "cpu"] = "cuda",
         cpp_adam: bool = True,
     ) -> DeepSpeedMemoryConfig:
-        """From a checked ds_config (train.optimizer.read_ds_config)."""
+        """From a ds_config that is checked and has no "auto" (train.optimizer.resolve_auto)."""
         zero, stage = ds_config.get("zero_optimization", {}), zero_stage(ds_config)
         reuse = int(zero.get("stage3_max_reuse_distance", 1e9))
         return DeepSpeedMemoryConfig(
@@ -121,9 +121,10 @@ def _always_held(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
 
 def _bucket(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:
     """Bytes of the buckets that gradients move into; without them, ZeRO 3's wait where they are."""
+    size = config.bytes_of(min(peak.trainable, config.bucket_size))  # train.optimizer.fit_buckets
     if config.contiguous:
-        return config.bytes_of(config.bucket_size) * (2 if config.overlap and config.stage < 3 else 1)
-    return config.bytes_of(min(peak.trainable, config.bucket_size)) if config.stage == 3 else 0
+        return size * (2 if config.overlap and config.stage < 3 else 1)
+    return size if config.stage == 3 else 0
 
 
 def _persistent(peak: StepPeak, config: DeepSpeedMemoryConfig) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.augment import resized_size
-from pipeline.settings import DataSettings
+from pipeline.augment import RESIZED_AT_ONCE, resized_size
+from pipeline.settings import MAX_WORKERS, DataSettings, frames_per_chunk
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.step import (
     BOUNDARIES,
@@ -43,29 +43,34 @@ class FrameSize:
     width: int
 
 
-def loader_bytes(settings: Settings) -> int:
-    """Bytes of clips besides the micro batch that is trained on.
+def loader_bytes(settings: Settings, *, on_cpu: bool) -> int:
+    """Bytes of clips on the device besides the micro batch that is trained on.
 
-    The other micro batches of the step, those decoded ahead, and one more while single videos become a batch.
+    The other micro batches of the step and those decoded ahead wait in host memory.
     """
+    if not on_cpu:
+        return 0
     data, batch_size = settings.data, settings.optimizer.batch_size
     batch = batch_size * data.num_clips * 3 * data.clip_frames * data.crop**2
-    ahead = settings.optimizer.accumulation_steps - 1 + data.prefetch + (batch_size > 1)
-    return batch * ahead
+    return batch * (settings.optimizer.accumulation_steps - 1 + data.prefetch)
 
 
 def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
-    """Bytes while a video is decoded (pipeline/decode.py, pipeline/augment.py), at most.
+    """Bytes while videos are decoded (pipeline/clip_decoder.py, pipeline/augment.py), at most.
 
-    A decode chunk at the source's size; if it is resized, the results in float32 and 64 frames on the way
-    there; if it is recoloured, the crops in float32; and the crops once more, as bytes.
+    The decode chunks at the source's size; if they are resized, the results twice, as bytes, and some frames
+    of each decoder in float32; if they are recoloured, the crops in float32; and the crops once more.
     """
-    frames = min(data.decode_chunk_frames, data.num_clips * data.clip_frames)
+    workers = data.decode_workers or MAX_WORKERS
+    frames = max(workers, frames_per_chunk(source.height, source.width, data.decode_chunk_mib))
+    frames = min(frames, data.num_clips * data.clip_frames)
     pixels = frames * 3 * source.height * source.width
     height, width = resized_size(source.height, source.width, data.resize)
     crops, resized = frames * 3 * data.crop**2, 0
     if (height, width) != (source.height, source.width):
-        resized = frames * 3 * height * width * (4 + 1) + 64 * 3 * source.height * source.width * 4
+        in_float = min(frames, workers * RESIZED_AT_ONCE) * 3 * 4
+        resized = frames * 3 * height * width * 2
+        resized += in_float * (source.height * source.width + height * width)
     recoloured = crops * (4 + 1) if data.color > 0 else 0
     return pixels + resized + recoloured + crops
 
@@ -95,7 +100,7 @@ def estimate(
 ) -> Estimate:
     """The peak of a run with these settings, on each of its devices."""
     always = {
-        FRAMES: loader_bytes(settings),
+        FRAMES: loader_bytes(settings, on_cpu=deepspeed.on_cpu),
         DECODER: decoder_bytes(settings.data, source),
         CONTEXT: 0 if deepspeed.on_cpu else CUDA_CONTEXT,
     }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from tools.weights.names import leantad, r2plus1d, slowfast, tsm, video_swin, videomae
+from tools.weights.names import i3d, leantad, r2plus1d, slowfast, tsm, video_swin, videomae
 
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -25,6 +25,7 @@ _MMACTION2: dict[str, Rename] = {
 }
 # by the beginning of a backbone's name, the longest that fits: source -> its rules
 SOURCES: dict[str, dict[str, Rename]] = {
+    "i3d": {"pytorch-i3d": i3d.from_pytorch, "kinetics-i3d": i3d.from_tensorflow, "jax-i3d": i3d.from_flax},
     "r2plus1d": {"torchvision": r2plus1d.from_torchvision, "tsp": r2plus1d.from_tsp},
     # Tensors do not tell PySlowFast's networks from mmaction2's with a lateral norm; slow frames differ.
     "slowfast": {"pyslowfast": slowfast.from_pyslowfast, "caffe2": slowfast.from_caffe2},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.forms import parse_yaml
+from pipeline.schemas import parse_yaml
 from pipeline.text import first_names
 from settings_group import explain
 from train.cli import Output
@@ -45,12 +45,14 @@ def detect_with_checkpoint(
 ) -> tuple[DetectionsFile, GroundTruth]:
     """Run the network of a checkpoint over the validation subset; all videos of it are in the results.
 
+    Several ranks share the videos; rank 0 has the results, the others those of no video.
     overrides: key=value on top of the checkpoint's own settings. raw: also write the detector's outputs to
     this HDF5 file.
     """
     from pipeline.dataset import Dataset
+    from train.distributed import gather_json, rank, world_size
+    from train.evaluation.shared_videos import VideosOfRank, shared_raw_writer
     from train.inference import detect_in, load_trained
-    from train.raw_outputs import raw_writer
 
     trained = load_trained(checkpoint, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
@@ -62,16 +64,21 @@ def detect_with_checkpoint(
     metadata = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
     metadata |= subset_metadata(dataset, subset)
     header = {**metadata, "post": settings.post.model_dump(mode="json")}
-    with raw_writer(raw, classes=trained.classes, metadata=header) if raw else nullcontext() as writer:
-        found = detect_in(
-            trained,
-            dataset,
-            subset=subset,
-            batch_size=settings.optimizer.batch_size,
-            watch=lambda windows: output.progress(windows, "detecting", unit="window"),
-            record=None if writer is None else writer.add,
-            external_scores=external_scores,
-        )
+    source, keys = VideosOfRank(dataset, rank(), world_size()), [v.key for v in dataset.packed(subset)]
+    raws = shared_raw_writer(raw, keys, classes=trained.classes, metadata=header) if raw else nullcontext()
+    found: dict[str, Any] = {}
+    with raws as writer:
+        if len(keys) > source.rank:  # there may be more ranks than videos
+            found = detect_in(
+                trained,
+                source,
+                subset=subset,
+                batch_size=settings.optimizer.batch_size,
+                watch=lambda windows: output.progress(windows, "detecting", unit="window"),
+                record=None if writer is None else writer.add,
+                external_scores=external_scores,
+            )
+    found = {key: entries for part in gather_json(found) for key, entries in part.items()}
     ground_truth = ground_truth_of(dataset, subset)
     return DetectionsFile({key: found.get(key, []) for key in ground_truth.videos}, metadata), ground_truth
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from pipeline.files import read_json
-from pipeline.forms import Count, Text, read_yaml, validated
+from pipeline.schemas import Count, Text, read_yaml, validated
 from train.detections import Results, read_detections
 from train.progress import checked_metrics, read_events
 

@@ -1,6 +1,6 @@
-"""Documents of a known form, checked once where they enter, so that the code inside may trust them.
+"""Documents of a known schema, checked once where they enter, so that the code inside may trust them.
 
-A form is whatever pydantic validates: a dataclass, a TypedDict, a list of them; its fields are of the types
+A schema is whatever pydantic validates: a dataclass, a TypedDict, a list of them; its fields are of the types
 below, which take no value of another type in silence. JSON is parsed by `files.parse_json`, YAML here.
 """
 
@@ -28,8 +28,8 @@ from settings_group import LARGEST
 from .files import check_depth
 from .text import short
 
-Form = TypeVar("Form")
-exact = with_config(ConfigDict(extra="forbid"))  # decorates a dataclass whose form has no other fields
+Value = TypeVar("Value")
+exact = with_config(ConfigDict(extra="forbid"))  # decorates a dataclass whose schema has no other fields
 
 MOST_VALUES = 1_000_000  # in a YAML document; more come only from references to references
 
@@ -75,10 +75,10 @@ WANTED = {
 }
 
 
-def validated(form: TypeAdapter[Form], value: object, *, where: object, advice: str) -> Form:
-    """The value in its form; ValueError, one line: where, what we got, what we want, `advice`."""
+def validated(schema: TypeAdapter[Value], value: object, *, where: object, advice: str) -> Value:
+    """The value as its schema types it; ValueError, one line: where, what we got, what we want, `advice`."""
     try:
-        return form.validate_python(value)
+        return schema.validate_python(value)
     except ValidationError as error:
         raise ValueError(f"{where}: {_problem_in(error)}; {advice}") from None
 

@@ -1,4 +1,4 @@
-"""Forms: what is of another type, too deep, too large or not finite is refused in one short line."""
+"""Schemas: what is of another type, too deep, too large or not finite is refused in one short line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipeline.files import DEEPEST, parse_json
-from pipeline.forms import Count, Lenient, Number, Table, Text, exact, parse_yaml, validated
+from pipeline.schemas import Count, Lenient, Number, Table, Text, exact, parse_yaml, validated
 
 
 @exact
 @dataclass(frozen=True)
-class Form:
+class Schema:
     """One field of each type."""
 
     number: Number
@@ -23,12 +23,12 @@ class Form:
     table: Table
 
 
-FORM = TypeAdapter(Form)
+SCHEMA = TypeAdapter(Schema)
 GOOD = {"number": 1, "count": 2, "text": "\udcff", "table": {"a": [1.5, None, "x"]}}
 
 
 def test_what_has_the_form_comes_back_with_odd_file_names_and_whole_numbers():
-    assert validated(FORM, GOOD, where="x", advice="y") == Form(1.0, 2, "\udcff", {"a": [1.5, None, "x"]})
+    assert validated(SCHEMA, GOOD, where="x", advice="y") == Schema(1.0, 2, "\udcff", {"a": [1.5, None, "x"]})
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_has_the_form_comes_back_with_odd_file_names_and_whole_numbers():
 )
 def test_another_type_is_refused_in_one_line_with_its_place(name, value, wanted):
     with pytest.raises(ValueError) as caught:
-        validated(FORM, {**GOOD, name: value}, where="a.json", advice="copy it again")
+        validated(SCHEMA, {**GOOD, name: value}, where="a.json", advice="copy it again")
     message = str(caught.value)
     assert message.startswith("a.json: ") and message.endswith("; copy it again"), message
     assert wanted in message and "\n" not in message and len(message) < 200
@@ -53,16 +53,16 @@ def test_another_type_is_refused_in_one_line_with_its_place(name, value, wanted)
 
 def test_a_missing_field_is_named_and_a_long_input_only_begun():
     with pytest.raises(ValueError, match=r"^x: number: missing, and 3 more; y$"):
-        validated(FORM, {}, where="x", advice="y")
+        validated(SCHEMA, {}, where="x", advice="y")
     for value in ("x" * 100_000, {"y" * 100_000: 1}, list(range(100_000))):
         with pytest.raises(ValueError) as caught:
-            validated(FORM, {**GOOD, "number": value}, where="x", advice="y")
+            validated(SCHEMA, {**GOOD, "number": value}, where="x", advice="y")
         assert len(str(caught.value)) < 200
 
 
 def test_numbers_of_public_files_may_be_texts_but_not_everything_that_python_reads():
-    form = TypeAdapter(Lenient)
-    assert [validated(form, value, where="", advice="") for value in (1, 0.5, "0.5", " 2 ")] == [
+    schema = TypeAdapter(Lenient)
+    assert [validated(schema, value, where="", advice="") for value in (1, 0.5, "0.5", " 2 ")] == [
         1,
         0.5,
         0.5,
@@ -70,7 +70,7 @@ def test_numbers_of_public_files_may_be_texts_but_not_everything_that_python_rea
     ]
     for value in ("0_2", "nan", "inf", "", "x", True, None, "1e999"):
         with pytest.raises(ValueError):
-            validated(form, value, where="", advice="")
+            validated(schema, value, where="", advice="")
 
 
 @pytest.mark.parametrize("begin, end", [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])

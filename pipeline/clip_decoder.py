@@ -1,0 +1,258 @@
+"""Decodes the clips of videos in several threads: on the GPU what its decoder decodes right, else on the CPU.
+
+The frames that clips ask for are sorted, each is decoded once, in bounded chunks, resized and cropped at once
+and put into every clip that shows it. All decoders give RGB at the source's size and share all that follows,
+so training, evaluation and prediction see the same pixels. A video is split where nothing leans on what is
+before, so the batches do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .augment import View, apply_view
+from .decode import decode_on_cpu, decode_on_gpu, with_index
+from .gpu_decoder import GpuDecoder, GpuDecoderError, gpu_decoder_of
+from .gpu_formats import format_of, packed_format, refusal_of_video, refusal_text, refused_videos
+from .packets import Packets, open_packets, split
+from .records import PackedVideo
+from .settings import MAX_WORKERS, DataSettings
+from .text import counted
+
+TRIED_FRAMES = 4  # of a video of each format, which are compared with the CPU's
+# Levels of 255. On an H200 what is right is off by at most 7 (MPEG-4), in the mean by 0.8; what is wrong, by
+# 196 and 2.7 at least.
+MAX_OFF, MEAN_OFF = 24, 2.0
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """The clips to be decoded of one video.
+
+    data: the encoded file. frames: (N, L) frame numbers. codec: its FFmpeg name. num_frames: how many frames
+    the file has. clips: (N, 3, L, crop, crop) uint8, to be filled.
+    """
+
+    video: PackedVideo
+    data: bytes
+    frames: NDArray[np.int64]
+    num_frames: int
+    view: View
+    clips: torch.Tensor
+
+
+class PendingClips:
+    """Clips that are being decoded."""
+
+    def __init__(self, parts: Sequence[Future[None]]):
+        self.parts = parts
+
+    def wait(self) -> None:
+        """Until all are there. Raises ValueError if a frame does not exist or cannot be decoded."""
+        wait(self.parts)
+        for part in self.parts:
+            part.result()
+
+
+class ClipDecoder:
+    """Decodes clips of packed videos, several at a time.
+
+    device: what trains; where it is a GPU, its decoder is used as `settings.decoder` states. videos: all that
+    are to be decoded. remark: called with a line for people on what the CPU decodes instead, and why.
+    ValueError where settings.decoder is "gpu" and a video is known not to be decoded there.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        device: torch.device,
+        *,
+        videos: Sequence[PackedVideo],
+        remark: Callable[[str], None],
+    ):
+        self.settings, self.device, self.videos, self.remark = settings, device, videos, remark
+        self.gpu = gpu_decoder_for(settings, device)
+        self.workers = settings.decode_workers or default_workers(self.gpu)
+        self.chunk_mib = settings.decode_chunk_mib / self.workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: set[Future[None]] = set()
+        self._reported: set[str] = set()
+        self._report_lock = threading.Lock()
+        if self.gpu is not None:
+            self._report_refused(self.gpu)
+
+    def start(self, request: ClipRequest) -> PendingClips:
+        """Begin to decode; waits while all threads have work, so that no more encoded videos lie ready.
+
+        Raises ValueError if it is no readable video.
+        """
+        while len(self._running) >= self.workers:
+            self._running = wait(self._running, return_when=FIRST_COMPLETED).not_done
+        wanted, inverse = np.unique(request.frames, return_inverse=True)
+        inverse = inverse.reshape(request.frames.shape)
+        with open_packets(request.data, request.num_frames) as video:
+            on_gpu = self._goes_to_gpu(video, wanted, request.video)
+            parts = split(video, wanted, self.workers)
+        first = np.cumsum([0, *(len(part) for part in parts)])
+        pool = self._started_pool()
+        pending = [
+            pool.submit(self._decode_part, request, part, inverse - start, on_gpu)
+            for part, start in zip(parts, first, strict=False)
+        ]
+        self._running.update(pending)
+        return PendingClips(pending)
+
+    def close(self) -> None:
+        """Join the threads; starting again starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _started_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.workers, "leantad-decoder", self._prepare_thread)
+        return self._pool
+
+    def _prepare_thread(self) -> None:
+        # One thread of torch's for this one: a second pool of them would slow down the training step's own,
+        # as OpenMP threads stop spinning between operations where they outnumber the cores (measured: x 1.8)
+        torch.set_num_threads(1)
+        if self.device.type == "cuda":  # kernels and copies run beside the training step's, not between them
+            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            torch.cuda.set_stream(stream)
+
+    # --------------------------------------------------------------------------------------- decoding
+
+    def _decode_part(
+        self, request: ClipRequest, wanted: NDArray[np.int64], inverse: NDArray[np.int64], on_gpu: bool
+    ) -> None:
+        """Decode the `wanted` frames; inverse: (N, L) the index in `wanted` of what each slot shows."""
+        settings, done = self.settings, 0
+        by_frame = request.clips.permute(0, 2, 1, 3, 4)  # (N, L, C, H, W)
+        with open_packets(request.data, request.num_frames) as video:
+            for chunk in self._chunks(video, wanted, request.video, on_gpu):
+                images = apply_view(chunk, request.view, resize=settings.resize, crop=settings.crop)
+                clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
+                source = torch.from_numpy(inverse[clip, position] - done)
+                by_frame[torch.from_numpy(clip), torch.from_numpy(position)] = images.cpu()[source]
+                done += len(chunk)
+                del chunk, images  # or two chunks would be held while the next is decoded
+
+    def _chunks(
+        self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo, on_gpu: bool
+    ) -> Iterator[torch.Tensor]:
+        """Chunks (F, H, W, 3) uint8 of the frames; the CPU goes on where the GPU fails."""
+        done = 0
+        if on_gpu:
+            assert self.gpu is not None
+            try:
+                for chunk in decode_on_gpu(video, wanted, self.gpu.device, decode_chunk_mib=self.chunk_mib):
+                    done += len(chunk)
+                    yield chunk
+                    del chunk
+                return
+            except GpuDecoderError as error:
+                self._refuse(str(error), packed)
+        yield from self._on_cpu(video, wanted[done:], packed)
+
+    def _on_cpu(
+        self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo
+    ) -> Iterator[torch.Tensor]:
+        return decode_on_cpu(video, wanted, codec=packed.codec, decode_chunk_mib=self.chunk_mib, threads=1)
+
+    # --------------------------------------------------------------------------------- which decoder
+
+    def _goes_to_gpu(self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo) -> bool:
+        if self.gpu is None:
+            return False
+        format = format_of(video, packed.codec)
+        reason = self.gpu.refusal(format)
+        if reason is None:
+            reason = refusal_of_video(video, format.codec)
+        if reason is None:
+            own_thread = self._started_pool().submit
+            reason = self.gpu.refusal_after_try(
+                format, lambda: own_thread(self._try, video, wanted[:TRIED_FRAMES], packed).result()
+            )
+            count = sum(packed_format(other) == format for other in self.videos)
+            if reason is not None:
+                reason = f"{reason} ({format}, {counted(count, 'video')})"
+        if reason is not None:
+            self._refuse(reason, packed)
+        return reason is None
+
+    def _try(self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo) -> str | None:
+        """Why the GPU does not decode a few frames as the CPU does; None: it does.
+
+        Raises ValueError if the CPU does not decode them either.
+        """
+        assert self.gpu is not None
+        here = _first(self._on_cpu(video, wanted, packed))
+        try:
+            there = _first(decode_on_gpu(video, wanted, self.gpu.device, decode_chunk_mib=self.chunk_mib))
+        except GpuDecoderError as error:
+            return str(error)
+        if there.shape != here.shape:
+            return f"its pictures are {tuple(there.shape[1:3])}, the CPU's {tuple(here.shape[1:3])}"
+        off = (here.int() - there.int()).abs()
+        worst, mean = int(off.max()), float(off.float().mean())
+        if worst > MAX_OFF or mean > MEAN_OFF:
+            return f"its pixels are wrong, by up to {worst} of 255 (mean {mean:.1f})"
+        return None
+
+    def _refuse(self, reason: str, packed: PackedVideo) -> None:
+        """Report once for each reason that the CPU decodes instead; ValueError if it must not."""
+        if self.settings.decoder == "gpu":
+            raise ValueError(f"the GPU does not decode it: {reason}; set data.decoder to auto")
+        with self._report_lock:
+            if reason not in self._reported:
+                self._reported.add(reason)
+                self.remark(
+                    f"loader: the CPU decodes {packed.key}, and others like it, not the GPU: {reason}"
+                )
+
+    def _report_refused(self, gpu: GpuDecoder) -> None:
+        """Report at once what is known beforehand."""
+        counts = refused_videos(self.videos, gpu.refusal)
+        if not counts:
+            return
+        if self.settings.decoder == "gpu":
+            raise ValueError(
+                f"data.decoder: got gpu, which does not decode {refusal_text(counts)}; want auto"
+            )
+        self._reported.update(counts)
+        self.remark(
+            f"loader: the CPU decodes {counts.total()} of {counted(len(self.videos), 'video')}, not the GPU: "
+            f"{refusal_text(counts)}"
+        )
+
+
+def _first(chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+    """A copy of the first chunk on the CPU, made while its decoder is still lent."""
+    for chunk in chunks:
+        return chunk.cpu().clone()
+    raise AssertionError("no frame was asked for")
+
+
+def gpu_decoder_for(settings: DataSettings, device: torch.device) -> GpuDecoder | None:
+    """The decoder of the GPU that trains; None: the CPU decodes all. ValueError if there must be one."""
+    if device.type == "cpu" and settings.decoder == "gpu":
+        raise ValueError("data.decoder: got gpu, want auto or cpu: run.device is the CPU")
+    if device.type == "cpu" or settings.decoder == "cpu":
+        return None
+    return gpu_decoder_of(with_index(device))
+
+
+def default_workers(gpu: GpuDecoder | None) -> int:
+    """One for each decoder of the GPU, or without one for each core; cores are shared by the ranks here."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    cores = max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
+    return min(cores, MAX_WORKERS if gpu is None else gpu.num_decoders())

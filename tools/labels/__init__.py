@@ -1,0 +1,1 @@
+"""The files of the tools people label with: one file per format, read into and written from LabelledVideo."""

@@ -1,0 +1,1 @@
+"""Detecting in video files: shared by the predict command and `import leantad`."""

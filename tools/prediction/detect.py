@@ -1,0 +1,158 @@
+"""Detects in files one by one: each is encoded as the training data was, and seen as evaluation sees it.
+
+Memory holds the clips of one window and the proposals of those before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from pipeline.packets_file import PackedFile
+from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
+from pipeline.packing.transcode import EncodingSpec
+from pipeline.records import PackedVideo
+from train.cli import Output, one_line, to_stderr
+from train.detections import Selection, VideoDetections
+
+if TYPE_CHECKING:
+    from train.inference import TrainedNetwork
+    from train.postprocess import RawWindow
+
+MAX_WORKERS = 4  # files that are re-encoded at once: each worker holds some frames at source size
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of video [{elapsed}<{remaining}]"
+
+
+class SecondsBar:
+    """A progress bar that counts seconds of video, of all files together."""
+
+    def __init__(self, stated: dict[str, float], *, no_bar: bool | None):
+        tqdm.monitor_interval = 0  # its thread would disturb forking
+        self.stated, self.total, self.done = stated, sum(stated.values()), 0.0
+        self.bar = tqdm(total=round(self.total), bar_format=BAR, disable=no_bar)
+        self.bar.set_description("preparing")
+
+    def begin(self, key: str, duration: float) -> None:
+        """A video is ready: from now on its real duration (seconds) counts, not the one its header states."""
+        self.total += duration - self.stated[key]
+        self.bar.total = round(self.total)
+        self.bar.set_description(key)
+
+    def watch(self, windows: Iterable[RawWindow]) -> Iterator[RawWindow]:
+        """The windows of one video, counted as they are yielded."""
+        before = self.done
+        for window in windows:
+            self.done = before + window.window[1]
+            self.bar.update(round(self.done) - self.bar.n)
+            yield window
+        self.bar.set_description("preparing")
+
+
+def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
+    """How the videos were encoded that the weights were trained on; None: their bytes were kept."""
+    from train.checkpoint import PACKING, read_packing
+
+    packing = read_packing(trained.folder)
+    try:
+        return encoding_spec_of(packing)
+    except ValueError as error:
+        raise ValueError(f"{trained.folder / PACKING}: {error}") from None
+
+
+def predict(
+    trained: TrainedNetwork, files: dict[str, Path], *, output: Output, workers: int = 1
+) -> Iterator[VideoDetections]:
+    """Detect in files, by key, one after another; yields the detections in each, in order.
+
+    workers: files that are re-encoded at once. A file that cannot be used has a reason in what is yielded,
+    and is named on stderr unless it is the only one. ValueError when the checkpoint does not say how its data
+    was packed.
+    """
+    spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
+    bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
+    with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
+        for video, packed in prepared:
+            bar.begin(video.key, video.duration or 0.0)
+            found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
+            if found.reason is not None and len(files) > 1:  # else the caller does
+                output.error(f"{found.file}: {found.reason}")
+            yield found
+
+
+def detect_in_file(
+    trained: TrainedNetwork,
+    video: PackedVideo,
+    packed: Path,
+    *,
+    file: Path,
+    bar: SecondsBar,
+    remark: Callable[[str], None],
+) -> VideoDetections:
+    """The detections in one video; a video that cannot be read is no error here but has a reason.
+
+    packed: the file as prepare encoded it; file: as it was named. remark: called with the loader's lines.
+    """
+    import torch
+
+    from train.inference import detect_in
+
+    if video.reject is not None:
+        return VideoDetections(video.key, file, None, (), video.reject)
+    try:
+        source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
+        # One window at a time is enough: it has as many clips as go through the encoder at once.
+        results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch, remark=remark)
+    except ValueError as error:
+        reason = one_line(error).removeprefix(f"{video.file}: video {video.key}: ")
+        return VideoDetections(video.key, file, None, (), reason)
+    except torch.cuda.OutOfMemoryError:
+        raise ValueError(
+            f"{file}: the GPU has no memory left; --set encoder.clips_per_forward=1 and "
+            "--set data.decode_chunk_mib=16 need less, --device cpu needs none"
+        ) from None
+    return VideoDetections(video.key, file, video.duration, tuple(results[video.key]))
+
+
+def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> TrainedNetwork:
+    """The network of a run or checkpoint folder for detecting in files; errors as load_trained.
+
+    device: auto, cpu or cuda. overrides: key=value on top of the checkpoint's settings.
+    """
+    from train.inference import load_trained
+
+    # A window that cannot be decoded must never be left out in silence.
+    return load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
+
+
+def detect_in_files(
+    trained: TrainedNetwork, files: dict[str, Path], selection: Selection, *, output: Output
+) -> list[VideoDetections]:
+    """What `selection` keeps of the detections in files, by key, in order; as many files are encoded at once
+    as there are cores, four at most. A file that cannot be used is named and has a reason.
+
+    Several ranks share the files and the cores; rank 0 has the detections in all, the others none.
+    """
+    from train.distributed import gather_json, rank, world_size
+
+    own = dict(list(files.items())[rank() :: world_size()])
+    workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
+    found = [
+        replace(video, detections=selection.apply(video.detections))
+        for video in (predict(trained, own, output=output, workers=workers) if own else ())
+    ]
+    if world_size() == 1:
+        return found
+    gathered = gather_json([{**asdict(video), "file": str(video.file)} for video in found])
+    by_key = {entry["key"]: entry for part in gathered for entry in part}
+    return [
+        VideoDetections(**{**by_key[key], "file": path, "detections": tuple(by_key[key]["detections"])})
+        for key, path in files.items()
+        if key in by_key
+    ]
