@@ -49,7 +49,9 @@ class Dataset:
         self.shards = {shard.file: shard for shard in description.shards if shard.file in chosen}
         if chosen == names:
             chosen.add(None)  # the shard of rejected videos
-        self.videos: dict[str, PackedVideo] = {v.key: v for v in description.videos if v.shard in chosen}
+        self.videos: dict[str, PackedVideo] = {
+            v.key: v for v in description.videos.values() if v.shard in chosen
+        }
         self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
 
     @staticmethod

@@ -114,7 +114,7 @@ class DatasetDescription:
     classes: tuple[Text, ...]
     settings: Table
     shards: tuple[Shard, ...]
-    videos: tuple[PackedVideo, ...]
+    videos: dict[Text, PackedVideo]
     repairs: tuple[Repair, ...]
 
 
@@ -132,7 +132,7 @@ def read_description(document: Any, *, where: object) -> DatasetDescription:
         raise ValueError(f"{where}: got {name}, want {FORMAT} {VERSION}; {advice}")
     fields = {name: value for name, value in document.items() if name in DatasetDescription.__annotations__}
     if isinstance(entries := fields.get("videos"), dict):
-        fields["videos"] = [keyed(key, entry) for key, entry in entries.items()]
+        fields["videos"] = {key: keyed(key, entry) for key, entry in entries.items()}
     description = validated(_DESCRIPTION, fields, where=where, advice=advice)
     try:
         _check_description(description)
@@ -154,7 +154,7 @@ def _check_description(description: DatasetDescription) -> None:
     files, classes = {shard.file for shard in description.shards}, set(description.classes)
     if len(files) < len(description.shards) or len(classes) < len(description.classes):
         raise ValueError("a tar or a class stands there twice, want each once")
-    for video in description.videos:
+    for video in description.videos.values():
         check_video(video)
         if video.shard is not None and video.shard not in files:
             raise ValueError(

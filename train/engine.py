@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
 from pipeline.files import read_json, write_json
+from pipeline.text import short
 from train.checkpoint import STATE_FILE, read_safetensors
 from train.distributed import barrier, complete_launch_variables, device_of_rank, rank, world_size
 from train.extensions import load_extensions, use_own_folder
@@ -128,13 +129,16 @@ def build_engine(
     if config["optimizer"]["params"].get("adam_w_mode"):  # DeepSpeed's Adam for CPUs
         _load_extensions("CPUAdamBuilder")
     factor = lr_factor(settings, total_steps)
-    engine, *_ = deepspeed.initialize(
-        model=network,
-        model_parameters=parameter_groups(network, settings),
-        config=config,
-        lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
-        dist_init_required=False,
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=network,
+            model_parameters=parameter_groups(network, settings),
+            config=config,
+            lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
+            dist_init_required=False,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value that only DeepSpeed knows
+        raise ValueError(f"run.ds_config: DeepSpeed refuses it ({short(error, 200)})") from error
     engine.checkpoint_engine.load = _load_safely
     return engine
 
