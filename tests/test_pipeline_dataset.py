@@ -257,7 +257,7 @@ def test_a_value_of_another_type_in_dataset_json_is_named_by_its_place(folder, f
         lambda d: d["videos"].update(k0=None),
         lambda d: d["videos"]["k0"].update(actions=[{"segment": [0, 1], "label": "unknown"}]),
         lambda d: d["videos"]["k0"].update(actions=[{"segment": [0, 1, 2], "label": "jump"}]),
-        lambda d: d["videos"]["k0"].update(sha256=None),
+        lambda d: d["videos"]["k0"].update(num_frames=0),
         lambda d: d["videos"]["k0"].update(extra=1),
         lambda d: d["videos"]["bad"].update(reject=None),
         lambda d: d.update(repairs=[{"video": "k1"}]),

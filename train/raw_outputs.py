@@ -157,7 +157,7 @@ class _Metadata(TypedDict, total=False):
     """The metadata, as far as others than their writer look into them."""
 
     subset: Text
-    videos: dict[Text, Table]
+    videos: dict[Text, Table] | list[Text]
     rejected: dict[Text, Text]
     post: Table
 
