@@ -46,6 +46,7 @@ setup(
         "tools",
         "tools.benchmarks",
         "tools.dataset",
+        "tools.gpu_checks",
         "tools.labels",
         "tools.machine",
         "tools.planning",

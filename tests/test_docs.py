@@ -66,6 +66,7 @@ NOT_RUN = {
     'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (
         "needs a daemon and a GPU"
     ),
+    "leantad gpu-check --out gpu-check": "needs a GPU; test_tools_gpu_check.py rehearses it",
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",

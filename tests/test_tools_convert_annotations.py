@@ -51,10 +51,11 @@ def test_an_export_becomes_annotations_that_make_shards_reads(folder):
     assert [(key, video.duration, len(video.actions)) for key, video in videos.items()] == [
         ("a.mp4", 10.0, 2),
         ("b.mp4", 20.0, 0),
+        ("live", None, 1),
     ]
     assert "warning: coded.boris: 1 point event not carried: a moment has no duration\n" in result.stderr
-    assert "coded.boris  BORIS project       2       2" in result.stdout
-    assert "written to annotations.csv: 2 videos, 2 labels of 1 class, annotations (CSV)" in result.stdout
+    assert "coded.boris  BORIS project       3       3" in result.stdout
+    assert "written to annotations.csv: 3 videos, 3 labels of 1 class, annotations (CSV)" in result.stdout
 
 
 def test_many_files_become_one_table_and_are_recognised_one_by_one(folder):

@@ -122,8 +122,9 @@ def test_tables_of_version_7(text, name, labels):
 
 def test_an_observation_without_media_is_called_by_its_id():
     live = AGGREGATED_7.replace("T:/Video Coding/6008.mp4", "NA").replace("1381.010", "NA")
-    (video,), _ = read_text_as("boris-csv", live, "events.csv")
+    (video,), report = read_text_as("boris-csv", live, "events.csv")
     assert (video.name, video.duration) == ("6008", None)
+    assert report.lines("f") == ["f: observations without a media file are called by their id"]
 
 
 @pytest.mark.parametrize(
@@ -161,14 +162,17 @@ def project(**changes) -> dict:
     }
     behaviors = {"0": {"code": "groom", "type": "State event", "key": "g"}}
     behaviors["1"] = {"code": "squeak", "type": "Point event", "key": "s"}
-    live = {"file": [], "type": "LIVE", "events": [[1.0, "", "groom", "", ""]], "time offset": 0.0}
-    observations = {"first": {**observation, **changes}, "live": live}
+    live = {"file": [], "type": "LIVE", "time offset": 0.0}
+    live["events"] = [[1.0, "", "groom", "", ""], [2.0, "", "groom", "", ""]]
+    stills = {"file": [], "type": "IMAGES", "directories_list": ["a"], "events": []}
+    observations = {"first": {**observation, **changes}, "live": live, "stills": stills}
     return {"project_format_version": "7.0", "behaviors_conf": behaviors, "observations": observations}
 
 
 def test_a_project_is_paired_in_turn_and_split_by_files():
     videos, report = read_text_as("boris", json.dumps(project()), "p.boris")
-    first, second = videos
+    first, second, live = videos
+    assert (live.name, labels_of(live)) == ("live", [(1.0, 2.0, "groom")])
     assert labels_of(first) == [(1.5, 3.25, "groom"), (2.0, 10.0, "groom")]
     assert (first.duration, second.duration, second.labels) == (10.0, 20.0, ())
     assert set(report.lines("f")) == {
@@ -178,7 +182,8 @@ def test_a_project_is_paired_in_turn_and_split_by_files():
         "f: 1 unpaired event not carried: a start without stop, or a stop without start",
         "f: 1 end of an action not carried: cut where the next media file begins",
         "f: 1 subject of a label not carried: an action has a label and times only",
-        "f: 1 observation without a video not carried: live or of still pictures",
+        "f: 1 observation of pictures not carried: they are no video",
+        "f: observations without a media file are called by their id",
     }
 
 

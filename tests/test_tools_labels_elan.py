@@ -87,6 +87,16 @@ def test_a_tier_is_read_alone():
         read_text_as("elan", SAMPLE, "talk.eaf", tiers=["hands"])
 
 
+def test_annotations_in_a_row_need_not_be_in_order():
+    """A file of another program than ELAN: the second comes first."""
+    begin = "        <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="
+    first = SAMPLE[SAMPLE.index(f'{begin}"a6"') : SAMPLE.index(f'{begin}"a7"')]
+    swapped = SAMPLE.replace(first, "").replace(f'{begin}"a8"', f'{first}{begin}"a8"')
+    assert swapped.index('"a6"') > swapped.index('"a7"')
+    (video,), _ = read_text_as("elan", swapped, "talk.eaf", tiers=["hand"])
+    assert labels_of(video) == [(1.0, 2.5, "left"), (2.5, 4.0, "right")]
+
+
 def test_the_offset_of_the_media_is_added():
     shifted = SAMPLE.replace('MIME_TYPE="video/mp4"', 'MIME_TYPE="video/mp4" TIME_ORIGIN="2500"')
     (video,), _ = read_text_as("elan", shifted, "talk.eaf", tiers=["hand"])

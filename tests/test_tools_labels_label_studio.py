@@ -121,6 +121,12 @@ def test_predictions_count_where_nobody_annotated():
     assert [item.score for item in video.labels] == [0.75]
 
 
+def test_scripts_that_count_from_zero_and_name_the_upload_alone():
+    entry = {"file_upload": "abc12345-video1.mp4", "annotations": [{"result": [timeline(0, 90, "walk")]}]}
+    (video,), _ = read_text_as("label-studio", json.dumps([entry]), "e.json", fps=Fraction(30))
+    assert (video.name, labels_of(video)) == ("video1.mp4", [(0.0, 3.0, "walk")])
+
+
 def test_the_minimal_export():
     entry = {
         "video": "s3://bucket/day/a%20b.mp4",

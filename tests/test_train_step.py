@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -101,6 +102,58 @@ def test_a_micro_batch_whose_loss_is_no_number_is_named_before_the_update():
         train_step(run, batches_of("u", "v", "w"), interrupted=False)
     assert run.engine.calls["step"] == 2, "the third would update the weights"
     assert run.progress.step == 7
+
+
+class MovingBatch(StillBatch):
+    """A batch whose copies on the device are known to `on_device` for as long as they live."""
+
+    on_device: list[weakref.ref] = []
+
+    def to(self, device):
+        copy = StillBatch(**{**vars(self), "clips": torch.zeros(1)})
+        MovingBatch.on_device.append(weakref.ref(copy.clips))
+        return copy
+
+    @staticmethod
+    def alive() -> int:
+        return sum(copy() is not None for copy in MovingBatch.on_device)
+
+
+class HoldingEngine(Engine):
+    """An engine whose loss holds the clips, as a graph does, until it is dropped."""
+
+    alive: list[int] = []
+
+    def __call__(self, clips, segments, labels, *, generator):
+        HoldingEngine.alive.append(MovingBatch.alive())
+        loss, parts = super().__call__(clips, segments, labels, generator=generator)
+        loss.clips = clips
+        return loss, parts
+
+
+def test_of_the_micro_batches_one_is_on_the_device_at_a_time(monkeypatch):
+    monkeypatch.setattr(MovingBatch, "on_device", [])
+    monkeypatch.setattr(HoldingEngine, "alive", [])
+    losses = [{"loss": 1.0, "a": 1.0}] * 3
+    run = run_of(losses)
+    run.engine = HoldingEngine(losses)
+    train_step(run, [MovingBatch(**vars(batch)) for batch in batches_of("u", "v", "w")], interrupted=False)
+    assert HoldingEngine.alive == [1, 1, 1] and MovingBatch.alive() == 0
+
+
+def test_no_batch_is_on_the_device_while_the_run_validates(monkeypatch):
+    monkeypatch.setattr(MovingBatch, "on_device", [])
+    found = []
+    run = run_of([{"loss": 1.0, "a": 1.0}] * 4)
+    run.engine.skipped_steps = 0
+    run.settings.optimizer = SimpleNamespace(accumulation_steps=2)
+    run.settings.run = SimpleNamespace(checkpoint_every=0)
+    run.train_loader = (MovingBatch(**vars(batches_of("v")[0])) for _ in range(9))
+    run.total_steps, run.steps_per_epoch = 9, 1
+    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
+    monkeypatch.setattr(loop, "end_epoch", lambda run, log: found.append(MovingBatch.alive()))
+    assert loop.run_steps(run, None, SimpleNamespace(asked=False))
+    assert found == [0, 0] and len(MovingBatch.on_device) == 4
 
 
 def test_what_happens_on_another_rank_stops_this_one(monkeypatch):

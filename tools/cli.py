@@ -30,6 +30,7 @@ COMMANDS = {
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
     "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),
+    "gpu-check": ("tools.gpu_check", "Measure on a GPU what cannot be proven without one."),
 }
 
 

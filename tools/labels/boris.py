@@ -35,6 +35,7 @@ from .text_files import LARGEST_SECONDS, Row, header_of, number, rows_of, second
 
 NO_SUBJECT = ("", "No focal subject")
 MISSING = ("", "NA", "None", "nan", "Not found")
+NAMELESS = "observations without a media file are called by their id"
 CROSSING = Loss("end of an action", "ends of actions", "cut where the next media file begins")
 WANT = "the columns Behavior and Start (s), Stop (s), or Behavior, Time and Behavior type (or Status)"
 
@@ -139,7 +140,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     aggregated = header_of(file.text, is_aggregated) is not None
     rows = rows_of(file.path, file.text, is_aggregated if aggregated else is_tabular, WANT)
     for row in rows:
-        playlist = playlist_of(row, file.path)
+        playlist = playlist_of(row, file.path, report)
         events.durations.update(zip(playlist.names, playlist.lengths, strict=False))
         for name in playlist.names:
             events.videos.setdefault(name, [])
@@ -199,7 +200,7 @@ def _stated(row: Row, *names: str) -> str:
     return row.cell(*names, absent=MISSING)
 
 
-def playlist_of(row: Row, path: Path) -> Playlist:
+def playlist_of(row: Row, path: Path, report: Report) -> Playlist:
     """The media files of a row's observation; without any, the observation's own name stands for one.
 
     BORIS 8 lists them in Source, `player #1:a.mp4;b.mp4|player #2:c.mp4`, and their durations likewise;
@@ -210,7 +211,10 @@ def playlist_of(row: Row, path: Path) -> Playlist:
     names = tuple(name.strip() for name in first_player.split(";") if name.strip() not in MISSING)
     if not names:
         named = _stated(row, "media file name")
-        names = (named or _stated(row, "observation id") or str(path.with_suffix("")),)
+        if not named:
+            named = _stated(row, "observation id") or str(path.with_suffix(""))
+            report.remark(NAMELESS)
+        names = (named,)
     stated = _stated(row, "media duration (s)", "total length").split("|")[0].split(";")
     stated = [text for text in stated if text.strip() not in MISSING]
     where = f"{row.where}: duration"

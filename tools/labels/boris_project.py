@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from pipeline.files import parse_json
 
-from .boris import Events, Playlist, joined
+from .boris import NAMELESS, Events, Playlist, joined
 from .labelled import (
     COMMENT,
     MODIFIER,
@@ -31,7 +31,7 @@ from .labelled import (
 from .models import Number, Text, parsed
 from .text_files import LARGEST_SECONDS, number, seconds_text
 
-LIVE = Loss("observation without a video", "observations without a video", "live or of still pictures")
+PICTURES = Loss("observation of pictures", "observations of pictures", "they are no video")
 KEYS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -83,9 +83,12 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     events = Events(file, report)
     for name, observation in project.observations.items():
         names = observation.first_player
-        if observation.type.upper() == "IMAGES" or not names:
-            report.lose(LIVE)
+        if observation.type.upper() == "IMAGES":
+            report.lose(PICTURES)
             continue
+        if not names:
+            names = (name,)
+            report.remark(NAMELESS)
         where = f"{file.path}: observation {name!r}"
         playlist = _playlist(observation, names, where)
         events.durations.update(observation.media_info.length)

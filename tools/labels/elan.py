@@ -44,19 +44,21 @@ Span = tuple[float, float]  # seconds
 class Tiers:
     """The annotations of a document: (id, tier, text) in order, their times, and what refers to what.
 
-    rows: those of a tier that refer to one annotation, in order; shares: which of how many one of them is.
+    rows: those of a tier that refer to one annotation, with the one before; shares: which of how many one is.
     """
 
     texts: list[tuple[str, str, str]] = field(default_factory=list)
     spans: dict[str, Span] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
-    rows: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (tier, parent) -> ids
+    rows: dict[tuple[str, str], dict[str, str]] = field(
+        default_factory=dict
+    )  # (tier, parent) -> {id: previous}
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def divide(self) -> None:
         """Count who shares the times of an annotation, once all are there."""
         for row in self.rows.values():
-            self.shares.update({name: (index, len(row)) for index, name in enumerate(row)})
+            self.shares.update({name: (index, len(row)) for index, name in enumerate(_in_order(row))})
 
     def span(self, name: str) -> Span | None:
         """The times of an annotation, through what it refers to; None where that leads nowhere."""
@@ -146,9 +148,8 @@ def _add_tier(
         if element.tag == "REF_ANNOTATION":
             parent = attribute(file.path, element, "ANNOTATION_REF")
             tiers.parents[name] = parent
-            _into_row(
-                tiers.rows.setdefault((tier_name, parent), []), name, element.get("PREVIOUS_ANNOTATION")
-            )
+            previous = element.get("PREVIOUS_ANNOTATION") or ""
+            tiers.rows.setdefault((tier_name, parent), {})[name] = previous
         else:
             first, second = (attribute(file.path, element, f"TIME_SLOT_REF{side}") for side in "12")
             ends.append((name, first, second))
@@ -159,10 +160,18 @@ def _add_tier(
             tiers.spans[name] = (start, end)
 
 
-def _into_row(row: list[str], name: str, previous: str | None) -> None:
-    """Put an annotation behind the one before it; behind all others where that one is not known."""
-    last = not row or row[-1] == previous or previous not in row
-    row.insert(len(row) if last else row.index(previous or "") + 1, name)
+def _in_order(row: dict[str, str]) -> list[str]:
+    """The annotations of a row, each behind the one before it, in whatever order the file has them."""
+    followers: dict[str, list[str]] = {}
+    for name, previous in row.items():
+        followers.setdefault(previous if previous in row else "", []).append(name)
+    ordered: dict[str, None] = {}
+    ahead = followers.get("", [])[::-1]
+    while ahead:
+        name = ahead.pop()
+        ordered[name] = None
+        ahead += followers.pop(name, [])[::-1]
+    return [*ordered, *(name for name in row if name not in ordered)]  # the last ones are in a circle
 
 
 def _with_neighbours(

@@ -113,7 +113,8 @@ Annotations = Annotated[list[Annotation], BeforeValidator(_without_ids)]
 class Task(BaseModel):
     """One video and what was made of it."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(default_factory=dict)
+    file_upload: Text = ""
     annotations: Annotations = Field(default_factory=list)
     completions: Annotations = Field(default_factory=list)  # the name of version 0
     predictions: Annotations = Field(default_factory=list)
@@ -126,7 +127,7 @@ def is_label_studio(document: Any) -> bool:
         return False
     has_results = bool({"annotations", "completions", "predictions"} & first.keys())
     is_minimal = {"annotation_id", "annotator"} <= first.keys()
-    return is_minimal or (has_results and isinstance(first.get("data"), dict))
+    return is_minimal or (has_results and bool({"data", "file_upload"} & first.keys()))
 
 
 def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
@@ -137,8 +138,8 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
         where = f"{file.path}: task {index + 1}"
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: got {short(entry)}, want an object with data and annotations")
-        task = parsed(Task, entry if "data" in entry else _from_minimal(entry), where)
-        name = media_name(task.data)
+        task = parsed(Task, _from_minimal(entry) if "annotation_id" in entry else entry, where)
+        name = media_name(task.data) or UPLOADED.sub("", task.file_upload)
         if not name:
             report.lose(NAMELESS)
             continue
@@ -238,11 +239,12 @@ def _spans(value: Value, file: LabelFile, stated: Fraction | None) -> Iterable[t
     """(start, end) in seconds of a region."""
     if value.ranges is not None:
         fps = file.frame_rate(stated or value.fps)
-        yield from ((seconds_of(each.start - 1, fps), seconds_of(each.end, fps)) for each in value.ranges)
+        for each in value.ranges:  # some scripts count from 0
+            yield seconds_of(max(each.start - 1, 0), fps), seconds_of(each.end, fps)
     elif value.sequence is not None:
         fps = file.frame_rate(stated or value.fps)
         for first, last in _visible(value.sequence, value.framesCount):
-            yield seconds_of(first - 1, fps), seconds_of(last, fps)
+            yield seconds_of(max(first - 1, 0), fps), seconds_of(last, fps)
     elif value.start is not None and value.end is not None:
         yield value.start, value.end
 

@@ -27,17 +27,19 @@ PACKED = ("vp9", "h264")  # what make-shards writes
 REINSTALL = "reinstall nvidia-dali and av in the versions of constraints.txt; on a GPU see NVDEC above"
 
 
-def picture(number: int) -> Any:
-    """Picture `number` of the test clip, (H, W, 3) uint8: smooth, and 6 levels brighter each time."""
+def picture(number: int, width: int, height: int) -> Any:
+    """Picture `number` of a test clip, (H, W, 3) uint8: smooth, 6 levels brighter each time, 24 times."""
     import numpy as np
 
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
-    grey = 30 + 40 * rows / HEIGHT + 20 * columns / WIDTH + 6 * number
+    rows, columns = np.mgrid[0:height, 0:width]
+    grey = 30 + 40 * rows / height + 20 * columns / width + 6 * (number % FRAMES)
     return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def encode_clip(codec: str) -> bytes | None:
-    """One second of test pictures, or None where PyAV has no encoder."""
+def encode_clip(
+    codec: str, *, size: tuple[int, int] = (WIDTH, HEIGHT), num_frames: int = FRAMES
+) -> bytes | None:
+    """Test pictures, 24 a second, or None where PyAV has no encoder. size: width and height, even."""
     import av
 
     encoder, container, options = CLIPS[codec]
@@ -48,10 +50,10 @@ def encode_clip(codec: str) -> bytes | None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         stream: Any = output.add_stream(encoder, rate=FRAMES, options=options)
-        stream.width, stream.height = WIDTH, HEIGHT
+        stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for number in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             output.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
         output.mux(stream.encode(None))
     return buffer.getvalue()
@@ -82,7 +84,7 @@ def decode_error(data: bytes, device: str) -> tuple[float, str]:
     return error, "DALI" if device != "cpu" or name in CPU_CODECS else "PyAV"
 
 
-def gpu_refusal(data: bytes, codec: str) -> str | None:
+def gpu_refusal(data: bytes, codec: str, *, num_frames: int = FRAMES) -> str | None:
     """Why training leaves a clip to the CPU although there is a GPU; None: the GPU decodes it."""
     import torch
 
@@ -91,7 +93,7 @@ def gpu_refusal(data: bytes, codec: str) -> str | None:
     from pipeline.gpu_formats import format_of
     from pipeline.packets import open_packets
 
-    with open_packets(data, FRAMES) as video:
+    with open_packets(data, num_frames) as video:
         return gpu_decoder_of(with_index(torch.device("cuda"))).refusal(format_of(video, codec))
 
 

@@ -1,0 +1,1 @@
+"""What `leantad gpu-check` measures on a GPU, row by row."""
