@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+LARGEST = 2**53  # whole numbers up to it are exact in every number type, JSON's and YAML's too
+MOST_PROBLEMS = 3  # of a validation that a message names
+MOST_CHARACTERS = 60  # of an input that a message quotes
 # what JSON Schema calls a type -> what the reference calls it
 TYPES = {
     "boolean": "true or false",
@@ -44,7 +47,15 @@ class SettingsGroup(BaseModel):
     ValueError with a message that begins with the name of the one to change: "crop: got ...".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_huge(cls, value: Any) -> Any:
+        """A whole number that no computer counts to overflows somewhere in the libraries, later."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"want a whole number of at most {LARGEST}")
+        return value
 
 
 def groups_of(group: type[SettingsGroup], name: str = "") -> Iterator[tuple[str, type[SettingsGroup]]]:
@@ -83,11 +94,13 @@ def explain(error: ValidationError, *, where: str = "") -> str:
     where: dotted name of the group that was validated. Problems of what is no SettingsGroup are named alone.
     """
     group = {each.__name__: each for each in SettingsGroup.__subclasses__()}.get(error.title)
-    return "; ".join(_problem(item, group, where) for item in error.errors())
+    problems = [_problem(item, group, where) for item in error.errors()[:MOST_PROBLEMS]]
+    more = error.error_count() - len(problems)
+    return "; ".join(problems + ([f"and {more} more"] if more else []))
 
 
 def _problem(item: ErrorDetails, group: type[SettingsGroup] | None, where: str) -> str:
-    name = _dotted(where, *item["loc"])
+    name = _dotted(where, *(str(part)[:MOST_CHARACTERS] for part in item["loc"]))
     message = item["msg"].removeprefix("Value error, ")
     inner, description = _found(group, item["loc"])
     if item["type"] == "value_error" and inner:
@@ -95,7 +108,7 @@ def _problem(item: ErrorDetails, group: type[SettingsGroup] | None, where: str) 
     if item["type"] == "missing":
         message = "missing, it has no default"
     elif item["loc"]:
-        message += f" (got {item['input']!r})"
+        message += f" (got {_quoted(item['input'])})"
     return "; ".join([f"{name or 'settings'}: {message}", *_first_sentence(description)])
 
 
@@ -118,6 +131,15 @@ def _first_sentence(description: str | None) -> list[str]:
         return []
     ordinary = sentence.split()[0][1:].islower()  # and no name such as AdamW or tIoU
     return [sentence[0].lower() + sentence[1:] if ordinary else sentence]
+
+
+def _quoted(value: object) -> str:
+    """The beginning of an input. pipeline/text.py has `short`, but the rooms import this file."""
+    try:
+        text = repr(value[: MOST_CHARACTERS + 1] if isinstance(value, str) else value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
 
 def _dotted(*parts: int | str) -> str:

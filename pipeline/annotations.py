@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import parse_json
+from .schemas import Number, Text, exact
 from .text import plain_number, short, shown
 
 CSV_COLUMNS = ("video", "start", "end", "label")
@@ -30,13 +31,14 @@ DEFAULT_SUBSET = "training"
 DUPLICATE_SECONDS = 1e-3  # actions of one label are the same when both ends agree to this
 
 
+@exact
 @dataclass(frozen=True)
 class Action:
     """One annotated action; start and end in seconds."""
 
-    start: float
-    end: float
-    label: str
+    start: Number
+    end: Number
+    label: Text
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ class Video:
     actions: tuple[Action, ...]
 
 
+@exact
 @dataclass(frozen=True)
 class Repair:
     """One correction made to a video's annotations: what kind, and the values before and after."""
 
-    video: str
-    kind: str
-    detail: str
+    video: Text
+    kind: Text
+    detail: Text
 
 
 def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str, Video]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Repair, Video
-from .files import parse_json, sha256_of
+from .files import collection_paused, file_sha256, parse_json, sha256_of
 from .limits import check_bytes
 from .records import (
     DESCRIPTION,
-    FILE_NAME,
-    FORMAT,
-    KEY,
-    VERSION,
+    DatasetDescription,
     EncodedFrames,
     PackedVideo,
-    Shard,
+    read_description,
     read_index,
 )
-from .remote import Location, cache_folder, cache_root, fetch, locate
+from .remote import (
+    DESCRIPTION_BYTES,
+    INDEX_BYTES,
+    PART_BYTES,
+    Location,
+    cache_folder,
+    fetch,
+    fetch_bytes,
+    locate,
+)
+from .text import short
 
 
 class Dataset:
@@ -32,20 +40,19 @@ class Dataset:
     shards: the tars, in order. repairs: what was corrected in the annotations, by the video's name there.
     """
 
-    def __init__(self, folder: Path, document: dict[str, Any], location: Location):
+    def __init__(self, folder: Path, description: DatasetDescription, location: Location):
         self.folder, self.location = folder, location
-        self.classes: tuple[str, ...] = tuple(document["classes"])
-        self.packing: dict[str, Any] = document["settings"]
-        self.repairs = tuple(Repair(**entry) for entry in document["repairs"])
-        shards = [Shard(**entry) for entry in document["shards"]]
-        videos = [PackedVideo.from_json(key, entry) for key, entry in document["videos"].items()]
-        names = {shard.file for shard in shards}
-        _check_names(shards, videos, names, location)
+        self.classes: tuple[str, ...] = description.classes
+        self.packing: dict[str, Any] = description.settings
+        self.repairs: tuple[Repair, ...] = description.repairs
+        names = {shard.file for shard in description.shards}
         chosen: set[str | None] = set(location.chosen or names)
-        self.shards = {shard.file: shard for shard in shards if shard.file in chosen}
+        self.shards = {shard.file: shard for shard in description.shards if shard.file in chosen}
         if chosen == names:
             chosen.add(None)  # the shard of rejected videos
-        self.videos: dict[str, PackedVideo] = {video.key: video for video in videos if video.shard in chosen}
+        self.videos: dict[str, PackedVideo] = {
+            v.key: v for v in description.videos.values() if v.shard in chosen
+        }
         self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
 
     @staticmethod
@@ -58,16 +65,12 @@ class Dataset:
         can still be opened for what dataset.json says about its videos, such as their ground truth.
         """
         found = locate(location)
-        folder, description = _read_description(found)
-        where = found.url or folder / DESCRIPTION
-        document = parse_json(description, where=where)
-        try:
-            _check_version(document)
-            dataset = Dataset(folder, document, found)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where}: not a data set of make-shards: {error!r}") from None
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        folder, document = _read_description(found)
+        where = short(found.url, 200, quoted=False) if found.url else folder / DESCRIPTION
+        unknown = sorted(set(found.chosen or ()) - {shard.file for shard in document.shards})
+        if unknown:
+            raise ValueError(f"{where}: does not list {unknown[0]}, want one of its own tars")
+        dataset = Dataset(folder, document, found)
         if any((folder / name).is_file() for name in dataset.shards):
             for name in dataset.local_shards():
                 dataset.check_size(name)
@@ -76,20 +79,22 @@ class Dataset:
     def local_shards(self) -> list[str]:
         """The tars that should be on this machine: all, or of a remote data set those fetched so far."""
         remote = self.location.url is not None
-        return [name for name in self.shards if not remote or (self.folder / name).is_file()]
+        return [name for name in self.shards if not remote or self._is_fetched(name)]
+
+    def _is_fetched(self, name: str) -> bool:
+        """Whether a file of a remote data set is in the cache, a tar with all its bytes."""
+        path = self.folder / name
+        return path.is_file() and (name not in self.shards or path.stat().st_size == self.shards[name].bytes)
 
     def check_size(self, name: str) -> None:
         """ValueError unless a tar is there and as long as dataset.json says: the cheapest check of a copy."""
         path, wanted = self.folder / name, self.shards[name].bytes
         size = path.stat().st_size if path.is_file() else 0
         if size != wanted:
-            local = self.location.url is None
-            again = (
-                "copy it again, or pack again with make-shards --force"
-                if local
-                else "remove it to fetch it again"
+            raise ValueError(
+                f"{path}: has {size} bytes, want {wanted} as in dataset.json; copy it again, or pack again "
+                "with make-shards --force"
             )
-            raise ValueError(f"{path}: has {size} bytes, want {wanted} as in dataset.json; {again}")
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The videos of a subset that have pixels, by key. Raises ValueError when there are none."""
@@ -144,12 +149,23 @@ class Dataset:
         return EncodedFrames(self.read(key), frames, self.videos[key].num_frames)
 
     def _local_path(self, name: str) -> Path:
+        """A tar, or the index of one, on this machine; fetched if it is not."""
         path = self.folder / name
-        if self.location.url is not None and not path.is_file():
-            fetch(self.location.url_of(name), path)
-            if name in self.shards:
-                self.check_size(name)
+        if self.location.url is not None and not self._is_fetched(name):
+            # a short error page in place of a shorter tar is read, and then refused by its size
+            most = max(self.shards[name].bytes, PART_BYTES) if name in self.shards else INDEX_BYTES
+            fetch(self.location.url_of(name), path, most=most, check=partial(self._check_fetched, name))
         return path
+
+    def _check_fetched(self, name: str, path: Path) -> None:
+        """ValueError unless a fetched file is the tar, or an index, that dataset.json means."""
+        shard = self.shards.get(name)
+        if shard is None:
+            read_index(path)
+        elif path.stat().st_size != shard.bytes:
+            raise ValueError(f"has {path.stat().st_size} bytes, want {shard.bytes} as in dataset.json")
+        elif file_sha256(path) != shard.sha256:
+            raise ValueError("sha256 differs from dataset.json")
 
     def index(self, shard: str) -> dict[str, tuple[int, int]]:
         """Where the members of a tar lie: name -> (offset, size) in bytes. Raises ValueError without it."""
@@ -164,38 +180,21 @@ class Dataset:
         return self._indexes[shard]
 
 
-def _read_description(location: Location) -> tuple[Path, bytes]:
-    """The folder of a data set, for a remote one in the cache, and the bytes of its dataset.json."""
+def _read_description(location: Location) -> tuple[Path, DatasetDescription]:
+    """The folder of a data set, for a remote one in the cache, and what its dataset.json holds."""
     if location.folder is not None:
         path = location.folder / DESCRIPTION
         if not path.is_file():
             raise ValueError(
                 f"{location.folder}: no {DESCRIPTION} in it, want a folder that make-shards wrote"
             )
-        return location.folder, path.read_bytes()
+        return location.folder, _parsed(path.read_bytes(), path)
     assert location.url is not None
-    path = cache_root() / f"{sha256_of(location.url)[:20]}.json"
-    fetch(location.url, path)
-    description = path.read_bytes()
-    return cache_folder(location.url, description), description
+    where = short(location.url, 200, quoted=False)
+    data = fetch_bytes(location.url, most=DESCRIPTION_BYTES, check=partial(parse_json, where=DESCRIPTION))
+    return cache_folder(location.url, data), _parsed(data, where)
 
 
-def _check_version(document: dict[str, Any]) -> None:
-    found = document["format"], document["version"]
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"got {found[0]} version {found[1]}, want {FORMAT} {VERSION}")
-
-
-def _check_names(shards: list[Shard], videos: list[PackedVideo], names: set[str], location: Location) -> None:
-    """A file name that leaves the folder, or a tar that the data set does not have, is an error."""
-    for name in [name for shard in shards for name in (shard.file, shard.index)]:
-        if not FILE_NAME.fullmatch(name):
-            raise ValueError(f"file name {name!r} leaves the folder, want plain names such as 00000.tar")
-    for video in videos:
-        if not KEY.fullmatch(video.key):
-            raise ValueError(f"key {video.key!r}: want letters, digits, _ and - only")
-        if video.shard is not None and video.shard not in names:
-            raise ValueError(f"{video.key} lies in {video.shard}, which is not one of its shards")
-    unknown = sorted(set(location.chosen or ()) - names)
-    if unknown:
-        raise ValueError(f"does not list {unknown[0]}, want one of its own tars")
+def _parsed(data: bytes, where: object) -> DatasetDescription:
+    with collection_paused():
+        return read_description(parse_json(data, where=where), where=where)

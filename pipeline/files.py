@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -18,6 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .text import short
+
+DEEPEST = 64  # objects and lists within each other; our deepest files have nine
 # What a killed process may leave behind: beside the file that it wrote (hash of the name, machine, process),
 # and in the system's folder for temporary files.
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})\.(\d+)\.tmp")
@@ -210,19 +214,58 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(data: str | bytes, *, where: object) -> Any:
-    """The JSON document in `data`; ValueError naming `where` if it is none, or has a key twice."""
+    """The JSON document in `data`; ValueError naming `where` if it is none, or has a key twice.
+
+    What it holds may be of any type, and not finite: see `schemas.validated`.
+    """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        return json.loads(text, object_pairs_hook=_refuse_repeats)
+        value = json.loads(text, object_pairs_hook=_refuse_repeats)
     except json.JSONDecodeError as error:
         position = f"{where}, line {error.lineno}, column {error.colno}"
         raise ValueError(f"{position}: not JSON: {error.msg}; is the file whole?") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
     except _RepeatedKey as error:
-        raise ValueError(f"{where}: {str(error)!r} stands twice in one object, want it once") from None
+        raise ValueError(f"{where}: {short(str(error))} stands twice in one object, want it once") from None
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply to be one of our files") from None
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise ValueError(f"{where}: {short(error, 100)}") from None
+    check_depth(value, where=where)
+    return value
+
+
+def check_depth(value: Any, *, where: object, most: int | None = None) -> None:
+    """ValueError if a document is nested more than DEEPEST deep, or one level has more than `most` values.
+
+    Whatever walks through a document afterwards may then call itself.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [item.values() if item.__class__ is dict else item for item in level if _is_nested(item)]
+        if not inner:
+            return
+        level = [item for items in inner for item in items]
+        if most is not None and len(level) > most:
+            raise ValueError(f"{where}: more than {most} values by references to others; write them out")
+    raise ValueError(f"{where}: nested too deeply to be one of our files")
+
+
+def _is_nested(value: Any) -> bool:
+    return value.__class__ is dict or value.__class__ is list
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """While a large document becomes objects: none is garbage, and looking for some takes half the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_json(path: Path) -> Any:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import math
 import os
 import re
-import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .files import replacing, sha256_of
 from .records import DESCRIPTION
@@ -27,8 +29,22 @@ TAR_NAME = re.compile(r"[^/\s'\"]+\.tar\b")
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 BUSY = {408, 429, 500, 502, 503, 504}  # HTTP status codes of a server that may answer later
-TRIES, DELAY_SECONDS = 30, 2.0  # for servers that are busy or do not answer in time
+TRIES = 8  # of one file, for servers that are busy or silent
+WRONG_TRIES = 4  # for servers that deliver something else, such as an error page
+DELAY_SECONDS, LONGEST_DELAY_SECONDS = (
+    1.0,
+    30.0,
+)  # after the first try; each pause is twice as long: 2 minutes
 CONNECT_SECONDS, SILENCE_SECONDS = 30.0, 300.0  # longest wait for a connection, and for its next bytes
+DESCRIPTION_BYTES = 128 << 20  # of a dataset.json: 200,000 videos; an endless one is left there
+INDEX_BYTES = 16 << 20  # of the index of a tar
+PART_BYTES = 1 << 20  # read and written at once
+
+Check = Callable[[Path], None]  # ValueError if a fetched file is not what it should be
+
+
+class _Unwanted(Exception):
+    """What was delivered is not the file that was wanted."""
 
 
 @dataclass(frozen=True)
@@ -123,40 +139,99 @@ def cache_folder(url: str, description: bytes) -> Path:
     return cache_root() / digest
 
 
-def fetch(url: str, target: Path) -> None:
-    """Copy what `url` gives to the file `target`, under a temporary name until it is whole.
+def fetch(url: str, target: Path, *, most: int | None = None, check: Check | None = None) -> None:
+    """Copy what `url` gives to the file `target`, under a temporary name until it is whole and checked.
 
-    Raises ValueError with the URL and the reason when it cannot be read.
+    most: bytes that it can have at most. check: called with the fetched file before it gets its name.
+    Raises ValueError with the URL and the reason when it cannot be read, or stays something else.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    copy = _copy_pipe if url.startswith("pipe:") else _copy_url
     try:
         with replacing(target) as partial:
-            copy(url, partial)
+            _fetch_until_right(url, partial, most, check)
     except Exception as error:  # every file system of fsspec has exceptions of its own
-        raise ValueError(f"{url}: could not be fetched ({_reason(url, error)})") from None
+        where = short(url, 200, quoted=False)
+        raise ValueError(f"{where}: could not be fetched ({_reason(url, error)})") from None
 
 
-def _copy_pipe(url: str, target: Path) -> None:
+def fetch_bytes(url: str, *, most: int, check: Callable[[bytes], None]) -> bytes:
+    """What `url` gives, of at most `most` bytes, checked as `fetch` does; nothing stays in the cache."""
+    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
+        path = Path(folder) / "fetched"
+        fetch(url, path, most=most, check=lambda fetched: check(fetched.read_bytes()))
+        return path.read_bytes()
+
+
+def _fetch_until_right(url: str, partial: Path, most: int | None, check: Check | None) -> None:
+    """Try, with growing pauses; what was delivered stays for the next try unless it is wrong."""
+    copy = _copy_pipe if url.startswith("pipe:") else _copy_url
+    limit = math.inf if most is None else most
+    for attempt in range(1, TRIES + 1):
+        try:
+            copy(url, partial, limit)
+            if check is not None:
+                _check(partial, check)
+            return
+        except Exception as error:
+            tries = min(TRIES, WRONG_TRIES) if isinstance(error, _Unwanted) else TRIES
+            if attempt >= tries or not _may_succeed_later(error):
+                raise
+        time.sleep(min(DELAY_SECONDS * 2 ** (attempt - 1), LONGEST_DELAY_SECONDS))
+
+
+def _check(partial: Path, check: Check) -> None:
+    try:
+        check(partial)
+    except ValueError as error:
+        begin = partial.read_bytes()[:200] if partial.stat().st_size < PART_BYTES else b""
+        partial.unlink()
+        page = "; it is a web page" if b"<html" in begin.lower() or b"<!doctype" in begin.lower() else ""
+        raise _Unwanted(f"{short(error, 200)}{page}") from None
+
+
+def _copy_pipe(url: str, target: Path, most: float) -> None:
     import webdataset
 
     with webdataset.gopen(url, "rb") as stream, open(target, "wb") as file:
-        shutil.copyfileobj(stream, file, 1 << 20)
+        while part := stream.read(PART_BYTES):
+            _write(part, file, most)
 
 
-def _copy_url(url: str, target: Path) -> None:
+def _write(part: bytes, file: BinaryIO, most: float) -> None:
+    file.write(part)
+    if file.tell() > most:
+        raise ValueError(f"more than the {most} bytes that it can have")
+
+
+def _copy_url(url: str, target: Path, most: float) -> None:
     import fsspec
+    from fsspec.asyn import sync
 
-    options = _http_options() if _scheme(url) in ("http", "https") else {}
-    filesystem, path = fsspec.url_to_fs(url, **options)
-    for attempt in range(1, TRIES + 1):
-        try:
-            filesystem.get_file(path, str(target))
-            return
-        except Exception as error:
-            if attempt == TRIES or not _may_succeed_later(error):
-                raise
-        time.sleep(DELAY_SECONDS)
+    is_http = _scheme(url) in ("http", "https")
+    filesystem, path = fsspec.url_to_fs(url, **(_http_options() if is_http else {}))
+    if is_http:
+        sync(filesystem.loop, _download, filesystem, path, target, most)
+        return
+    size = filesystem.size(path)
+    if size is not None and size > most:
+        raise ValueError(f"has {size} bytes, more than the {most} that it can have")
+    filesystem.get_file(path, str(target))
+
+
+async def _download(filesystem: Any, url: str, target: Path, most: float) -> None:
+    """Fetch by HTTP, from where an earlier try has stopped if the server can do that."""
+    begun = target.stat().st_size if target.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
+    session = await filesystem.set_session()
+    async with session.get(filesystem.encode_url(url), headers=headers) as answer:
+        if answer.status == 416:  # there is no more of it: what is here is another file
+            target.unlink()
+            raise _Unwanted("the server has another file than before")
+        answer.raise_for_status()
+        resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
+        with open(target, "ab" if answer.status == 206 and resumed else "wb") as file:
+            async for part in answer.content.iter_chunked(PART_BYTES):
+                _write(part, file, most)
 
 
 def _http_options() -> dict[str, Any]:
@@ -175,8 +250,12 @@ def _scheme(url: str) -> str:
 
 
 def _may_succeed_later(error: Exception) -> bool:
+    """Whether a server that did this may do better: busy, silent, gone in the middle, or another file."""
     # asyncio's is another class than the built-in one up to Python 3.10
-    return isinstance(error, (TimeoutError, asyncio.TimeoutError)) or _status(error) in BUSY
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionResetError, _Unwanted)):
+        return True
+    names = {kind.__name__ for kind in type(error).__mro__}  # aiohttp's, where it is installed
+    return bool(names & {"ClientPayloadError", "ServerDisconnectedError"}) or _status(error) in BUSY
 
 
 def _status(error: Exception) -> int | None:
@@ -193,6 +272,8 @@ def _reason(url: str, error: Exception) -> str:
         return exit_code.group()
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if status := _status(error):
+    if (status := _status(error)) == 404:
+        return "no such file"
+    if status:
         return f"HTTP {status}"
     return short(error, 200) or type(error).__name__

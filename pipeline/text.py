@@ -46,9 +46,18 @@ def suggestion(name: object, known: Collection[str], *, otherwise: str | None = 
     return f"known: {first_names(known, 20, quoted=False)}" if otherwise is None else otherwise
 
 
-def short(value: object, length: int = 60) -> str:
-    """A value as one line of at most `length` characters, for a message; an error's text stays bare."""
-    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+def short(value: object, length: int = 60, *, quoted: bool = True) -> str:
+    """A value as one line of at most `length` characters, for a message; an error's text stays bare.
+
+    quoted: whether a text stands in quotes.
+    """
+    if isinstance(value, str):
+        value = value[: length + 1]  # no more is shown, and a text may have megabytes
+    try:
+        text = str(value) if isinstance(value, Exception) or not quoted else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -66,6 +75,17 @@ def shown(name: str, length: int = 40) -> str:
 def _cut(text: str, length: int) -> str:
     head = (length - 3) * 2 // 3
     return text if len(text) <= length else f"{text[:head]}...{text[len(text) - (length - 3 - head) :]}"
+
+
+def bounded(line: str, length: int = 500) -> str:
+    """A line of at most `length` characters; a longer one loses its middle, where it quotes an input.
+
+    Its beginning says where, its end what to do.
+    """
+    if len(line) <= length:
+        return line
+    end = length // 3
+    return f"{line[: length - end - 5]} ... {line[-end:]}"
 
 
 def duration_text(seconds: float) -> str:

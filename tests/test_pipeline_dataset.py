@@ -223,3 +223,62 @@ def test_reading_a_description_imports_neither_torch_nor_webdataset(folder):
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "field", ["duration", "fps", "num_frames", "width", "codec", "actions", "shard", "source"]
+)
+@pytest.mark.parametrize("value", ["x" * 5000, [1, 2], {"a": 1}, True, -1, 1e999, float("nan"), 10**400])
+def test_a_value_of_another_type_in_dataset_json_is_named_by_its_place(folder, field, value):
+    path = folder / "dataset.json"
+    document = json.loads(path.read_text())
+    document["videos"]["k1"][field] = value
+    path.write_text(json.dumps(document))
+    if field in ("codec", "source") and isinstance(value, str):
+        assert Dataset.open(folder).videos["k1"].fps == 15
+        return
+    with pytest.raises(ValueError, match=r"dataset\.json: (videos\.k1\.|k1 lies in|k1 is packed)") as caught:
+        Dataset.open(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(classes=5),
+        lambda d: d.update(classes=["jump", 5]),
+        lambda d: d.update(classes=["jump", "jump", "fall"]),
+        lambda d: d.update(settings=[]),
+        lambda d: d.update(settings={"fps": float("inf")}),
+        lambda d: d.update(shards={}),
+        lambda d: d["shards"][0].update(bytes="many"),
+        lambda d: d["shards"].append(d["shards"][0]),
+        lambda d: d.update(videos=[]),
+        lambda d: d["videos"].update(k0=None),
+        lambda d: d["videos"]["k0"].update(actions=[{"segment": [0, 1], "label": "unknown"}]),
+        lambda d: d["videos"]["k0"].update(actions=[{"segment": [0, 1, 2], "label": "jump"}]),
+        lambda d: d["videos"]["k0"].update(num_frames=0),
+        lambda d: d["videos"]["k0"].update(extra=1),
+        lambda d: d["videos"]["bad"].update(reject=None),
+        lambda d: d.update(repairs=[{"video": "k1"}]),
+        lambda d: d.update(format={"a": [1]}),
+    ],
+)
+def test_a_dataset_json_that_contradicts_itself_is_refused(folder, change):
+    path = folder / "dataset.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="not a data set of make-shards, or damaged; ") as caught:
+        Dataset.open(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("cell", ["-1", "1_0", "\u0664", "9" * 30, "1.0", "", "+5"])
+def test_an_index_with_a_number_that_is_none_is_refused(folder, cell):
+    index = folder / "00000.idx"
+    cells = index.read_text().split(" ")
+    cells[2] = cell
+    index.write_text(" ".join(cells))
+    with pytest.raises(ValueError, match=r"00000\.idx: not a whole DALI index"):
+        read_index(index)

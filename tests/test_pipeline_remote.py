@@ -80,17 +80,25 @@ def test_a_data_set_is_read_over_any_file_system_of_fsspec(folder, cache):
         dataset.read("k3")
 
 
-def test_a_remote_tar_is_checked_when_it_is_fetched_and_not_before(server, folder, cache):
+def test_a_remote_tar_is_checked_when_it_is_fetched_and_not_before(server, folder, cache, monkeypatch):
+    monkeypatch.setattr(remote, "DELAY_SECONDS", 0.0)
+    whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(b"cut")
     dataset = Dataset.open(server)
     assert dataset.read("k0") == data_of(0) and dataset.local_shards() == ["00000.tar"]
     check_tars(dataset)
-    with pytest.raises(
-        ValueError, match=r"00001\.tar: has 3 bytes, want 10240 .*; remove it to fetch it again"
-    ):
+    with pytest.raises(ValueError, match=r"00001\.tar: could not be fetched \(has 3 bytes, want 10240 "):
         dataset.read("k3")
-    with pytest.raises(ValueError, match=r"00001\.tar: has 3 bytes"):
-        Dataset.open(server)
+    assert Dataset.open(server).local_shards() == ["00000.tar"], "what is wrong does not stay"
+    (folder / "00001.tar").write_bytes(whole)
+    assert dataset.read("k3") == data_of(3) and len(dataset.local_shards()) == 2
+
+
+def test_a_wrong_file_that_an_older_release_left_in_the_cache_is_fetched_again(server, cache):
+    dataset = Dataset.open(server)
+    dataset.folder.mkdir(parents=True)
+    (dataset.folder / "00001.tar").write_bytes(b"<html>502 Bad Gateway</html>")
+    assert Dataset.open(server).local_shards() == [] and Dataset.open(server).read("k3") == data_of(3)
 
 
 def test_a_repacked_remote_data_set_is_not_read_from_stale_tars(server, folder, cache):
@@ -155,7 +163,7 @@ def answers(monkeypatch) -> Iterator[tuple[str, list[tuple[int, int, bytes]]]]:
 
 def test_a_transfer_that_is_cut_is_no_file(answers, cache):
     address, list_of = answers
-    list_of.append((200, 1000, b"only the beginning"))
+    list_of += [(200, 1000, b"only the beginning")] * remote.TRIES
     assert "not completed" in reason_of(address)
 
 
@@ -186,6 +194,121 @@ def test_a_server_that_stays_busy_or_silent_is_given_up(answers, cache, monkeypa
         assert "imeout" in reason_of(silent)
         release.set()
     assert len(asked) == 2
+
+
+PAGE = b"<!doctype html><title>502 Bad Gateway</title>" * 300  # longer than the tars here
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "00000.tar", "00000.idx"])
+@pytest.mark.parametrize("wrong", [PAGE, b"", b"cut"])
+def test_an_error_page_or_a_cut_file_is_asked_for_again_and_never_kept(answers, folder, cache, name, wrong):
+    address, list_of = answers
+    for file in ("dataset.json", "00000.tar", "00000.idx"):
+        data = (folder / file).read_bytes()
+        list_of += [(200, len(wrong), wrong)] * 2 * (file == name) + [(200, len(data), data)]
+    assert Dataset.open(address).read("k0") == data_of(0) and list_of == []
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "00000.tar", "00000.idx"])
+def test_a_server_that_stays_wrong_leaves_nothing_and_is_asked_again_once_it_is_healed(
+    answers, folder, cache, name
+):
+    address, list_of = answers
+    good = {file: (folder / file).read_bytes() for file in ("dataset.json", "00000.tar", "00000.idx")}
+    for file, data in good.items():
+        list_of += [(200, len(PAGE), PAGE)] * remote.WRONG_TRIES if file == name else [(200, len(data), data)]
+        if file == name:
+            break
+    with pytest.raises(ValueError, match=rf"{name}: could not be fetched .*web page") as caught:
+        Dataset.open(address).read("k0")
+    assert len(str(caught.value)) < 500 and list_of == []
+    assert not list(cache.rglob(f"*{name}")) and not list(cache.rglob("*.tmp"))
+    list_of += [(200, len(good["dataset.json"]), good["dataset.json"])]
+    missing = [file for file in ("00000.tar", "00000.idx") if not list(cache.rglob(file))]
+    list_of += [(200, len(good[file]), good[file]) for file in missing]
+    assert Dataset.open(address).read("k0") == data_of(0)
+
+
+def test_a_tar_of_the_right_size_with_other_bytes_is_refused(answers, folder, cache):
+    address, list_of = answers
+    description = (folder / "dataset.json").read_bytes()
+    list_of.append((200, len(description), description))
+    tar = bytearray((folder / "00000.tar").read_bytes())
+    tar[700] ^= 1
+    list_of += [(200, len(tar), bytes(tar))] * remote.WRONG_TRIES
+    with pytest.raises(ValueError, match=r"00000\.tar: could not be fetched \(sha256 differs from"):
+        Dataset.open(address).read("k0")
+    assert not list(cache.rglob("*.tar"))
+
+
+class Breaks(http.server.BaseHTTPRequestHandler):
+    """Closes the connection in the middle of every answer; honours ranges, or says that it does not."""
+
+    data, most, ranges, asked = b"", 1000, True, list[str | None]()
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        begin = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(self.data) - 1}/{len(self.data)}")
+        self.send_header("Content-Length", str(len(self.data) - begin))
+        self.end_headers()
+        self.wfile.write(self.data[begin : begin + self.most])
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_transfer_that_breaks_off_goes_on_where_it_was_if_the_server_can(tmp_path, monkeypatch, ranges):
+    data = bytes(range(256)) * 14  # three answers of up to 1,400 bytes
+    monkeypatch.setattr(remote, "DELAY_SECONDS", 0.0)
+    for name, value in {"data": data, "most": 1400, "ranges": ranges, "asked": []}.items():
+        monkeypatch.setattr(Breaks, name, value)
+    with served(Breaks) as address:
+        if ranges:
+            remote.fetch(f"{address}/x", tmp_path / "x", most=len(data))
+            assert (tmp_path / "x").read_bytes() == data
+            assert Breaks.asked == [None, "bytes=1400-", "bytes=2800-"]
+        else:
+            with pytest.raises(ValueError, match="could not be fetched"):
+                remote.fetch(f"{address}/x", tmp_path / "x", most=len(data))
+            assert len(Breaks.asked) == remote.TRIES and not list(tmp_path.iterdir())
+
+
+def test_pauses_grow_and_end(answers, tmp_path, monkeypatch):
+    address, list_of = answers
+    pauses: list[float] = []
+    monkeypatch.setattr(remote, "DELAY_SECONDS", 1.0)
+    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    list_of += [(503, 0, b"")] * remote.TRIES
+    with pytest.raises(ValueError, match="HTTP 503"):
+        remote.fetch(f"{address}/x", tmp_path / "x")
+    assert pauses == [1, 2, 4, 8, 16, 30, 30] and list_of == []
+
+
+def test_an_endless_dataset_json_is_left_there(tmp_path, cache, monkeypatch):
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    sent.append(self.wfile.write(b'{"a": "' + b"x" * 100_000))
+            except OSError:
+                pass
+
+        def log_message(self, *_) -> None:
+            pass
+
+    sent: list[int] = []
+    monkeypatch.setattr("pipeline.dataset.DESCRIPTION_BYTES", 3 << 20)
+    with served(Endless) as address, pytest.raises(ValueError, match="more than the 3145728 bytes") as caught:
+        Dataset.open(address)
+    assert "dataset.json: could not be fetched" in str(caught.value) and len(str(caught.value)) < 500
+    assert sum(sent) < 30 << 20, "read once, and no further; sockets buffer some"
 
 
 def test_a_signed_url_is_sent_as_it_was_written(answers, cache, tmp_path):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.text import columns, counted, first_names, plain_number, short, shown, suggestion
+from pipeline.text import (
+    bounded,
+    columns,
+    counted,
+    first_names,
+    plain_number,
+    short,
+    shown,
+    suggestion,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +97,15 @@ def test_a_cell_with_line_breaks_stays_in_its_row():
 def test_the_last_alignment_stands_for_all_columns_after_it():
     assert columns([["a", "bb", "cc"], ["aa", "b", "c"]]) == "a   bb  cc\naa   b   c"
     assert columns([["a", "bb"], ["aa", "b"]], ">", indent="  ") == "   a  bb\n  aa   b"
+
+
+def test_a_value_of_any_size_is_quoted_by_its_beginning():
+    assert short("x" * 10**7).startswith("'xxx") and len(short("x" * 10**7)) == 60
+    assert short("it's", quoted=False) == "it's"
+    assert short(10**5000) == "a number of thousands of digits"
+
+
+def test_a_line_that_is_too_long_keeps_where_and_what_to_do():
+    line = f"a.json: got {'x' * 5000}, want a number; remove it"
+    assert len(bounded(line)) == 500 and bounded("short") == "short"
+    assert bounded(line).startswith("a.json: got x") and bounded(line).endswith("want a number; remove it")

@@ -337,3 +337,25 @@ def test_a_damaged_file_of_weights_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"model\.safetensors: damaged"):
         read_weights(path.parent)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"steps": 3},
+        {"step": "3"},
+        {"step": -1},
+        {"step": 1.5},
+        {"best": float("inf")},
+        {"seconds": {"train": 1.0}},
+        {"loader": {"epoch": 0, "step": [1]}},
+        {"metrics": []},
+        {"metrics": {"a": float("nan")}},
+    ],
+)
+def test_progress_with_other_keys_or_types_is_one_line(tmp_path, progress):
+    folder = write(tmp_path, 1)
+    (folder / "progress.json").write_text(json.dumps(progress))
+    with pytest.raises(ValueError, match=r"progress\.json: .*use another checkpoint") as caught:
+        read_progress(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

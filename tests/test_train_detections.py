@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,33 @@ def test_the_table_shows_the_best_of_each_video_and_what_it_leaves_out():
     many = [VideoDetections(f"v{number}", Path("v"), 1.0, JUMPS) for number in range(10)]
     lines = format_detections(many).splitlines()
     assert len(lines) == 22 and lines[-1].endswith("the best 3 of each (10 lines left out)")
+
+
+def written(folder: Path, entry: object) -> Path:
+    path = folder / "d.json"
+    path.write_text(json.dumps({"results": {"v": [detection(0, 1, "jump", 0.5), entry]}}))
+    return path
+
+
+def test_numbers_in_quotes_are_read_as_numbers(tmp_path):
+    path = written(tmp_path, {"segment": ["0.5", "2"], "label": "jump", "score": "0.25", "id": 7})
+    assert read_detections(path).results["v"][1] == detection(0.5, 2.0, "jump", 0.25)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *[detection(0, 1, "jump", score) for score in ("high", None, [1], True, 1e999, 10**400)],
+        *[detection(0, end, "jump", 1) for end in (1e999, float("nan"), "0_2", None, {})],
+        *[detection(0, 1, label, 1) for label in (5, None, ["jump"])],
+        {"segment": [0, 1, 2], "label": "jump", "score": 1},
+        {"segment": "01", "label": "jump", "score": 1},
+        {"label": "x" * 5000},
+        None,
+        "x" * 5000,
+    ],
+)
+def test_an_unsound_detection_is_named_by_video_and_number(tmp_path, entry):
+    with pytest.raises(ValueError, match=r"d\.json: detections of 'v', entry 1: got .*, want ") as caught:
+        read_detections(written(tmp_path, entry))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

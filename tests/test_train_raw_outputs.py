@@ -93,3 +93,60 @@ def test_links_into_other_files_are_not_followed(path, tmp_path):
         file["windows/000001/quality"] = h5py.ExternalLink("other.h5", "secret")
     with pytest.raises(ValueError, match="window 000001: quality is missing or lies in another file"):
         list(read_raw(path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.attrs.pop("meta"),
+        lambda file: file.attrs.__setitem__("meta", 5),
+        lambda file: file.attrs.__setitem__("meta", "5"),
+        lambda file: file.attrs.__setitem__("meta", '{"post": []}'),
+        lambda file: file.attrs.__setitem__("meta", '{"videos": 3}'),
+        lambda file: file.attrs.__setitem__("meta", "[" * 5000),
+        lambda file: file.attrs.__setitem__("meta", '{"a": 1e999}'),
+        lambda file: replaced(file, "classes", np.zeros(2)),
+        lambda file: replaced(file, "classes", None),
+        lambda file: replaced(file, "windows", np.zeros(2)),
+        lambda file: replaced(file, "windows/000001", np.zeros(2)),
+        lambda file: replaced(file, "windows/000001/quality", None),
+        lambda file: replaced(file, "windows/000001/quality", np.array([b"x"])),
+        lambda file: replaced(file, "windows/000001/quality", h5py.Empty("f")),
+        lambda file: replaced(file, "windows/000001/quality", h5py.SoftLink("/windows/000001/quality")),
+        *[
+            lambda file, name=name, value=value: file["windows/000001"].attrs.__setitem__(name, value)
+            for name in ("key", "start", "duration", "num_steps")
+            for value in ([1, 2], np.nan, h5py.Empty("f"), np.complex64(1j), np.void(b"x"))
+        ],
+        *[
+            lambda file, value=value: file["windows/000001"].attrs.__setitem__("num_steps", value)
+            for value in (-1, 0, 2**62, 8.0, "8", True)
+        ],
+    ],
+)
+def test_a_damaged_structure_is_one_line(path, damage):
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(ValueError, match="write it again with --raw|nested too deeply|got shapes") as caught:
+        read_raw_header(path)
+        list(read_raw(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def replaced(file: h5py.File, name: str, value: object) -> None:
+    """Put a value, or a group for None, in place of a member."""
+    del file[name]
+    if value is None:
+        file.create_group(name)
+    else:
+        file[name] = value
+
+
+def test_an_array_that_claims_a_terabyte_is_not_read(path):
+    with h5py.File(path, "a") as file:
+        del file["windows/000001/boundary"]
+        file["windows/000001"].attrs["num_steps"] = 1 << 19
+        file["windows/000001"].create_dataset("boundary", shape=(2, 1 << 38), chunks=True, dtype="f4")
+    with pytest.raises(ValueError, match="window 000001"):
+        list(read_raw(path))

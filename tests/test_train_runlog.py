@@ -6,6 +6,7 @@ import pytest
 from tqdm import tqdm
 
 from train.cli import Output
+from train.progress import read_events
 from train.runlog import LINE, RunLog
 
 
@@ -29,3 +30,22 @@ def test_the_progress_line_fits_a_terminal(tmp_path, step, total, epoch, seconds
     line = tqdm.format_meter(step, total, seconds, ncols=80, prefix=log.bar.desc, bar_format=LINE)
     log.close()
     assert want in line and len(line) <= 80
+
+
+def test_damaged_lines_of_a_log_are_left_out_and_counted(tmp_path, capsys):
+    lines = [
+        '{"event": "train", "step": 1, "loss": NaN}',
+        '{"event": "train", "step": "2"}',
+        "[1, 2]",
+        '{"event": "train"}',
+        '{"event": "eval", "step": 2, "epoch": 1, "metrics": {}}',
+        "[" * 5000,
+        '{"event": "train", "step": 9}',
+        '{"event": "train", "st',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    events, damaged = read_events(tmp_path / "log.jsonl")
+    assert [event["step"] for event in events] == [1, 9] and damaged == 5
+    RunLog(tmp_path, rank=0, total_steps=9, first_step=5, output=Output()).close()
+    assert "log.jsonl: 5 damaged lines left out" in capsys.readouterr().err
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1

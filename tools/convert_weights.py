@@ -22,7 +22,7 @@ from pipeline.files import file_sha256, replacing
 from pipeline.text import first_names
 from tools.weights.files import read_tensors
 from tools.weights.matching import SOURCE_NAMES, MatchedWeights, best_match
-from train.cli import Command, Output, check_new_file, force_option, output_options
+from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
 
 
 def all_tensors(matched: MatchedWeights) -> dict[str, Tensor]:
@@ -109,7 +109,9 @@ def main(
     metadata = write_weights(out, matched, checkpoint)
     output.say(text_of(matched, out))
     output.document({**matched.summary(), "out": out, "sha256": metadata["sha256"]})
-    ctx.exit(1 if matched.missing or matched.wrong_shape else 0)
+    lacking = [*matched.missing, *matched.wrong_shape]
+    names = f"{len(lacking)} of the backbone's tensors, initialised afresh: {first_names(lacking)}"
+    exit_with(ctx, [f"{checkpoint}: lacks {names}"] if lacking else [])
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ from pipeline.packing.transcode import EncodingSpec
 from pipeline.packing.verify import verify as verify_shards
 from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
-from pipeline.text import suggestion
+from pipeline.text import counted, suggestion
 from tools.dataset.packing_summary import summary_of, text_of
 from tools.labels.formats import foreign_title
-from train.cli import Command, Output, output_options
+from train.cli import Command, Output, exit_with, output_options
 
 LIMITS, POSITIVE = Limits(), click.IntRange(1)
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
@@ -218,6 +218,14 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
     return document
 
 
+def rejected_line(reasons: dict[str, str]) -> list[str]:
+    """What exit code 1 stands for, as a line; none if no video was rejected."""
+    first = next(iter(reasons), None)
+    if first is None:
+        return []
+    return [f"{counted(len(reasons), 'video')} rejected, such as {first}: {reasons[first]}"]
+
+
 @click.command(
     cls=Command,
     epilog="Example: leantad make-shards videos/ annotations.json --out shards/ --verify",
@@ -266,7 +274,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     )
     document = check_or_pack(options, make_plan(options), output)
     output.document(document)
-    ctx.exit(1 if document["rejected"] else 0)
+    exit_with(ctx, rejected_line(document["rejected"]))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def predict_and_write(
     if not writes:
         return trained, [], None
     if all(video.reason is not None for video in found):
-        raise ValueError(f"{options.out}: not written, as none of the {len(found)} files could be read")
+        only = f"{found[0].file}: {found[0].reason}; " if len(found) == 1 else ""
+        raise ValueError(f"{only}{options.out}: not written, as none of the {len(found)} files could be read")
     metadata = {"checkpoint": str(trained.source)} | ({"thresholds": thresholds} if thresholds else {})
     failure = written(
         lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"

@@ -25,17 +25,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.files import parse_json, remove_folder
-from pipeline.text import counted
+from pipeline.schemas import Table, Text, validated
+from pipeline.text import counted, short
 from train.distributed import barrier, rank
 from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds
+from train.progress import PROGRESS as RUN_PROGRESS
 from train.trust import signed
 
 Value = TypeVar("Value")
@@ -47,6 +50,9 @@ WEIGHTS_FILES = (WEIGHTS, SETTINGS, CLASSES)  # what evaluation needs
 # In the messages of torch's C++ when it cannot write a file; they are RuntimeErrors like all others.
 TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error", "cannot be opened")
 RUN_FILES = (*WEIGHTS_FILES, PROGRESS, f"{RESUME}/{STATE_FILE}")  # what going on needs
+
+_CLASSES = TypeAdapter(Annotated[list[Text], Field(min_length=1)])
+_PACKING = TypeAdapter(Table)
 
 
 # ----------------------------------------------------------------------------------------------- writing
@@ -267,7 +273,8 @@ def settings_file(checkpoint: Path) -> Path:
     return path
 
 
-def _read_json(path: Path, kind: type[Value]) -> Value:
+def _read_json(path: Path, kind: type[Value], schema: TypeAdapter[Any]) -> Value:
+    """A JSON file of a checkpoint, as it stands there; ValueError unless it is of this kind and schema."""
     try:
         value = parse_json(path.read_bytes(), where=path.name)
     except FileNotFoundError:
@@ -278,17 +285,18 @@ def _read_json(path: Path, kind: type[Value]) -> Value:
         raise ValueError(
             f"{path}: got a {type(value).__name__}, want a {kind.__name__}; use another checkpoint"
         )
+    validated(schema, value, where=path, advice="use another checkpoint")
     return value
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """Where the run stood, as `write_checkpoint` was given it."""
-    return _read_json(Path(folder) / PROGRESS, dict)
+    return _read_json(Path(folder) / PROGRESS, dict, RUN_PROGRESS)
 
 
 def read_classes(folder: Path) -> list[str]:
     """The class names of a weights folder, in the order of the scores."""
-    return _read_json(Path(folder) / CLASSES, list)
+    return _read_json(Path(folder) / CLASSES, list, _CLASSES)
 
 
 def read_packing(folder: Path) -> dict[str, Any]:
@@ -299,7 +307,7 @@ def read_packing(folder: Path) -> dict[str, Any]:
             f'{path}: no such file, an older release wrote this checkpoint; copy the "settings" of the data '
             "set's dataset.json into it, so that videos are re-encoded as those that it was trained on"
         )
-    return _read_json(path, dict)
+    return _read_json(path, dict, _PACKING)
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
@@ -362,5 +370,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of the file, on the CPU. ValueError if it is cut, or is no safetensors file."""
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); use another one") from None
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        # a header that is none; or one of a type or size that torch does not have
+        reason = short(error, 200)
+        raise ValueError(f"{path}: damaged, or no safetensors file ({reason}); use another one") from None

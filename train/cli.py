@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pipeline.files import check_writable, write_json
 from pipeline.lock import Holder
-from pipeline.text import plain_number
+from pipeline.text import bounded, plain_number
 from settings_group import explain
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ def write_line(text: str, *, err: bool) -> None:
 
 def to_stderr(text: str) -> None:
     """Write a line for people on stderr."""
-    click.echo(text, err=True)
+    click.echo(bounded(text), err=True)
 
 
 def one_line(error: Exception, where: Path | None = None) -> str:
@@ -52,7 +52,7 @@ def one_line(error: Exception, where: Path | None = None) -> str:
         return explain(error)
     if isinstance(error, OSError) and (path := error.filename or where) is not None:
         return f"{path}: {error.strerror}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -111,7 +111,7 @@ def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) ->
 
 
 class Command(click.Command):
-    """A click command whose ValueError and OSError become `error: ...` on stderr and exit code 2.
+    """A click command whose ValueError, OSError, MemoryError become `error: ...` on stderr, exit code 2.
 
     Ctrl-C becomes exit code 130, see exit_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead.
     """
@@ -137,7 +137,7 @@ class Command(click.Command):
         try:
             with exit_on_ctrl_c(self.interrupted):
                 return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             if os.environ.get("LEANTAD_DEBUG"):
                 raise
             Output().error(one_line(error))
@@ -264,7 +264,7 @@ class Output:
     def remark(self, text: str) -> None:
         """A line beside the result: on stderr, with --quiet nowhere."""
         if not self.quiet:
-            write_line(text, err=True)
+            write_line(bounded(text), err=True)
 
     def warn(self, text: str) -> None:
         """What may make the result worse than it could be: on stderr, with --quiet nowhere."""
@@ -272,7 +272,7 @@ class Output:
 
     def error(self, text: str) -> None:
         """What failed: on stderr, with --quiet too."""
-        write_line(f"error: {text}", err=True)
+        write_line(bounded(f"error: {text}"), err=True)
 
     def stopped(self, text: str) -> None:
         """That the command ends before its work does, and how to go on: on stderr, with --quiet too."""

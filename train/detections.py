@@ -8,9 +8,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pipeline.files import read_json, write_text
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from pipeline.files import collection_paused, read_json, write_text
+from pipeline.schemas import Lenient, Table, Text, validated
 from pipeline.text import columns, on_one_line, short, shown, suggestion
 from train.cli import check_new
 from train.trust import is_own, signature_of
@@ -19,6 +23,40 @@ JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predi
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
 LONGEST_SECONDS = 1e9  # what a file states beyond it is no duration of a video
 TABLE_BEST, TABLE_ROWS = 3, 20  # in the table: detections of each of many videos, lines in all
+
+
+WANTED = 'want {"segment": [start, end], "label": text, "score": number}, all finite; fix or remove it'
+
+
+class _Detection(TypedDict):
+    """The schema of a detection in a file; what else stands there is left out."""
+
+    segment: Annotated[list[Lenient], Field(min_length=2, max_length=2)]
+    label: Text
+    score: Lenient
+
+
+_RESULTS = TypeAdapter(dict[Text, list[_Detection]])
+
+
+def checked_results(results: object, *, where: str) -> dict[str, list[dict[str, Any]]]:
+    """Detections of videos checked, numbers as floats; ValueError naming video and entry."""
+    try:
+        found: Any = _RESULTS.validate_python(results)
+    except ValidationError as error:
+        location = error.errors(include_url=False)[0]["loc"]
+        raise ValueError(_unsound(results, location, where)) from None
+    return found  # type: ignore[no-any-return]
+
+
+def _unsound(results: Any, location: Sequence[int | str], where: str) -> str:
+    """What is wrong at a location within the results: the list of a video, or one entry of it."""
+    key, number = location[0], location[1] if len(location) > 1 else None
+    if not isinstance(number, int):
+        return f"{where}results of {short(key)}: got {short(results[key])}, want a list of detections"
+    return (
+        f"{where}detections of {short(key)}, entry {number}: got {short(results[key][number], 120)}, {WANTED}"
+    )
 
 
 @dataclass(frozen=True)
@@ -98,21 +136,34 @@ def read_detections(path: Path) -> DetectionsFile:
         if not (path / JSON_NAME).is_file():
             raise ValueError(f"{path}: no {JSON_NAME} in it, want a result file, or the folder of a run")
         path = path / JSON_NAME
-    document = read_json(path)
+    with collection_paused():
+        document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, dict):
         raise ValueError(f'{path}: no "results" object, want {{"results": {{video: [detection, ...]}}}}')
-    for key, entries in results.items():
-        if not isinstance(entries, list):
-            raise ValueError(f"{path}: results of {key!r}: got {short(entries)}, want a list of detections")
-    metadata = document.get("external_data")
-    return DetectionsFile(results, metadata if isinstance(metadata, dict) else {})
+    with collection_paused():
+        found = checked_results(results, where=f"{path}: ")
+    return DetectionsFile(found, _metadata_of(document.get("external_data"), path))
+
+
+_METADATA = TypeAdapter(Table)
+
+
+def _metadata_of(value: object, path: Path) -> dict[str, Any]:
+    """The "external_data" of a file; of another project's, which may be anything, none."""
+    if not isinstance(value, dict):
+        return {}
+    return validated(_METADATA, value, where=f"{path}: external_data", advice="fix or remove it")
 
 
 def write_detections(path: Path, results: Results, *, metadata: Mapping[str, Any]) -> None:
     """Write detections.json in ActivityNet's format, a line per video; metadata: its "external_data"."""
     lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
-    text = '{"version": "leantad-1", "external_data": ' + json.dumps(dict(metadata)) + ',\n"results": {\n'
+    text = (
+        '{"version": "leantad-1", "external_data": '
+        + json.dumps(dict(metadata), allow_nan=False)
+        + ',\n"results": {\n'
+    )
     text += ",\n".join(lines) + "\n}}\n"
     write_text(Path(path), text)
 

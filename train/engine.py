@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.recompute import RngState
 from pipeline.files import read_json, write_json
+from pipeline.text import short
 from train.checkpoint import STATE_FILE, read_safetensors
 from train.distributed import (
     barrier,
@@ -138,13 +139,16 @@ def build_engine(
     if config["optimizer"]["params"].get("adam_w_mode"):  # DeepSpeed's Adam for CPUs
         _load_extensions("CPUAdamBuilder")
     factor = lr_factor(settings, total_steps)
-    engine, *_ = deepspeed.initialize(
-        model=network,
-        model_parameters=parameter_groups(network, settings),
-        config=config,
-        lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
-        dist_init_required=False,
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=network,
+            model_parameters=parameter_groups(network, settings),
+            config=config,
+            lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
+            dist_init_required=False,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value that only DeepSpeed knows
+        raise ValueError(f"run.ds_config: DeepSpeed refuses it ({short(error, 200)})") from error
     engine.checkpoint_engine.load = _load_safely
     return engine
 
@@ -195,7 +199,7 @@ def _load_safely(path: str, map_location: Any = None) -> Any:
         raise ValueError(
             f"{path}: refused, it is damaged or holds objects that could run code; use another checkpoint"
         ) from None
-    except (RuntimeError, OSError, EOFError) as error:  # a file that was cut gives each of them
+    except Exception as error:  # whatever torch and zipfile meet in damaged bytes
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: damaged ({reason}); use another checkpoint") from None
 

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.text import first_names, short
 from train.cli import (
     Command,
     Output,
@@ -88,13 +89,16 @@ def settings_of_run(
 
 def check_unchanged(settings: Settings, out: Path) -> None:
     """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
+    from pipeline.schemas import read_yaml
     from train.changes import forbidden_changes
-    from train.settings import read_yaml
 
-    changed = forbidden_changes(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
+    written = read_yaml(out / "settings.yaml")
+    if not isinstance(written, dict):
+        raise ValueError(f"{out / 'settings.yaml'}: got {short(written)}, want groups of settings")
+    changed = forbidden_changes(written, settings.model_dump(mode="json"))
     if changed:
         raise ValueError(
-            f"--resume {out}: the run was started with another {', '.join(changed)}; "
+            f"--resume {out}: the run was started with another {first_names(changed, quoted=False)}; "
             "resume without --recipe and --set, or start anew with another --out"
         )
 

@@ -179,6 +179,7 @@ def _check_values(config: dict[str, Any]) -> None:
     """ValueError for a value that LeanTAD reads itself and that is none of those it can be."""
     zero = check_object(config.get("zero_optimization", {}), "zero_optimization: ")
     bf16 = check_object(config.get("bf16", {}), "bf16: ")
+    check_object(config.get("tensorboard", {}), "tensorboard: ")
     found = {"zero_optimization.stage": zero.get("stage", 0), "bf16.enabled": bf16.get("enabled", False)}
     for name in ("offload_optimizer", "offload_param"):
         where = f"zero_optimization.{name}"

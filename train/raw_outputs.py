@@ -10,14 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import h5py
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from pipeline.files import parse_json, replacing
+from pipeline.schemas import Count, Number, Table, Text, finite, validated
+from pipeline.text import short
 from train.postprocess import RawWindow
+
+Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 FORMAT, VERSION = "leantad-raw", 1
 ARRAYS = ("segments", "quality", "class_scores", "boundary")
@@ -58,7 +65,7 @@ def raw_writer(
 
 def check_shapes(arrays: Mapping[str, Any], num_steps: int, num_classes: int, *, where: str) -> None:
     """ValueError unless the four arrays are (P, 2), (P,), (P, K) and (2, T)."""
-    got = {name: tuple(arrays[name].shape) for name in ARRAYS}
+    got = {name: tuple(arrays[name].shape or ()) for name in ARRAYS}  # None: HDF5 has an empty kind
     count = got["quality"][0] if got["quality"] else 0
     want = {
         "segments": (count, 2),
@@ -80,37 +87,90 @@ def write_raw(
     return writer.count
 
 
+AGAIN = "write it again with --raw"
+MOST_NUMBERS = 1 << 26  # in one array: 256 MiB, 100 times what the largest recipe writes for a window
+MOST_CLASSES = 1 << 16
+# What h5py raises for a file whose structure is damaged, besides ValueError and OSError.
+DAMAGED = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError)
+
+
+@contextmanager
+def _reading(where: object) -> Iterator[None]:
+    """What h5py raises within becomes a ValueError that names `where`."""
+    try:
+        yield
+    except (*DAMAGED, ValueError, OSError) as error:
+        raise ValueError(f"{where}: cannot be read ({short(error, 150)}); {AGAIN}") from None
+
+
 def _open(path: str | Path) -> h5py.File:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, want the HDF5 file that `leantad eval --raw` wrote")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a whole HDF5 file ({error}); write it again with --raw") from None
-    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+    except (*DAMAGED, ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a whole HDF5 file ({short(error, 150)}); {AGAIN}") from None
+    try:
+        found = _attributes(file, ("format", "version"), path)
+        if found != {"format": FORMAT, "version": VERSION}:
+            raise ValueError(f"{path}: not a {FORMAT} file of version {VERSION}; {AGAIN}")
+    except ValueError:
         file.close()
-        raise ValueError(f"{path}: not a {FORMAT} file of version {VERSION}; write it again with --raw")
+        raise
     return file
 
 
-def _local_member(group: h5py.Group, name: str, where: str) -> Any:
+def _attributes(node: h5py.Group, names: Sequence[str], where: object) -> dict[str, Any]:
+    """Attributes as plain values; those that are not there are left out."""
+    with _reading(where):
+        found = {name: node.attrs[name] for name in names if name in node.attrs}
+        return {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()
+        }
+
+
+def _member(group: h5py.Group, name: str, kind: type[Member], where: object) -> Member:
     """The member, which must lie in this very file: HDF5 can point into other files, and we do not follow."""
-    member = group.get(name) if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-    if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
-        member = None
-    if member is None:
-        raise ValueError(f"{where}: {name} is missing or lies in another file; write it again with --raw")
+    with _reading(where):
+        member = group.get(name) if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+            member = None
+    if not isinstance(member, kind):
+        raise ValueError(
+            f"{where}: {name} is missing or lies in another file, or is no {kind.__name__}; {AGAIN}"
+        )
     return member
 
 
 def read_raw_header(path: str | Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The class names and the metadata that the file was written with."""
     with _open(path) as file:
-        return _classes(file, path), dict(parse_json(str(file.attrs["meta"]), where=path))
+        text = _attributes(file, ["meta"], path).get("meta")
+        if not isinstance(text, str):
+            raise ValueError(f"{path}: has no metadata; {AGAIN}")
+        metadata = validated(_METADATA, parse_json(text, where=path), where=f"{path}: metadata", advice=AGAIN)
+        return _classes(file, path), dict(metadata)
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Metadata(TypedDict, total=False):
+    """The metadata, as far as others than their writer look into them."""
+
+    subset: Text
+    videos: dict[Text, Table] | list[Text]
+    rejected: dict[Text, Text]
+    post: Table
+
+
+_METADATA = TypeAdapter(Annotated[_Metadata, BeforeValidator(finite)])
 
 
 def _classes(file: h5py.File, path: str | Path) -> tuple[str, ...]:
-    return tuple(_local_member(file, "classes", str(path)).asstr()[()])
+    stored = _member(file, "classes", h5py.Dataset, path)
+    with _reading(path):
+        if len(stored.shape) != 1 or not 0 < stored.shape[0] <= MOST_CLASSES:
+            raise ValueError(f"got class names of shape {stored.shape}")
+        return tuple(stored.asstr()[()])
 
 
 def read_raw(path: str | Path) -> Iterator[RawWindow]:
@@ -120,26 +180,50 @@ def read_raw(path: str | Path) -> Iterator[RawWindow]:
     """
     with _open(path) as file:
         num_classes = len(_classes(file, path))
-        windows = _local_member(file, "windows", str(path))
+        windows = _member(file, "windows", h5py.Group, path)
+        with _reading(path):
+            names = sorted(windows)
         key, complete = None, set[str | None]()
-        for name in sorted(windows):
-            where = f"{path}, window {name}"
-            window = _read_window(_local_member(windows, name, where), num_classes, where)
+        for name in names:
+            where = f"{path}, window {short(name, quoted=False)}"
+            window = _read_window(_member(windows, name, h5py.Group, where), num_classes, where)
             if window.key != key:
                 complete.add(key)
                 key = window.key
             if key in complete:
-                raise ValueError(f"{path}: windows of {key!r} are not together; write it again with --raw")
+                raise ValueError(f"{path}: windows of {short(key)} are not together; {AGAIN}")
             yield window
 
 
+@dataclass(frozen=True)
+class _WindowHeader:
+    """The attributes of a window's group."""
+
+    key: Text
+    start: Number
+    end: Number
+    duration: Annotated[Number, Field(gt=0)]
+    num_steps: Annotated[Count, Field(ge=1, le=1 << 20)]
+
+
+_HEADER = TypeAdapter(_WindowHeader)
+
+
 def _read_window(group: h5py.Group, num_classes: int, where: str) -> RawWindow:
-    try:
-        start, end, duration = (float(group.attrs[name]) for name in ("start", "end", "duration"))
-        key, num_steps = str(group.attrs["key"]), int(group.attrs["num_steps"])
-        stored = {name: _local_member(group, name, where) for name in ARRAYS}
-        check_shapes(stored, num_steps, num_classes, where=where)
-        arrays = {name: stored[name][()].astype(np.float32, copy=False) for name in ARRAYS}
-    except (KeyError, OSError, TypeError) as error:
-        raise ValueError(f"{where}: cannot be read ({error}); write it again with --raw") from None
-    return RawWindow(key=key, window=(start, end), duration=duration, num_steps=num_steps, **arrays)
+    names = [field.name for field in fields(_WindowHeader)]
+    header = validated(_HEADER, _attributes(group, names, where), where=where, advice=AGAIN)
+    stored = {name: _member(group, name, h5py.Dataset, where) for name in ARRAYS}
+    check_shapes(stored, header.num_steps, num_classes, where=where)
+    arrays = {}
+    for name, array in stored.items():
+        with _reading(f"{where}, {name}"):
+            if array.dtype.kind != "f" or array.size > MOST_NUMBERS:
+                raise ValueError(f"{array.size} values of {array.dtype}, want numbers")
+            arrays[name] = array[()].astype(np.float32, copy=False)
+    return RawWindow(
+        key=header.key,
+        window=(header.start, header.end),
+        duration=header.duration,
+        num_steps=header.num_steps,
+        **arrays,
+    )

@@ -5,16 +5,24 @@ The steps are in `train/loop.py`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from model.rewire import set_beta
 from model.schedule import beta_at
 from pipeline.loader import Loader
+from pipeline.schemas import read_yaml
 from train.build_network import build_network, resolve_device
 from train.changes import measured_otherwise
-from train.checkpoint import SETTINGS, check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.checkpoint import (
+    PROGRESS,
+    SETTINGS,
+    check_classes,
+    last_checkpoint,
+    read_progress,
+    write_checkpoint,
+)
 from train.cli import to_stderr
 from train.data import open_data
 from train.distributed import rank, world_size
@@ -29,18 +37,8 @@ from train.engine import (
 from train.evaluation.class_thresholds import ClassThresholds
 from train.numerics import set_numerics
 from train.optimizer import OptimizerSettings, read_ds_config, with_precision
-from train.settings import Settings, read_yaml
-
-
-@dataclass
-class Progress:
-    """Where a run stands; written into every checkpoint."""
-
-    step: int = 0  # optimizer steps done, which is also the number of the next one, counted from 0
-    best: float = -1.0  # highest average mAP so far
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "eval": 0.0})
-    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "step": 0})  # the next batch
-    metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
+from train.progress import Progress
+from train.settings import Settings
 
 
 class Run:
@@ -108,7 +106,11 @@ class Run:
         last = last_checkpoint(self.folder)
         assert last is not None, "resume: nothing to resume"
         check_classes(last, self.dataset.classes)
-        progress = Progress(**read_progress(last))
+        stated = read_progress(last)
+        missing = [name for name in asdict(Progress()) if name not in stated]
+        if missing:
+            raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
+        progress = Progress(**stated)
         if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
             progress.best, progress.metrics = -1.0, {}
             if rank() == 0:

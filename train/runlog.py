@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipeline.files import parse_json, write_text
+from pipeline.files import write_text
+from pipeline.text import counted
 from train.cli import Output
+from train.progress import read_events
 
 
 def memory_mib(device: torch.device) -> float:
@@ -47,14 +49,10 @@ class RunLog:
         """Remove what was logged after the checkpoint that the run resumes from: those steps happen again."""
         if not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                event = parse_json(line, where=self.path)
-            except ValueError:
-                continue  # the line that a kill cut in half
-            if step > 0 and event.get("step", 0) <= step:
-                kept.append(line)
+        events, damaged = read_events(self.path)
+        if damaged:
+            self.output.remark(f"{self.path}: {counted(damaged, 'damaged line')} left out")
+        kept = [json.dumps(event) for event in events if step > 0 and event.get("step", 0) <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, event: str, **values: Any) -> None:

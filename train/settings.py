@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,8 +11,10 @@ from pydantic import Field
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
+from pipeline.schemas import parse_yaml as parse_yaml
+from pipeline.schemas import read_yaml
 from pipeline.settings import DataSettings
-from pipeline.text import plain_number, short, suggestion
+from pipeline.text import short, suggestion
 from settings_group import SettingsGroup, groups_of, settings_of
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
@@ -108,48 +109,6 @@ class Settings(SettingsGroup):
     run: RunSettings = RunSettings()
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently let win, and odd numbers.
-
-    YAML 1.1 reads 0_2 as 2, 1:30 as 90, and 010 as 8.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise ValueError(
-                    f"line {key_node.start_mark.line + 1}: {key_node.value!r} is set twice; keep one"
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """The number that a person reads."""
-        is_float = node.tag.endswith("float")
-        number = self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
-        if math.isfinite(number) and number != plain_number(node.value):
-            raise ValueError(f"got {short(node.value)}, want a number such as 12.5")
-        return number
-
-
-for tag in ("int", "float"):
-    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{tag}", _StrictLoader.construct_number)
-
-
-def parse_yaml(text: str, *, where: str) -> Any:
-    """YAML to plain values; ValueError naming `where` and the line."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ValueError(f"{where}, line {line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:  # a character that no YAML has
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        raise ValueError(f"{where}, {error}") from error
-
-
 def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: str = "") -> None:
     """ValueError for the first key that is no setting, with the nearest one as a suggestion."""
     for key, value in values.items():
@@ -157,12 +116,13 @@ def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: 
         if field is None:
             if f"{where}{key}" in RENAMED:
                 raise ValueError(f"{where}{key}: renamed; write {RENAMED[f'{where}{key}']} instead")
-            raise ValueError(f"{where}{key}: unknown setting; {suggestion(key, model.model_fields)}")
+            name = f"{where}{short(key, quoted=False)}"
+            raise ValueError(f"{name}: unknown setting; {suggestion(key, model.model_fields)}")
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, SettingsGroup):
             if not isinstance(value, Mapping):
                 raise ValueError(
-                    f"{where}{key}: got {value!r}, want settings below it, such as {where}{key}.NAME"
+                    f"{where}{key}: got {short(value)}, want settings below it, such as {where}{key}.NAME"
                 )
             check_keys(value, kind, where=f"{where}{key}.")
 
@@ -185,15 +145,6 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     """Checked settings from plain nested values."""
     check_keys(values, Settings)
     return Settings.model_validate(values)
-
-
-def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file; ValueError naming it, and the line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; want a YAML file") from None
-    return parse_yaml(text, where=str(path))
 
 
 def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:

@@ -8,13 +8,43 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..annotations import Repair
+from pydantic import TypeAdapter
+
 from ..files import read_json, write_bytes, write_text
-from ..records import PackedVideo, Shard
+from ..records import Shard, keyed
+from ..schemas import Table, Text, exact, validated
 from .pack_video import PackResult
+
+DAMAGED = "start again with --force"  # what helps where a record is none of ours
+
+
+@exact
+@dataclass(frozen=True)
+class PlanRecord:
+    """`plan.json`: the digest of the plan that is being packed, and how its videos are packed."""
+
+    plan: Text
+    settings: Table
+
+
+@exact
+@dataclass(frozen=True)
+class ShardRecord:
+    """`shards/NNNNN.json`: a complete tar and the keys of the videos in it."""
+
+    shard: Shard
+    keys: tuple[Text, ...]
+
+
+_PLAN, _SHARD, _RESULT = TypeAdapter(PlanRecord), TypeAdapter(ShardRecord), TypeAdapter(PackResult)
+
+
+def read_plan(path: Path) -> PlanRecord:
+    """The record of what is being packed; ValueError naming the file if it is damaged."""
+    return validated(_PLAN, read_json(path), where=path, advice=DAMAGED)
 
 
 class Journal:
@@ -37,8 +67,9 @@ class Journal:
         if not path.exists():
             return None
         entry = read_json(path)
-        repairs = tuple(Repair(**repair) for repair in entry.pop("repairs"))
-        return PackResult(PackedVideo.from_json(key, entry), repairs)
+        if isinstance(entry, dict):
+            entry = {"repairs": entry.pop("repairs", ()), "video": keyed(key, entry)}
+        return validated(_RESULT, entry, where=path, advice=DAMAGED)
 
     def commit(self, result: PackResult, data: bytes) -> None:
         """Write the video's bytes first, then its record: from there on it is done."""
@@ -49,10 +80,10 @@ class Journal:
         text = json.dumps({**result.video.to_json(), "repairs": repairs})
         write_text(self.folder / "videos" / f"{key}.json", text)
 
-    def shards(self) -> list[tuple[Shard, list[str]]]:
+    def shards(self) -> list[ShardRecord]:
         """The complete shards in order, each with its keys."""
-        entries = [read_json(path) for path in sorted((self.folder / "shards").glob("*.json"))]
-        return [(Shard(**entry["shard"]), entry["keys"]) for entry in entries]
+        paths = sorted((self.folder / "shards").glob("*.json"))
+        return [validated(_SHARD, read_json(path), where=path, advice=DAMAGED) for path in paths]
 
     def commit_shard(self, shard: Shard, keys: list[str]) -> None:
         """Write the shard's record: from there on it is done, and the bytes that waited for it can go."""

@@ -19,10 +19,11 @@ from typing import Any
 
 from ..annotations import Repair
 from ..dataset import Dataset
-from ..files import TEMPORARY, read_json, remove_folder, remove_left, sha256_of, write_text
+from ..files import TEMPORARY, remove_folder, remove_left, sha256_of, write_text
 from ..lock import locked
 from ..records import DESCRIPTION, Shard
-from .journal import Journal
+from ..text import short
+from .journal import DAMAGED, Journal, read_plan
 from .pack_video import Job, PackResult, pack_video
 from .shard_writer import ShardWriter, write_dataset
 from .workers import run_jobs
@@ -65,8 +66,9 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
     """
     with _open_journal(plan, out) as journal:
         results = list(progress(_pack_videos(plan, journal, out, workers)))
+        _check_labels(plan, results, out)
         shards = journal.shards()
-        shard_of = {key: shard.file for shard, keys in shards for key in keys}
+        shard_of = {key: record.shard.file for record in shards for key in record.keys}
         results = [_with_shard(result, shard_of.get(result.video.key)) for result in results]
         write_rejects(out / REJECTS, results)
         if shards:
@@ -74,7 +76,7 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
                 out,
                 classes=plan.classes,
                 videos=[result.video for result in results],
-                shards=[shard for shard, _ in shards],
+                shards=[record.shard for record in shards],
                 packing={**plan.packing, "plan": plan.digest()},
                 repairs=[repair for result in results for repair in result.repairs],
             )
@@ -88,6 +90,16 @@ def pack(plan: PackingPlan, out: Path, *, workers: int, progress: Progress) -> l
     return results
 
 
+def _check_labels(plan: PackingPlan, results: Iterable[PackResult], out: Path) -> None:
+    """ValueError for a recorded result with an action that the plan's annotations cannot have given it."""
+    for video in (result.video for result in results):
+        unknown = next((action.label for action in video.actions if action.label not in plan.classes), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{out / WORK}: the record of {video.key} is damaged, {short(unknown)} is no class; {DAMAGED}"
+            )
+
+
 def _with_shard(result: PackResult, shard: str | None) -> PackResult:
     return replace(result, video=replace(result.video, shard=shard))
 
@@ -95,7 +107,7 @@ def _with_shard(result: PackResult, shard: str | None) -> PackResult:
 def _pack_videos(plan: PackingPlan, journal: Journal, out: Path, workers: int) -> Iterator[PackResult]:
     """Do the jobs and write each shard as soon as its videos are encoded."""
     shards = journal.shards()
-    done = {key for _, keys in shards for key in keys}
+    done = {key for record in shards for key in record.keys}
     number = len(shards)
     ready: list[PackResult] = []
     for result in run_jobs(plan.jobs, journal, pack_video, workers=workers):
@@ -173,8 +185,8 @@ def _open_journal(plan: PackingPlan, out: Path) -> Iterator[Journal]:
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with locked(out / WORK / "lock", where=out, what="make-shards"):
         if plan_file.exists():
-            entry = read_json(plan_file)
-            _check_same_plan(plan, out, entry["plan"], entry["settings"])
+            entry = read_plan(plan_file)
+            _check_same_plan(plan, out, entry.plan, entry.settings)
         else:
             write_text(plan_file, json.dumps({"plan": plan.digest(), "settings": plan.packing}))
         for path in out.iterdir():
@@ -191,5 +203,5 @@ def _check_same_plan(plan: PackingPlan, out: Path, digest: str | None, packing: 
     differ = [name for name in sorted({*packing, *wanted}) if packing.get(name) != wanted.get(name)]
     difference = "other videos or annotations"
     if differ:
-        difference = f"{differ[0]} {packing.get(differ[0])!r}, not {wanted.get(differ[0])!r}"
+        difference = f"{differ[0]} {short(packing.get(differ[0]))}, not {short(wanted.get(differ[0]))}"
     raise ValueError(f"{out}: was begun with {difference}; want another --out, or --force to start again")

@@ -12,6 +12,7 @@ from ..annotations import Action, Repair, Video, repair_actions
 from ..files import sha256_of
 from ..limits import check_bytes, check_packets
 from ..records import PackedVideo
+from ..schemas import exact
 from .keep import why_not_kept
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
@@ -37,6 +38,7 @@ class Job:
     way_out: str = "pack it without --copy"
 
 
+@exact
 @dataclass(frozen=True)
 class PackResult:
     """A video that was packed (reject None; not yet in a shard) or rejected, and its repairs."""

@@ -14,17 +14,19 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from ..annotations import Repair, Video
 from ..files import temporary_folder
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
-from ..text import counted, first_names
+from ..schemas import Count, Number
+from ..text import counted, first_names, short
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
 from .probe import FrameReader, Unreadable, track_begins
@@ -37,6 +39,21 @@ from .workers import run_jobs
 SUBSET = "files"  # videos that no annotation gives a subset
 # for weights trained on kept bytes: frames at even times from 0 s on, upright, of one size
 RE_ENCODE = "re-encode it: ffmpeg -i IN -vf fps=RATE:start_time=0 -pix_fmt yuv420p OUT.mp4"
+
+
+@dataclass(frozen=True)
+class StatedEncoding:
+    """How a dataset.json or packing.json says that videos were encoded; see EncodingSpec."""
+
+    codec: Literal["vp9", "h264"]
+    fps: Annotated[Number, Field(ge=0, le=1000)]
+    short_side: Annotated[Count, Field(le=1 << 14, multiple_of=2)]
+    gop: Annotated[Count, Field(ge=1, le=1 << 20)]
+    upscale: Annotated[bool, Strict()]
+    side_multiple: Annotated[Count, Field(ge=2, le=256)] = 2  # former versions packed to even sides
+
+
+_ENCODING = TypeAdapter(StatedEncoding)
 
 
 @dataclass(frozen=True)
@@ -64,20 +81,14 @@ def encoding_spec_of(packing: Mapping[str, Any]) -> EncodingSpec | None:
     if packing.get("copy") is True:
         return None
     try:
-        fps = float(packing["fps"])
-        return EncodingSpec(
-            codec=str(packing["codec"]),
-            fps=exact_rate(fps) if fps else Fraction(0),
-            short_side=int(packing["short_side"]),
-            gop=int(packing["gop"]),
-            upscale=bool(packing["upscale"]),
-            side_multiple=int(packing.get("side_multiple", 2)),  # former versions packed to even sides
-        )
-    except (KeyError, TypeError, ValueError):
+        stated = _ENCODING.validate_python(packing)
+    except ValidationError:
         raise ValueError(
-            f"got {dict(packing)}, want copy, or codec, fps, short_side, gop and upscale; take them from "
-            'the "settings" in the dataset.json that the weights were trained on'
+            f"got {short(dict(packing), 150)}, want copy, or codec, fps, short_side, gop and upscale; take "
+            'them from the "settings" in the dataset.json that the weights were trained on'
         ) from None
+    fps = exact_rate(stated.fps) if stated.fps else Fraction(0)
+    return EncodingSpec(**{**vars(stated), "fps": fps})
 
 
 def find_videos(arguments: Iterable[str]) -> dict[str, Path]:

@@ -74,8 +74,9 @@ def predict(
 ) -> Iterator[VideoDetections]:
     """Detect in files, by key, one after another; yields the detections in each, in order.
 
-    workers: files that are re-encoded at once. A file that cannot be used is named on stderr and has a reason
-    in what is yielded. ValueError when the checkpoint does not say how its data was packed.
+    workers: files that are re-encoded at once. A file that cannot be used has a reason in what is yielded,
+    and is named on stderr unless it is the only one. ValueError when the checkpoint does not say how its data
+    was packed.
     """
     spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
@@ -87,7 +88,7 @@ def predict(
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
-            if found.reason is not None:
+            if found.reason is not None and len(files) > 1:  # else the caller does
                 output.error(f"{found.file}: {found.reason}")
             yield found
 

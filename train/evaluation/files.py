@@ -41,7 +41,10 @@ def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
     table = document["results"] if isinstance(document.get("results"), dict) else document
     classes = document.get("class")
     names = classes if isinstance(classes, list) else []
-    return {key: _label_scores(entry, names, f"{path}: {key}") for key, entry in table.items()}
+    return {
+        key: _label_scores(entry, names, f"{path}: {short(key, quoted=False)}")
+        for key, entry in table.items()
+    }
 
 
 def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
@@ -52,7 +55,7 @@ def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
             scores = {str(item["label"]): _score(item["score"]) for item in entry}
         else:
             scores = {str(name): _score(score) for name, score in zip(names, entry, strict=True)}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         scores = {}
     if not scores or not all(math.isfinite(score) and score >= 0 for score in scores.values()):
         want = 'want {label: score} or [{"label", "score"}], finite and not negative'

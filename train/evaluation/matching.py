@@ -11,7 +11,6 @@ stable matching: the loop's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Action, Video, is_duplicate
-from train.detections import Results
+from train.detections import Results, checked_results
 
 # --- from dictionaries to arrays --------------------------------------------------------------------------
 
@@ -96,23 +95,9 @@ def detection_table(
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise ValueError(_first_problem(detections))
+        checked_results(detections, where="")  # names the first that is unsound
+        raise ValueError("detections: a segment, label or score cannot be read")
     return table
-
-
-def _first_problem(detections: Results) -> str:
-    want = 'want {"segment": [start, end], "label": text, "score": number}, all finite; fix or remove it'
-    for key, entries in detections.items():
-        for number, entry in enumerate(entries):
-            try:
-                start, end = entry["segment"]
-                sound = isinstance(entry["label"], str)
-                sound = sound and all(math.isfinite(float(value)) for value in (start, end, entry["score"]))
-            except (KeyError, TypeError, ValueError):
-                sound = False
-            if not sound:
-                return f"detections of {key!r}, entry {number}: got {entry!r}, {want}"
-    return f"detections: a segment, label or score cannot be read, {want}"
 
 
 # --- matching ---------------------------------------------------------------------------------------------

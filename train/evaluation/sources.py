@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pipeline.schemas import parse_yaml
 from pipeline.text import first_names
 from settings_group import explain
 from train.cli import Output
@@ -151,8 +152,6 @@ def post_settings(values: Mapping[str, Any]) -> PostSettings:
 
 def post_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """{"sigma": 0.5} from ("post.sigma=0.5",): all else was settled when the model ran."""
-    import yaml
-
     values = {}
     for override in overrides:
         name, separator, text = override.partition("=")
@@ -160,5 +159,5 @@ def post_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"--set {override}: with --from-raw, want post.NAME=value such as post.sigma=0.5"
             )
-        values[name.removeprefix("post.")] = yaml.safe_load(text)
+        values[name.removeprefix("post.")] = parse_yaml(text, where=f"--set {name}")
     return values

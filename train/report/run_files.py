@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from pipeline.files import read_json
+from pipeline.schemas import Count, Text, read_yaml, validated
 from train.detections import Results, read_detections
+from train.progress import checked_metrics, read_events
 from train.trust import unsigned
 
 
@@ -30,36 +32,48 @@ class RunFiles:
         return [event for event in self.events if event.get("event") == kind]
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl; one that a kill cut in half is left out."""
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+@with_config(ConfigDict(extra="allow"))
+class _RunGroup(TypedDict, total=False):
+    epochs: Count
+    report_videos: Count
+
+
+@with_config(ConfigDict(extra="allow"))
+class _EncoderGroup(TypedDict, total=False):
+    backbone: Text
+
+
+@with_config(ConfigDict(extra="allow"))
+class _SettingsFile(TypedDict, total=False):
+    """What the report reads of settings.yaml; older releases had other settings."""
+
+    run: _RunGroup
+    encoder: _EncoderGroup
+
+
+_SETTINGS = TypeAdapter(_SettingsFile)
 
 
 def read_run(folder: Path) -> RunFiles:
     """Everything the report is made of. Without metrics.json, the last evaluation in the log counts.
 
-    ValueError if metrics.json or detections.json is damaged.
+    ValueError if metrics.json, detections.json or settings.yaml is damaged.
     """
-    events = read_events(folder / "log.jsonl")
+    events, _ = read_events(folder / "log.jsonl")
     metrics_path, detections_path = folder / "metrics.json", folder / "detections.json"
-    metrics = read_json(metrics_path) if metrics_path.is_file() else None
+    metrics = None
+    if metrics_path.is_file():
+        metrics = checked_metrics(read_json(metrics_path), where=metrics_path)
     if metrics is None:
         metrics = next((e["metrics"] for e in reversed(events) if e.get("event") == "eval"), None)
     settings_path = folder / "settings.yaml"
-    text = settings_path.read_text(encoding="utf-8") if settings_path.is_file() else ""
+    settings = read_yaml(settings_path) if settings_path.is_file() else {}
+    validated(_SETTINGS, settings or {}, where=settings_path, advice="it is damaged; remove it")
     return RunFiles(
         name=folder.resolve().name,
         events=events,
         metrics=metrics,
         detections=read_detections(detections_path).results if detections_path.is_file() else None,
-        settings=yaml.safe_load(text) or {},
-        settings_text=unsigned(text),
+        settings=settings or {},
+        settings_text=unsigned(settings_path.read_text(encoding="utf-8")) if settings else "",
     )
