@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from train.cli import Command, Output, exit_with, one_line, output_options
+from train.cli import Command, Output, exit_with, one_line, output_options, trust_option
 
 if TYPE_CHECKING:
     from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
@@ -48,13 +48,14 @@ class PlanOptions:
     memory: float  # GiB
     processes: int
     ds_config: Path | None
+    trust: bool
 
     def settings(self) -> Settings:
         """The settings of the run."""
         from train.settings import load_settings
 
         shards = (f"data.shards={self.shards}",) if self.shards else ()
-        return load_settings(self.recipe, (*self.overrides, *shards))
+        return load_settings(self.recipe, (*self.overrides, *shards), trust=self.trust)
 
     def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
         """What DeepSpeed's file and the settings of the run say about memory."""
@@ -180,6 +181,7 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 )
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs of the run.")
 @click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
+@trust_option
 @output_options
 @click.pass_context
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:

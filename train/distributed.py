@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,11 @@ from torch import Tensor
 TIMEOUT = timedelta(minutes=30)  # as DeepSpeed's: how long a rank waits for the others
 LONGEST_SHARE = timedelta(days=7)  # how long a process waits for one that has more to do
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched_as_first() -> bool:
+    """Whether this is the first process of a launch, or the only one; known before there is a group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rank() -> int:
@@ -73,6 +79,14 @@ def device_of_rank(device: torch.device) -> torch.device:
     return device
 
 
+def lost_connection(error: Exception) -> str | None:
+    """What an error says of a connection to another process that is lost; None if it is of another kind."""
+    if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+        return None
+    text = re.sub(r"^\[[^]]*\] ", "", " ".join(str(error).split()))  # the line of gloo's source
+    return text.split(". ")[0][:200]
+
+
 @contextmanager
 def shared_work() -> Iterator[bool]:
     """Inside, the processes of a launcher share work, by `rank` and `world_size`, and meet in `gather_json`.
@@ -84,10 +98,17 @@ def shared_work() -> Iterator[bool]:
         yield rank() == 0
         return
     complete_launch_variables()
-    dist.init_process_group("gloo", timeout=LONGEST_SHARE)
-    yield rank() == 0
-    dist.barrier()
-    dist.destroy_process_group()
+    try:
+        dist.init_process_group("gloo", timeout=LONGEST_SHARE)
+        yield rank() == 0
+        dist.barrier()
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if reason := lost_connection(error):
+            raise ValueError(
+                f"rank {rank()}: another process has ended ({reason}); its own output says why"
+            ) from None
+        raise
 
 
 def _free_port() -> int:
@@ -146,8 +167,9 @@ def shut_down(code: int) -> None:
     without the interpreter's clean-up; a single one exits normally.
     """
     several = world_size() > 1
-    barrier()
-    destroy_process_group()
+    with suppress(RuntimeError):  # all is done: one that was killed by now takes nothing away
+        barrier()
+        destroy_process_group()
     if several:
         sys.stdout.flush()
         sys.stderr.flush()

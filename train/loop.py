@@ -272,6 +272,8 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
     describe_steps(run, log)
     interrupt = Interrupt()
     try:
+        if run.needs_validation and run.progress.step >= run.total_steps:
+            end_epoch(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
     finally:
