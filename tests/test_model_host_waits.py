@@ -21,7 +21,7 @@ PATH = [
 # Calls that read a tensor's values; `.to(device)` from the host waits, too, unless it is non_blocking.
 WAITS = re.compile(
     r"\.(item|cpu|tolist|numpy|nonzero|unique|masked_select)\(|(?<![\w.])(float|int|bool)\((?!\")"
-    r"|(?<!\bactions)\.to\([^()]*device\)"  # PaddedActions.to does not wait
+    r"|(?<!\bactions)(?<!\bwaiting)\.to\([^()]*device\)"  # PaddedActions.to and Batch.to do not wait
 )
 # Function -> why its calls do not wait: what they read is on the CPU, or no tensor.
 ON_THE_HOST = {
