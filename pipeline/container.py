@@ -12,6 +12,8 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from .limits import check_stream, limits
+
 
 @contextmanager
 def open_video(
@@ -20,7 +22,7 @@ def open_video(
     """The open container and the video stream that players show: the default one, else the first; no cover.
 
     source: a file, or the bytes of one. options: FFmpeg's for opening it. Raises ValueError when it is no
-    video.
+    video, or one beyond the limits (limits.py).
     """
     # "file:", as a colon in a name would make its beginning a protocol
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
@@ -33,7 +35,11 @@ def open_video(
         if not streams:
             raise ValueError("no video stream in it")
         default = (stream for stream in streams if stream.disposition & Disposition.default)
-        yield container, next(default, streams[0])
+        stream = next(default, streams[0])
+        check_stream(stream)
+        # of a picture that grows in mid-stream, or that the head states smaller than it is
+        stream.codec_context.options = {"max_pixels": str(limits().pixels)}
+        yield container, stream
 
 
 def video_tracks(container: InputContainer) -> list[av.VideoStream]:

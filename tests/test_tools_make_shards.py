@@ -300,6 +300,49 @@ def test_two_names_of_one_file_are_refused(videos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_subset_without_an_action_gets_a_warning(videos, tmp_path):
+    database = {"one": entry((0, 0.5, "run")), "two": entry(subset="validation")}
+    done = run(videos, annotate(tmp_path / "a.json", database), "--check")
+    assert "warning: subset 'validation' has no action: a run can neither train nor" in done.stdout
+
+
+def test_a_name_that_is_only_similar_is_found_and_shown(tmp_path):
+    folder = tmp_path / "videos"
+    for file in ("a.mp4", "c\u00e4fe 1.mp4", "north/day.mp4", "v_b.mp4", "b.mp4"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / file, range(0, 1000, 40))
+    wanted = {"v_a": "a.mp4", "cafe_1_mp4": "c\u00e4fe 1.mp4", "north/v_day.MP4": "north/day.mp4"}
+    wanted |= {"v_b": "v_b.mp4", "b": "b.mp4", "south/v_day": None}
+    database = {name: entry((0, 0.5, "run")) for name in wanted}
+    done = run(folder, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    videos = Dataset.open(tmp_path / "out").videos.values()
+    assert {video.source: video.file for video in videos} == wanted
+    assert "found by a similar file name: 3 (cafe_1_mp4 is c\u00e4fe 1.mp4, north/v_day.MP4 is" in done.stdout
+    assert "south/v_day: no file of this name" in done.stdout
+
+
+def test_a_similar_name_does_not_take_the_file_of_another(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for file in ("a.mp4", "x y.mp4"):
+        write_video(tmp_path / "videos" / file, range(0, 1000, 40))
+    folder = VideoFolder(tmp_path / "videos")
+    assert folder.find_each(["a", "v_a", "v_a_mp4", "x y", "x_y"]) == {
+        "a": ("a.mp4", None),
+        "v_a": (None, "no file of this name in the folder"),
+        "v_a_mp4": (None, "no file of this name in the folder"),
+        "x y": ("x y.mp4", None),
+        "x_y": (None, "no file of this name in the folder; is it 'x y.mp4'?"),
+    }
+
+
+@pytest.mark.parametrize("option", [["--fps", "1_5"], ["--fps", "nan"], ["--gop", "3_2"], ["--gop=\u0663"]])
+def test_an_option_that_is_no_plain_number_is_refused(tmp_path, option):
+    done = run(tmp_path, tmp_path / "a.json", "--out", tmp_path / "out", *option)
+    name = option[0].partition("=")[0]
+    assert done.returncode == 2 and f"Invalid value for '{name}'" in done.stderr, done.stderr
+
+
 def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_path):
     write_video(videos / "turned.mp4", range(0, 1000, 40), rotation=90)
     write_video(videos / "uneven.mp4", [0, 40, 80, 800, 840])
@@ -502,9 +545,10 @@ def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
     while not (tmp_path / "out" / ".work" / "videos").exists():
         time.sleep(0.002)
     os.kill(first.pid, signal.SIGSTOP)
-    done = run(*options, "--out", tmp_path / "out")
+    for flags in ((), ("--force",)):
+        done = run(*options, "--out", tmp_path / "out", *flags)
+        assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
     os.kill(first.pid, signal.SIGCONT)
-    assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
     assert first.wait(60) == 1 and contents(tmp_path / "out") == wanted
 
 

@@ -40,7 +40,7 @@ def top_of(scores: ClassScores, classifier: Classifier, top: int) -> list[dict[s
 def classify_video(
     classifier: Classifier, video: PackedVideo, packed: Path, *, frames: int, top: int, output: Output
 ) -> dict[str, Any]:
-    """What is said of one video: {"duration", "reason", "clips": [{"start", "end", "labels"}], "overall"}."""
+    """The result of one video: {"duration", "reason", "clips": [{"start", "end", "labels"}], "overall"}."""
     import torch
 
     from tools.prediction.classification import ClassScores, classify

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
 from pipeline.files import temporary_folder
+from pipeline.limits import Limits, set_limits
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
@@ -37,6 +38,7 @@ from tools.dataset.packing_summary import summary_of, text_of
 from tools.labels.formats import foreign_title
 from train.cli import Command, Output, output_options
 
+LIMITS, POSITIVE = Limits(), click.IntRange(1)
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
 SIDE_MULTIPLE = 16  # of packed pictures: codecs code whole blocks of it, and GPUs decode those fastest
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iteration, for a progress bar
@@ -59,6 +61,9 @@ class PackingOptions:
     copy: bool
     strict: bool  # reject videos of which frames are missing
     shard_size: int
+    max_pixels: int
+    max_frames: int
+    max_bytes: int
     workers: int | None
     force: bool
     verify: bool
@@ -126,7 +131,7 @@ def make_plan(options: PackingOptions) -> PackingPlan:
     for subset in options.subsets:
         read_annotations(options.annotations, subset=subset)  # refuses a subset that is not there
     folder = VideoFolder(options.videos)
-    found = {name: folder.find(name) for name in annotated}
+    found = folder.find_each(annotated)
     refuse_shared_files(options.annotations, {name: file for name, (file, _) in found.items()})
     jobs = [
         Job(keys[name], name, video, folder.folder, *found[name], spec, options.strict)
@@ -188,6 +193,7 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
         output.say(text_of(summary, state))
         return summary
 
+    set_limits(Limits(pixels=options.max_pixels, frames=options.max_frames, bytes=options.max_bytes))
     if not options.copy and options.short_side % SIDE_MULTIPLE:
         output.remark(
             f"--short-side {options.short_side} is no multiple of {SIDE_MULTIPLE}: GPUs decode H.264 of such "
@@ -230,6 +236,15 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
 @click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
 @click.option("--strict", is_flag=True, help="Reject videos of which frames are missing.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
+@click.option(
+    "--max-pixels", type=POSITIVE, default=LIMITS.pixels, show_default=True, help="Pixels of a frame."
+)
+@click.option(
+    "--max-frames", type=POSITIVE, default=LIMITS.frames, show_default=True, help="Frames of a video."
+)
+@click.option(
+    "--max-bytes", type=POSITIVE, default=LIMITS.bytes, show_default=True, help="Bytes, with --copy."
+)
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes [default: one per core].")
 @click.option("--force", is_flag=True, help="Remove the data set or unfinished run in --out first.")
 @click.option("--verify", is_flag=True, help="Read all back through the training decoder.")

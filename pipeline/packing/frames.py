@@ -15,6 +15,7 @@ from fractions import Fraction
 import av
 from av.video.frame import PictureType
 
+from ..limits import decoding_reason
 from .demux import Damage, Demuxer, VideoPacket
 
 # These decoders wait for a frame that needs no other; the rest show grey with what moves.
@@ -75,7 +76,7 @@ class FrameDecoder:
         )  # while one before them may have failed
 
     def __iter__(self) -> Iterator[Timed]:
-        self.context.options = {"err_detect": "explode"}
+        self.context.options |= {"err_detect": "explode"}
         self.context.thread_count = 1  # the same frames on every machine; workers are processes
         self.context.copy_opaque = True  # a frame knows the number of its packet
         for item in self.demuxer:
@@ -143,7 +144,7 @@ class FrameDecoder:
             frames = self.demuxer.stream.decode(packet)
         except av.FFmpegError as error:
             stamp = None if packet is None else _seconds(packet.pts, packet.time_base)
-            reason = f"{error.strerror} ({self.context.name})"
+            reason = f"{decoding_reason(error)} ({self.context.name})"
             self._fail(self._number, stamp, reason, is_lost=self.context.name not in MARKING)
             self._needs_key |= self._first is None and packet is not None and packet.is_keyframe
             return

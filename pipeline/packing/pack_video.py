@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import av
+
 from ..annotations import Action, Repair, Video, repair_actions
 from ..files import sha256_of
+from ..limits import check_bytes, check_packets
 from ..records import PackedVideo
 from .keep import why_not_kept
 from .probe import Unreadable, VideoMetadata, probe
@@ -54,6 +57,7 @@ def pack_video(job: Job) -> tuple[PackResult, bytes]:
 def check_video(job: Job) -> PackResult:
     """Decode one file whole and fit the actions to it; nothing is encoded."""
     try:
+        _refuse_beyond_limits(job)
         metadata = probe(_path(job), strict=job.strict)
         _refuse_copy(job, metadata)
         return _fit_actions(job, metadata, metadata, None)
@@ -140,11 +144,25 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
 def _encode(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Bytes to pack, metadata of the source file, metadata of those bytes."""
     path = _path(job)
+    _refuse_beyond_limits(job)
     if job.spec is not None:
         return transcode(path, job.spec, strict=job.strict)
     metadata = probe(path, strict=job.strict)
     _refuse_copy(job, metadata)
     return path.read_bytes(), metadata, metadata
+
+
+def _refuse_beyond_limits(job: Job) -> None:
+    """Raises Unreadable for a video that would cost more than the limits allow; nothing is decoded yet."""
+    path = _path(job)
+    try:
+        if job.spec is None and path.is_file():
+            check_bytes(path.stat().st_size)
+        check_packets(path)
+    except ValueError as error:
+        if isinstance(error.__cause__, av.FFmpegError) or not path.stat().st_size:
+            return  # not a video: FrameReader says what is wrong
+        raise Unreadable(job.source, str(error)) from None
 
 
 def _path(job: Job) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from ..text import first_names
@@ -34,12 +36,14 @@ class VideoFolder:
             raise ValueError(f"{folder}: no file in it, want a folder of videos")
         self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
         self.by_name: dict[str, list[str]] = {}  # that, or its last parts
+        self.by_simplified: dict[str, list[str]] = {}  # the name without folders, see simplified_name
         self.by_letters: dict[str, list[str]] = {}  # letters and digits of the name, without case and folders
         for file in self.files:
             for path in _spellings(file):
                 self.by_path.setdefault(path, []).append(file)
                 for tail in (path, *_tails(path)):
                     self.by_name.setdefault(tail, []).append(file)
+            self.by_simplified.setdefault(simplified_name(_name(file)), []).append(file)
             self.by_letters.setdefault(_letters(file), []).append(file)
 
     def _matches(self, name: str) -> list[str]:
@@ -52,9 +56,19 @@ class VideoFolder:
         found = found or next(above, [])
         return [file for file in found if _suffix_of(file) in COMMON_SUFFIXES] or found
 
-    def find(self, name: str) -> tuple[str | None, str | None]:
-        """(file, None), or (None, reason); the reason names a file of the same letters, if there is one."""
-        found = self._matches(name)
+    def _similar(self, name: str) -> list[str]:
+        """The files of the same simplified name, none in another sub-folder, or with another suffix."""
+        path = _normalized(name)
+        simplified = simplified_name(_name(path))
+        files = [file for file in self.by_simplified.get(simplified, []) if simplified]
+        return [file for file in files if _same_folders(path, _normalized(file)) and _same_suffix(name, file)]
+
+    def find(self, name: str, taken: Collection[str] = ()) -> tuple[str | None, str | None]:
+        """(file, None), or (None, reason); the reason names a file of the same letters, if there is one.
+
+        taken: files that other names mean, which a name that is only similar cannot mean.
+        """
+        found = self._matches(name) or [file for file in self._similar(name) if file not in taken]
         if len(found) == 1:
             reason = _why_no_file(self.folder / found[0])
             return (None, reason) if reason else (found[0], None)
@@ -63,9 +77,15 @@ class VideoFolder:
         near = self.by_letters.get(_letters(name), [])
         return None, "no file of this name in the folder" + (f"; is it {near[0]!r}?" if near else "")
 
+    def find_each(self, names: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
+        """`find` for all names of an annotation file; a file goes to the name that is most like its own."""
+        names = list(names)
+        taken = {file for name in names for file in self._matches(name)}
+        return {name: self.find(name, taken) for name in names}
+
     def unnamed(self, names: Iterable[str]) -> tuple[str, ...]:
         """The video files that none of these names can mean."""
-        named = {file for name in names for file in self._matches(name)}
+        named = {file for name in names for file in self._matches(name) or self._similar(name)}
         return tuple(file for file in self.files if file not in named and _is_video(file))
 
 
@@ -103,6 +123,52 @@ def _spellings(file: str) -> list[str]:
     """The path of a file, and that without its suffix if it is one of a video."""
     path = _normalized(file)
     return [path, os.path.splitext(path)[0]] if _is_video(path) else [path]
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _same_folders(path: str, other: str) -> bool:
+    """Whether the folders of the one end with those of the other."""
+    shorter, longer = sorted((path.split("/")[:-1], other.split("/")[:-1]), key=len)
+    return longer[len(longer) - len(shorter) :] == shorter
+
+
+def _same_suffix(name: str, file: str) -> bool:
+    """Whether a name has no suffix of a video, or that of the file."""
+    stated = _suffix("._").search(name)
+    return stated is None or stated[1].lower() == os.path.splitext(file)[1].lower().removeprefix(".")
+
+
+def is_named(name: str, file: str) -> bool:
+    """Whether a name is that of a file, given with more or fewer folders, and with or without its suffix."""
+    path = _normalized(name)
+    paths = _spellings(file)
+    return any(path in (each, *_tails(each)) or each in _tails(path) for each in paths)
+
+
+@cache
+def _suffix(separators: str) -> re.Pattern[str]:
+    suffixes = "|".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
+    return re.compile(rf"(?<=.)[{separators}]({suffixes})\Z", re.IGNORECASE)
+
+
+def without_suffix(name: str, separators: str = ".") -> str:
+    """A name without the ending of a video file; separators: the characters that may stand before it."""
+    return _suffix(separators).sub("", name)
+
+
+def simplified_name(name: str) -> str:
+    """Letters and digits without accents; no ending (also as a key has it), no `v_` of ActivityNet's.
+
+    It is what all commands compare when names of videos differ; see train/evaluation/video_names.py.
+    """
+    decomposed = unicodedata.normalize("NFKD", without_suffix(name, "._"))
+    letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    if not re.fullmatch(r"[\w-]+", letters):
+        letters = re.sub(r"[^\w-]+", "_", letters).strip("_")
+    return letters.removeprefix(ACTIVITYNET_PREFIX)
 
 
 def _tails(path: str) -> list[str]:
