@@ -561,8 +561,11 @@ def test_every_real_file_is_packed_or_rejected(shared_real, tmp_path):
     assert done.returncode == 1, done.stderr
     dataset = Dataset.open(tmp_path / "out")
     rejected = {video.source: video.reject for video in dataset.videos.values() if video.reject}
-    reason = "decoded 28 frames (2.80 s), then: Invalid data found when processing input (h264)"
-    assert rejected == {"decord_corrupted.mp4": reason}
+    reason = (
+        "decoded 29 frames (2.90 s), then: Invalid data found when processing input (h264); more follows, "
+    )
+    way_out = "so re-encode it to mend it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+    assert rejected == {"decord_corrupted.mp4": reason + way_out}
     for video in dataset.packed("training"):
         data, source = dataset.read(video.key), probe(shared_real / "videos" / video.source)
         with av.open(io.BytesIO(data)) as container:
