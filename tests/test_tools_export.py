@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,31 @@ def test_python_takes_a_model_file(trained, model, videos, tmp_path):
     assert len(detections) == 200 and str(model) in repr(detector)
     with pytest.raises(ValueError, match="without a data set"):
         leantad.evaluate(model)
+
+
+def test_thresholds_per_class_come_with_the_model(trained, model, videos, tmp_path):
+    options = ("--auto-threshold", "--quiet", "--out")
+    lacking = refused(predict, videos / "second.webm", "--checkpoint", model, *options, tmp_path / "a")
+    assert "these weights were not validated" in lacking
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(trained / "checkpoints" / "best", folder)
+    scores = [
+        entry.score for entry in leantad.load(trained, device="cpu", quiet=True)(videos / "second.webm")
+    ]
+    classes = {name: {"score": scores[number], "f1": 0.5} for name, number in (("jump", 10), ("run", 40))}
+    thresholds = {"subset": "validation", "overall": {"score": scores[60], "f1": 0.5}, "classes": classes}
+    (folder / "thresholds.json").write_text(json.dumps(thresholds))
+    assert call(export, folder, tmp_path / "given.leantad").exit_code == 0
+    for name in ("checkpoint", "given.leantad"):
+        source = ("--checkpoint", tmp_path / name, "--device", "cpu")
+        done = call(predict, videos / "second.webm", *source, *options, tmp_path / f"of {name}")
+        assert done.exit_code == 0, done.output
+    csv, given = (tmp_path / f"of {name}" / "detections.csv" for name in ("checkpoint", "given.leantad"))
+    assert csv.read_bytes() == given.read_bytes() and 10 < len(csv.read_text().splitlines()) < 62
+    detected = leantad.load(tmp_path / "given.leantad", device="cpu", quiet=True)
+    assert (
+        len(detected(videos / "second.webm", auto_threshold=True)) == len(given.read_text().splitlines()) - 1
+    )
 
 
 def test_the_backbone_of_a_given_model_can_be_trained_on(trained, model, tmp_path):
