@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,19 @@ def remove_left(folder: Path) -> None:
 
 
 _remove_left_once = cache(remove_left)  # a folder may hold thousands of files: once, at the first write there
+
+
+def check_writable(path: Path) -> None:
+    """ValueError unless `path` can be written later on: a few bytes are written beside it, and removed."""
+    partial = _temporary_path(path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class PackingOptions:
     gop: int
     upscale: bool
     copy: bool
+    strict: bool  # reject videos of which frames are missing
     shard_size: int
     max_pixels: int
     max_frames: int
@@ -130,15 +131,15 @@ def make_plan(options: PackingOptions) -> PackingPlan:
     for subset in options.subsets:
         read_annotations(options.annotations, subset=subset)  # refuses a subset that is not there
     folder = VideoFolder(options.videos)
-    found = {name: folder.find(name) for name in annotated}
+    found = folder.find_each(annotated)
     refuse_shared_files(options.annotations, {name: file for name, (file, _) in found.items()})
     jobs = [
-        Job(keys[name], name, video, folder.folder, *found[name], spec)
+        Job(keys[name], name, video, folder.folder, *found[name], spec, options.strict)
         for name, video in annotated.items()
         if not options.subsets or video.subset in options.subsets
     ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
-    packing = packing_of(spec, options.shard_size, options.subsets)
+    packing = packing_of(spec, options.shard_size, options.subsets, strict=options.strict)
     return PackingPlan(tuple(jobs), classes, options.shard_size, packing, folder.unnamed(annotated))
 
 
@@ -152,7 +153,9 @@ def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None
             )
 
 
-def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...]) -> dict[str, Any]:
+def packing_of(
+    spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...], *, strict: bool = False
+) -> dict[str, Any]:
     """What dataset.json says about how it was packed. spec None: the bytes were copied."""
     try:
         leantad = version("leantad")
@@ -160,6 +163,7 @@ def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, .
         leantad = "checkout"
     versions = {"leantad": leantad, "av": av.__version__}
     encoding = {"copy": True} if spec is None else {"copy": False, **vars(spec), "fps": float(spec.fps)}
+    encoding |= {"strict": True} if strict else {}
     return {**encoding, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
@@ -230,6 +234,7 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames per key frame.")
 @click.option("--upscale", is_flag=True, help="Let --fps and --short-side exceed the source's.")
 @click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
+@click.option("--strict", is_flag=True, help="Reject videos of which frames are missing.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
 @click.option(
     "--max-pixels", type=POSITIVE, default=LIMITS.pixels, show_default=True, help="Pixels of a frame."
@@ -249,9 +254,11 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
 
-    CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds from the first
-    displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json;
-    the exit code is then 1. A run that was stopped continues when the same command is given again.
+    CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds as a player shows
+    them. Of a video that begins or breaks off within what cannot be decoded, the rest is kept, with a remark
+    (--strict rejects it); one that is damaged in between is rejected. Videos that cannot be used go to
+    rejects.csv with the reason and stay in dataset.json; the exit code is then 1. A run that was stopped
+    continues when the same command is given again.
     """
     options, output = PackingOptions(**values), Output(quiet, as_json)
     refuse_encoding_options(

@@ -16,8 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TIMEOUT = timedelta(minutes=30)  # as DeepSpeed's: how long a rank waits for the others
 LONGEST_SHARE = timedelta(days=7)  # how long a process waits for one that has more to do
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched_as_first() -> bool:
+    """Whether this is the first process of a launch, or the only one; known before there is a group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rank() -> int:
@@ -126,6 +132,32 @@ def complete_launch_variables() -> None:
     os.environ.update(single | {"MASTER_PORT": str(_free_port())})
 
 
+def group_options(device: torch.device) -> dict[str, Any]:
+    """What init_process_group gets, under a launcher or alone; its variables are set.
+
+    NCCL for a GPU's tensors, with gloo beside it for those on the CPU. Several ranks are bound to their GPUs,
+    else NCCL guesses which is whose; one alone is not, as its groups would then be split from a communicator
+    of one rank, which fails on some machines (DeepSpeed's issue 8248). Alone, a port would be of no use on a
+    CPU; NCCL gets a store as torchrun's, on a port that the system chooses.
+    """
+    on_gpu, alone = device.type == "cuda", os.environ["WORLD_SIZE"] == "1"
+    options: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if on_gpu else "gloo", "timeout": TIMEOUT}
+    if alone:
+        store = (
+            dist.TCPStore("127.0.0.1", 0, 1, is_master=True) if on_gpu else dist.HashStore()  # type: ignore[attr-defined]
+        )
+        options |= {"store": store, "rank": 0, "world_size": 1}
+    elif on_gpu:
+        options["device_id"] = device
+    return options
+
+
+def destroy_process_group() -> None:
+    """Destroy the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def shut_down(code: int) -> None:
     """End this process together with the others; the last thing it does, and at once if it is not alone.
 
@@ -135,10 +167,9 @@ def shut_down(code: int) -> None:
     without the interpreter's clean-up; a single one exits normally.
     """
     several = world_size() > 1
-    if dist.is_initialized():
-        with suppress(RuntimeError):  # all is done: one that was killed by now takes nothing away
-            dist.barrier()
-            dist.destroy_process_group()
+    with suppress(RuntimeError):  # all is done: one that was killed by now takes nothing away
+        barrier()
+        destroy_process_group()
     if several:
         sys.stdout.flush()
         sys.stderr.flush()

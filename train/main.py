@@ -6,9 +6,10 @@ import atexit
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -16,7 +17,15 @@ if __name__ == "__main__":
 
 import click
 
-from train.cli import Command, Output, local_rank_option, one_line, output_options
+from train.cli import (
+    Command,
+    Output,
+    local_rank_option,
+    one_line,
+    output_options,
+    remark_on_lock,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from train.settings import Settings
@@ -24,18 +33,6 @@ if TYPE_CHECKING:
 # What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
 ENDING = threading.Lock()  # held by the thread that ends the process
-
-
-def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    names = []
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            names.append(prefix + key)
-    return names
 
 
 def remove_run(out: Path) -> None:
@@ -48,11 +45,21 @@ def remove_run(out: Path) -> None:
 
 
 def settings_of_run(
-    recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    *,
+    resume: bool,
+    force: bool = False,
+    trust: bool = False,
 ) -> Settings:
-    """The settings to run with; ValueError rather than overwrite a run, or resume it under others."""
+    """The settings to run with; ValueError rather than overwrite a run, or resume it under others.
+
+    trust: use all that the recipe, or the run to be resumed, names; otherwise as `check_trust` says.
+    """
     from train.checkpoint import last_checkpoint
-    from train.settings import load_settings, read_settings
+    from train.distributed import launched_as_first
+    from train.settings import check_trust, load_settings, read_settings
 
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
@@ -66,18 +73,25 @@ def settings_of_run(
         )
     if recipe is None and not (resume and written.exists()):
         raise ValueError(missing_recipe(out, resume=resume, has_run=has_run))
-    settings = load_settings(recipe, overrides) if recipe is not None else read_settings(written, overrides)
+    # Other machines of a launch may have other home folders, without the key of this one.
+    trust = trust or not launched_as_first()
+    if recipe is not None:
+        settings = load_settings(recipe, overrides, trust=trust)
+    else:
+        if not trust:
+            check_trust(written, overrides)
+        settings = read_settings(written, overrides)
     if has_run and resume and written.exists():
         check_unchanged(settings, out)
     return settings
 
 
 def check_unchanged(settings: Settings, out: Path) -> None:
-    """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
+    """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
+    from train.changes import forbidden_changes
     from train.settings import read_yaml
 
-    changed = changed_keys(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
-    changed = [key for key in changed if key != "run.report_videos"]
+    changed = forbidden_changes(read_yaml(out / "settings.yaml"), settings.model_dump(mode="json"))
     if changed:
         raise ValueError(
             f"--resume {out}: the run was started with another {', '.join(changed)}; "
@@ -100,13 +114,17 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     from train.checkpoint import last_checkpoint, remove_half_written, restore_links
     from train.distributed import rank
     from train.settings import dump_settings
+    from train.trust import is_own_text, key_file
 
     if rank() == 0:
         if force:
             remove_run(out)
         out.mkdir(parents=True, exist_ok=True)
         remove_half_written(out)
-        write_text(out / "settings.yaml", dump_settings(settings))
+        text = dump_settings(settings)
+        write_text(out / "settings.yaml", text)
+        if not is_own_text(text):
+            output.remark(f"{key_file()}: no key can be kept there; eval will take this run for a stranger's")
     has_run = resume and last_checkpoint(out) is not None
     if resume and rank() == 0:
         fresh = f"{out}: no checkpoint to go on from; this is the first step"
@@ -119,6 +137,7 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
     """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
     from pipeline.files import own_temporary_files
     from train.build_network import resolve_device
+    from train.data import open_data
     from train.distributed import lost_connection, shut_down, world_size
     from train.engine import start_process_group
     from train.heartbeat import heartbeat
@@ -128,6 +147,7 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
     try:
         with own_temporary_files():
             start_process_group(resolve_device(settings.run.device))
+            open_data(settings)  # before anything is removed or written
             has_run = prepare_folder(settings, out, output, resume=resume, force=force)
             with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
                 complete = fit(settings, out, resume=has_run, output=output)
@@ -141,6 +161,33 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
     return complete
 
 
+def run_alone(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    output: Output,
+    *,
+    resume: bool,
+    force: bool,
+    trust: bool,
+) -> bool:
+    """`run_training` with `settings_of_run`; keeps other trainings out of the folder meanwhile.
+
+    ValueError if one is in it.
+    """
+    from pipeline.lock import writing_folder
+    from train.checkpoint import going_on
+    from train.distributed import launched_as_first
+
+    with writing_folder(out, "train") if launched_as_first() else nullcontext() as last:
+        remark_on_lock(output, out, last)
+        settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
+        try:
+            return run_training(settings, out, output, resume=resume, force=force)
+        except OSError as error:  # a disk that is full, or gone
+            raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
+
+
 def train(
     recipe: Path | None,
     out: Path,
@@ -149,21 +196,21 @@ def train(
     *,
     resume: bool,
     force: bool,
+    trust: bool = False,
 ) -> int:
     """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
     and saved."""
-    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from train.checkpoint import going_on
-    from train.distributed import rank
-    from train.loop import TrainingStopped
-
     try:
-        complete = run_training(settings, out, output, resume=resume, force=force)
-    except TrainingStopped as stopped:
-        output.error(str(stopped))
+        complete = run_alone(recipe, overrides, out, output, resume=resume, force=force, trust=trust)
+    except RuntimeError as error:
+        from train.loop import TrainingStopped
+
+        if not isinstance(error, TrainingStopped):
+            raise
+        output.error(str(error))
         return 1
-    except OSError as error:  # a disk that is full, or gone
-        raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
+    from train.distributed import rank
+
     if rank() == 0:
         print_end(out, output, complete=complete)
     return 0 if complete else 130
@@ -217,6 +264,7 @@ Examples:
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
+@trust_option
 @output_options
 @local_rank_option
 def main(
@@ -225,6 +273,7 @@ def main(
     overrides: tuple[str, ...],
     resume: bool,
     force: bool,
+    trust: bool,
     quiet: bool,
     as_json: bool,
     local_rank: int | None,
@@ -232,7 +281,8 @@ def main(
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    sys.exit(train(recipe, out, overrides, Output(quiet, as_json), resume=resume, force=force))
+    output = Output(quiet, as_json)
+    sys.exit(train(recipe, out, overrides, output, resume=resume, force=force, trust=trust))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,11 +13,14 @@ from pydantic import Field
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
 from pipeline.settings import DataSettings
-from pipeline.text import suggestion
-from settings_group import SettingsGroup
+from pipeline.text import plain_number, short, suggestion
+from settings_group import SettingsGroup, groups_of, settings_of
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
+from train.trust import LOCATIONS, check_locations, is_own_text, signed
 
+BESIDE = ("checkpoints", "model.safetensors", "log.jsonl")  # what lies beside the settings that a run wrote
+MISSING = object()
 RECIPES = Path(__file__).resolve().parent / "recipes"
 # Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
@@ -105,7 +109,10 @@ class Settings(SettingsGroup):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently let win."""
+    """SafeLoader that refuses a key written twice, which YAML would silently let win, and odd numbers.
+
+    YAML 1.1 reads 0_2 as 2, 1:30 as 90, and 010 as 8.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -116,6 +123,18 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """The number that a person reads."""
+        is_float = node.tag.endswith("float")
+        number = self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+        if math.isfinite(number) and number != plain_number(node.value):
+            raise ValueError(f"got {short(node.value)}, want a number such as 12.5")
+        return number
+
+
+for tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{tag}", _StrictLoader.construct_number)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -191,16 +210,52 @@ def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
     return settings_from(values)
 
 
-def load_settings(recipe: Path, overrides: Iterable[str] = ()) -> Settings:
-    """read_settings of a recipe: a path, or the name of one in train/recipes."""
+def load_settings(recipe: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Settings:
+    """read_settings of a recipe: a path, or the name of one in train/recipes.
+
+    trust: use all that it names; otherwise as `check_trust` says.
+    """
     if not recipe.exists() and (RECIPES / f"{recipe}.yaml").exists():
         recipe = RECIPES / f"{recipe}.yaml"
     if not recipe.is_file():
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         raise ValueError(f"--recipe {recipe}: no such file; shipped recipes: {known}")
+    if not trust:
+        check_trust(recipe, overrides)
     return read_settings(recipe, overrides)
 
 
+def check_trust(
+    path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = LOCATIONS, option: str | None = None
+) -> None:
+    """ValueError for a location in a file of settings that a stranger may have chosen; see train/trust.py.
+
+    Settings that a run wrote are its owner's, who may be a stranger; a recipe is what a person has chosen.
+    overrides: key=value of this command line. only: the settings that will be used. option: what names
+    one on this command line, for the message; None: --set.
+    """
+    text, values = path.read_text(encoding="utf-8", errors="replace"), read_yaml(path)
+    if is_own_text(text) or not isinstance(values, dict):
+        return
+    given = {override.partition("=")[0].strip() for override in overrides}
+    locations = {name: _value_at(values, name) for name in only if not given & {name, name.partition(".")[0]}}
+    of_a_run = any((path.parent / name).exists() for name in BESIDE) or _states_everything(values)
+    check_locations(locations, where=path, of_a_run=of_a_run, option=option)
+
+
+def _value_at(values: Any, name: str) -> Any:
+    """The value of a dotted name in nested values; MISSING if there is none."""
+    for part in name.split("."):
+        values = values.get(part, MISSING) if isinstance(values, Mapping) else MISSING
+    return values
+
+
+def _states_everything(values: Mapping[str, Any]) -> bool:
+    """Whether all settings are there, as in what a run writes, and in no recipe of a person."""
+    names = (setting.name for name, group in groups_of(Settings) for setting in settings_of(group, name))
+    return all(_value_at(values, name) is not MISSING for name in names)
+
+
 def dump_settings(settings: Settings) -> str:
-    """The full resolved settings as YAML; read_settings reads it back to the same settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """The full resolved settings as YAML, signed; read_settings reads it back to the same settings."""
+    return signed(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.files import read_json
 from train.detections import Results, read_detections
+from train.trust import unsigned
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,5 @@ def read_run(folder: Path) -> RunFiles:
         metrics=metrics,
         detections=read_detections(detections_path).results if detections_path.is_file() else None,
         settings=yaml.safe_load(text) or {},
-        settings_text=text,
+        settings_text=unsigned(text),
     )
