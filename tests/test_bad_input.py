@@ -77,15 +77,15 @@ def test_an_unknown_class(made, tmp_path):
     assert_refused(result, "swingg")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_zero_length_and_a_truncated_video_alone(made, tmp_path, share):
+@pytest.mark.parametrize(("share", "options"), [(0.0, []), (0.5, ["--strict"])])
+def test_a_zero_length_and_a_truncated_video_alone(made, tmp_path, share, options):
     source = sorted((made / "raw" / "videos").iterdir())[0]
     videos = tmp_path / "videos"
     videos.mkdir()
     data = source.read_bytes()
     (videos / source.name).write_bytes(data[: int(share * len(data))])
     out = tmp_path / "shards"
-    result = pack(videos, annotation_file(tmp_path, one_video(made, [0.5, 1.5])), out)
+    result = pack(videos, annotation_file(tmp_path, one_video(made, [0.5, 1.5])), out, *options)
     assert_refused(result, source.stem)
     assert not (out / "dataset.json").exists() and not list(out.glob("*.tar"))
 

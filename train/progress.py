@@ -110,8 +110,8 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _event_of(line: bytes, *, where: object) -> dict[str, Any]:
-    event: Any = parse_json(line, where=where)
-    _EVENT.validate_python(event)  # what it returns has the keys in the order of the schema
+    event = parse_json(line, where=where)
+    _EVENT.validate_python(event)  # which would put its keys in another order
     missing = [name for name in NEEDED.get(event["event"], ()) if name not in event]
     if missing:
         raise ValueError(f"{where}: {missing[0]} is missing")
