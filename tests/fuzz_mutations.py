@@ -363,7 +363,10 @@ def mutate_hdf5(data: bytes, random: Random) -> bytes:
             names: list[str] = ["/"]
             file.visit(lambda name, names=names: names.append(name))
             name = random.choice(names)
-            node = file[name]
+            try:
+                node = file[name]
+            except (KeyError, RuntimeError):  # a link that an earlier change let lead nowhere
+                continue
             if node.attrs and random.random() < 0.5:
                 _change_attribute(node, random)
             elif name != "/":
@@ -393,7 +396,8 @@ def _change_member(file: h5py.File, name: str, random: Random) -> None:
     elif change == "soft":
         file[name] = h5py.SoftLink(random.choice(("/nowhere", "/" + name, "/windows", "/classes", ".")))
     elif change == "self":
-        file[name] = file["/"] if random.random() < 0.5 else file[random.choice(sorted(file) or ["/"])]
+        others = [other for other in sorted(file) if isinstance(file.get(other, getlink=True), h5py.HardLink)]
+        file[name] = file[random.choice(["/", *others])]
     elif change == "outside":
         file[name] = h5py.ExternalLink("/etc/passwd", "/x")
     elif change == "big":
