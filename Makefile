@@ -1,6 +1,7 @@
 # make demo    set up, then the main job on built-in data: render, pack, train, evaluate, report
 # make test    set up, then style checks and all tests
 # make check   set up, then style and types
+# make fake-gpu   a training step of every kind of network on a GPU that computes nothing; needs no GPU
 # Everything lives in .venv; a second call does no work twice. PYTHON=... picks an interpreter,
 # CPU=1 takes torch without CUDA (saves 3 GB), PIP_ARGS=... is handed to pip (a mirror, say).
 
@@ -8,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check fake-gpu clean
 
 PYTHON ?=
 CPU ?=
@@ -17,7 +18,7 @@ BIN := .venv/bin
 JOBS ?= 2
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 setup: .venv/ready
 
@@ -40,6 +41,9 @@ check: .venv/ready
 
 test: check
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20
+
+fake-gpu: .venv/ready
+	@$(BIN)/python -m pytest -q tests/test_train_fake_gpu.py
 
 clean:
 	rm -rf data/demo data/demo-videos runs/demo

@@ -61,7 +61,7 @@ def load(
     set: Mapping[str, object] | None = None,
     quiet: bool = False,
 ) -> Detector:
-    """The detector of a run folder (its best checkpoint) or checkpoint folder.
+    """The detector of a run folder (its best checkpoint), checkpoint folder or model file (.leantad).
 
     device: auto, cpu or cuda. set: other settings than the checkpoint's, by name.
     """
@@ -94,12 +94,14 @@ def evaluate(
     set: Mapping[str, object] | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    trust: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """mAP and what else `leantad eval --json` prints, of a checkpoint, of raw outputs or of detections.
 
     detections: what a detector returned, or a detections.json; with ground_truth: annotations, or the
-    dataset.json of a packed data set. out: also write the detections to this file; None writes none.
+    dataset.json of a packed data set. out: also write the detections to this file; None writes none. trust:
+    use the data that somebody else's checkpoint names, wherever it lies.
     """
     given = locals()
     from train.cli import Output, options_of
@@ -126,6 +128,9 @@ def pack(
     upscale: bool = False,
     copy: bool = False,
     shard_size: int = 64,
+    max_pixels: int = 36_000_000,
+    max_frames: int = 900_000,
+    max_bytes: int = 4 * 2**30,
     workers: int | None = None,
     force: bool = False,
     verify: bool = False,
@@ -136,7 +141,8 @@ def pack(
     what `leantad make-shards --json` prints.
 
     subset: pack only these. fps, short_side: 0 keeps the source's. copy: keep the bytes of each file. check:
-    only report, write nothing; out is not needed then. A video that cannot be used is in "rejected".
+    only report, write nothing; max_pixels (of a frame), max_frames, max_bytes (with copy): larger videos are
+    rejected; out is not needed then. A video that cannot be used is in "rejected".
     """
     given = locals()
     from tools.make_shards import PackingOptions, check_or_pack, make_plan, refuse_encoding_options
@@ -157,12 +163,14 @@ def train(
     set: Mapping[str, object] | None = None,
     resume: bool = False,
     force: bool = False,
+    trust: bool = False,
     quiet: bool = False,
 ) -> TrainingResult:
     """Train a detector into the run folder `out`, on one GPU or the CPU; prints its progress.
 
     recipe: a YAML file of settings, or the name of a shipped one ("demo"); not needed to resume. set:
-    settings by name, on top of it. resume: go on with the run in out. force: remove it and start anew.
+    settings by name, on top of it. resume: go on with the run in out. force: remove it and start anew. trust:
+    use all that somebody else's recipe or run names.
     RuntimeError if the run cannot go on: the loss is not finite. Several GPUs want a launcher:
     `deepspeed train/main.py`.
     """
@@ -170,11 +178,10 @@ def train(
     from pipeline.files import read_json
     from train.cli import Output, options_of
     from train.main import main as command
-    from train.main import run_training, settings_of_run
+    from train.main import run_alone
 
     options = options_of(command, given)
-    flags = {"resume": resume, "force": force}
-    settings = settings_of_run(options["recipe"], options["overrides"], options["out"], **flags)
-    complete = run_training(settings, options["out"], Output(quiet), **flags)
+    flags = {"resume": resume, "force": force, "trust": trust}
+    complete = run_alone(options["recipe"], options["overrides"], options["out"], Output(quiet), **flags)
     metrics = read_json(options["out"] / "metrics.json") if complete else {}
     return TrainingResult(options["out"], complete, metrics)

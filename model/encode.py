@@ -66,7 +66,7 @@ class _FeatureBuffer:
             raise ValueError(f"encoder: got features of shape {tuple(features.shape)}, want {want}")
         if self.tensor is None:
             self.tensor = features.new_empty(self.num_clips, *features.shape[1:])
-        self.tensor.index_copy_(0, indices.to(features.device), features)
+        self.tensor.index_copy_(0, indices.to(features.device, non_blocking=True), features)
 
     def complete(self) -> Tensor:
         """(n, D, t), n = num_clips."""
@@ -79,7 +79,7 @@ def _select_clips(clips: Tensor, indices: Tensor) -> Tensor:
     first, last = int(indices[0]), int(indices[-1])
     if last - first + 1 == len(indices):
         return clips[first : last + 1]
-    return clips.index_select(0, indices.to(clips.device))
+    return clips.index_select(0, indices.to(clips.device, non_blocking=True))
 
 
 class _ForwardBackward(nn.Module):
@@ -169,7 +169,7 @@ class _SampledEncode(torch.autograd.Function):
         ctx: Any, chunked: _ChunkedClips, clips: Tensor, graph_handle: Tensor, *parameters: Tensor
     ) -> Tensor:
         # Grad mode is off inside a Function's forward: no graph is built here.
-        ctx.chunked, ctx.with_parameters = chunked, bool(parameters)
+        ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
         ctx.calls, features = [], _FeatureBuffer(chunked.num_clips)
         kept = [_select_clips(clips, indices) for indices in chunked.kept]
         for indices, chunk in zip(chunked.kept, kept, strict=True):
@@ -185,10 +185,10 @@ class _SampledEncode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         chunked = ctx.chunked
-        chunks = [
-            _KeptChunk(clips, gradient[indices.to(gradient.device)] * chunked.gradient_factor, call)
-            for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True)
-        ]
+        chunks = []
+        for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True):
+            of_chunk = gradient[indices.to(gradient.device, non_blocking=True)]
+            chunks.append(_KeptChunk(clips, of_chunk * chunked.gradient_factor, call))
         if ctx.with_parameters:
             return (None, None, None, *_backward_on_aliases(chunked.encoder, chunks))
         _backward_partitioned(chunked.encoder, chunks)

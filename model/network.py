@@ -61,7 +61,8 @@ class ClipEncoder(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """clips: (n, C, L, H, W), uint8 or float in 0..255. Returns (n, D, t) features."""
         dtype = next(self.backbone.parameters()).dtype
-        pixels = (clips.float() - self.mean.to(clips.device)) / self.std.to(clips.device)
+        mean, std = (x.to(clips.device, non_blocking=True) for x in (self.mean, self.std))
+        pixels = (clips.float() - mean) / std
         features = self.backbone.pool(self.backbone(pixels.to(dtype)))  # (n, D, t)
         if self.steps_per_clip is None:
             return features
@@ -85,7 +86,8 @@ class Network(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
-        """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,).
+        """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,),
+        on the CPU, where the proposals are drawn (from a GPU they would be copied back, which waits for it).
 
         With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
         Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very

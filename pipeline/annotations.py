@@ -5,9 +5,11 @@ JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the c
                          "annotations": [{"segment": [start, end], "label": name}]}}}
 CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
 per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
-header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files).
-Times count from the first displayed frame. Public files need some patience: segments may be numeric strings,
-the duration may be missing, segments may have zero length or leave the video (see repair_actions).
+header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files). Other
+columns are left out, and so are those without a name, which spreadsheets write.
+Times are those a player shows (see packing/probe.py). Public files need some patience: segments may be
+numeric strings, the duration may be missing, segments may have zero length or leave the video (see
+repair_actions).
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from pathlib import Path
 
 from .files import parse_json
 from .schemas import Number, Text, exact
-from .text import short
+from .text import plain_number, short, shown
 
 CSV_COLUMNS = ("video", "start", "end", "label")
+CSV_OPTIONAL = ("subset", "duration")
 DEFAULT_SUBSET = "training"
 DUPLICATE_SECONDS = 1e-3  # actions of one label are the same when both ends agree to this
 
@@ -106,7 +109,7 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     seen: list[Action] = []
     limit = math.inf if duration is None else duration
     for action in video.actions:
-        text = f"{action.label} [{action.start:g}, {action.end:g}] s"
+        text = f"{shown(action.label, 80)} [{action.start:g}, {action.end:g}] s"
         start, end = max(action.start, 0.0), min(action.end, limit)
         if action.end <= action.start:
             repairs.append(Repair(video.key, "zero-length", f"{text} dropped"))
@@ -181,17 +184,18 @@ def _read_csv(path: Path, text: str) -> dict[str, Video]:
 
 
 def _header(where: str, cells: list[str]) -> list[str]:
-    """The names of the columns, in lower case."""
+    """The names of the columns, in lower case; empty for a column without one."""
     want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]" + _other_separator(cells)
-    got = ",".join(cells) or "an empty file"
+    got = short(",".join(cells), 200)[1:-1] or "an empty file"
     header = [cell.strip().lower() for cell in cells]
     if "label" not in header:
         header = ["label" if name == "type" else name for name in header]
     missing = [name for name in CSV_COLUMNS if name not in header]
     if missing:
         raise ValueError(f"{where}: no column {missing[0]!r} in {got}; {want}")
-    if len(set(header)) < len(header):
-        raise ValueError(f"{where}: a column stands twice in {got}; {want}")
+    twice = [name for name in (*CSV_COLUMNS, *CSV_OPTIONAL) if header.count(name) > 1]
+    if twice:
+        raise ValueError(f"{where}: a column stands twice in {got}: {twice[0]}; {want}")
     return header
 
 
@@ -228,11 +232,18 @@ def _videos_of_rows(path: Path, header: list[str], rows: Iterable[tuple[int, lis
 
 
 def _cells(where: str, header: list[str], row: list[str]) -> dict[str, str]:
-    """The cells of a row by column; one that names no video is an error."""
-    if len(row) != len(header):
-        want = f"want {len(header)} ({','.join(header)})" + _other_separator(row)
+    """The cells of a row by column; one that names no video is an error.
+
+    A spreadsheet adds empty cells to the end of a row, or leaves out those that stand under no name.
+    """
+    named = max(number for number, name in enumerate(header, 1) if name)
+    while len(row) > named and not row[-1].strip():
+        row = row[:-1]
+    if not named <= len(row) <= len(header):
+        names = ",".join(name for name in header if name)
+        want = f"want {named} ({short(names, 200)[1:-1]})" + _other_separator(row)
         raise ValueError(f"{where}: got {len(row)} cells, {want}")
-    cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+    cells = {name: cell.strip() for name, cell in zip(header, row, strict=False)}
     if not cells["video"]:
         raise ValueError(f"{where}: video is empty, want its name")
     return cells
@@ -250,7 +261,7 @@ def _seconds(where: str, value: object) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError
-        seconds = float(value)
+        seconds = plain_number(value) if isinstance(value, str) else float(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{where}: got {short(value)}, want a number of seconds") from None
     if not math.isfinite(seconds):

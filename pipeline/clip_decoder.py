@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from .augment import View, apply_view
-from .decode import decode_on_cpu, decode_on_gpu, with_index
+from .decode import decode_on_cpu, decode_on_gpu, release_decoders, with_index
 from .gpu_decoder import GpuDecoder, GpuDecoderError, gpu_decoder_of
 from .gpu_formats import format_of, packed_format, refusal_of_video, refusal_text, refused_videos
 from .packets import Packets, open_packets, split
@@ -111,10 +111,11 @@ class ClipDecoder:
         return PendingClips(pending)
 
     def close(self) -> None:
-        """Join the threads; starting again starts new ones."""
+        """Join the threads and release their decoders; starting again starts new ones."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+            release_decoders()
 
     def _started_pool(self) -> ThreadPoolExecutor:
         if self._pool is None:

@@ -10,32 +10,41 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition, Stream
+from av.stream import Disposition
+
+from .limits import check_stream, limits
 
 
 @contextmanager
 def open_video(
     source: str | Path | bytes, *, options: dict[str, str] | None = None
 ) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The open container and its first video stream that is no cover picture.
+    """The open container and the video stream that players show: the default one, else the first; no cover.
 
     source: a file, or the bytes of one. options: FFmpeg's for opening it. Raises ValueError when it is no
-    video.
+    video, or one beyond the limits (limits.py).
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    # "file:", as a colon in a name would make its beginning a protocol
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     try:
         container = av.open(file, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise ValueError(f"not a readable video: {error.strerror}") from error
     with container:
-        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+        streams = video_tracks(container)
         if not streams:
             raise ValueError("no video stream in it")
-        yield container, streams[0]
+        default = (stream for stream in streams if stream.disposition & Disposition.default)
+        stream = next(default, streams[0])
+        check_stream(stream)
+        # of a picture that grows in mid-stream, or that the head states smaller than it is
+        stream.codec_context.options = {"max_pixels": str(limits().pixels)}
+        yield container, stream
 
 
-def _is_cover(stream: Stream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
+def video_tracks(container: InputContainer) -> list[av.VideoStream]:
+    """The video streams that are no cover pictures."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def mux_packets(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .annotations import Repair, Video
 from .files import collection_paused, file_sha256, parse_json, sha256_of
+from .limits import check_bytes
 from .records import (
     DESCRIPTION,
     DatasetDescription,
@@ -126,6 +127,10 @@ class Dataset:
         if entry is None:
             raise ValueError(f"{where}: not in the index, pack the data set again")
         offset, size = entry
+        try:
+            check_bytes(size)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         with open(self._local_path(video.shard), "rb") as file:
             file.seek(offset)
             data = file.read(size)

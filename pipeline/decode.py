@@ -6,6 +6,7 @@ frame is decoded once, in bounded chunks; what is not needed is cut out of the v
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
@@ -207,6 +208,16 @@ def _lent_decoder(device: torch.device) -> Iterator[DaliDecoder]:
         if not decoder.failed:
             with _idle_lock:
                 idle.append(decoder)
+
+
+def release_decoders() -> None:
+    """Let go of the decoders that nobody uses, with the memory and the sessions that they hold on a GPU."""
+    with _idle_lock:
+        for idle in _idle.values():
+            idle.clear()
+
+
+atexit.register(release_decoders)  # while CUDA is still there
 
 
 def with_index(device: torch.device) -> torch.device:

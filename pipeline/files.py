@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,19 @@ def remove_left(folder: Path) -> None:
 _remove_left_once = cache(remove_left)  # a folder may hold thousands of files: once, at the first write there
 
 
+def check_writable(path: Path) -> None:
+    """ValueError unless `path` can be written later on: a few bytes are written beside it, and removed."""
+    partial = _temporary_path(path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes its name, flushed to disk, when the block ends.
@@ -134,6 +147,21 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+
+
+@contextmanager
+def own_temporary_files() -> Iterator[None]:
+    """What libraries and compilers write to the system's temporary folder lies in a `temporary_folder`."""
+    before, folder_before = os.environ.get("TMPDIR"), tempfile.tempdir
+    with temporary_folder() as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = folder_before
+            del os.environ["TMPDIR"]
+            if before is not None:
+                os.environ["TMPDIR"] = before
 
 
 def _lock(folder: Path, operation: int) -> int | None:

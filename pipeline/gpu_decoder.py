@@ -54,9 +54,9 @@ def driver_limits(codec: str, bits: int, device: torch.device) -> DriverLimits:
         raise GpuDecoderError(
             f"the driver's video library is missing ({error}), see leantad doctor"
         ) from None
-    torch.empty(1, device=device)  # makes the GPU's context this thread's, which the library asks for
     caps = _DecodeCaps(CODECS[codec][0], CHROMA_420, bits - 8)
     with torch.cuda.device(device):
+        torch.empty(1, device=device)  # makes the GPU's context this thread's, which the library asks for
         code = library.cuvidGetDecoderCaps(ctypes.byref(caps))
     if code:
         raise GpuDecoderError(f"{LIBRARY} does not state what the GPU decodes (error {code})")

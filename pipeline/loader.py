@@ -8,6 +8,7 @@ import torch
 
 from .batch import Batch
 from .collate import collate
+from .limits import set_limits
 from .order import next_step
 from .prefetch import Prefetch
 from .records import VideoSource
@@ -49,6 +50,7 @@ class Loader:
     ):
         assert batch_size >= 1 and 0 <= rank < world_size, (batch_size, rank, world_size)
         self.settings, self.training = settings, training
+        set_limits(settings.limits)
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
         self.samples = samples_of(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .container import mux_packets, open_video
+from .limits import check_bytes
 from .packets import packets_needed
 from .records import EncodedFrames
 
@@ -40,6 +41,7 @@ class PackedFile:
     def encoded_frames(self, frames: NDArray[np.int64]) -> EncodedFrames:
         """A video of the packets that `frames` need."""
         if not self.in_order:
+            check_bytes(self.path.stat().st_size)
             return EncodedFrames(self.path.read_bytes(), frames, self.num_frames)
         indices = packets_needed(self.keyframes, np.unique(frames))
         stamps = self.table[:, 2]

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from settings_group import SettingsGroup
 
+from .limits import Limits
+
 MAX_WORKERS = 8  # decoders at the same time, unless a setting asks for more; NVIDIA's chips have up to 7
 
 
@@ -90,6 +92,9 @@ class DataSettings(SettingsGroup):
     skip_bad: int = Field(0, ge=0)
     """Unreadable samples that each process reports and replaces, by others in training and by black clips in
     evaluation. One more stops the run: 0 stops at the first."""
+
+    limits: Limits = Limits()
+    """Bounds on what a video may cost."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DataSettings:

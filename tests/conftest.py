@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,21 @@ from cpu_info import ask_once
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported anywhere
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads than cores crawl
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="leantad-state-")  # the key of train/trust.py
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 ask_once()
 
 
 # Files whose tests take longest; begun first, so that no worker is left alone with one of them at the end.
-LONGEST = ("real_video", "train_engine", "tools_planning_deepspeed_memory", "train_loop", "docs")
+LONGEST = (
+    "kill",
+    "real_video",
+    "train_faults",
+    "train_engine",
+    "tools_planning_deepspeed_memory",
+    "train_loop",
+    "docs",
+)
 LONGEST += ("tools_make_shards", "model_rewire_families", "tools_plan")
 
 

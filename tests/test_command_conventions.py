@@ -241,6 +241,14 @@ def test_results_are_new_or_forced(tmp_path):
         check_new_file(tmp_path, force=True)
 
 
+def test_a_result_goes_to_a_file_that_can_be_written():
+    for path in (Path("/proc/self/d.json"), Path("/proc/d.json")):
+        with pytest.raises(ValueError, match=r"d\.json: cannot be written \(.*\); give another path"):
+            check_new_file(path, force=True)
+    with pytest.raises(ValueError, match="/dev/null: is no ordinary file"):
+        check_new_file(Path("/dev/null"), force=True)
+
+
 # ---------------------------------------------------------------------------------- no command overwrites
 
 

@@ -73,7 +73,11 @@ def test_help_reads_from_the_example_to_the_last_argument():
 @pytest.mark.parametrize(
     ("function", "command", "without"),
     [
-        (leantad.load, predict, {"videos", "out", "min_score", "top", "classes", "format", "force"}),
+        (
+            leantad.load,
+            predict,
+            {"videos", "out", "min_score", "auto_threshold", "top", "classes", "format", "force"},
+        ),
         (leantad.evaluate, evaluate, set()),
         (leantad.pack, make_shards, set()),
         (leantad.train, train, set()),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.backbones import BACKBONES
+from model.backbones import BACKBONES, WITHOUT_RESIDUALS
 from model.detector.settings import DetectorSettings
 from model.deterministic import FrameMaxPool, average_steps, interpolate_steps
 from model.network import Network
@@ -54,7 +54,10 @@ class Operations(TorchDispatchMode):
 def step_of(backbone: str, device: str = "cpu") -> nn.Module:
     """A network after forward and backward; features are averaged to 4 steps and interpolated to 12."""
     torch.manual_seed(0)
-    encoder = EncoderSettings(backbone=backbone, clip_ratio=0.5, clips_per_forward=1, steps_per_clip=2)
+    reversible = backbone not in WITHOUT_RESIDUALS
+    encoder = EncoderSettings(
+        backbone=backbone, reversible=reversible, clip_ratio=0.5, clips_per_forward=1, steps_per_clip=2
+    )
     detector = DetectorSettings(num_steps=12, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)
     network = Network(encoder, detector, num_classes=3).to(device)
     clips = torch.randint(0, 256, (1, 2, 3, 16, 32, 32), dtype=torch.uint8)
@@ -66,14 +69,16 @@ def step_of(backbone: str, device: str = "cpu") -> nn.Module:
 
 
 # A network of each family: what deeper ones run more often is the same
-FAMILIES = ("r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s")
+FAMILIES = ("r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s", "i3d")
+# I3D pools over time, too; PyTorch has an ordered backward of that since 2.13, the release that is pinned.
+SINCE_2_13 = {"i3d": {"max_pool3d_with_indices_backward"}}
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_step_runs_nothing_that_cuda_refuses(deterministic, backbone):
     with Operations() as operations:
         step_of(backbone)
-    assert not operations.names & REFUSED
+    assert not operations.names & (REFUSED - SINCE_2_13.get(backbone, set()))
 
 
 def test_the_usual_step_does_which_is_why_it_has_another():

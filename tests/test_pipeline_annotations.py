@@ -49,6 +49,40 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
 
 
 @pytest.mark.parametrize(
+    "rows",
+    [
+        ["video,start,end,label,subset,,,", "v,0.2,0.8,act,val,,,", "w,,,,val,,,", ",,,,,,,"],
+        ["video,start,end,label,subset,,", "v,0.2,0.8,act,val", "w,,,,val,,,,"],
+        [",video,start,end,label,,subset", "0,v,0.2,0.8,act,,val", "1,w,,,,x,val"],
+        ["video,start,end,label,subset, , ", "v,0.2,0.8,act,val,unsure,", "w,,,,val, ,"],
+        ["video,start,end,label,subset,note,note", "v,0.2,0.8,act,val,a,b", "w,,,,val,,"],
+    ],
+)
+def test_columns_without_a_name_and_cells_below_them_are_left_out(tmp_path, rows):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([*rows, ""]))
+    assert read_annotations(path) == {
+        "v": Video("v", "val", None, (Action(0.2, 0.8, "act"),)),
+        "w": Video("w", "val", None, ()),
+    }
+
+
+@pytest.mark.parametrize("value", ["0_2", "1_0.5", "\uff11", "infinity", "1e999", "0x1", "1:23"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text(f"video,start,end,label,duration\nv,{value},9,a,9\n", encoding="utf-8")
+    else:
+        write_json(path, {"v": {"annotations": [{"segment": [value, "9"], "label": "a"}]}})
+    with pytest.raises(ValueError, match=r"a\.(csv, line 2: start|json: .*segment): got '.*', want a"):
+        read_annotations(path)
+    (tmp_path / "d.csv").write_text(f"video,start,end,label,duration\nv,1,9,a,{value}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: duration: got"):
+        read_annotations(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
         ("a.json", '{"database": {', "line 1, column 15: not JSON"),
@@ -72,6 +106,7 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
             "want 4 (video,start,end,label); columns are separated",
         ),
         ("a.csv", "video,start,end,label,end\n", "line 1: a column stands twice"),
+        ("a.csv", "video,start,end,label,,\nv,1,2,a,,,x\n", "line 2: got 7 cells, want 4 (video,start,end,"),
         ("a.csv", "video,start,end,label\n", "no video in it"),
         ("a.csv", "video,start,end,label\nv,1,2\n", "line 2: got 3 cells, want 4"),
         ("a.csv", "video,start,end,label\nv,1,2,a\nv,x,2,a\n", "line 3: start: got 'x'"),

@@ -16,7 +16,7 @@ import torch
 from nvdec_stand_in import H200
 from painted_video import encode, number_of, painted, painted_video
 
-from pipeline import clip_decoder
+from pipeline import clip_decoder, decode
 from pipeline.augment import CENTRE, Colour, View
 from pipeline.clip_decoder import ClipDecoder, ClipRequest, default_workers
 from pipeline.gpu_formats import CODECS, StreamFormat, refusal_by_any_gpu, refusal_by_driver
@@ -130,6 +130,14 @@ def test_the_error_of_a_worker_is_that_of_the_video_and_the_threads_end(vp9):
         with pytest.raises(ValueError, match="decode|broken|missing"):
             clips_of(bytes(broken), [range(120)], video=packed(vp9), decode_workers=workers)
     assert not [t for t in threading.enumerate() if t.name.startswith("leantad-decoder")]
+
+
+def test_closing_releases_the_decoders(vp9, monkeypatch):
+    nvdec_stand_in.install(monkeypatch)
+    large = painted_video(60, size=(128, 128))
+    for data in (vp9, large):
+        clips_of(data, [range(60)], decode_workers=2, remark=print)
+    assert not any(decode._idle.values())
 
 
 def test_no_more_than_the_bytes_of_a_chunk_are_held_at_source_size(monkeypatch):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import pytest
+from odd_video import numbers_shown, remuxed, video
 from painted_video import painted_video
 
 from pipeline.packing.pack_video import pack_video
-from pipeline.packing.prepare import encoding_spec_of, find_videos, prepare, stated_seconds
+from pipeline.packing.prepare import encoding_spec_of, find_videos, left_out, prepare, stated_seconds
 from pipeline.packing.rates import exact_rate
 from pipeline.packing.transcode import EncodingSpec, has_encoding, transcode
+from pipeline.packing.video_folder import VideoFolder
 from tools.make_shards import packing_of
 
 SPEC = EncodingSpec(fps=Fraction(10), short_side=32, gop=4)
@@ -64,6 +68,90 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
     }
     assert list(find_videos(["in/**/*.MKV"])) == ["c"]
     assert list(find_videos(["i?"])) == ["a", "c"]  # a glob that matches a folder means the videos in it
+
+
+# encoder, FFmpeg's name of the container, pixel format: what is under endings that no camera writes
+ENDINGS = {
+    ".gif": ("gif", "gif", "rgb8"),
+    ".mxf": ("mpeg2video", "mxf", None),
+    ".vob": ("mpeg2video", "vob", None),
+    ".asf": ("wmv2", "asf", None),
+    ".dv": ("dvvideo", "dv", "yuv420p"),
+    ".y4m": ("wrapped_avframe", "yuv4mpegpipe", None),
+    ".h264": ("libx264", "h264", None),
+    ".hevc": ("libx265", "hevc", None),
+    ".m2ts": ("libx264", "mpegts", None),
+    ".m2v": ("mpeg2video", "mpeg2video", None),
+    ".ivf": ("libvpx-vp9", "ivf", None),
+    ".f4v": ("libx264", "mp4", None),
+    ".nut": ("mpeg4", "nut", None),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_ffmpeg_reads_is_taken_from_folders_and_packed(tmp_path, ending):
+    codec, container, pix_fmt = ENDINGS[ending]
+    films = tmp_path / "films"
+    films.mkdir()
+    size = (576, 720) if ending == ".dv" else (64, 64)
+    film = video(tmp_path, codec, container, pix_fmt=pix_fmt, stamps=range(25), size=size)
+    (films / f"film{ending}").write_bytes(film)
+    files = find_videos([str(films)])
+    assert list(files) == ["film"] and VideoFolder(films).find("film") == (f"film{ending}", None)
+    spec = EncodingSpec(fps=Fraction(5), short_side=32)
+    ((packed, numbers),) = ((one, numbers_shown(path)) for one, path in prepare(files, spec, workers=1))
+    assert packed.reject is None and numbers == [0, 5, 10, 15, 20]
+
+
+def test_files_that_are_no_videos_by_their_ending_are_counted(tmp_path):
+    touch(tmp_path, "a.mp4", "notes.txt", "b/more.TXT", "b/sound.mp3", "b/README", ".hidden.txt", "out.bin")
+    text = left_out([str(tmp_path / "*"), str(tmp_path), str(tmp_path / "out.bin")])
+    number, listed = text.split(" without the ending of a video (")
+    assert number == "left out: 5 files" and listed.endswith("); name one to try it")
+    assert set(listed.split(")")[0].split(", ")) == {".txt 2", ".mp3 1", "none 1", ".bin 1"}
+    assert left_out([str(tmp_path / "a.mp4"), str(tmp_path / "b" / "sound.mp3")]) == ""
+
+
+def test_a_name_without_ending_means_the_video_and_not_its_preview(tmp_path):
+    touch(tmp_path, "film.gif", "film.mp4", "film.h264", "alone.gif")
+    folder = VideoFolder(tmp_path)
+    assert folder.find("film") == ("film.mp4", None) and folder.find("film.gif") == ("film.gif", None)
+    assert folder.find("alone") == ("alone.gif", None)
+
+
+def test_a_link_to_what_is_not_there_is_that_videos_reject(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "gone.mp4").symlink_to("elsewhere.mp4")
+    (tmp_path / "round.mp4").symlink_to("round.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    folder = VideoFolder(tmp_path)
+    assert folder.find("gone") == (None, "gone.mp4 is a link to elsewhere.mp4, which is not there")
+    assert folder.find("round") == (None, "round.mp4 is a link to round.mp4, which is not there")
+    assert folder.find("pipe") == (None, "pipe.mp4 is neither a file nor a link to one")
+    files = find_videos([str(tmp_path)])
+    assert list(files) == ["a", "gone", "round"]
+    results = {one.key: one.reject for one, _ in prepare(files, SPEC, workers=1)}
+    assert results["gone"] == "No such file or directory" and "symbolic links" in results["round"]
+
+
+def test_a_name_with_a_colon_is_prepared(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    Path("2024-01-01T12:30:45.mp4").write_bytes(source)
+    ((packed, exists),) = (
+        (one, path.exists())
+        for one, path in prepare(find_videos(["2024-01-01T12:30:45.mp4"]), SPEC, workers=1)
+    )
+    assert packed.reject is None and packed.num_frames == 20 and exists
+    assert stated_seconds(Path("2024-01-01T12:30:45.mp4")) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_what_is_out_of_the_ordinary_is_reported_with_the_key(tmp_path):
+    (tmp_path / "cut.ts").write_bytes(remuxed(video(tmp_path, container="mpegts"), "mpegts", skip=5))
+    remarks = []
+    files = {"cut": tmp_path / "cut.ts"}
+    for _ in prepare(files, SPEC, workers=1, on_remark=lambda *both: remarks.append(both)):
+        pass
+    assert [(key, repair.kind) for key, repair in remarks] == [("cut", "leading"), ("cut", "begin")]
 
 
 def test_files_of_one_name_keep_apart(tmp_path, monkeypatch):

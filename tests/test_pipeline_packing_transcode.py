@@ -12,6 +12,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_video import numbers_shown, video
 from packing_cases import numbers_in, write_video
 
 from pipeline.packing.encoder import encode_video
@@ -82,6 +83,75 @@ def test_an_uneven_video_is_shown_at_its_own_times(tmp_path):
     assert not source.steady and result.steady
     assert numbers_in(data) == [0, 1, 2, 2, 2, 2, 2, 3, 4, 5][: result.num_frames]
     assert abs(result.duration - source.duration) <= Fraction(1, 20)
+
+
+PAUSES = {
+    "a long still": ([*range(60), *range(1860, 1920)], 30),
+    "bursts of motion in a still scene": (
+        [k for part in range(6) for k in range(90 * part, 90 * part + 12)],
+        30,
+    ),
+    "a recorder that writes what changes": (
+        [*range(0, 600, 60), *range(600, 660), *range(660, 1200, 45)],
+        60,
+    ),
+    "a few frames dropped": ([k for k in range(150) if k % 7 != 3], 30),
+}
+
+
+@pytest.mark.parametrize("case", PAUSES)
+@pytest.mark.parametrize("container", ["mp4", "matroska", "flv", "mpegts"])
+def test_a_recording_with_pauses_keeps_the_asked_rate_where_something_moves(tmp_path, case, container):
+    stamps, fps = PAUSES[case]
+    path = tmp_path / "made.bin"
+    video(tmp_path, container=container, stamps=stamps, fps=fps)
+    data, source, result = transcode(path, EncodingSpec())
+    assert result.fps == 15 and abs(result.duration - source.duration) <= Fraction(1, 30)
+    assert source.duration > stamps[-1] / fps  # how long the last frame is shown is up to the encoder
+    wanted = [
+        max(n for n, stamp in enumerate(stamps) if stamp <= k * fps / 15) for k in range(result.num_frames)
+    ]
+    assert numbers_shown(data) == wanted
+
+
+def test_the_rate_does_not_grow_where_a_slow_recording_has_pauses(tmp_path):
+    stamps = [*range(30), *range(230, 260)]
+    video(tmp_path, stamps=stamps, fps=10)
+    _, _, result = transcode(tmp_path / "made.bin", EncodingSpec())
+    assert result.fps == 10 and result.num_frames >= 260
+    _, _, result = transcode(tmp_path / "made.bin", EncodingSpec(fps=Fraction(0)))
+    assert result.fps == 10
+
+
+def test_the_first_frame_fills_the_time_before_it(tmp_path):
+    video(tmp_path, container="matroska", stamps=range(50, 100), sound_from=0.0)
+    data, source, result = transcode(tmp_path / "made.bin", EncodingSpec(fps=Fraction(5)))
+    assert (result.begin, result.num_frames, result.remarks) == (0, 20, ())
+    assert numbers_shown(data) == [0] * 10 + list(range(0, 50, 5))
+
+
+def test_pictures_of_another_size_are_scaled_to_that_of_the_first(tmp_path):
+    parts = [
+        video(tmp_path, container="mpegts", size=size, stamps=range(30)) for size in ((64, 96), (128, 64))
+    ]
+    data, source, result = transcode(b"".join(parts), EncodingSpec(fps=Fraction(0)))
+    assert (result.width, result.height) == (96, 64) and numbers_shown(data) == [*range(30), *range(30)]
+    assert "they change from 96x64 yuv420p to 64x128 yuv420p" in dict(source.remarks)["pictures"]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le", "gray"])
+def test_h264_of_any_pixels_is_packed(tmp_path, pix_fmt):
+    data, source, _ = transcode(
+        video(tmp_path, pix_fmt=pix_fmt, stamps=range(20)), EncodingSpec(fps=Fraction(0))
+    )
+    assert numbers_shown(data) == list(range(20)) and not source.remarks
+
+
+@pytest.mark.parametrize("pix_fmt", ["bgr0", "gray16le", "yuva420p", "gbrp10le", "rgb48le", "yuv410p"])
+def test_lossless_video_of_any_pixels_is_packed(tmp_path, pix_fmt):
+    source = video(tmp_path, "ffv1", "matroska", pix_fmt=pix_fmt, stamps=range(20))
+    data, _, _ = transcode(source, EncodingSpec(fps=Fraction(0)))
+    assert numbers_shown(data) == list(range(20))
 
 
 def test_a_late_first_frame_is_time_zero(tmp_path):

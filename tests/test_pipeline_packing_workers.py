@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,50 @@ def crash_on_b(job: Job) -> tuple[PackResult, bytes]:
     return slow_first(job)
 
 
+class WaitsForParent:
+    """As a decoder whose threads fork left behind: who takes it away in another process waits forever."""
+
+    def __init__(self):
+        self.own, self.process = self, os.getpid()  # a cycle: garbage that only the collector finds
+
+    def __del__(self):
+        while os.getpid() != self.process:
+            time.sleep(1)
+
+
+def collect_garbage(job: Job) -> tuple[PackResult, bytes]:
+    gc.collect()
+    return slow_first(job)
+
+
 def full_disk(job: Job) -> tuple[PackResult, bytes]:
     raise OSError(28, "No space left on device")
+
+
+def test_a_worker_leaves_the_garbage_of_its_parent_alone(tmp_path):
+    gc.disable()
+    try:
+        WaitsForParent()
+        with deadline(20):
+            assert reasons(Journal(tmp_path), collect_garbage, "b") == ["by b"]
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def deadline(seconds: int):
+    """TimeoutError when the block takes longer."""
+
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def reasons(journal: Journal, task, *names: str) -> list[str | None]:

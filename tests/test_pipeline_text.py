@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.text import bounded, columns, counted, first_names, short, suggestion
+from pipeline.text import (
+    bounded,
+    columns,
+    counted,
+    first_names,
+    plain_number,
+    short,
+    shown,
+    suggestion,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +39,35 @@ def test_names_need_no_quotes():
     assert first_names(iter(["a b", "c"]), 1, quoted=False) == "a b and 1 more"
 
 
+def test_long_names_are_cut_and_names_with_line_breaks_stay_on_a_line():
+    label = "a" * 200 + "z" * 100
+    assert len(first_names([label] * 3)) < 260 and "zzz'" in first_names([label])
+    assert "\n" not in first_names(["pick\nup"], quoted=False)
+    assert shown("pick\n  up\tslowly\u3000now") == "pick up slowly now"
+    assert len(shown(label)) == 40 and shown(label).startswith("aaa") and shown(label).endswith("zzz")
+    assert shown("x" * 40) == "x" * 40
+
+
+def test_what_would_steer_a_terminal_is_shown_as_escapes():
+    assert shown("red\x1b[31m \x07\udc80") == r"red\x1b[31m \x07\udc80"
+    other_script = "\u05e9\u05dc\u05d5\u05dd \u0645\u06cc\u200c\u062e"
+    assert shown(other_script) == other_script
+
+
+@pytest.mark.parametrize("text", ["12", " 12.5\u00a0", "-.5", "+3.", "1e-3", "2E2"])
+def test_a_number_is_read_as_python_reads_it(text):
+    assert plain_number(text) == float(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0_2", "1_000.5", "nan", "inf", "-Infinity", "", ".", "1,5", "0x10", "\u0661", "1:02", "1e", "1 2"],
+)
+def test_what_python_takes_for_a_number_and_people_do_not_is_refused(text):
+    with pytest.raises(ValueError, match="want a number"):
+        plain_number(text)
+
+
 def test_a_near_name_is_suggested_and_all_where_none_is_near():
     assert suggestion("num_clip", ["num_clips", "crop"]) == "did you mean 'num_clips'?"
     assert suggestion("zzz", ["num_clips", "crop"]) == "known: num_clips, crop"
@@ -50,6 +88,10 @@ def test_columns_are_as_wide_as_their_widest_cell():
         "a         10.5",
         "bcdef        7  late",
     ]
+
+
+def test_a_cell_with_line_breaks_stays_in_its_row():
+    assert columns([["a\nb", "1"], ["c", "2"]]) == "a b  1\nc    2"
 
 
 def test_the_last_alignment_stands_for_all_columns_after_it():

@@ -162,7 +162,7 @@ def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
     assert "| ZeRO stages, offload | failed | 0.1 |" in (tmp_path / "gpu-check.md").read_text()
     assert json.loads((tmp_path / "gpu-check.json").read_text())["rows"][0]["state"] == FAILED
     assert "rows that held are kept" in run().stderr
-    monkeypatch.setattr(gpu_check, "facts", lambda device: {"GPU": "another"})
+    monkeypatch.setattr(gpu_check, "machine_of", lambda device: {"GPU": "another"})
     assert "measured again" in run().stderr
 
 

@@ -258,6 +258,21 @@ def test_how_to_get_one_frame_rate_depends_on_how_it_was_packed(packing, way):
     assert rate_warning(["15", "12"], packing).startswith(f"frame rates differ (15, 12): {way}")
 
 
+@pytest.mark.parametrize(
+    ("packing", "way"),
+    [
+        ({"copy": True}, "pack without --copy"),
+        (
+            {"copy": False, "fps": 15.0, "upscale": False},
+            "let slower videos have frames repeated by --upscale",
+        ),
+        ({"copy": False, "fps": 0.0, "upscale": False}, "pack with --fps 30 --upscale"),
+    ],
+)
+def test_no_rate_is_proposed_that_ruins_the_other_videos(packing, way):
+    assert rate_warning(["30", "15", "1.86034"], packing) == f"frame rates differ (30, 15, 1.86034): {way}"
+
+
 def test_a_damaged_tar_is_refused_and_named(shards):
     (shards / "00000.tar").write_bytes(b"pixelz")
     result = CliRunner().invoke(main, [str(shards)])

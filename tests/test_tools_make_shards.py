@@ -136,7 +136,7 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     write_video(videos / "twice.mp4", range(0, 400, 40))
     names = ["one", "empty", "text", "cut", "twice", "absent", "../other", "/etc/passwd"]
     database = {name: entry((0, 0.5, "run")) for name in names} | {"two": entry((50, 60, "run"))}
-    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    done = run(videos, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out", "--strict")
     assert done.returncode == 1, done.stderr
     assert "packed: 1 of 9 videos" in done.stdout and "rejected: 8" in done.stdout
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
@@ -149,12 +149,53 @@ def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
         "absent": "no file of this name in the folder",
         "../other": "no file of this name in the folder",
         "/etc/passwd": "no file of this name in the folder",
-        "two": "no action overlaps it: it ends at 1.00 s, they begin at 50 s",
+        "two": "no action overlaps it: it ends at 0.99 s, they begin at 50 s",
     }
     assert set(reasons) == set(wanted)
     assert all(reason in reasons[name] for name, reason in wanted.items()), reasons
     ground_truth = Dataset.open(tmp_path / "out").ground_truth("training")
     assert len(ground_truth) == 9 and all(video.actions for video in ground_truth.values())
+
+
+def test_a_dangling_link_is_one_reject(videos, tmp_path):
+    (videos / "gone.mp4").symlink_to("nowhere.mp4")
+    database = {name: entry((0, 0.5, "run")) for name in ("one", "gone")}
+    for options in (["--check"], []):
+        out = ["--out", tmp_path / "out", *options]
+        done = run(videos, annotate(tmp_path / "a.json", database), *out)
+        assert done.returncode == 1, done.stderr
+        assert "rejected: 1" in done.stdout
+        assert "gone: gone.mp4 is a link to nowhere.mp4, which is not there" in done.stdout
+
+
+def test_what_decodes_of_a_cut_file_is_packed_with_a_remark_and_strictly_rejected(videos, tmp_path):
+    good = (videos / "v_one.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
+    database = {name: entry((0, 0.2, "run"), (0.7, 0.9, "run")) for name in ("cut", "two")}
+    path = annotate(tmp_path / "a.json", database)
+    done = run(videos, path, "--out", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "cut: ending: the file breaks off inside a frame; 11 frames, " in done.stdout
+    assert "cut: outside: run [0.7, 0.9] s dropped" in done.stdout
+    video = Dataset.open(tmp_path / "out").videos["cut"]
+    assert video.duration == pytest.approx(0.5, abs=0.1) and len(video.actions) == 1
+    assert "strict" not in Dataset.open(tmp_path / "out").packing
+    done = run(videos, path, "--out", tmp_path / "strict", "--strict")
+    assert done.returncode == 1 and "rejected: 1" in done.stdout
+    assert Dataset.open(tmp_path / "strict").packing["strict"] is True
+    done = run(videos, path, "--out", tmp_path / "out", "--strict")
+    assert done.returncode == 2 and "was begun with strict None, not True" in done.stderr
+
+
+def test_an_action_that_packing_would_lose_names_a_rate_that_keeps_it(videos, tmp_path):
+    write_video(videos / "short.mp4", range(0, 200, 40))  # 5 frames; at 4 a second one is packed, for 0.25 s
+    write_video(videos / "long.mp4", range(0, 600, 40))
+    database = {"short": entry((0.05, 0.05, "run"), (0.17, 0.2, "run")), "two": entry((0, 0.5, "run"))}
+    path = annotate(tmp_path / "a.json", database)
+    done = run(videos, path, "--out", tmp_path / "out", "--fps", "7")
+    reason = "packed at 7 frames a second it ends at 0.1429 s, they begin at 0.17 s; pack with a higher --fps"
+    assert done.returncode == 1 and reason in done.stdout, done.stdout
+    assert run(videos, path, "--out", tmp_path / "again", "--fps", "15").returncode == 0
 
 
 def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):
@@ -257,6 +298,49 @@ def test_two_names_of_one_file_are_refused(videos, tmp_path):
     done = run(videos, path, "--out", tmp_path / "out")
     assert done.returncode == 2 and "'one' and 'v_one.mp4' are both the file 'v_one.mp4'" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_subset_without_an_action_gets_a_warning(videos, tmp_path):
+    database = {"one": entry((0, 0.5, "run")), "two": entry(subset="validation")}
+    done = run(videos, annotate(tmp_path / "a.json", database), "--check")
+    assert "warning: subset 'validation' has no action: a run can neither train nor" in done.stdout
+
+
+def test_a_name_that_is_only_similar_is_found_and_shown(tmp_path):
+    folder = tmp_path / "videos"
+    for file in ("a.mp4", "c\u00e4fe 1.mp4", "north/day.mp4", "v_b.mp4", "b.mp4"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / file, range(0, 1000, 40))
+    wanted = {"v_a": "a.mp4", "cafe_1_mp4": "c\u00e4fe 1.mp4", "north/v_day.MP4": "north/day.mp4"}
+    wanted |= {"v_b": "v_b.mp4", "b": "b.mp4", "south/v_day": None}
+    database = {name: entry((0, 0.5, "run")) for name in wanted}
+    done = run(folder, annotate(tmp_path / "a.json", database), "--out", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    videos = Dataset.open(tmp_path / "out").videos.values()
+    assert {video.source: video.file for video in videos} == wanted
+    assert "found by a similar file name: 3 (cafe_1_mp4 is c\u00e4fe 1.mp4, north/v_day.MP4 is" in done.stdout
+    assert "south/v_day: no file of this name" in done.stdout
+
+
+def test_a_similar_name_does_not_take_the_file_of_another(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for file in ("a.mp4", "x y.mp4"):
+        write_video(tmp_path / "videos" / file, range(0, 1000, 40))
+    folder = VideoFolder(tmp_path / "videos")
+    assert folder.find_each(["a", "v_a", "v_a_mp4", "x y", "x_y"]) == {
+        "a": ("a.mp4", None),
+        "v_a": (None, "no file of this name in the folder"),
+        "v_a_mp4": (None, "no file of this name in the folder"),
+        "x y": ("x y.mp4", None),
+        "x_y": (None, "no file of this name in the folder; is it 'x y.mp4'?"),
+    }
+
+
+@pytest.mark.parametrize("option", [["--fps", "1_5"], ["--fps", "nan"], ["--gop", "3_2"], ["--gop=\u0663"]])
+def test_an_option_that_is_no_plain_number_is_refused(tmp_path, option):
+    done = run(tmp_path, tmp_path / "a.json", "--out", tmp_path / "out", *option)
+    name = option[0].partition("=")[0]
+    assert done.returncode == 2 and f"Invalid value for '{name}'" in done.stderr, done.stderr
 
 
 def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_path):
@@ -461,9 +545,10 @@ def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
     while not (tmp_path / "out" / ".work" / "videos").exists():
         time.sleep(0.002)
     os.kill(first.pid, signal.SIGSTOP)
-    done = run(*options, "--out", tmp_path / "out")
+    for flags in ((), ("--force",)):
+        done = run(*options, "--out", tmp_path / "out", *flags)
+        assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
     os.kill(first.pid, signal.SIGCONT)
-    assert done.returncode == 2 and "another make-shards is writing here" in done.stderr
     assert first.wait(60) == 1 and contents(tmp_path / "out") == wanted
 
 

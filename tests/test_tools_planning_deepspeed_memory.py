@@ -15,6 +15,7 @@ from tools.benchmarks.trackers import LiveBytes
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.search import with_changes
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, WORKING, Reducer, StepPeak, fake_step
+from train.optimizer import read_ds_config
 from train.settings import settings_from
 
 WORKER = Path(__file__).with_name("plan_worker.py")
@@ -198,3 +199,9 @@ def test_earlier_micro_steps_leave_their_gradients():
     assert several.accumulates and not one.accumulates
     assert several.forward[GRADIENTS] == 4 * several.trainable and GRADIENTS not in one.forward
     assert several.parts[GRADIENTS] > one.parts[GRADIENTS] + 2 * several.trainable
+
+
+@pytest.mark.parametrize(("device", "bf16", "offloads"), [("cuda", True, True), ("cpu", False, False)])
+def test_what_is_auto_is_planned_as_the_run_decides_it(device, bf16, offloads):
+    config = DeepSpeedMemoryConfig.from_ds_config(read_ds_config(), 1, device=device)
+    assert (config.bf16, config.offloads_optimizer, config.offloads_weights) == (bf16, offloads, False)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +115,7 @@ def test_weights_trained_on_kept_bytes_see_the_bytes_of_the_file(videos, tmp_pat
 
 def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     broken, out = tmp_path / "broken.mkv", tmp_path / "found"
-    broken.write_bytes((videos / "first.mkv").read_bytes()[:2000])
+    broken.write_bytes((videos / "first.mkv").read_bytes()[:600])  # within its first frame
     result = call(main, broken, videos / "second.webm", "--checkpoint", run, "--out", out, "--quiet")
     assert result.exit_code == 1 and result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -122,6 +126,19 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         *("detections.csv", "detections.json", "second.srt")
     ]
+
+
+def test_what_is_missing_of_a_file_and_what_was_left_out_is_printed(videos, run, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "cut.mkv").write_bytes((videos / "first.mkv").read_bytes()[:3000])
+    (films / "notes.txt").write_text("no video")
+    result = call(main, films, "--checkpoint", run, "--out", tmp_path / "found")
+    assert result.exit_code == 0, result.output
+    assert f"{films / 'cut.mkv'}: the container is damaged: File ended prematurely; " in result.stderr
+    assert "left out: 1 file without the ending of a video (.txt 1); name one to try it" in result.stderr
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert len(found["results"]["cut"]) == 100
 
 
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
@@ -288,3 +305,52 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
         peaks.append(peak_mib_of(lambda path=path: list(predict(trained, {"long": path}, output=SILENT))))
     # 80 s decoded are 28 MiB, 20 s 7 MiB; 15 more windows of candidates come to 1 MiB
     assert peaks[2] < peaks[1] + 8, peaks
+
+
+def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, videos, tmp_path):
+    everything = predicted(videos, "--checkpoint", run, "--out", tmp_path / "all")["videos"]
+    scores = sorted(d["score"] for video in everything.values() for d in video["detections"])
+    middle = {"score": scores[len(scores) // 2], "f1": 0.5}
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "checkpoints" / "best", copy)
+    options = ("--checkpoint", copy, "--auto-threshold", "--out", tmp_path / "some")
+    assert "no thresholds; these weights were not validated" in refused(videos, *options)
+    classes = {"jump": {"score": scores[-1], "f1": 1.0}, "run": {"score": 0.0, "f1": 0.1}}
+    thresholds = {"subset": "validation", "overall": middle, "classes": classes}
+    (copy / "thresholds.json").write_text(json.dumps(thresholds))
+    needed = {"jump": scores[-1], "run": 0.0, "swim": middle["score"]}
+    some = predicted(videos, *options)["videos"]
+    for key, video in everything.items():
+        kept = [d for d in video["detections"] if d["score"] >= needed[d["label"]]]
+        assert some[key]["detections"] == kept
+    assert 0 < sum(len(video["detections"]) for video in some.values()) < len(scores)
+    result = call(main, videos, *options, "--force", "--set", "post.sigma=0.4")
+    assert "warning: thresholds were chosen without post.sigma=0.4" in result.stderr
+    assert "thresholds of best F1 on 'validation': jump " in result.stderr
+    assert "; that of all classes for 'swim', not found there" in result.stderr
+
+
+def test_what_was_detected_is_printed_although_the_disk_is_full(run, videos, tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tools.predict.write_outputs", full)
+    out = tmp_path / "out"
+    arguments = [str(videos / "second.webm"), "--checkpoint", str(run), "--out", str(out), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and f"error: {out}: detections not written (" in result.stderr, result.output
+    assert list(json.loads(result.stdout)["videos"]) == ["second"] and "written to" not in result.stderr
+
+
+def test_a_second_predict_stays_out_of_the_folder_of_the_first(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    hold = "import sys, time; from pathlib import Path; from pipeline.lock import writing_folder\n"
+    hold += "with writing_folder(Path(sys.argv[1]), 'predict'): print('held', flush=True); time.sleep(100)"
+    command = [sys.executable, "-c", hold, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        options = ["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), "--force"]
+        second = CliRunner().invoke(main, [str(tmp_path / "a.mp4"), *options])
+        first.kill()
+    assert second.exit_code == 2, second.output
+    assert f"another predict is writing here (process {first.pid} on" in second.stderr

@@ -94,7 +94,11 @@ def test_the_text_of_all_settings_of_a_group_begins_in_one_column():
         ("clip_ration", "did you mean 'clip_ratio'?"),
         ("encodr.clip_ratio", "did you mean 'encoder.clip_ratio'?"),
         ("optimiser", "did you mean 'optimizer'?"),
-        ("zzz", "groups: data, encoder, encoder.beta, detector, detector.weights, optimizer, post, run"),
+        (
+            "zzz",
+            "groups: data, data.limits, encoder, encoder.beta, detector, detector.weights, optimizer, "
+            "post, run",
+        ),
         ("fc", None),
         ("encoder.exact", "encoder.exact: renamed; see leantad settings encoder.fixed_point_states"),
         ("exact", "exact: renamed; see leantad settings encoder.fixed_point_states"),

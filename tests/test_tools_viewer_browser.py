@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from fractions import Fraction
 
 import pytest
 from click.testing import CliRunner
+from metric_cases import found
+from odd_video import numbers_shown, video
 from painted_video import painted_video
 from viewer_cases import (
     GROUND_TRUTH,
@@ -23,6 +26,7 @@ from viewer_cases import (
     wait_for,
 )
 
+from pipeline.packing.transcode import EncodingSpec, transcode
 from tools.view import main
 from tools.viewer.build import make_view
 from tools.viewer.media import VideoFinder
@@ -250,3 +254,40 @@ def test_a_played_video_that_is_scrolled_away_stays_in_a_corner(page, site):
     wait_for(page, lambda: page.execute_script(away))
     page.execute_script("window.scrollTo(0, 0)")
     wait_for(page, lambda: not page.execute_script(away))
+
+
+CLOCKS = {  # stamps of the frames, 25 a second; when the sound begins; when the file does
+    "sound begins first": (range(50, 125), 0.0, 0.0),
+    "all begins late": (range(75, 150), None, 3.0),
+    "all begins late, sound first": (range(100, 175), 3.0, 3.0),
+}
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("case", CLOCKS)
+def test_a_time_of_the_page_is_the_picture_that_is_packed_for_it(page, tmp_path, case, embed):
+    frames, sound, begin = CLOCKS[case]
+    path = tmp_path / "film.webm"
+    path.write_bytes(video(tmp_path, "libvpx-vp9", "webm", stamps=frames, sound_from=sound))
+    data, _, _ = transcode(path, EncodingSpec(fps=Fraction(25), short_side=0))
+    packed = numbers_shown(data)
+    options = {"finder": VideoFinder(files={"film": path}), "embed_limit": 9.0 if embed else None}
+    make_view({"film": [found(2.0, 2.5, "run", 0.9)]}, None, tmp_path / "view", title="clocks", **options)
+    go(page, tmp_path / "view" / "videos" / "film.html")
+    segment(page, 0).click()
+    wait_for(page, lambda: (state := film(page))["paused"] and state["time"] > begin + 2.49)
+    assert film(page)["time"] == pytest.approx(begin + 2.5, abs=0.01)  # Opus begins 7 ms early
+    at, length = (float(part.removesuffix(" s")) for part in text(page, "#clock").split(" / "))
+    assert at == pytest.approx(2.5, abs=0.01) and length == pytest.approx(len(packed) / 25, abs=0.04)
+    if embed:  # a browser keeps the pictures of linked files to itself
+        shown_number = wait_for(page, lambda: page.execute_script(NUMBER_SHOWN))
+        assert abs(shown_number - packed[round(2.5 * 25)]) <= 1  # WebM counts milliseconds
+
+
+NUMBER_SHOWN = """
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  canvas.drawImage(document.querySelector("video"), 0, 0, 64, 64);
+  const blocks = [10, 32, 53].flatMap((row) => [8, 24, 40, 56].map((column) => [column, row]));
+  const bright = ([x, y]) => canvas.getImageData(x, y, 1, 1).data[0] > 125;
+  return blocks.reduce((sum, block, bit) => sum + (bright(block) ? 1 << bit : 0), 0);
+"""

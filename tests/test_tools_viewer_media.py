@@ -45,7 +45,7 @@ def test_a_video_too_large_to_embed_is_refused_with_the_way_out(tmp_path):
     path.write_bytes(b"x" * 3000)
     found = VideoFinder.open((path,)).find("a")
     entry, text = embedded(found, 0.003)
-    assert entry == {"name": "a.mp4", "type": "video/mp4", "url": None} and len(text) == 4000
+    assert entry == {"name": "a.mp4", "type": "video/mp4", "url": None, "begin": 0.0} and len(text) == 4000
     with pytest.raises(
         ValueError, match=r"a\.mp4: 0\.0 MiB, want at most 0\.001 to embed it; raise --embed-limit"
     ):

@@ -121,13 +121,32 @@ def test_a_selection_keeps_the_best_of_what_is_left():
 
 def test_classes_are_checked_against_those_of_the_checkpoint():
     known = ["jump", "run", "run, fast"]
-    assert parse_classes(None, known) is None
-    assert parse_classes("run, jump", known) == {"jump", "run"}
-    assert parse_classes("run, fast", known) == {"run, fast"}  # a name that has a comma in it
+    assert parse_classes((), known) is None
+    assert parse_classes(("run, jump",), known) == {"jump", "run"}
+    assert parse_classes(("run, fast",), known) == {"run, fast"}  # a name that has a comma in it
     with pytest.raises(ValueError, match="'jmup' is no class of this checkpoint; did you mean 'jump'"):
-        parse_classes("run,jmup", known)
+        parse_classes(("run,jmup",), known)
     with pytest.raises(ValueError, match="known: jump, run"):
-        parse_classes(",", known)
+        parse_classes((",",), known)
+
+
+def test_a_class_with_a_comma_can_be_chosen_beside_others():
+    known = ["jump", "run", "run, fast", "sit"]
+    assert parse_classes(("run, fast", "jump"), known) == {"run, fast", "jump"}
+    assert parse_classes(("jump,sit", "run, fast"), known) == {"jump", "sit", "run, fast"}
+    with pytest.raises(
+        ValueError, match=r"'fast' is no class .*\(one with a comma wants a --classes of its own"
+    ):
+        parse_classes(("run, fast,jump",), known)
+
+
+def test_a_name_with_line_breaks_or_300_letters_keeps_the_table_in_shape():
+    label = "pick\nup\r\n " + "very " * 60 + "slowly"
+    found = [VideoDetections("day\n1", Path("v"), 1.0, (detection(0, 1, label, 0.5),))]
+    lines = format_detections(found).splitlines()
+    assert len(lines) == 3 and lines[1].startswith("day 1") and lines[1].split()[-1] == "0.500"
+    assert "pick up very" in lines[1] and lines[1].endswith("slowly  0.500") and len(lines[1]) < 80
+    assert subtitles(found[0].detections).splitlines()[2].startswith("pick up very")
 
 
 def test_the_table_shows_the_best_of_each_video_and_what_it_leaves_out():

@@ -15,7 +15,7 @@ from painted_video import painted_video
 from untrained_run import PACKED, checkpoint
 
 from tools.make_shards import main as make_shards
-from train.distributed import LAUNCH_VARIABLES, device_of_rank, gather_json, shared_work
+from train.distributed import LAUNCH_VARIABLES, device_of_rank, gather_json, group_options, shared_work
 from train.raw_outputs import read_raw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,3 +122,62 @@ def test_a_process_takes_the_gpu_of_its_rank(monkeypatch):
     assert device_of_rank(torch.device("cpu")) == torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK")
     assert device_of_rank(torch.device("cuda")) == torch.device("cuda") and len(current) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "alone"), [("cuda:1", True), ("cuda:1", False), ("cpu", True), ("cpu", False)]
+)
+def test_a_gpu_has_nccl_and_gloo_and_a_single_process_a_store_of_its_own(monkeypatch, device, alone):
+    monkeypatch.setenv("WORLD_SIZE", "1" if alone else "2")
+    options = group_options(torch.device(device))
+    on_gpu = device != "cpu"
+    assert options.pop("backend") == ("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    assert options.pop("timeout").total_seconds() == 1800
+    store = options.pop("store", None)
+    assert (store is not None) == alone
+    if alone:
+        kind = torch.distributed.TCPStore if on_gpu else torch.distributed.HashStore
+        assert isinstance(store, kind) and (not on_gpu or store.port > 0)
+        assert options == {"rank": 0, "world_size": 1}
+    else:
+        assert options == ({"device_id": torch.device("cuda", 1)} if on_gpu else {})
+
+
+@pytest.mark.slow
+def test_tensors_on_the_cpu_go_through_gloo_beside_the_backend_of_a_gpu():
+    """With the store of a single process on a GPU; the backend for GPUs itself needs one."""
+    code = """
+import torch, torch.distributed as dist
+from train.distributed import destroy_process_group, gather_json, group_options, barrier
+options = group_options(torch.device("cuda", 0))
+dist.init_process_group(**{**options, "backend": options["backend"].replace("cuda:nccl", "cuda:gloo")})
+x = torch.ones(3)
+dist.all_reduce(x)
+barrier()
+dist.new_group([0])
+destroy_process_group()
+assert x.tolist() == [1, 1, 1] and not dist.is_initialized()
+destroy_process_group()
+"""
+    environment = {**os.environ, "WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_both_kinds_of_tensors_are_reduced_without_a_complaint():
+    code = """
+import torch, torch.distributed as dist
+from train.engine import start_process_group
+device = start_process_group("cuda")
+for place in (device, torch.device("cpu")):
+    x = torch.ones(3, device=place)
+    dist.all_reduce(x)
+    assert x.tolist() == [1, 1, 1], place
+dist.barrier()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "device" not in done.stderr and "destroy_process_group" not in done.stderr, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -286,6 +287,51 @@ def test_external_scores_replace_the_class_scores(raw, tmp_path):
     entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
     assert {entry["label"] for entry in entries} == {"swim", "ski"}
     assert entries[0]["score"] == pytest.approx(0.5 * float(random_windows()[2].quality.max()))
+
+
+@pytest.mark.parametrize("option", ["--out", "--raw", "--ground-truth"])
+def test_what_cannot_be_written_or_read_is_refused_before_the_model_runs(truth, tmp_path, option):
+    paths = {"--out": tmp_path / "d.json", "--raw": tmp_path / "raw.h5", "--ground-truth": truth}
+    paths[option] = Path("/proc/self") / paths[option].name
+    names = [part for pair in paths.items() for part in pair]
+    message = refused("--checkpoint", tmp_path / "no checkpoint here", *names)
+    wanted = "No such file" if option == "--ground-truth" else "cannot be written"
+    assert f"{paths[option]}: {wanted}" in message and not (tmp_path / "d.json").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_metrics_are_printed_although_the_disk_is_full(raw, truth, tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "d.json"))
+
+    monkeypatch.setattr("train.eval.write_detections", full)
+    options = ("--from-raw", raw, "--ground-truth", truth, "--out", tmp_path / "d.json")
+    code, output = run(*options)
+    assert code == 2 and "average" in output
+    assert f"error: {tmp_path / 'd.json'}: detections not written (" in output and "No space left" in output
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_evaluations_do_not_write_the_same_file(raw, truth, tmp_path):
+    hold = "import sys, time; from pathlib import Path; from pipeline.lock import writing_file\n"
+    hold += "with writing_file(Path(sys.argv[1]), 'eval'): print('held', flush=True); time.sleep(100)"
+    command = [sys.executable, "-c", hold, str(tmp_path / "d.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        message = refused("--from-raw", raw, "--ground-truth", truth, "--out", tmp_path / "d.json")
+        first.kill()
+    assert f"another eval is writing here (process {first.pid} on" in message
+
+
+def test_external_scores_may_name_the_videos_otherwise(raw, tmp_path):
+    scores = {f"v_{key}.mp4": {"swim": "0.5", "ski": 0.25, "cook": 0.1} for key in "abc"}
+    code, output = run(
+        *("--from-raw", raw, "--out", tmp_path / "d.json"),
+        *("--external-scores", written(tmp_path / "s.json", scores)),
+    )
+    assert code == 0, output
+    entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
+    assert {entry["label"] for entry in entries} == {"swim", "ski"}
 
 
 @pytest.mark.parametrize("entry", [{}, [], {"ski": float("nan")}, {"ski": -1}, [0.1, 0.2], "ski", 3])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from tiny_run import make_shards_of, run
+from tiny_run import ROOT, arguments, make_shards_of, run
+
+from train.distributed import LAUNCH_VARIABLES
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +49,64 @@ def test_a_full_disk_is_one_line_and_exit_code_2(shards, tmp_path, size, message
     assert message in stopped.stderr and stopped.stderr.count("\n") == 1, stopped.stderr
     assert stopped.stderr.endswith("there is no checkpoint to go on from yet\n")
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+LAUNCHERS = {
+    "deepspeed": ["deepspeed", "--num_accelerators", "2"],
+    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+def ranks_of(out: Path) -> dict[str, int]:
+    """The processes that train into `out`, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = dict(
+                line.partition(b"=")[::2] for line in (folder / "environ").read_bytes().split(b"\0")
+            )
+        except OSError:
+            continue
+        is_worker = len(command) > 2 and command[-2 if command[-1] == b"" else -1] and b"RANK" in environment
+        if is_worker and os.fsencode(out) in command and b"launch" not in b" ".join(command[:4]):
+            found[environment[b"RANK"].decode()] = int(folder.name)
+    return found
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "victim"), [("deepspeed", "0"), ("torchrun", "1")])
+def test_a_killed_process_ends_the_others_in_one_line(shards, tmp_path, launcher, victim):
+    out = tmp_path / "run"
+    settings = {"run__checkpoint_every": 1, "run__epochs": 1000, "run__lost_after_seconds": 20}
+    script = [str(ROOT / "train" / "main.py"), *arguments(shards, out, optimizer__batch_size=1, **settings)]
+    name, *options = LAUNCHERS[launcher]
+    command = [str(Path(sys.executable).with_name(name)), *options, *script]
+    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
+    try:
+        wait_until(lambda: (out / "checkpoints" / "last").exists() or process.poll() is not None)
+        ranks = ranks_of(out)
+        assert sorted(ranks) == ["0", "1"], process.communicate()[0]
+        other = Path("/proc") / str(ranks.pop("1" if victim == "0" else "0"))
+        os.kill(ranks[victim], signal.SIGKILL)
+        wait_until(
+            lambda: not other.exists() or (other / "stat").read_text().rpartition(")")[2][1] == "Z", 20
+        )
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: rank {1 - int(victim)}: another process of the run has ended (")
+    assert f"; its own output says why; --resume goes on from {out / 'checkpoints' / 'step_'}" in line
+    assert 'train/main.py", line' not in output  # no traceback of ours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -16,9 +17,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny_run import make_shards_of, run, start
 
+from pipeline.dataset import Dataset
 from train import inference, loop
 from train.eval import main as evaluate
 from train.evaluation.average_precision import PROTOCOLS
+from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
 from train.inference import load_trained
 from train.loop import train_step
 from train.main import main as train
@@ -77,6 +80,14 @@ def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     assert metrics["num_videos"] == 2
     assert len(events(complete, "train")) == 4 and len(events(complete, "eval")) == 1
     assert all(0 < event["loss"] < 1000 for event in events(complete, "train"))
+
+
+def test_a_validated_checkpoint_keeps_a_threshold_for_each_class(complete, shards):
+    subset = "validation"
+    results = json.loads((complete / "detections.json").read_text())["results"]
+    wanted = choose_thresholds(Dataset.open(shards).ground_truth(subset), results, subset=subset)
+    assert wanted is not None, "choose another seed: nothing is right by chance"
+    assert read_thresholds(complete / "checkpoints" / "last") == wanted
 
 
 def test_the_eval_command_finds_what_the_run_found(complete, tmp_path):
@@ -188,6 +199,98 @@ def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
 def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
     result = run(shards, complete, "--resume", run__checkpoint_every=1, detector__hidden=32)
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_second_run_stays_out_of_the_folder_until_the_first_is_gone(shards, complete, tmp_path):
+    out = tmp_path / "run"
+    first = start(shards, out, run__checkpoint_every=1)
+    wait_for_step(first, out, 1)
+    os.kill(first.pid, signal.SIGSTOP)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for flags in ((), ("--resume",), ("--force",)):
+        second = run(shards, out, *flags, run__checkpoint_every=1)
+        assert second.exit_code == 2 and second.stderr.count("\n") == 1, second.output
+        assert f"another train is writing here (process {first.pid} on " in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    first.kill()
+    first.communicate()
+    resumed = run(shards, out, "--resume", quiet=False, run__checkpoint_every=1)
+    assert resumed.exit_code == 0, resumed.output
+    assert f"process {first.pid} on " in resumed.stderr
+    assert "did not end by itself; going on in its place" in resumed.stderr
+    assert_same_weights(out, complete)
+    assert not (out / ".lock").exists()
+
+
+def changed_data(shards: Path, folder: Path, change) -> Path:
+    """A copy of the data set with another dataset.json."""
+    shutil.copytree(shards, folder)
+    document = json.loads((folder / "dataset.json").read_text())
+    change(document)
+    (folder / "dataset.json").write_text(json.dumps(document))
+    return folder
+
+
+def without_actions(*subsets: str):
+    def change(document: dict) -> None:
+        for video in document["videos"].values():
+            if video["subset"] in subsets:
+                video["actions"] = []
+        if len(subsets) == 2:
+            document["classes"] = []
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("subsets", "says"),
+    [
+        (
+            ["validation"],
+            r"subset 'validation' has an action to validate on; .* data.val_subset to one",
+        ),
+        (
+            ["training"],
+            r"subset 'training' has an action to learn from; .* one of: validation \(",
+        ),
+        (["training", "validation"], "no classes, as no video has an action; annotate"),
+    ],
+)
+def test_data_without_actions_is_refused_at_once(shards, complete, tmp_path, subsets, says):
+    data = changed_data(shards, tmp_path / "data", without_actions(*subsets))
+    fresh = run(data, tmp_path / "run")
+    assert fresh.exit_code == 2 and re.search(says, fresh.stderr), fresh.output
+    assert fresh.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    shutil.copytree(complete, tmp_path / "old", symlinks=True)
+    before = sorted(path.name for path in (tmp_path / "old").rglob("*"))
+    assert re.search(says, run(data, tmp_path / "old", "--force").stderr)
+    assert sorted(path.name for path in (tmp_path / "old").rglob("*")) == before  # --force removed nothing
+    with_settings = tmp_path / "old" / "settings.yaml"
+    with_settings.write_text(with_settings.read_text().replace(str(shards), str(data)))
+    resumed = run(data, tmp_path / "old", "--resume", run__checkpoint_every=1)
+    assert resumed.exit_code == 2 and re.search(says, resumed.stderr), resumed.output
+
+
+def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards, tmp_path):
+    result = run(shards, tmp_path / "run", run__protocol="0.5:x")
+    assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    same = {"run__checkpoint_every": 1, "data__val_subset": "training"}
+    resumed = run(shards, out, "--resume", quiet=False, **same, run__eval_every=1)
+    assert resumed.exit_code == 0, resumed.output
+    assert "validated with another data.val_subset from here on: the best begins anew" in resumed.stderr
+    assert json.loads((out / "metrics.json").read_text())["num_videos"] == 4
+    assert_same_weights(out, complete)
+    best = out / "checkpoints" / "best"
+    assert yaml.safe_load((best / "settings.yaml").read_text())["data"]["val_subset"] == "training"
+    again = run(shards, out, "--resume", quiet=False, **same, post__sigma=0.4)
+    assert again.exit_code == 0 and "another post.sigma from here on" in again.stderr, again.output
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):

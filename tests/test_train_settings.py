@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -15,7 +16,16 @@ from model.inverse_accuracy import smallest_beta
 from settings_group import groups_of, settings_of
 from train.cli import one_line
 from train.main import main
-from train.settings import RECIPES, RENAMED, Settings, dump_settings, load_settings, parse_yaml, settings_from
+from train.settings import (
+    RECIPES,
+    RENAMED,
+    Settings,
+    dump_settings,
+    load_settings,
+    parse_yaml,
+    read_settings,
+    settings_from,
+)
 
 EVERY = {setting.name: setting for name, group in groups_of(Settings) for setting in settings_of(group, name)}
 
@@ -209,3 +219,11 @@ def test_every_recipe_ends_at_a_beta_that_all_its_stages_invert(recipe):
         number = sum(len(block.branches) for block in blocks)
         least = smallest_beta(number, torch.bfloat16, post_activation=blocks[0].post_activation)
         assert encoder.beta.end >= least, f"{name}: {number} branches"
+
+
+@pytest.mark.parametrize("value", ["0_2", "1:30", "010", "0x10", "0b11", "1_0.5", "1:30.5"])
+def test_a_number_that_yaml_reads_otherwise_than_people_is_refused(value):
+    with pytest.raises(ValueError, match=r"--set run.epochs, got '.*', want a number"):
+        read_settings(RECIPES / "demo.yaml", [f"run.epochs={value}"])
+    plain = parse_yaml("[1, -2, 1.5e+3, .inf, 1e-4, 0.50]", where="x")
+    assert plain == [1, -2, 1500, math.inf, "1e-4", 0.5]

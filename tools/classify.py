@@ -13,7 +13,8 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.packing.prepare import find_videos, prepare
+from pipeline.annotations import Repair
+from pipeline.packing.prepare import find_videos, left_out, prepare
 from pipeline.text import columns
 from train.cli import Command, Output, one_line, output_options
 
@@ -39,7 +40,7 @@ def top_of(scores: ClassScores, classifier: Classifier, top: int) -> list[dict[s
 def classify_video(
     classifier: Classifier, video: PackedVideo, packed: Path, *, frames: int, top: int, output: Output
 ) -> dict[str, Any]:
-    """What is said of one video: {"duration", "reason", "clips": [{"start", "end", "labels"}], "overall"}."""
+    """The result of one video: {"duration", "reason", "clips": [{"start", "end", "labels"}], "overall"}."""
     import torch
 
     from tools.prediction.classification import ClassScores, classify
@@ -126,9 +127,15 @@ def main(
     classifier = load_classifier(weights, labels, resolve_device(device, where="--device"))
     if labels is None:
         output.remark(LABELS_HINT)
+    if others := left_out(videos):
+        output.remark(others)
     documents: dict[str, dict[str, Any]] = {}
+
+    def on_remark(key: str, found: Repair) -> None:
+        output.remark(f"{files[key]}: {found.detail}")
+
     workers = min(4, len(os.sched_getaffinity(0)))
-    with closing(prepare(files, ENCODING, workers=workers)) as prepared:
+    with closing(prepare(files, ENCODING, workers=workers, on_remark=on_remark)) as prepared:
         for video, packed in prepared:
             found = classify_video(classifier, video, packed, frames=frames, top=top, output=output)
             documents[video.key] = {"file": str(files[video.key]), **found}

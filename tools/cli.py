@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
+    "export": ("tools.export", "Write a model as one file, to give to somebody."),
     "classify": ("tools.classify", "Show what a pretrained classifier sees in videos, over time."),
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.text import columns
+from pipeline.text import columns, shown
 from train.cli import Command, Output, check_new_file, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
@@ -74,7 +74,7 @@ def tables(result: Mapping[str, Any]) -> str:
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
     ordered = sorted(result["classes"].items(), key=lambda item: -abs(item[1]["difference"]))
-    by_class = [["AP %, all tIoU", *head], *(cells(name, row) for name, row in ordered[:MAX_CLASSES])]
+    by_class = [["AP %, all tIoU", *head], *(cells(shown(name), row) for name, row in ordered[:MAX_CLASSES])]
     rest = len(ordered) - MAX_CLASSES
     more = f"\n{rest} classes with smaller differences: see --json" if rest > 0 else ""
     summary = (

@@ -195,9 +195,10 @@ FILE = click.Path(exists=True, path_type=Path)
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Convert annotations from and to the FILEs of labelling tools.
 
-    What makes an action of one tool and has no counterpart in another (moments, subjects, comments, scores)
-    is counted, one line a kind. A tier is a tier of ELAN, an attribute of VIA, a subject of BORIS, or a tag
-    of Label Studio. Some formats hold one video a file: for several, --out is a folder.
+    What a file has beyond labels with a start and an end (moments, subjects, comments), or the other format
+    has no field for (scores), is counted, one line a kind. A tier is a tier of ELAN, an attribute of VIA, a
+    subject of BORIS, or a tag of Label Studio. Some formats hold one video a file: for several, --out is a
+    folder.
     """
     options, output = ConversionOptions(**values), Output(quiet, as_json)
     target = target_of(options)

@@ -16,10 +16,10 @@ import click
 from pipeline.files import write_json, write_text
 from pipeline.text import counted
 from tools.gpu_checks.rows import FAILED, GROUP_NAMES, NO_TIME, ROWS_FILE, SKIPPED, Row, read_rows
-from tools.gpu_checks.table import document, facts, markdown
+from tools.gpu_checks.table import document, machine_of, markdown
 from train.cli import Command, Output, output_options
 
-ABOUT_FILE, TABLE_FILE, DOCUMENT_FILE = "machine.json", "gpu-check.md", "gpu-check.json"
+MACHINE_FILE, TABLE_FILE, DOCUMENT_FILE = "machine.json", "gpu-check.md", "gpu-check.json"
 
 
 def find_device(rehearse: bool) -> str:
@@ -33,17 +33,17 @@ def find_device(rehearse: bool) -> str:
     return "cuda"
 
 
-def prepare(folder: Path, about: dict[str, str], output: Output) -> None:
+def prepare(folder: Path, machine: dict[str, str], output: Output) -> None:
     """Make the folder; rows that were measured on another machine or state of the code begin anew."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, known = folder / ROWS_FILE, folder / ABOUT_FILE
+    rows, known = folder / ROWS_FILE, folder / MACHINE_FILE
     if rows.exists():
-        if not known.exists() or json.loads(known.read_text("utf-8")) != about:
+        if not known.exists() or json.loads(known.read_text("utf-8")) != machine:
             output.remark(f"{folder}: rows of another machine or version are measured again")
             rows.unlink()
         else:
             output.remark(f"{folder}: rows that held are kept")
-    write_json(known, about)
+    write_json(known, machine)
 
 
 def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
@@ -83,8 +83,8 @@ def main(
     deadline = time.monotonic() + 60 * minutes
     output = Output(quiet, as_json)
     device = find_device(rehearse)
-    about = facts(device)
-    prepare(out, about, output)
+    machine = machine_of(device)
+    prepare(out, machine, output)
     names = list(only or GROUP_NAMES)
     known = read_rows(out / ROWS_FILE)
 
@@ -95,11 +95,11 @@ def main(
     beside = max(1, min(3, (os.cpu_count() or 1) // 4))
     process.run_all(names, out, device, deadline=deadline, beside=beside, on_row=on_row)
     rows = in_order(known, names)
-    write_text(out / TABLE_FILE, markdown(rows, about))
-    write_json(out / DOCUMENT_FILE, document(rows, about))
+    write_text(out / TABLE_FILE, markdown(rows, machine))
+    write_json(out / DOCUMENT_FILE, document(rows, machine))
     failed = sum(row.state == FAILED for row in rows)
     output.say(f"{counted(failed, 'row')} of {len(rows)} failed; the table: {out / TABLE_FILE}")
-    output.document(document(rows, about))
+    output.document(document(rows, machine))
     ctx.exit(1 if failed else 0)
 
 

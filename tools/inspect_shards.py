@@ -16,7 +16,7 @@ import click
 
 from pipeline.dataset import Dataset
 from pipeline.packing.verify import check_tars
-from pipeline.text import columns, first_names
+from pipeline.text import columns, first_names, shown
 from tools.dataset.decoding import decoding_text
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
@@ -89,7 +89,7 @@ def subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> str:
     names = ("videos", "packed", "rejected", "hours", "actions", "without_actions")
     rows = [["subset", *(name.replace("_", " ") for name in names)]]
     for subset, row in subsets.items():
-        rows.append([subset, *(f"{row[n]:.2f}" if n == "hours" else str(row[n]) for n in names)])
+        rows.append([shown(subset), *(f"{row[n]:.2f}" if n == "hours" else str(row[n]) for n in names)])
     return columns(rows)
 
 
@@ -126,13 +126,13 @@ def class_text(balance: Mapping[str, Any], overlaps: Mapping[str, int]) -> str:
     """The commonest and the rarest classes, classes of one subset only, and overlaps."""
 
     def first(counts: Mapping[str, int], number: int) -> str:
-        return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:number])
+        return ", ".join(f"{shown(name)} {count}" for name, count in list(counts.items())[:number])
 
     lines = []
     if balance["ratio"] is not None:
         lines.append(f"commonest classes: {first(balance['commonest'], 5)}")
         lines.append(f"rarest classes: {first(balance['rarest'], 5)} (ratio {balance['ratio']:g} : 1)")
-    in_one = [f"{name} ({subset})" for name, subset in balance["in_one_subset"].items()]
+    in_one = [f"{shown(name)} ({shown(subset)})" for name, subset in balance["in_one_subset"].items()]
     if in_one:
         lines.append(f"in one subset only: {first_names(in_one, MAX_LINES, quoted=False)}")
     pairs = (overlaps["pairs_same_class"], overlaps["pairs_other_class"])

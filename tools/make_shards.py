@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
 from pipeline.files import temporary_folder
+from pipeline.limits import Limits, set_limits
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_dataset import PackingPlan, load_complete_dataset, pack, remove_outputs
@@ -37,6 +38,7 @@ from tools.dataset.packing_summary import summary_of, text_of
 from tools.labels.formats import foreign_title
 from train.cli import Command, Output, exit_with, output_options
 
+LIMITS, POSITIVE = Limits(), click.IntRange(1)
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
 SIDE_MULTIPLE = 16  # of packed pictures: codecs code whole blocks of it, and GPUs decode those fastest
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iteration, for a progress bar
@@ -57,7 +59,11 @@ class PackingOptions:
     gop: int
     upscale: bool
     copy: bool
+    strict: bool  # reject videos of which frames are missing
     shard_size: int
+    max_pixels: int
+    max_frames: int
+    max_bytes: int
     workers: int | None
     force: bool
     verify: bool
@@ -125,15 +131,15 @@ def make_plan(options: PackingOptions) -> PackingPlan:
     for subset in options.subsets:
         read_annotations(options.annotations, subset=subset)  # refuses a subset that is not there
     folder = VideoFolder(options.videos)
-    found = {name: folder.find(name) for name in annotated}
+    found = folder.find_each(annotated)
     refuse_shared_files(options.annotations, {name: file for name, (file, _) in found.items()})
     jobs = [
-        Job(keys[name], name, video, folder.folder, *found[name], spec)
+        Job(keys[name], name, video, folder.folder, *found[name], spec, options.strict)
         for name, video in annotated.items()
         if not options.subsets or video.subset in options.subsets
     ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
-    packing = packing_of(spec, options.shard_size, options.subsets)
+    packing = packing_of(spec, options.shard_size, options.subsets, strict=options.strict)
     return PackingPlan(tuple(jobs), classes, options.shard_size, packing, folder.unnamed(annotated))
 
 
@@ -147,7 +153,9 @@ def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None
             )
 
 
-def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...]) -> dict[str, Any]:
+def packing_of(
+    spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...], *, strict: bool = False
+) -> dict[str, Any]:
     """What dataset.json says about how it was packed. spec None: the bytes were copied."""
     try:
         leantad = version("leantad")
@@ -155,6 +163,7 @@ def packing_of(spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, .
         leantad = "checkout"
     versions = {"leantad": leantad, "av": av.__version__}
     encoding = {"copy": True} if spec is None else {"copy": False, **vars(spec), "fps": float(spec.fps)}
+    encoding |= {"strict": True} if strict else {}
     return {**encoding, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
@@ -184,6 +193,7 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
         output.say(text_of(summary, state))
         return summary
 
+    set_limits(Limits(pixels=options.max_pixels, frames=options.max_frames, bytes=options.max_bytes))
     if not options.copy and options.short_side % SIDE_MULTIPLE:
         output.remark(
             f"--short-side {options.short_side} is no multiple of {SIDE_MULTIPLE}: GPUs decode H.264 of such "
@@ -232,7 +242,17 @@ def rejected_line(reasons: dict[str, str]) -> list[str]:
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames per key frame.")
 @click.option("--upscale", is_flag=True, help="Let --fps and --short-side exceed the source's.")
 @click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
+@click.option("--strict", is_flag=True, help="Reject videos of which frames are missing.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
+@click.option(
+    "--max-pixels", type=POSITIVE, default=LIMITS.pixels, show_default=True, help="Pixels of a frame."
+)
+@click.option(
+    "--max-frames", type=POSITIVE, default=LIMITS.frames, show_default=True, help="Frames of a video."
+)
+@click.option(
+    "--max-bytes", type=POSITIVE, default=LIMITS.bytes, show_default=True, help="Bytes, with --copy."
+)
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes [default: one per core].")
 @click.option("--force", is_flag=True, help="Remove the data set or unfinished run in --out first.")
 @click.option("--verify", is_flag=True, help="Read all back through the training decoder.")
@@ -242,9 +262,11 @@ def rejected_line(reasons: dict[str, str]) -> list[str]:
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
 
-    CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds from the first
-    displayed frame. Videos that cannot be used go to rejects.csv with the reason and stay in dataset.json;
-    the exit code is then 1. A run that was stopped continues when the same command is given again.
+    CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds as a player shows
+    them. Of a video that begins or breaks off within what cannot be decoded, the rest is kept, with a remark
+    (--strict rejects it); one that is damaged in between is rejected. Videos that cannot be used go to
+    rejects.csv with the reason and stay in dataset.json; the exit code is then 1. A run that was stopped
+    continues when the same command is given again.
     """
     options, output = PackingOptions(**values), Output(quiet, as_json)
     refuse_encoding_options(

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from train.cli import Command, Output, exit_with, one_line, output_options
+from train.cli import Command, Output, exit_with, one_line, output_options, trust_option
 
 if TYPE_CHECKING:
     from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
@@ -48,26 +48,25 @@ class PlanOptions:
     memory: float  # GiB
     processes: int
     ds_config: Path | None
+    trust: bool
 
     def settings(self) -> Settings:
         """The settings of the run."""
         from train.settings import load_settings
 
         shards = (f"data.shards={self.shards}",) if self.shards else ()
-        return load_settings(self.recipe, (*self.overrides, *shards))
+        return load_settings(self.recipe, (*self.overrides, *shards), trust=self.trust)
 
     def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
         """What DeepSpeed's file and the settings of the run say about memory."""
         from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-        from train.optimizer import has_compiler, read_ds_config, resolve_auto, with_precision
+        from train.optimizer import has_compiler, read_ds_config, with_precision
 
-        on_gpu = settings.run.device != "cpu"
         config = read_ds_config(self.ds_config or settings.run.ds_config)
-        config = resolve_auto(with_precision(config, settings.run.precision), on_gpu=on_gpu, has_bf16=on_gpu)
         return DeepSpeedMemoryConfig.from_ds_config(
-            config,
+            with_precision(config, settings.run.precision),
             self.processes,
-            device="cuda" if on_gpu else "cpu",
+            device="cpu" if settings.run.device == "cpu" else "cuda",
             cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
         )
 
@@ -182,6 +181,7 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 )
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs of the run.")
 @click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
+@trust_option
 @output_options
 @click.pass_context
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,20 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.packing.prepare import find_videos
+from pipeline.lock import writing_folder
+from pipeline.packing.prepare import find_videos, left_out
 from tools.labels.formats import FORMATS
 from tools.labels.predictions import CHOICES, check_formats, write_formats
-from tools.prediction.detect import detect_in_files, load_detector
-from train.cli import Command, Output, force_option, local_rank_option, output_options
+from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
+from train.cli import (
+    Command,
+    Output,
+    force_option,
+    local_rank_option,
+    output_options,
+    remark_on_lock,
+    written,
+)
 from train.detections import (
     Selection,
     VideoDetections,
@@ -43,8 +53,9 @@ class PredictOptions:
     checkpoint: Path
     out: Path
     min_score: float
+    auto_threshold: bool
     top: int | None
-    classes: str | None
+    classes: tuple[str, ...]
     device: str
     overrides: tuple[str, ...]
     formats: tuple[str, ...]
@@ -53,26 +64,27 @@ class PredictOptions:
 
 def predict_and_write(
     options: PredictOptions, files: dict[str, Path], output: Output, *, writes: bool
-) -> tuple[TrainedNetwork, list[VideoDetections]]:
+) -> tuple[TrainedNetwork, list[VideoDetections], str | None]:
     """Detect in all files and write what was detected; ValueError, and no file, if none could be read.
 
-    writes: whether this process does, of several that share the files.
+    writes: whether this process does, of several that share the files. Returns why the detections could not
+    be written, too, if so.
     """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
-    selection = Selection(parse_classes(options.classes, trained.classes), options.min_score, options.top)
-    is_new = not options.out.exists()
-    if writes:
-        options.out.mkdir(parents=True, exist_ok=True)
+    classes = parse_classes(options.classes, trained.classes)
+    thresholds = auto_thresholds(trained, options.overrides, output) if options.auto_threshold else {}
+    selection = Selection(classes, options.min_score, options.top, thresholds)
     found = detect_in_files(trained, files, selection, output=output)
     if not writes:
-        return trained, []
+        return trained, [], None
     if all(video.reason is not None for video in found):
-        if is_new:
-            options.out.rmdir()
         only = f"{found[0].file}: {found[0].reason}; " if len(found) == 1 else ""
         raise ValueError(f"{only}{options.out}: not written, as none of the {len(found)} files could be read")
-    write_outputs(options.out, found, metadata={"checkpoint": str(trained.folder)})
-    return trained, found
+    metadata = {"checkpoint": str(trained.source)} | ({"thresholds": thresholds} if thresholds else {})
+    failure = written(
+        lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
+    )
+    return trained, found, failure
 
 
 def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]) -> dict[str, Any]:
@@ -86,7 +98,27 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
         }
         for video in found
     }
-    return {"out": out, "checkpoint": trained.folder, "classes": trained.classes, "videos": videos}
+    return {"out": out, "checkpoint": trained.source, "classes": trained.classes, "videos": videos}
+
+
+def print_written(
+    options: PredictOptions,
+    trained: TrainedNetwork,
+    found: list[VideoDetections],
+    output: Output,
+    *,
+    failure: str | None,
+) -> bool:
+    """Write the formats that were asked for and print what is where; whether all could be written.
+
+    failure: why nothing could be written.
+    """
+    formats, complete = write_formats(options.out, found, () if failure else options.formats, output)
+    if failure is None:
+        others = "".join(f", {FORMATS[name].title}" for name in formats)
+        output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt){others}")
+    output.document({**document_of(options.out, trained, found), "formats": formats})
+    return complete
 
 
 EPILOG = """
@@ -101,11 +133,12 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--checkpoint", type=FILE, required=True, help="Run folder (its best) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, required=True, help="Run (its best), checkpoint or model file.")
 @click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
+@click.option("--auto-threshold", is_flag=True, help="Each class from its score of best F1 in validation on.")
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
-@click.option("--classes", help="Keep these classes only.", metavar="A,B")
+@click.option("--classes", multiple=True, help="Keep these classes only; repeatable.", metavar="A,B")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--format", "formats", type=click.Choice(CHOICES), multiple=True, help="Write this, too; repeatable."
@@ -124,25 +157,29 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | No
     A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
     used, it is 2, and nothing is written. Processes that deepspeed or torchrun started share the files.
     """
-    from train.distributed import shared_work
+    from train.distributed import launched_as_first, shared_work
 
     options = PredictOptions(**values)
     files = find_videos(options.videos)
-    check_outputs(options.out, list(files), force=options.force)
-    check_formats(options.out, list(files), options.formats, force=options.force)
-    if local_rank is not None:
-        os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    with shared_work() as writes:
-        output = Output(quiet or not writes, as_json and writes)
-        with output.others_on_stderr():
-            trained, found = predict_and_write(options, files, output, writes=writes)
-    if not writes:
-        return  # rank 0 has the detections of all
-    output.say(format_detections(found))
-    written, complete = write_formats(options.out, found, options.formats, output)
-    others = "".join(f", {FORMATS[name].title}" for name in written)
-    output.say(f"written to {options.out}: detections.json, detections.csv, subtitles (.srt){others}")
-    output.document({**document_of(options.out, trained, found), "formats": written})
+    with writing_folder(options.out, "predict") if launched_as_first() else nullcontext() as last:
+        check_outputs(options.out, list(files), force=options.force)
+        check_formats(options.out, list(files), options.formats, force=options.force)
+        if local_rank is not None:
+            os.environ.setdefault("LOCAL_RANK", str(local_rank))
+        with shared_work() as writes:
+            output = Output(quiet or not writes, as_json and writes)
+            remark_on_lock(output, options.out, last)
+            if others := left_out(options.videos):
+                output.remark(others)
+            with output.others_on_stderr():
+                trained, found, failure = predict_and_write(options, files, output, writes=writes)
+        if not writes:
+            return  # rank 0 has the detections of all
+        output.say(format_detections(found))
+        complete = print_written(options, trained, found, output, failure=failure)
+    if failure is not None:
+        output.error(failure)
+        ctx.exit(2)
     ctx.exit(0 if complete and all(video.reason is None for video in found) else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,16 @@ if __name__ == "__main__":  # `python tools/view.py` works too
 import click
 
 from pipeline.annotations import Video
-from pipeline.text import counted
+from pipeline.lock import writing_folder
+from pipeline.text import counted, first_names
 from tools.viewer.build import View, document_of, make_view
 from tools.viewer.media import VideoFinder
-from train.cli import Command, Output, check_new, force_option, output_options
+from train.cli import Command, Output, check_new, force_option, output_options, trust_option
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.coverage import check_overlap
 from train.evaluation.files import read_ground_truth, rename_videos
 from train.evaluation.video_names import Names
+from train.trust import foreign_files
 
 EMBED_LIMIT_MIB = 64.0
 
@@ -54,6 +57,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--out", type=FILE, default=Path("view"), show_default=True, help="Folder for the pages.")
 @force_option
+@trust_option
 @output_options
 @click.pass_context
 def main(
@@ -66,6 +70,7 @@ def main(
     embed_limit: float,
     out: Path,
     force: bool,
+    trust: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -77,22 +82,24 @@ def main(
     share of the shown score that is wrong at tIoU 0.5. A video that cannot be shown makes the exit code 1.
     """
     output = Output(quiet, as_json)
-    check_new(out, force=force)
-    shown = read_input(detections, ground_truth, subset)
-    if shown.remark:
-        output.remark(shown.remark)
-    finder = find_videos(videos, ground_truth, shown)
-    view = make_view(
-        shown.detections.results,
-        shown.ground_truth,
-        out,
-        title=_title(detections),
-        finder=finder,
-        durations=shown.detections.durations,
-        rejected=_rejected(shown, finder),
-        embed_limit=embed_limit if embed else None,
-        progress=partial(output.progress, title="pages", unit="video"),
-    )
+    with writing_folder(out, "view"):
+        check_new(out, force=force)
+        shown = read_input(detections, ground_truth, subset)
+        if shown.remark:
+            output.remark(shown.remark)
+        files = predicted_files(shown.detections, detections, output, trust=trust)
+        finder = find_videos(videos, ground_truth, shown, files)
+        view = make_view(
+            shown.detections.results,
+            shown.ground_truth,
+            out,
+            title=_title(detections),
+            finder=finder,
+            durations=shown.detections.durations,
+            rejected=_rejected(shown, finder),
+            embed_limit=embed_limit if embed else None,
+            progress=partial(output.progress, title="pages", unit="video"),
+        )
     print_result(view, output)
     ctx.exit(1 if view.problems else 0)
 
@@ -122,14 +129,32 @@ def read_input(detections: Path, ground_truth: Path | None, subset: str | None) 
     return ViewInput(shown, annotated.videos, names, remark)
 
 
-def find_videos(videos: tuple[Path, ...], ground_truth: Path | None, shown: ViewInput) -> VideoFinder:
-    """Search `videos`, or else the ground truth's packed data set; and the files that predict read."""
+def find_videos(
+    videos: tuple[Path, ...], ground_truth: Path | None, shown: ViewInput, files: Mapping[str, str]
+) -> VideoFinder:
+    """Search `videos`, or else the ground truth's packed data set; and `files`, {key: path}."""
     if not videos and ground_truth is not None and _is_packed(ground_truth):
         videos = (ground_truth,)
     finder = VideoFinder.open(videos)
-    finder.add_predicted(shown.detections.files)
+    finder.add_predicted(files)
     finder.match_names(shown.names)
     return finder
+
+
+def predicted_files(
+    shown: DetectionsFile, detections: Path, output: Output, *, trust: bool
+) -> dict[str, str]:
+    """The files that predict read; where somebody else wrote the result, only those that came with it."""
+    if trust or shown.is_own:
+        return shown.files
+    folder = detections if detections.is_dir() else detections.parent
+    foreign = foreign_files(shown.files.values(), folder)
+    if foreign:
+        output.remark(
+            f"{detections}: you did not write it here, so files elsewhere that it names are left out "
+            f"({first_names(foreign)}); name their folder with --videos, or --trust it"
+        )
+    return {key: file for key, file in shown.files.items() if file not in foreign}
 
 
 def print_result(view: View, output: Output) -> None:

@@ -4,11 +4,12 @@
                             settings.yaml        the run's resolved settings
                             classes.json         class names, in the order of the scores
                             packing.json         how the data set was packed (its dataset.json's settings)
+                            thresholds.json      a score threshold per class; only where it was validated
                             progress.json        where the run stood
                             resume/              what only --resume needs (train.engine.save_state)
     checkpoints/last, checkpoints/best           links to such folders
 
-The first four files are all that evaluation and prediction read. A folder is filled under a temporary name,
+The first five files are all that evaluation and prediction read. A folder is filled under a temporary name,
 flushed to disk and renamed; then the links move, each in one step; what they no longer point at gets a
 temporary name before it is removed. Killed at any moment, a run finds `last` and `best` pointing at complete
 checkpoints, and nothing incomplete under a checkpoint's name.
@@ -36,7 +37,9 @@ from pipeline.files import parse_json, remove_folder
 from pipeline.schemas import Table, Text, validated
 from pipeline.text import counted, short
 from train.distributed import barrier, rank
+from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds
 from train.progress import PROGRESS as RUN_PROGRESS
+from train.trust import signed
 
 Value = TypeVar("Value")
 
@@ -197,7 +200,8 @@ def write_weights(
 ) -> None:
     """Write the three files of a weights folder into an existing (temporary) folder."""
     save_file(state, folder / WEIGHTS)
-    (folder / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    text = signed(yaml.safe_dump(settings, sort_keys=False))
+    (folder / SETTINGS).write_text(text, encoding="utf-8")
     (folder / CLASSES).write_text(json.dumps(list(classes)), encoding="utf-8")
 
 
@@ -210,12 +214,14 @@ def write_checkpoint(
     classes: Sequence[str],
     packing: dict[str, Any],
     progress: dict[str, Any],
+    thresholds: ClassThresholds | None = None,
     save_resume: Callable[[Path], None] | None = None,
     is_best: bool = False,
 ) -> Path:
     """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
 
     state: the whole network, see `train.engine.full_state_dict`. settings, packing, progress: plain values.
+    thresholds: of a validation of these weights, if there was one.
     save_resume: called on every rank with the folder to put its part of the training state into.
     All ranks call it; rank 0 writes the rest. Returns the checkpoint's folder.
     """
@@ -229,6 +235,8 @@ def write_checkpoint(
             (temporary / RESUME).mkdir(parents=True)
             write_weights(temporary, state=state, settings=settings, classes=classes)
             (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
+            if thresholds is not None:
+                (temporary / THRESHOLDS).write_text(thresholds.model_dump_json(indent=1), encoding="utf-8")
             (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
         barrier()
         if save_resume is not None:
@@ -252,7 +260,17 @@ def weights_folder(checkpoint: Path) -> Path:
     for folder in (checkpoint / "checkpoints" / "last", *newest_first):
         if not _missing(folder, WEIGHTS_FILES):
             return folder
-    raise ValueError(f"--checkpoint {checkpoint}: no {WEIGHTS}, want a run folder or one of its checkpoints")
+    raise ValueError(
+        f"{checkpoint}: no {WEIGHTS}, want a run folder, one of its checkpoints, or a file of leantad export"
+    )
+
+
+def settings_file(checkpoint: Path) -> Path:
+    """The settings of the weights that `weights_folder` finds."""
+    path = weights_folder(checkpoint) / SETTINGS
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; want a folder that a run wrote whole")
+    return path
 
 
 def _read_json(path: Path, kind: type[Value], schema: TypeAdapter[Any]) -> Value:
@@ -315,7 +333,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return read_safetensors(path)
 
 
-def _mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
+def first_mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
     """The first tensor that differs by name or shape, and how many do; None if none."""
     reshaped = [n for n in wanted if n in saved and saved[n].shape != wanted[n].shape]
     missing = [n for n in wanted if n not in saved]
@@ -339,7 +357,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
     Raises ValueError, before anything is copied, naming the first tensor that does not match.
     """
     saved = read_weights(folder)
-    mismatch = _mismatch(saved, network.state_dict())
+    mismatch = first_mismatch(saved, network.state_dict())
     if mismatch is not None:
         raise ValueError(
             f"{Path(folder) / WEIGHTS}: another network's weights: {mismatch}; build the network from the "

@@ -23,8 +23,9 @@ import click
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from pipeline.files import write_json
-from pipeline.text import bounded
+from pipeline.files import check_writable, write_json
+from pipeline.lock import Holder
+from pipeline.text import bounded, plain_number
 from settings_group import explain
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -102,6 +103,13 @@ def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) -> None:
+    try:
+        plain_number(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=ctx, param=param) from None
+
+
 class Command(click.Command):
     """A click command whose ValueError, OSError, MemoryError become `error: ...` on stderr, exit code 2.
 
@@ -111,6 +119,19 @@ class Command(click.Command):
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.interrupted = interrupted
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """click's own, but that a number is what a person reads as one: Python reads 0_2 as 2."""
+        given, _, params = self.make_parser(ctx).parse_args(list(args))
+        numeric = (
+            p for p in params if isinstance(p.type, (click.types.FloatParamType, click.types.IntParamType))
+        )
+        for param in numeric:
+            values = given.get(param.name or "")
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if isinstance(value, str):
+                    _refuse_odd_number(value, ctx, param)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -125,6 +146,15 @@ class Command(click.Command):
         finally:
             atexit.unregister(_guard_exit)
             atexit.register(_guard_exit)  # the last to be registered is the first to be called
+
+
+def written(write: Callable[[], None], what: str) -> str | None:
+    """Write a result; why `what` could not be written, if so: what was computed is then still printed."""
+    try:
+        write()
+    except OSError as error:
+        return f"{what} not written ({one_line(error)})"
+    return None
 
 
 def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
@@ -144,6 +174,12 @@ def output_options(function: Decorated) -> Decorated:
 def force_option(function: Decorated) -> Decorated:
     """Click decorator: adds --force (argument `force`), see check_new."""
     return click.option("--force", is_flag=True, help="Replace results that are there already.")(function)
+
+
+def trust_option(function: Decorated) -> Decorated:
+    """Click decorator: adds --trust (argument `trust`), see train/trust.py."""
+    text = "Use all that a file of somebody else names: commands, URLs, files elsewhere."
+    return click.option("--trust", is_flag=True, help=text)(function)
 
 
 def local_rank_option(function: Decorated) -> Decorated:
@@ -188,18 +224,21 @@ def check_new(path: Path, *, force: bool) -> None:
 
     Call it before the work: a refusal must not cost an hour of computing.
     """
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    taken = any(each.name != ".lock" for each in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not force:
         raise ValueError(f"{path}: exists; --force replaces it, or give another path")
 
 
 def check_new_file(path: Path, *, force: bool) -> None:
-    """check_new for a file, whose folder must exist."""
+    """check_new for a file, whose folder must exist and take it."""
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, want the name of a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no ordinary file, which a result could replace; give another path")
     check_new(path, force=force)
+    check_writable(path)
 
 
 @dataclass(frozen=True)
@@ -271,6 +310,12 @@ class Output:
         finally:
             os.dup2(stdout, 1)
             os.close(stdout)
+
+
+def remark_on_lock(output: Output, where: Path, last: Holder | None) -> None:
+    """Say that the last process that wrote there did not end by itself, if it did not."""
+    if last is not None:
+        output.remark(f"{where}: {last} wrote here and did not end by itself; going on in its place")
 
 
 def plain(value: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,9 @@ from typing_extensions import TypedDict
 
 from pipeline.files import collection_paused, read_json, write_text
 from pipeline.schemas import Lenient, Table, Text, validated
-from pipeline.text import columns, short, suggestion
+from pipeline.text import columns, on_one_line, short, shown, suggestion
 from train.cli import check_new
+from train.trust import is_own, signature_of
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
@@ -78,12 +79,17 @@ class DetectionsFile:
     @property
     def rejected(self) -> dict[str, str]:
         """Why videos could not be read, by key, each reason as one line."""
-        return {key: _one_line(str(reason)) for key, reason in self._table("rejected").items()}
+        return {key: on_one_line(str(reason)) for key, reason in self._table("rejected").items()}
 
     @property
     def files(self) -> dict[str, str]:
         """The file that each video was read from, as a path."""
         return {key: file for key, file in self._stated("file").items() if isinstance(file, str)}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this account wrote the paths of `files`, see train/trust.py."""
+        return is_own(_paths_text(self.files.values()), self.metadata.get("signature"))
 
     @property
     def durations(self) -> dict[str, float]:
@@ -178,11 +184,15 @@ class VideoDetections:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the detections that evaluation would count are reported. classes None: all."""
+    """Which of the detections that evaluation would count are reported.
+
+    classes: None is all. thresholds: the least score of a class, by label, where it is above `min_score`.
+    """
 
     classes: frozenset[str] | None = None
     min_score: float = 0.0
     top: int | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.min_score >= 0:
@@ -195,22 +205,28 @@ class Selection:
         chosen = (
             detection
             for detection in detections
-            if detection["score"] >= self.min_score
+            if detection["score"] >= max(self.min_score, self.thresholds.get(detection["label"], 0.0))
             and (self.classes is None or detection["label"] in self.classes)
         )
         return tuple(chosen)[: self.top]
 
 
-def parse_classes(text: str | None, known: Sequence[str]) -> frozenset[str] | None:
-    """Class names from "a,b"; ValueError with a suggestion for one that the network does not know."""
-    if text is None or text in known:  # a name may have a comma in it
-        return None if text is None else frozenset([text])
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None or not names:
-        hint = suggestion(unknown or "", known)
-        raise ValueError(f"--classes: {unknown or text!r} is no class of this checkpoint; {hint}")
-    return frozenset(names)
+def parse_classes(texts: Sequence[str], known: Sequence[str]) -> frozenset[str] | None:
+    """The class names in texts that are each one name, or several as in "a,b"; None, all classes, if none.
+
+    A name may have a comma in it. ValueError, with a suggestion, for one that the network does not know.
+    """
+    chosen: set[str] = set()
+    for text in texts:
+        names = [text] if text in known else [name.strip() for name in text.split(",") if name.strip()]
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None or not names:
+            hint = suggestion(unknown or "", known)
+            if any("," in name for name in known):
+                hint += " (one with a comma wants a --classes of its own)"
+            raise ValueError(f"--classes: {short(unknown or text)} is no class of this checkpoint; {hint}")
+        chosen |= set(names)
+    return frozenset(chosen) if texts else None
 
 
 def check_outputs(out: Path, keys: Sequence[str], *, force: bool) -> None:
@@ -237,15 +253,24 @@ def detections_file(found: Sequence[VideoDetections], *, metadata: Mapping[str, 
 
 
 def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
-    """Write detections.csv, subtitles of the files that were read and, last, detections.json."""
+    """Write detections.csv, subtitles of the files that were read and, last, detections.json.
+
+    Its "external_data" also has a signature of the paths of the files, see train/trust.py.
+    """
     for video in found:
         if video.reason is None:
             path = subtitles_path(out, video.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
-    document = detections_file(found, metadata=metadata)
+    signature = signature_of(_paths_text(str(video.file) for video in found))
+    document = detections_file(found, metadata={**metadata, "signature": signature})
     write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
+
+
+def _paths_text(files: Iterable[str]) -> str:
+    """What is signed of a result file: the paths in it."""
+    return json.dumps(sorted(files))
 
 
 def subtitles(detections: Sequence[Mapping[str, Any]]) -> str:
@@ -260,7 +285,7 @@ def subtitles(detections: Sequence[Mapping[str, Any]]) -> str:
 
 def cue_text(detection: Mapping[str, Any]) -> str:
     """What a subtitle shows: "label 0.87", or the label alone where a person made it (score None)."""
-    label = _one_line(detection["label"])  # an empty line would end the cue
+    label = on_one_line(detection["label"])  # an empty line would end the cue
     return label if detection["score"] is None else f"{label} {detection['score']:.2f}"
 
 
@@ -268,10 +293,6 @@ def cue_times(start: float, end: float, point: str = ",") -> str:
     """The times of a subtitle (seconds), which lasts 1 ms at least; point: before the milliseconds."""
     first = max(round(1000 * start), 0)
     return " --> ".join(_clock(each, point) for each in (first, max(round(1000 * end), first + 1)))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _clock(milliseconds: int, point: str) -> str:
@@ -297,15 +318,14 @@ def format_detections(found: Sequence[VideoDetections]) -> str:
     rows = [("video", "start", "end", "label", "score")]
     for video in found:
         if video.reason is None and not video.detections:
-            rows.append((video.key, "-", "-", "nothing found", "-"))
+            rows.append((shown(video.key), "-", "-", "nothing found", "-"))
         for detection in video.detections[:best]:
             start, end = (f"{seconds:.2f}" for seconds in detection["segment"])
-            rows.append(
-                (_one_line(video.key), start, end, _one_line(detection["label"]), f"{detection['score']:.3f}")
-            )
-    shown = [tuple(map(_one_line, row)) for row in rows[: TABLE_ROWS + 1]]
+            score = f"{detection['score']:.3f}"
+            rows.append((shown(video.key), start, end, shown(detection["label"]), score))
+    first = rows[: TABLE_ROWS + 1]
     total = sum(len(video.detections) for video in found)
     read = sum(video.reason is None for video in found)
-    left = f" ({len(rows) - len(shown)} lines left out)" if len(rows) > len(shown) else ""
+    left = f" ({len(rows) - len(first)} lines left out)" if len(rows) > len(first) else ""
     summary = f"{total} detections in {read} of {len(found)} videos; the best {best} of each{left}"
-    return f"{columns(shown, '<>><>')}\n{summary}"
+    return f"{columns(first, '<>><>')}\n{summary}"

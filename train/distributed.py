@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TIMEOUT = timedelta(minutes=30)  # as DeepSpeed's: how long a rank waits for the others
 LONGEST_SHARE = timedelta(days=7)  # how long a process waits for one that has more to do
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched_as_first() -> bool:
+    """Whether this is the first process of a launch, or the only one; known before there is a group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rank() -> int:
@@ -72,6 +79,14 @@ def device_of_rank(device: torch.device) -> torch.device:
     return device
 
 
+def lost_connection(error: Exception) -> str | None:
+    """What an error says of a connection to another process that is lost; None if it is of another kind."""
+    if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+        return None
+    text = re.sub(r"^\[[^]]*\] ", "", " ".join(str(error).split()))  # the line of gloo's source
+    return text.split(". ")[0][:200]
+
+
 @contextmanager
 def shared_work() -> Iterator[bool]:
     """Inside, the processes of a launcher share work, by `rank` and `world_size`, and meet in `gather_json`.
@@ -83,10 +98,17 @@ def shared_work() -> Iterator[bool]:
         yield rank() == 0
         return
     complete_launch_variables()
-    dist.init_process_group("gloo", timeout=LONGEST_SHARE)
-    yield rank() == 0
-    dist.barrier()
-    dist.destroy_process_group()
+    try:
+        dist.init_process_group("gloo", timeout=LONGEST_SHARE)
+        yield rank() == 0
+        dist.barrier()
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if reason := lost_connection(error):
+            raise ValueError(
+                f"rank {rank()}: another process has ended ({reason}); its own output says why"
+            ) from None
+        raise
 
 
 def _free_port() -> int:
@@ -110,6 +132,32 @@ def complete_launch_variables() -> None:
     os.environ.update(single | {"MASTER_PORT": str(_free_port())})
 
 
+def group_options(device: torch.device) -> dict[str, Any]:
+    """What init_process_group gets, under a launcher or alone; its variables are set.
+
+    NCCL for a GPU's tensors, with gloo beside it for those on the CPU. Several ranks are bound to their GPUs,
+    else NCCL guesses which is whose; one alone is not, as its groups would then be split from a communicator
+    of one rank, which fails on some machines (DeepSpeed's issue 8248). Alone, a port would be of no use on a
+    CPU; NCCL gets a store as torchrun's, on a port that the system chooses.
+    """
+    on_gpu, alone = device.type == "cuda", os.environ["WORLD_SIZE"] == "1"
+    options: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if on_gpu else "gloo", "timeout": TIMEOUT}
+    if alone:
+        store = (
+            dist.TCPStore("127.0.0.1", 0, 1, is_master=True) if on_gpu else dist.HashStore()  # type: ignore[attr-defined]
+        )
+        options |= {"store": store, "rank": 0, "world_size": 1}
+    elif on_gpu:
+        options["device_id"] = device
+    return options
+
+
+def destroy_process_group() -> None:
+    """Destroy the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def shut_down(code: int) -> None:
     """End this process together with the others; the last thing it does, and at once if it is not alone.
 
@@ -119,9 +167,9 @@ def shut_down(code: int) -> None:
     without the interpreter's clean-up; a single one exits normally.
     """
     several = world_size() > 1
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    with suppress(RuntimeError):  # all is done: one that was killed by now takes nothing away
+        barrier()
+        destroy_process_group()
     if several:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,6 +6,7 @@ The only file that imports deepspeed, which is untyped: an engine is `Any`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
@@ -26,7 +27,15 @@ from model.recompute import RngState
 from pipeline.files import read_json, write_json
 from pipeline.text import short
 from train.checkpoint import STATE_FILE, read_safetensors
-from train.distributed import barrier, complete_launch_variables, device_of_rank, rank, world_size
+from train.distributed import (
+    barrier,
+    complete_launch_variables,
+    destroy_process_group,
+    device_of_rank,
+    group_options,
+    rank,
+    world_size,
+)
 from train.extensions import load_extensions, use_own_folder
 from train.numerics import has_bf16
 from train.optimizer import (
@@ -82,7 +91,7 @@ def _load_extensions(*names: str) -> None:
 
 
 def start_process_group(device: torch.device | str) -> torch.device:
-    """Join the launcher's processes, or be the only one; gloo on the CPU, NCCL on GPUs.
+    """Join the launcher's processes, or be the only one; NCCL for tensors on GPUs, gloo for the others.
 
     Returns this process's device: `cuda:LOCAL_RANK` for "cuda", else the device itself.
     """
@@ -95,12 +104,13 @@ def start_process_group(device: torch.device | str) -> torch.device:
     if not dist.is_initialized():
         if device.type == "cpu":
             _load_extensions("ShareMemCommBuilder")
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        if os.environ["WORLD_SIZE"] == "1":  # no port: one that was free a moment ago may be taken by now
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(**group_options(device))
+        if world_size() == 1:  # a run that fails must not leave it to NCCL, which complains
+            atexit.register(destroy_process_group)
         with redirect_stdout(StringIO()):  # it says in each run that its operation was built
-            deepspeed.init_distributed(dist_backend=backend, verbose=False)
+            deepspeed.init_distributed(
+                dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
+            )
     return device
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,30 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.lock import writing_file
 from train.cli import (
     Command,
     Output,
+    check_new,
     check_new_file,
     exit_with,
     force_option,
     local_rank_option,
     output_options,
+    trust_option,
+    written,
 )
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
-from train.evaluation.files import GroundTruth, read_external_scores, read_ground_truth, rename_videos
+from train.evaluation.files import (
+    GroundTruth,
+    check_ground_truth,
+    read_external_scores,
+    read_ground_truth,
+    rename_videos,
+)
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
@@ -54,6 +65,7 @@ class EvalOptions:
     overrides: tuple[str, ...]
     out: Path | None  # None: detections go nowhere
     force: bool
+    trust: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,26 @@ def check_options(options: EvalOptions) -> None:
     for path in (None if options.detections else options.out, options.raw):
         if path is not None:
             check_new_file(path, force=options.force)
+    if options.ground_truth and not options.detections:
+        check_ground_truth(options.ground_truth, options.subset)
+    check_origin(options)
+
+
+def check_origin(options: EvalOptions) -> None:
+    """ValueError for a data set that only the checkpoint of a stranger names, see train/trust.py.
+
+    Of several processes the first one checks, before it lets the others begin: the machines of those may
+    have other home folders, without the key of this one.
+    """
+    if not options.checkpoint or options.checkpoint.is_file():  # a model file names no data set
+        return
+    if options.trust or os.environ.get("RANK", "0") != "0":
+        return
+    from train.checkpoint import settings_file
+    from train.settings import check_trust
+
+    given = [*options.overrides, *data_overrides(options.shards, None)]
+    check_trust(settings_file(options.checkpoint), given, only=["data.shards"], option="--shards DATA")
 
 
 def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
@@ -122,6 +154,27 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
         metadata = {**detections.metadata, "subset": ground_truth.subset}
         detections = DetectionsFile(detections.results, metadata)
     return EvaluationInput(detections, ground_truth)
+
+
+@contextmanager
+def held_output(options: EvalOptions) -> Iterator[None]:
+    """Keep other evaluations from writing the same detections meanwhile."""
+    if options.detections or options.out is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with writing_file(options.out, "eval"):
+        check_new(options.out, force=options.force)
+        yield
+
+
+def write_result(options: EvalOptions, detections: DetectionsFile) -> str | None:
+    """Write the detections, unless they were read from a file; why they could not be written, if so."""
+    out = options.out
+    if options.detections or out is None:
+        return None
+    return written(
+        lambda: write_detections(out, detections.results, metadata=detections.metadata), f"{out}: detections"
+    )
 
 
 def metrics_of(
@@ -165,10 +218,12 @@ def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
     check_options(options)
     if options.from_raw and not (options.ground_truth or options.shards or options.out):
         raise ValueError("from_raw: nothing to compare with, want ground_truth or shards, or an out to write")
-    loaded = load_input(options, output)
+    with held_output(options):
+        loaded = load_input(options, output)
+        failure = write_result(options, loaded.detections)
     detections, ground_truth = loaded.detections, loaded.ground_truth
-    if not options.detections and options.out is not None:
-        write_detections(options.out, detections.results, metadata=detections.metadata)
+    if failure is not None:
+        output.error(failure)
     for line in unread_videos(detections):
         output.error(line)
     if ground_truth is None:
@@ -202,7 +257,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--checkpoint", type=FILE, help="Run folder (its best checkpoint) or checkpoint folder.")
+@click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
 @click.option("--from-raw", type=FILE, help="HDF5 file of --raw: post-process again, without the model.")
 @click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")
@@ -222,6 +277,7 @@ FILE = click.Path(path_type=Path)
     "--out", type=FILE, default=Path("detections.json"), show_default=True, help="Where detections go."
 )
 @force_option
+@trust_option
 @output_options
 @local_rank_option
 @click.pass_context
@@ -236,19 +292,22 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | No
     check_options(options)
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    with sharing(options) as writes:
+    with held_output(options), sharing(options) as writes:
         output = Output(quiet or not writes, as_json and writes)
         loaded = load_input(options, output) if writes or options.checkpoint else None
+        failure = write_result(options, loaded.detections) if loaded is not None and writes else None
     if loaded is None or not writes:
         return  # rank 0 has the results of all
-    if not options.detections and options.out is not None:
-        write_detections(options.out, loaded.detections.results, metadata=loaded.detections.metadata)
+    if failure is None and not options.detections:
         output.say(f"detections: {options.out}")
     if loaded.ground_truth is None:
         output.say("no --ground-truth or --shards: nothing to compare with, no mAP")
         output.document({"detections": options.out})
     else:
         output.document(print_metrics(loaded.detections, loaded.ground_truth, options, output))
+    if failure is not None:
+        output.error(failure)
+        ctx.exit(2)
     exit_with(ctx, unread_videos(loaded.detections))
 
 

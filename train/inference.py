@@ -7,9 +7,10 @@ the best candidates of each window are kept until its last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ import torch
 from model.detector.detector import Prediction
 from model.network import Network
 from pipeline.batch import Batch
+from pipeline.limits import set_limits
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
-from train.checkpoint import SETTINGS, load_weights, read_classes, weights_folder
+from train.checkpoint import PACKING, load_weights, read_classes, read_packing, settings_file
 from train.cli import to_stderr
 from train.distributed import device_of_rank
+from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds, read_thresholds
+from train.model_file import check_tensors, read_model_file
 from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
@@ -33,36 +37,73 @@ Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights, on its device, and the settings and classes of its checkpoint."""
+    """A network with its weights, on its device, and the settings and classes of its checkpoint.
 
-    folder: Path
+    source: the checkpoint folder, or the model file. packing: how the data set was packed that the weights
+    were trained on; None where an older release did not keep it. thresholds: those of each class that the
+    validation chose; None where there was none, or nothing was right.
+    """
+
+    source: Path
     settings: Settings
     classes: tuple[str, ...]
+    packing: Mapping[str, Any] | None
+    thresholds: ClassThresholds | None
     network: Network
     device: torch.device
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint folder or a model file holds; `load` copies its weights into a network."""
+
+    source: Path
+    settings: Settings
+    classes: tuple[str, ...]
+    packing: Mapping[str, Any] | None
+    thresholds: ClassThresholds | None
+    load: Callable[[Network], None]
+
+
+def _read_folder(checkpoint: Path, overrides: Iterable[str]) -> _Saved:
+    path = settings_file(checkpoint)
+    folder = path.parent
+    # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
+    settings = read_settings(path, ["encoder.weights=null", *overrides])
+    packing = read_packing(folder) if (folder / PACKING).is_file() else None
+    thresholds = read_thresholds(folder) if (folder / THRESHOLDS).is_file() else None
+    classes = tuple(read_classes(folder))
+    return _Saved(folder, settings, classes, packing, thresholds, partial(load_weights, folder=folder))
+
+
+def _read_file(path: Path, overrides: Iterable[str]) -> _Saved:
+    model = read_model_file(path)
+
+    def load(network: Network) -> None:
+        check_tensors(network, model.tensors, where=path)
+        network.load_state_dict(model.tensors)
+
+    return _Saved(path, model.settings_with(overrides), model.classes, model.packing, model.thresholds, load)
+
+
 def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a checkpoint or run folder; `overrides` (key=value) on top of the settings it has.
+    """The network of a run folder, checkpoint folder or model file; `overrides`: key=value on top of its own.
 
     Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
     """
-    folder = weights_folder(checkpoint)
-    # The checkpoint holds the encoder too: the file it was once initialised from need not be here.
-    if not (folder / SETTINGS).is_file():
-        raise ValueError(f"{folder / SETTINGS}: no such file; want a folder that a run wrote whole")
-    settings = read_settings(folder / SETTINGS, ["encoder.weights=null", *overrides])
-    classes = tuple(read_classes(folder))
+    saved = (_read_file if checkpoint.is_file() else _read_folder)(checkpoint, overrides)
+    source, settings = saved.source, saved.settings
+    set_limits(settings.data.limits)
     device = device_of_rank(resolve_device(settings.run.device))
     set_numerics(settings.run, device)
-    network = build_network(settings, len(classes)).to(device)
-    load_weights(network, folder)
+    network = build_network(settings, len(saved.classes)).to(device)
+    saved.load(network)
     if settings.run.precision == "bf16":  # as the run trained and validated
         if has_bf16(device):
             cast_parameters(network, torch.bfloat16)
         else:
-            to_stderr(f"run.precision: bf16 in {folder}, which a {device.type} lacks; computing in float32")
-    return TrainedNetwork(folder, settings, classes, network, device)
+            to_stderr(f"run.precision: bf16 in {source}, which a {device.type} lacks; computing in float32")
+    return TrainedNetwork(source, settings, saved.classes, saved.packing, saved.thresholds, network, device)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:

@@ -65,12 +65,12 @@ class StepResult:
 
 
 def ground_truth_in_steps(batch: Batch, num_steps: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Per video: segments (A, 2) in feature steps and labels (A,), on the device of the clips."""
-    device, segments = batch.clips.device, []
+    """Per video: segments (A, 2) in feature steps and labels (A,), on the CPU."""
+    segments = []
     for seconds, window in zip(batch.gt_segments, batch.windows.tolist(), strict=True):
         steps = seconds_to_steps(seconds.numpy(), (window[0], window[1]), num_steps)
-        segments.append(torch.as_tensor(steps, dtype=torch.float32, device=device))
-    return segments, [labels.to(device) for labels in batch.gt_labels]
+        segments.append(torch.as_tensor(steps, dtype=torch.float32))
+    return segments, list(batch.gt_labels)
 
 
 def read_losses(
@@ -272,6 +272,8 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
     describe_steps(run, log)
     interrupt = Interrupt()
     try:
+        if run.needs_validation and run.progress.step >= run.total_steps:
+            end_epoch(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
     finally:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 if __name__ == "__main__":
     # The launcher puts train/ first on sys.path, where its files would be top-level modules.
@@ -15,25 +18,22 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import first_names, short
-from train.cli import Command, Output, local_rank_option, one_line, output_options
+from train.cli import (
+    Command,
+    Output,
+    local_rank_option,
+    one_line,
+    output_options,
+    remark_on_lock,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from train.settings import Settings
 
 # What a run writes beside its checkpoints, settings.yaml and log.jsonl.
 RESULTS = ("metrics.json", "detections.json", "report.html")
-
-
-def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    names = []
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            names.append(prefix + key)
-    return names
+ENDING = threading.Lock()  # held by the thread that ends the process
 
 
 def remove_run(out: Path) -> None:
@@ -46,11 +46,21 @@ def remove_run(out: Path) -> None:
 
 
 def settings_of_run(
-    recipe: Path | None, overrides: tuple[str, ...], out: Path, *, resume: bool, force: bool = False
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    *,
+    resume: bool,
+    force: bool = False,
+    trust: bool = False,
 ) -> Settings:
-    """The settings to run with; ValueError rather than overwrite a run, or resume it under others."""
+    """The settings to run with; ValueError rather than overwrite a run, or resume it under others.
+
+    trust: use all that the recipe, or the run to be resumed, names; otherwise as `check_trust` says.
+    """
     from train.checkpoint import last_checkpoint
-    from train.settings import load_settings, read_settings
+    from train.distributed import launched_as_first
+    from train.settings import check_trust, load_settings, read_settings
 
     if resume and force:
         raise ValueError("got --resume and --force: go on with the run, or start anew? want one of them")
@@ -64,21 +74,28 @@ def settings_of_run(
         )
     if recipe is None and not (resume and written.exists()):
         raise ValueError(missing_recipe(out, resume=resume, has_run=has_run))
-    settings = load_settings(recipe, overrides) if recipe is not None else read_settings(written, overrides)
+    # Other machines of a launch may have other home folders, without the key of this one.
+    trust = trust or not launched_as_first()
+    if recipe is not None:
+        settings = load_settings(recipe, overrides, trust=trust)
+    else:
+        if not trust:
+            check_trust(written, overrides)
+        settings = read_settings(written, overrides)
     if has_run and resume and written.exists():
         check_unchanged(settings, out)
     return settings
 
 
 def check_unchanged(settings: Settings, out: Path) -> None:
-    """ValueError unless the run in `out` was started with these settings, but for what the report draws."""
+    """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
     from pipeline.schemas import read_yaml
+    from train.changes import forbidden_changes
 
     written = read_yaml(out / "settings.yaml")
     if not isinstance(written, dict):
         raise ValueError(f"{out / 'settings.yaml'}: got {short(written)}, want groups of settings")
-    changed = changed_keys(written, settings.model_dump(mode="json"))
-    changed = [key for key in changed if key != "run.report_videos"]
+    changed = forbidden_changes(written, settings.model_dump(mode="json"))
     if changed:
         raise ValueError(
             f"--resume {out}: the run was started with another {first_names(changed, quoted=False)}; "
@@ -101,13 +118,17 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     from train.checkpoint import last_checkpoint, remove_half_written, restore_links
     from train.distributed import rank
     from train.settings import dump_settings
+    from train.trust import is_own_text, key_file
 
     if rank() == 0:
         if force:
             remove_run(out)
         out.mkdir(parents=True, exist_ok=True)
         remove_half_written(out)
-        write_text(out / "settings.yaml", dump_settings(settings))
+        text = dump_settings(settings)
+        write_text(out / "settings.yaml", text)
+        if not is_own_text(text):
+            output.remark(f"{key_file()}: no key can be kept there; eval will take this run for a stranger's")
     has_run = resume and last_checkpoint(out) is not None
     if resume and rank() == 0:
         fresh = f"{out}: no checkpoint to go on from; this is the first step"
@@ -118,19 +139,57 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
 
 def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
+    from pipeline.files import own_temporary_files
     from train.build_network import resolve_device
-    from train.distributed import shut_down
+    from train.data import open_data
+    from train.distributed import lost_connection, shut_down, world_size
     from train.engine import start_process_group
+    from train.heartbeat import heartbeat
     from train.loop import fit
 
-    start_process_group(resolve_device(settings.run.device))
-    has_run = prepare_folder(settings, out, output, resume=resume, force=force)
-    with output.others_on_stderr():
-        complete = fit(settings, out, resume=has_run, output=output)
+    lost = partial(end_without_the_others, out, output)
+    try:
+        with own_temporary_files():
+            start_process_group(resolve_device(settings.run.device))
+            open_data(settings)  # before anything is removed or written
+            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
+            with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
+                complete = fit(settings, out, resume=has_run, output=output)
+    except RuntimeError as error:
+        if world_size() > 1 and (reason := lost_connection(error)):
+            lost(f"another process of the run has ended ({reason})")
+        raise
     # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
     # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
     atexit.register(shut_down, 0 if complete else 130)
     return complete
+
+
+def run_alone(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    output: Output,
+    *,
+    resume: bool,
+    force: bool,
+    trust: bool,
+) -> bool:
+    """`run_training` with `settings_of_run`; keeps other trainings out of the folder meanwhile.
+
+    ValueError if one is in it.
+    """
+    from pipeline.lock import writing_folder
+    from train.checkpoint import going_on
+    from train.distributed import launched_as_first
+
+    with writing_folder(out, "train") if launched_as_first() else nullcontext() as last:
+        remark_on_lock(output, out, last)
+        settings = settings_of_run(recipe, overrides, out, resume=resume, force=force, trust=trust)
+        try:
+            return run_training(settings, out, output, resume=resume, force=force)
+        except OSError as error:  # a disk that is full, or gone
+            raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
 
 
 def train(
@@ -141,24 +200,37 @@ def train(
     *,
     resume: bool,
     force: bool,
+    trust: bool = False,
 ) -> int:
     """The run with what it prints; returns the exit code: 0 complete, 1 stopped by a failure, 130 interrupted
     and saved."""
-    settings = settings_of_run(recipe, overrides, out, resume=resume, force=force)
-    from train.checkpoint import going_on
-    from train.distributed import rank
-    from train.loop import TrainingStopped
-
     try:
-        complete = run_training(settings, out, output, resume=resume, force=force)
-    except TrainingStopped as stopped:
-        output.error(str(stopped))
+        complete = run_alone(recipe, overrides, out, output, resume=resume, force=force, trust=trust)
+    except RuntimeError as error:
+        from train.loop import TrainingStopped
+
+        if not isinstance(error, TrainingStopped):
+            raise
+        output.error(str(error))
         return 1
-    except OSError as error:  # a disk that is full, or gone
-        raise ValueError(f"{one_line(error, out)}; {going_on(out)}") from error
+    from train.distributed import rank
+
     if rank() == 0:
         print_end(out, output, complete=complete)
     return 0 if complete else 130
+
+
+def end_without_the_others(out: Path, output: Output, reason: str) -> NoReturn:
+    """Say that another process of the run is lost, once, and end this one: exit code 1."""
+    from train.checkpoint import going_on
+    from train.distributed import rank
+
+    if not ENDING.acquire(blocking=False):
+        threading.Event().wait()  # the other thread is at it
+    output.error(f"rank {rank()}: {reason}; its own output says why; {going_on(out)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # clean-up would wait for the others
 
 
 def print_end(out: Path, output: Output, *, complete: bool) -> None:
@@ -196,6 +268,7 @@ Examples:
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, on the next sample.")
 @click.option("--force", is_flag=True, help="Remove the run in --out and start anew.")
+@trust_option
 @output_options
 @local_rank_option
 def main(
@@ -204,6 +277,7 @@ def main(
     overrides: tuple[str, ...],
     resume: bool,
     force: bool,
+    trust: bool,
     quiet: bool,
     as_json: bool,
     local_rank: int | None,
@@ -211,7 +285,8 @@ def main(
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    sys.exit(train(recipe, out, overrides, Output(quiet, as_json), resume=resume, force=force))
+    output = Output(quiet, as_json)
+    sys.exit(train(recipe, out, overrides, output, resume=resume, force=force, trust=trust))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,20 @@ from typing import Any
 
 from model.rewire import set_beta
 from model.schedule import beta_at
-from pipeline.dataset import Dataset
 from pipeline.loader import Loader
+from pipeline.schemas import read_yaml
 from train.build_network import build_network, resolve_device
-from train.checkpoint import PROGRESS, check_classes, last_checkpoint, read_progress, write_checkpoint
+from train.changes import measured_otherwise
+from train.checkpoint import (
+    PROGRESS,
+    SETTINGS,
+    check_classes,
+    last_checkpoint,
+    read_progress,
+    write_checkpoint,
+)
 from train.cli import to_stderr
+from train.data import open_data
 from train.distributed import rank, world_size
 from train.engine import (
     build_engine,
@@ -25,6 +34,7 @@ from train.engine import (
     save_state,
     start_process_group,
 )
+from train.evaluation.class_thresholds import ClassThresholds
 from train.numerics import set_numerics
 from train.optimizer import OptimizerSettings, read_ds_config, with_precision
 from train.progress import Progress
@@ -44,7 +54,7 @@ class Run:
         self.settings, self.folder = settings, folder
         self.device = start_process_group(resolve_device(settings.run.device))
         set_numerics(settings.run, self.device)
-        self.dataset = Dataset.open(settings.data.shards)
+        self.dataset = open_data(settings)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
         accumulation = settings.optimizer.accumulation_steps
@@ -58,6 +68,9 @@ class Run:
         )
         self.precision = precision_of(self.engine)
         self.progress = self._resume() if resume else Progress()
+        # A complete run that is resumed to be measured otherwise has no metrics yet.
+        self.needs_validation = resume and not self.progress.metrics
+        self.thresholds: tuple[int, ClassThresholds | None] = (-1, None)  # of the weights after this step
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
 
@@ -98,6 +111,10 @@ class Run:
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
         progress = Progress(**stated)
+        if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
+            progress.best, progress.metrics = -1.0, {}
+            if rank() == 0:
+                to_stderr(f"validated with another {', '.join(changed)} from here on: the best begins anew")
         load_state(self.engine, last / "resume")
         self.train_loader.load_state_dict(progress.loader)
         return progress
@@ -124,6 +141,7 @@ class Run:
             classes=list(self.dataset.classes),
             packing=self.dataset.packing,
             progress=asdict(self.progress),
+            thresholds=self.thresholds[1] if self.thresholds[0] == self.progress.step else None,
             save_resume=lambda folder: save_state(self.engine, folder, {}),
             is_best=is_best,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,10 +15,13 @@ from pipeline.schemas import parse_yaml as parse_yaml
 from pipeline.schemas import read_yaml
 from pipeline.settings import DataSettings
 from pipeline.text import short, suggestion
-from settings_group import SettingsGroup
+from settings_group import SettingsGroup, groups_of, settings_of
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
+from train.trust import LOCATIONS, check_locations, is_own_text, signed
 
+BESIDE = ("checkpoints", "model.safetensors", "log.jsonl")  # what lies beside the settings that a run wrote
+MISSING = object()
 RECIPES = Path(__file__).resolve().parent / "recipes"
 # Former names of settings: an old recipe or checkpoint is refused with the new name.
 RENAMED = {
@@ -82,6 +85,10 @@ class RunSettings(SettingsGroup):
     """Whether a GPU computes the same bits each time: two runs with the same settings, and a resumed run, end
     with equal weights. true is slower, and an offloaded optimizer is PyTorch's Adam. false: equal but for
     rounding, see docs/resume.md."""
+
+    lost_after_seconds: float = Field(60, gt=0)
+    """Seconds without a sign of life after which one of several processes counts as lost, and the others end.
+    Fewer end a run sooner whose process was killed; too few end one on a busy network."""
 
     report_videos: int = Field(8, ge=0)
     """Videos whose timelines are drawn in report.html. More make the page larger."""
@@ -154,16 +161,52 @@ def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
     return settings_from(values)
 
 
-def load_settings(recipe: Path, overrides: Iterable[str] = ()) -> Settings:
-    """read_settings of a recipe: a path, or the name of one in train/recipes."""
+def load_settings(recipe: Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Settings:
+    """read_settings of a recipe: a path, or the name of one in train/recipes.
+
+    trust: use all that it names; otherwise as `check_trust` says.
+    """
     if not recipe.exists() and (RECIPES / f"{recipe}.yaml").exists():
         recipe = RECIPES / f"{recipe}.yaml"
     if not recipe.is_file():
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         raise ValueError(f"--recipe {recipe}: no such file; shipped recipes: {known}")
+    if not trust:
+        check_trust(recipe, overrides)
     return read_settings(recipe, overrides)
 
 
+def check_trust(
+    path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = LOCATIONS, option: str | None = None
+) -> None:
+    """ValueError for a location in a file of settings that a stranger may have chosen; see train/trust.py.
+
+    Settings that a run wrote are its owner's, who may be a stranger; a recipe is what a person has chosen.
+    overrides: key=value of this command line. only: the settings that will be used. option: what names
+    one on this command line, for the message; None: --set.
+    """
+    text, values = path.read_text(encoding="utf-8", errors="replace"), read_yaml(path)
+    if is_own_text(text) or not isinstance(values, dict):
+        return
+    given = {override.partition("=")[0].strip() for override in overrides}
+    locations = {name: _value_at(values, name) for name in only if not given & {name, name.partition(".")[0]}}
+    of_a_run = any((path.parent / name).exists() for name in BESIDE) or _states_everything(values)
+    check_locations(locations, where=path, of_a_run=of_a_run, option=option)
+
+
+def _value_at(values: Any, name: str) -> Any:
+    """The value of a dotted name in nested values; MISSING if there is none."""
+    for part in name.split("."):
+        values = values.get(part, MISSING) if isinstance(values, Mapping) else MISSING
+    return values
+
+
+def _states_everything(values: Mapping[str, Any]) -> bool:
+    """Whether all settings are there, as in what a run writes, and in no recipe of a person."""
+    names = (setting.name for name, group in groups_of(Settings) for setting in settings_of(group, name))
+    return all(_value_at(values, name) is not MISSING for name in names)
+
+
 def dump_settings(settings: Settings) -> str:
-    """The full resolved settings as YAML; read_settings reads it back to the same settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """The full resolved settings as YAML, signed; read_settings reads it back to the same settings."""
+    return signed(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -9,6 +9,7 @@ from pipeline.files import write_json
 from train.detections import JSON_NAME, Results, read_detections, write_detections
 from train.distributed import barrier, rank, world_size
 from train.evaluation.average_precision import mean_average_precision
+from train.evaluation.class_thresholds import choose_thresholds
 from train.evaluation.files import subset_metadata
 from train.inference import infer
 from train.postprocess import postprocess_videos
@@ -29,7 +30,10 @@ def gather_detections(folder: Path, own: Results) -> dict[str, Any]:
 
 
 def validate(run: Run) -> dict[str, Any]:
-    """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank)."""
+    """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank).
+
+    Rank 0 keeps the thresholds of the weights for their checkpoint.
+    """
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
     own = postprocess_videos(infer(run.engine, run.val_loader, run.device), dataset.classes, settings.post)
@@ -38,6 +42,7 @@ def validate(run: Run) -> dict[str, Any]:
     results = {key: detections.get(key, []) for key in ground_truth}  # a rejected video has no detections
     metrics = mean_average_precision(ground_truth, results, protocol=settings.run.protocol)
     if rank() == 0:
+        run.thresholds = (run.progress.step, choose_thresholds(ground_truth, results, subset=subset))
         metadata = {"subset": subset, "step": run.progress.step, **subset_metadata(dataset, subset)}
         write_detections(run.folder / JSON_NAME, results, metadata=metadata)
     return metrics

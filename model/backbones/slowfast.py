@@ -110,7 +110,7 @@ class TakeFrames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """On a CPU the result is channels last."""
-        frames = self.rule(x.shape[2], self.alpha).to(x.device)
+        frames = self.rule(x.shape[2], self.alpha).to(x.device, non_blocking=True)
         return channels_last_on_cpu(x.index_select(2, frames))
 
 

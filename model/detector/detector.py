@@ -97,7 +97,7 @@ class Detector(nn.Module):
             num_steps=self.settings.num_steps,
             num_classes=self.num_classes,
         )
-        anchors = self._sample_proposals(actions, generator).to(features.device)
+        anchors = self._sample_proposals(actions, generator).to(features.device, non_blocking=True)
         actions = actions.to(features.device)
         x, step_logits = self._encode_steps(features)
         parts = self._step_losses(x, step_logits, actions)

@@ -18,7 +18,9 @@ class PaddedActions:
     mask: Tensor  # (B, A) bool, False where a video has fewer than A actions
 
     def to(self, device: torch.device) -> PaddedActions:
-        return PaddedActions(self.segments.to(device), self.labels.to(device), self.mask.to(device))
+        """On another device, which is not waited for."""
+        tensors = (self.segments, self.labels, self.mask)
+        return PaddedActions(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def pad_actions(

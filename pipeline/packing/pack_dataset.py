@@ -7,13 +7,12 @@ faster: an interrupted run writes the bytes of an undisturbed one. dataset.json 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from ..annotations import Repair
 from ..dataset import Dataset
 from ..files import TEMPORARY, remove_folder, remove_left, sha256_of, write_text
+from ..lock import locked
 from ..records import DESCRIPTION, Shard
 from ..text import short
 from .journal import DAMAGED, Journal, read_plan
@@ -162,9 +162,11 @@ def load_complete_dataset(plan: PackingPlan, out: Path) -> list[PackResult]:
 
 
 def remove_outputs(out: Path) -> None:
-    """Remove what make-shards wrote into `out`, and nothing else."""
-    (out / DESCRIPTION).unlink(missing_ok=True)  # first: what is left if this is killed is no data set
-    remove_folder(out / WORK)
+    """Remove what make-shards wrote into `out`, and nothing else; ValueError if another one is at work."""
+    lock = out / WORK / "lock"
+    with locked(lock, where=out, what="make-shards") if lock.parent.is_dir() else nullcontext():
+        (out / DESCRIPTION).unlink(missing_ok=True)  # first: what is left if this is killed is no data set
+        remove_folder(out / WORK)
     for path in out.iterdir() if out.is_dir() else ():
         if OUTPUTS.fullmatch(path.name) or PARTIAL.fullmatch(path.name):
             _remove(path)
@@ -181,11 +183,7 @@ def _open_journal(plan: PackingPlan, out: Path) -> Iterator[Journal]:
     if not plan_file.exists() and any(TAR.fullmatch(path.name) for path in out.glob("*.tar")):
         raise ValueError(f"{out}: holds tars of something else, want another --out, or --force")
     (out / WORK).mkdir(parents=True, exist_ok=True)
-    with open(out / WORK / "lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{out}: another make-shards is writing here, want one at a time") from None
+    with locked(out / WORK / "lock", where=out, what="make-shards"):
         if plan_file.exists():
             entry = read_plan(plan_file)
             _check_same_plan(plan, out, entry.plan, entry.settings)

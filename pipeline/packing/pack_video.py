@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..annotations import Repair, Video, repair_actions
+import av
+
+from ..annotations import Action, Repair, Video, repair_actions
 from ..files import sha256_of
+from ..limits import check_bytes, check_packets
 from ..records import PackedVideo
 from ..schemas import exact
+from .keep import why_not_kept
 from .probe import Unreadable, VideoMetadata, probe
 from .transcode import EncodingSpec, transcode
 
@@ -18,7 +23,8 @@ class Job:
     """One video to pack.
 
     source: its name in the annotations. video: its annotations. file: relative to the folder; None with the
-    reason in missing. spec: what to re-encode to; None keeps the bytes.
+    reason in missing. spec: what to re-encode to; None keeps the bytes. strict: reject a video of which
+    frames are missing. way_out: what to do about a file whose bytes cannot be kept.
     """
 
     key: str
@@ -28,6 +34,8 @@ class Job:
     file: str | None
     missing: str | None
     spec: EncodingSpec | None
+    strict: bool = False
+    way_out: str = "pack it without --copy"
 
 
 @exact
@@ -51,7 +59,8 @@ def pack_video(job: Job) -> tuple[PackResult, bytes]:
 def check_video(job: Job) -> PackResult:
     """Decode one file whole and fit the actions to it; nothing is encoded."""
     try:
-        metadata = probe(_path(job))
+        _refuse_beyond_limits(job)
+        metadata = probe(_path(job), strict=job.strict)
         _refuse_copy(job, metadata)
         return _fit_actions(job, metadata, metadata, None)
     except Unreadable as error:
@@ -84,13 +93,11 @@ def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256:
     duration = float(packed.duration)
     actions, repairs = repair_actions(job.video, float(source.duration))
     # Packing rounds the length to a frame: ends follow without a repair, an action that vanishes has one.
-    actions, lost = repair_actions(replace(job.video, actions=actions), duration)
+    fitted, lost = repair_actions(replace(job.video, actions=actions), duration)
     repairs += tuple(repair for repair in lost if repair.kind == "outside")
-    if not actions and any(repair.kind == "outside" for repair in repairs):
-        first = min(action.start for action in job.video.actions)
-        raise Unreadable(
-            job.source, f"no action overlaps it: it ends at {duration:.2f} s, they begin at {first:g} s"
-        )
+    if not fitted and any(repair.kind == "outside" for repair in repairs):
+        raise Unreadable(job.source, _no_action_text(job.video.actions, actions, source, packed))
+    actions = fitted
     video = PackedVideo(
         key=job.key,
         subset=job.video.subset,
@@ -111,9 +118,23 @@ def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256:
     return PackResult(video, repairs + _remarks(job, source))
 
 
+def _no_action_text(
+    annotated: Sequence[Action], in_source: Sequence[Action], source: VideoMetadata, packed: VideoMetadata
+) -> str:
+    """Why no action is left of those annotated, given those that lie in the source."""
+    if in_source:
+        first = min(action.start for action in in_source)
+        return (
+            f"no action is left in it: packed at {float(packed.fps):g} frames a second it ends at "
+            f"{float(packed.duration):.4g} s, they begin at {first:.4g} s; pack with a higher --fps"
+        )
+    first = min(action.start for action in annotated if action.end > action.start)
+    return f"no action overlaps it: it ends at {float(source.duration):.2f} s, they begin at {first:g} s"
+
+
 def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
-    """Remarks on a video whose actions all stay: another length than annotated, HDR."""
-    remarks = []
+    """Remarks on a video: what is out of the ordinary in its file, another length than annotated, HDR."""
+    remarks = [Repair(job.source, kind, text) for kind, text in source.remarks]
     stated, found = job.video.duration, float(source.duration)
     if stated is not None and abs(stated - found) > max(1.0, 0.02 * found):
         remarks.append(Repair(job.source, "duration", f"annotated {stated:.2f} s, decoded {found:.2f} s"))
@@ -125,11 +146,25 @@ def _remarks(job: Job, source: VideoMetadata) -> tuple[Repair, ...]:
 def _encode(job: Job) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Bytes to pack, metadata of the source file, metadata of those bytes."""
     path = _path(job)
+    _refuse_beyond_limits(job)
     if job.spec is not None:
-        return transcode(path, job.spec)
-    metadata = probe(path)
+        return transcode(path, job.spec, strict=job.strict)
+    metadata = probe(path, strict=job.strict)
     _refuse_copy(job, metadata)
     return path.read_bytes(), metadata, metadata
+
+
+def _refuse_beyond_limits(job: Job) -> None:
+    """Raises Unreadable for a video that would cost more than the limits allow; nothing is decoded yet."""
+    path = _path(job)
+    try:
+        if job.spec is None and path.is_file():
+            check_bytes(path.stat().st_size)
+        check_packets(path)
+    except ValueError as error:
+        if isinstance(error.__cause__, av.FFmpegError) or not path.stat().st_size:
+            return  # not a video: FrameReader says what is wrong
+        raise Unreadable(job.source, str(error)) from None
 
 
 def _path(job: Job) -> Path:
@@ -140,11 +175,6 @@ def _path(job: Job) -> Path:
 
 def _refuse_copy(job: Job, metadata: VideoMetadata) -> None:
     """Raises Unreadable for kept bytes that the training decoder would show wrongly."""
-    if job.spec is None and metadata.rotation:
-        reason = f"to be shown turned by {metadata.rotation} degrees, which --copy cannot do; re-encode it"
-        raise Unreadable(job.source, reason)
-    if job.spec is None and not metadata.steady:
-        reason = (
-            f"frames at uneven times (about {float(metadata.fps):.2f} a second); re-encode it, without --copy"
-        )
-        raise Unreadable(job.source, reason)
+    reason = why_not_kept(_path(job), metadata) if job.spec is None else None
+    if reason is not None:
+        raise Unreadable(job.source, f"{reason}, which bytes that are kept cannot change; {job.way_out}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
-from ..annotations import Video
+from ..annotations import Repair, Video
 from ..files import temporary_folder
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
 from ..schemas import Count, Number
-from ..text import short
+from ..text import counted, first_names, short
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject
-from .probe import FrameReader, Unreadable
+from .probe import FrameReader, Unreadable, track_begins
 from .rates import exact_rate
 from .shard_writer import unique_keys
 from .transcode import EncodingSpec, has_encoding
@@ -37,6 +37,8 @@ from .video_folder import VIDEO_SUFFIXES
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
+# for weights trained on kept bytes: frames at even times from 0 s on, upright, of one size
+RE_ENCODE = "re-encode it: ffmpeg -i IN -vf fps=RATE:start_time=0 -pix_fmt yuv420p OUT.mp4"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
     found: dict[Path, Path] = {}
     for argument in arguments:
         for path in _files_of(argument):
-            found.setdefault(path.resolve(), path)
+            found.setdefault(Path(os.path.realpath(path)), path)
     choices = {path: _names_of(path) for path in found.values()}
     uses = Counter(name for names in choices.values() for name in set(names))
     return {next((name for name in names if uses[name] == 1), names[-1]): p for p, names in choices.items()}
@@ -130,10 +132,29 @@ def _files_of(argument: str) -> list[Path]:
 
 
 def _videos_under(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return [path for path in _files_under(folder) if path.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def _files_under(folder: Path) -> list[Path]:
+    """All files that are not hidden, and links to what is not there."""
+    paths = (path for path in folder.rglob("*") if path.is_file() or not path.exists())
     return sorted(
         path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def left_out(arguments: Iterable[str]) -> str:
+    """Which files of the folders that arguments name are no videos by their ending; empty if all are."""
+    matches = (path for argument in arguments for path in (argument, *glob.glob(argument, recursive=True)))
+    folders = {Path(path) for path in matches if os.path.isdir(path)}
+    files = {path for folder in folders for path in _files_under(folder)}
+    others = [path for path in files if path.suffix.lower() not in VIDEO_SUFFIXES]
+    endings = Counter(path.suffix.lower() or "none" for path in sorted(others))
+    if not endings:
+        return ""
+    listed = first_names([f"{ending} {count}" for ending, count in endings.most_common()], 6, quoted=False)
+    number = counted(len(others), "file")
+    return f"left out: {number} without the ending of a video ({listed}); name one to try it"
 
 
 def stated_seconds(path: Path) -> float:
@@ -147,19 +168,44 @@ def stated_seconds(path: Path) -> float:
         return 0.0
 
 
+def stated_begin(path: Path) -> float:
+    """Seconds on a file's own clock at which the first of its tracks begins; 0.0 where it cannot be read."""
+    try:
+        with FrameReader(path).opened() as (container, stream):
+            begins = track_begins([stream, *container.streams.audio])
+            return max(0.0, float(min(begins))) if begins else 0.0
+    except (Unreadable, OSError):
+        return 0.0
+
+
 def prepare(
-    files: Mapping[str, Path], spec: EncodingSpec | None, *, workers: int
+    files: Mapping[str, Path],
+    spec: EncodingSpec | None,
+    *,
+    workers: int,
+    on_remark: Callable[[str, Repair], None] = lambda key, remark: None,
 ) -> Generator[tuple[PackedVideo, Path], None, None]:
     """Encode files as `spec` says, in processes of their own; yields them in order.
 
     spec: what to re-encode to, None to keep the bytes; a file that is encoded so already is kept, too.
     With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
-    be used has the reason in `reject`, and nothing lies at the path. At most `workers` files are worked on or
-    wait, on disk in a temporary folder: the encoders never run further ahead of who takes the videos.
+    be used has the reason in `reject`, and nothing lies at the path. on_remark gets what is out of the
+    ordinary in a file that can be used (its key, and a remark as of packing). At most `workers` files are
+    worked on or wait, on disk in a temporary folder: the encoders never run further ahead of who takes the
+    videos.
     """
     plain = unique_keys(files)  # names for the files of the journal
     jobs = [
-        Job(plain[key], key, Video(plain[key], SUBSET, None, ()), Path(), str(path), None, spec)
+        Job(
+            plain[key],
+            key,
+            Video(plain[key], SUBSET, None, ()),
+            Path(),
+            str(path),
+            None,
+            spec,
+            way_out=RE_ENCODE,
+        )
         for key, path in files.items()
     ]
     with temporary_folder() as folder:
@@ -167,6 +213,8 @@ def prepare(
         with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
             for key, result in zip(files, results, strict=True):
                 path = journal.encoded_path(plain[key])
+                for remark in result.repairs:
+                    on_remark(key, remark)
                 yield replace(result.video, key=key), path
                 path.unlink(missing_ok=True)
 

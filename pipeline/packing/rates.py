@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
+import numpy as np
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
@@ -20,8 +22,26 @@ def stated_rate(stream: av.VideoStream) -> Fraction | None:
     return Fraction(rate) if rate else None
 
 
+def coded_rate(stream: av.VideoStream) -> Fraction | None:
+    """The rate that the encoded stream itself states, whatever its container; None when it states none."""
+    rate = stream.codec_context.framerate
+    return Fraction(rate) if rate else None
+
+
 def closest_rate(measured: Fraction, stated: Fraction | None) -> Fraction:
     """The stated rate where the measured one is within 0.5 % of it, else the measured one."""
     if stated and abs(measured / stated - 1) < Fraction(1, 200):
         return stated
     return measured.limit_denominator(1001) or measured
+
+
+def moving_rate(times: Sequence[float], stated: Fraction | None) -> Fraction:
+    """Frames per second where they come densely, of frames that do not come evenly.
+
+    times: seconds, rising, at least two. The tenth part of all steps that is shortest counts, each with the
+    one after it (some recorders write frames in pairs); the stated rate where that is near.
+    """
+    span = min(2, len(times) - 1)
+    shortest = float(np.quantile(np.array(times[span:]) - np.array(times[:-span]), 0.1, method="lower"))
+    measured = Fraction(span / max(shortest, span / 1000)).limit_denominator(1001)
+    return stated if stated and abs(measured / stated - 1) < Fraction(1, 10) else measured

@@ -1,8 +1,9 @@
 """Re-encode a video for training: constant rate, small, upright, BT.601, closed groups of pictures.
 
-Frame k of the result is what the source shows k / fps seconds after its first displayed frame. Memory is a
-few frames whatever the length; the source is decoded once. Equal input gives equal bytes.
-Colours become BT.601 limited range, which both training decoders assume; HDR is not tone-mapped.
+Frame k of the result is what a player shows of the source k / fps seconds after its start; before the
+source's first frame, that one. Memory is a few frames whatever the length; the source is decoded once. Equal
+input gives equal bytes. Colours become BT.601 limited range, which both training decoders assume; HDR is not
+tone-mapped.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from ..files import temporary_folder
+from .clock import is_steady
+from .demux import Damage, Demuxer, reader_logs
 from .encoder import VideoEncoder, to_bt601
 from .probe import FrameReader, Unreadable, VideoMetadata, probe
-from .rates import closest_rate, stated_rate
+from .rates import closest_rate, coded_rate, moving_rate, stated_rate
 
 Size = tuple[int, int]
 # Containers round stamps to ticks of their clock (1 ms in Matroska): a stamp may be that much too late.
@@ -47,14 +50,16 @@ class EncodingSpec:
     side_multiple: int = 2
 
 
-def transcode(source: str | Path | bytes, spec: EncodingSpec) -> tuple[bytes, VideoMetadata, VideoMetadata]:
+def transcode(
+    source: str | Path | bytes, spec: EncodingSpec, *, strict: bool = False
+) -> tuple[bytes, VideoMetadata, VideoMetadata]:
     """Re-encode a video; returns mp4 bytes, metadata of the source, metadata of those bytes decoded again.
 
     The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
-    Raises Unreadable when the source is damaged.
+    Raises Unreadable when the source is damaged; strict: when any frame of it is missing.
     """
     fps = _target_rate(source, spec)
-    reader = FrameReader(source)
+    reader = FrameReader(source, strict=strict)
     with temporary_folder() as folder:
         path = folder / "video.mp4"
         comment = encoding_comment(spec)
@@ -127,17 +132,23 @@ def _target_rate(source: str | Path | bytes, spec: EncodingSpec) -> Fraction:
 
 
 def _packet_rate(source: str | Path | bytes) -> Fraction:
-    """The source's rate from the stamps of its packets: no decoding."""
-    with FrameReader(source).opened() as (container, stream):
-        try:
-            packets = container.demux(stream)
-            stamps = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
-        except av.FFmpegError:
-            stamps = []  # the decoding that follows says what is wrong
-        stated = stated_rate(stream)
-    spread = max(stamps) - min(stamps) if stamps else Fraction(0)
-    measured = (len(stamps) - 1) / spread if spread else stated or Fraction(25)
-    return closest_rate(measured, stated)
+    """The source's rate from the stamps of its packets: no decoding. Where they come unevenly, as in
+    recordings with pauses, it is the rate at which they come when something moves.
+    """
+    stamps = []
+    with reader_logs() as logs, FrameReader(source).opened() as (container, stream):
+        demuxer = Demuxer(source, container, stream, logs)
+        for packet in demuxer if demuxer.is_timed else ():
+            if not isinstance(packet, Damage) and packet.pts is not None and packet.time_base is not None:
+                stamps.append(packet.pts * packet.time_base)
+        stated, coded = stated_rate(stream), coded_rate(stream)
+    stamps.sort()
+    spread = stamps[-1] - stamps[0] if stamps else Fraction(0)
+    if not spread:
+        return (coded if not stamps else None) or stated or Fraction(25)
+    rate = closest_rate((len(stamps) - 1) / spread, stated)
+    times = [float(stamp - stamps[0]) for stamp in stamps]
+    return rate if is_steady(times, rate) else max(rate, moving_rate(times, coded))
 
 
 class _UprightScaler:

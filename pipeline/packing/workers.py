@@ -5,6 +5,7 @@ Each worker does one video and writes the result into the journal; nothing else 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -68,6 +69,9 @@ def _start(job: Job, journal: Journal, task: Task) -> _Worker:
 
 
 def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> None:
+    # What is garbage in the parent stays: here, closing a decoder of it would wait for threads that fork left
+    # behind.
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     tempfile.tempdir = str(journal.temporary)  # this process may be killed; the journal's end is its end

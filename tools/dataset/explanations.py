@@ -9,6 +9,7 @@ from pipeline.text import first_names
 from tools.dataset.names import name_warnings
 from tools.dataset.windowing import OVERLAP, TRAINED_TIOU, Windowing
 
+LEAST_KEPT = 2 / 3  # share of the frames that a lower rate must leave the fastest videos
 RARE = 10  # training actions below which a class is called rare
 
 
@@ -111,14 +112,19 @@ def subset_warnings(data: Mapping[str, Any], subsets: Mapping[str, Mapping[str, 
 
 
 def rate_warning(rates: Sequence[str], packing: Mapping[str, Any]) -> str:
-    """What to do about videos of several frame rates, given the options they were packed with."""
-    lowest = min(rates, key=float)
+    """What to do about videos of several frame rates, given the options they were packed with.
+
+    The lowest rate is proposed only where it leaves every video at least two thirds of its frames.
+    """
+    lowest, highest = min(rates, key=float), max(rates, key=float)
+    lower = f"--fps {lowest}" if float(lowest) >= float(highest) * LEAST_KEPT else ""
     if packing.get("copy"):
         way = "pack without --copy"
     elif packing.get("fps") and not packing.get("upscale"):
-        way = f"pack with --fps {lowest}, or let slower videos have frames repeated by --upscale"
+        way = "let slower videos have frames repeated by --upscale"
+        way = f"pack with {lower}, or {way}" if lower else way
     else:
-        way = f"pack with --fps {lowest}"
+        way = f"pack with {lower or f'--fps {highest} --upscale'}"
     return f"frame rates differ ({first_names(rates, 4, quoted=False)}): {way}"
 
 

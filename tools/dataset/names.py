@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.text import shown
+
 MEANINGS = {"train": "training", "val": "validation", "testing": "test"}  # other usual names of a subset
 USUAL = {*MEANINGS, *MEANINGS.values()}
 
@@ -68,4 +70,4 @@ def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    return " and ".join(map(repr, names))
+    return " and ".join(repr(shown(name, 80)) for name in names)

@@ -9,7 +9,9 @@ from typing import Any
 
 from pipeline.packing.pack_dataset import PackingPlan
 from pipeline.packing.pack_video import PackResult
-from pipeline.text import columns, first_names
+from pipeline.packing.video_folder import is_named
+from pipeline.records import PackedVideo
+from pipeline.text import columns, first_names, shown
 from tools.dataset.names import name_warnings
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.statistics import actions_per_class
@@ -34,8 +36,20 @@ def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> 
         "rejected": {video.source: video.reject for video in videos if video.reject is not None},
         "repairs": [asdict(repair) for result in results for repair in result.repairs],
         "unnamed": plan.unnamed,
-        "warnings": name_warnings({video.subset for video in videos}, per_class),
+        "similar": {v.source: v.file for v in videos if v.file and not is_named(v.source, v.file)},
+        "warnings": [*name_warnings({video.subset for video in videos}, per_class), *_without_actions(good)],
     }
+
+
+def _without_actions(videos: Sequence[PackedVideo]) -> list[str]:
+    """Warnings of subsets without an action."""
+    subsets = dict.fromkeys(sorted(video.subset for video in videos))
+    with_actions = {video.subset for video in videos if video.actions}
+    return [
+        f"subset {shown(name)!r} has no action: a run can neither train nor validate on it"
+        for name in subsets
+        if name not in with_actions
+    ]
 
 
 def text_of(summary: Mapping[str, Any], state: str) -> str:
@@ -50,6 +64,11 @@ def text_of(summary: Mapping[str, Any], state: str) -> str:
         f"repairs and remarks{kinds_text(repairs)}: {len(repairs)}",
         *repair_lines(repairs, MAX_LINES),
     ]
+    if summary["similar"]:
+        pairs = [f"{name} is {file}" for name, file in summary["similar"].items()]
+        lines.append(
+            f"videos found by a similar file name: {len(pairs)} ({first_names(pairs, quoted=False)})"
+        )
     if unnamed:
         names = first_names(unnamed, MAX_FILES, quoted=False)
         lines.append(f"video files that no annotation names, left out: {len(unnamed)} ({names})")
@@ -62,8 +81,10 @@ def class_table(per_class: Mapping[str, Mapping[str, int]], subsets: Mapping[str
     subsets: number of videos in each, for the last line.
     """
     by_class = sorted(per_class.items(), key=lambda row: (sum(row[1].values()), row[0]))
-    rows: list[list[object]] = [["actions of class", *subsets]]
-    rows += [[label, *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]]
+    rows: list[list[object]] = [["actions of class", *map(shown, subsets)]]
+    rows += [
+        [shown(label), *(counts.get(name, 0) for name in subsets)] for label, counts in by_class[:MAX_LINES]
+    ]
     lines = columns([*rows, ["videos", *subsets.values()]], indent="  ").splitlines()
     if len(by_class) > MAX_LINES:
         lines.insert(-1, f"  ... and {len(by_class) - MAX_LINES} more classes, not as rare")

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.text import on_one_line
+
 
 def first_lines(lines: Iterable[str], count: int) -> list[str]:
     """The first `count` of the lines, indented, and how many more there are."""
     lines = list(lines)
     more = [f"  ... and {len(lines) - count} more"] if len(lines) > count else []
-    return [f"  {line}" for line in lines[:count]] + more
+    return [f"  {on_one_line(line)}" for line in lines[:count]] + more
 
 
 def repair_lines(repairs: Iterable[Mapping[str, Any]], count: int) -> list[str]:

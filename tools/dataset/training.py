@@ -21,7 +21,7 @@ VALIDATIONS = 6  # in a run: the second comes after a third of it
 
 
 def is_small(videos: Sequence[PackedVideo]) -> bool:
-    """Whether packed videos are few enough that a small backbone learns them from random weights."""
+    """Whether packed videos are few enough to train a small backbone on from random weights."""
     return sum(video.duration or 0.0 for video in videos) <= 3600 * SMALL_HOURS
 
 

@@ -33,7 +33,7 @@ def package_version(name: str) -> str:
         return "unknown"
 
 
-def facts(device: str) -> dict[str, str]:
+def machine_of(device: str) -> dict[str, str]:
     """What the figures hold for: GPU, driver, versions and commit."""
     gpu = ["unknown", "unknown"]
     if device != "cpu":
@@ -49,9 +49,9 @@ def facts(device: str) -> dict[str, str]:
     }
 
 
-def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
-    """The table as Markdown, under a line of facts."""
-    heading = ", ".join(f"{name} {value}" for name, value in about.items())
+def markdown(rows: Sequence[Row], machine: dict[str, str]) -> str:
+    """The table as Markdown, under a line on the machine."""
+    heading = ", ".join(f"{name} {value}" for name, value in machine.items())
     lines = [f"{date.today()}: {heading}", "", "| row | | figures | s |", "| --- | --- | --- | ---: |"]
     lines += [
         f"| {row.name} | {row.state} | {row.figures.replace('|', '/')} | {row.seconds:.0f} |" for row in rows
@@ -59,6 +59,6 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(rows: Sequence[Row], about: dict[str, str]) -> dict[str, Any]:
+def document(rows: Sequence[Row], machine: dict[str, str]) -> dict[str, Any]:
     """The same for machines."""
-    return {"date": str(date.today()), "facts": about, "rows": [asdict(row) for row in rows]}
+    return {"date": str(date.today()), "machine": machine, "rows": [asdict(row) for row in rows]}

@@ -15,7 +15,11 @@ from tools.machine.checks import BROKEN, OK, WARNING, CheckResult, error_text
 CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
     "vp9": ("libvpx-vp9", "mp4", {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"}),
     "h264": ("libx264", "mp4", {"preset": "veryfast", "crf": "18", "bf": "2"}),
-    "hevc": ("libx265", "mp4", {"preset": "ultrafast", "crf": "18", "x265-params": "log-level=none"}),
+    "hevc": (
+        "libx265",
+        "mp4",
+        {"preset": "ultrafast", "crf": "18", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+    ),
     "av1": ("libsvtav1", "mp4", {"preset": "12", "crf": "20", "svtav1-params": "lp=1"}),
     "vp8": ("libvpx", "matroska", {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "2M"}),
     "mpeg4": ("mpeg4", "mp4", {"qscale": "3"}),

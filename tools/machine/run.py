@@ -7,6 +7,7 @@ a line, into a file that is named on its command line: what libraries print is n
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -60,7 +61,12 @@ def run_in_own_process(name: str, *, time_limit: float = TIME_LIMIT) -> Iterator
         with open(errors, "w") as stderr:
             try:
                 done = subprocess.run(
-                    command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, timeout=time_limit
+                    command,
+                    cwd=ROOT,
+                    env={**os.environ, "TMPDIR": str(folder)},  # of compilers; it may be killed
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    timeout=time_limit,
                 )
                 code = done.returncode
             except subprocess.TimeoutExpired:

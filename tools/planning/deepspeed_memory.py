@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, Reducer, StepPeak
-from train.optimizer import zero_stage
+from train.optimizer import offloads, resolve_auto, zero_stage
 
 OPTIMIZER = "optimizer state"
 MOMENTS, MASTER = 8, 4  # bytes per element: Adam's two float32 moments; the float32 weights ZeRO updates
@@ -51,7 +51,8 @@ class DeepSpeedMemoryConfig:
         device: Literal["cuda", "cpu"] = "cuda",
         cpp_adam: bool = True,
     ) -> DeepSpeedMemoryConfig:
-        """From a ds_config that is checked and has no "auto" (train.optimizer.resolve_auto)."""
+        """From a checked ds_config (train.optimizer.read_ds_config); a GPU is one that has bf16."""
+        ds_config = resolve_auto(ds_config, on_gpu=device == "cuda", has_bf16=device == "cuda")
         zero, stage = ds_config.get("zero_optimization", {}), zero_stage(ds_config)
         reuse = int(zero.get("stage3_max_reuse_distance", 1e9))
         return DeepSpeedMemoryConfig(
@@ -59,8 +60,8 @@ class DeepSpeedMemoryConfig:
             processes=processes,
             bf16=bool(ds_config.get("bf16", {}).get("enabled", False)),
             on_cpu=device == "cpu",
-            offloads_optimizer=_offloads(zero, "offload_optimizer"),
-            offloads_weights=_offloads(zero, "offload_param"),
+            offloads_optimizer=offloads(ds_config, "offload_optimizer"),
+            offloads_weights=offloads(ds_config, "offload_param"),
             cpp_adam=cpp_adam,
             contiguous=bool(zero.get("contiguous_gradients", True)),
             overlap=bool(zero.get("overlap_comm", stage == 3)),
@@ -91,10 +92,6 @@ class DeepSpeedMemoryConfig:
     def bytes_of(self, elements: float) -> int:
         """Bytes of so many elements in the precision of the weights."""
         return round(elements * self.dtype.itemsize)
-
-
-def _offloads(zero: dict[str, Any], name: str) -> bool:
-    return bool((zero.get(name) or {}).get("device", "none") != "none")
 
 
 def _always_held(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:

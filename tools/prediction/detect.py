@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from pipeline.annotations import Repair
 from pipeline.packets_file import PackedFile
 from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
+from pipeline.text import first_names, shown
 from train.cli import Output, one_line, to_stderr
 from train.detections import Selection, VideoDetections
 
@@ -43,7 +45,7 @@ class SecondsBar:
         """A video is ready: from now on its real duration (seconds) counts, not the one its header states."""
         self.total += duration - self.stated[key]
         self.bar.total = round(self.total)
-        self.bar.set_description(key)
+        self.bar.set_description(shown(key))
 
     def watch(self, windows: Iterable[RawWindow]) -> Iterator[RawWindow]:
         """The windows of one video, counted as they are yielded."""
@@ -59,11 +61,12 @@ def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
     """How the videos were encoded that the weights were trained on; None: their bytes were kept."""
     from train.checkpoint import PACKING, read_packing
 
-    packing = read_packing(trained.folder)
+    # Without one, reading it is the error that says what to do.
+    packing = read_packing(trained.source) if trained.packing is None else trained.packing
     try:
         return encoding_spec_of(packing)
     except ValueError as error:
-        raise ValueError(f"{trained.folder / PACKING}: {error}") from None
+        raise ValueError(f"{trained.source / PACKING}: {error}") from None
 
 
 def predict(
@@ -77,7 +80,11 @@ def predict(
     """
     spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
-    with closing(bar.bar), closing(prepare(files, spec, workers=workers)) as prepared:
+
+    def on_remark(key: str, found: Repair) -> None:
+        remark(f"{files[key]}: {found.detail}")
+
+    with closing(bar.bar), closing(prepare(files, spec, workers=workers, on_remark=on_remark)) as prepared:
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
@@ -121,7 +128,7 @@ def detect_in_file(
 
 
 def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> TrainedNetwork:
-    """The network of a run or checkpoint folder for detecting in files; errors as load_trained.
+    """The network of a run, checkpoint or model file for detecting in files; errors as load_trained.
 
     device: auto, cpu or cuda. overrides: key=value on top of the checkpoint's settings.
     """
@@ -129,6 +136,28 @@ def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable
 
     # A window that cannot be decoded must never be left out in silence.
     return load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
+
+
+def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: Output) -> dict[str, float]:
+    """The least score of each class, as the validation of the checkpoint chose it; ValueError if it has none.
+
+    overrides: of the settings; those of post-processing change scores, which the thresholds do not follow.
+    """
+    chosen = trained.thresholds
+    if chosen is None:
+        raise ValueError(
+            f"{trained.source}: no thresholds; these weights were not validated, or by an older release, or "
+            "nothing was right; take the run's best checkpoint, or --min-score instead of --auto-threshold"
+        )
+    changed = [name for name in overrides if name.startswith("post.")]
+    if changed:
+        output.warn(f"thresholds were chosen without {changed[0]}, which may change scores")
+    rows = [(f"{shown(name)} {score:.3f}") for name, score in chosen.scores(trained.classes).items()]
+    common = [name for name in trained.classes if name not in chosen.classes]
+    same = f"; that of all classes for {first_names(common)}, not found there" if common else ""
+    best = first_names(rows, 10, quoted=False)
+    output.remark(f"thresholds of best F1 on {chosen.subset!r}: {best}{same}")
+    return chosen.scores(trained.classes)
 
 
 def detect_in_files(

@@ -74,12 +74,13 @@ class Detections(Sequence[Detection]):
 
         force: replace results that are there. Returns the folder. ValueError if results are there already.
         """
+        from pipeline.lock import writing_folder
         from train.detections import check_outputs, write_outputs
 
         out = Path(folder)
-        check_outputs(out, self.videos, force=force)
-        out.mkdir(parents=True, exist_ok=True)
-        write_outputs(out, self._found, metadata={"checkpoint": self._checkpoint})
+        with writing_folder(out, "predict"):
+            check_outputs(out, self.videos, force=force)
+            write_outputs(out, self._found, metadata={"checkpoint": self._checkpoint})
         return out
 
     def as_file(self) -> DetectionsFile:
@@ -119,38 +120,42 @@ class Detector:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that its weights are from."""
-        return self._trained.folder
+        """The checkpoint folder or model file that its weights are from."""
+        return self._trained.source
 
     @one_line_errors
     def __call__(
         self,
         *videos: str | Path | Iterable[str | Path],
         min_score: float = 0.0,
+        auto_threshold: bool = False,
         top: int | None = None,
         classes: Iterable[str] | None = None,
     ) -> Detections:
         """The detections in files, in folders of them (at any depth), or in what globs match.
 
-        videos: names, or lists of names. min_score: leave out what scores less. top: the best so many of each
+        videos: names, or lists of names. min_score: leave out what scores less. auto_threshold: leave out, of
+        each class, what scores less than where its F1 was best in validation. top: the best so many of each
         video. classes: these only. A file that cannot be used is named on stderr and in `rejected`;
         ValueError if none can be used.
         """
         from pipeline.packing.prepare import find_videos
-        from tools.prediction.detect import detect_in_files
+        from tools.prediction.detect import auto_thresholds, detect_in_files
         from train.cli import Output
         from train.detections import Selection
 
-        selection = Selection(_known(classes, self.classes), min_score, top)
+        output = Output(self._quiet)
+        thresholds = auto_thresholds(self._trained, (), output) if auto_threshold else {}
+        selection = Selection(_known(classes, self.classes), min_score, top, thresholds)
         files = find_videos([name for given in videos for name in _names(given)])
         if not files:
             raise ValueError("no video given, want files, folders of them, or globs")
-        found = detect_in_files(self._trained, files, selection, output=Output(self._quiet))
+        found = detect_in_files(self._trained, files, selection, output=output)
         if all(video.reason is not None for video in found):
             raise ValueError(
                 f"none of the {len(found)} files could be read; {found[0].file}: {found[0].reason}"
             )
-        return Detections(found, checkpoint=str(self._trained.folder))
+        return Detections(found, checkpoint=str(self._trained.source))
 
     def __repr__(self) -> str:
         return f"<Detector: {self.checkpoint}, classes {', '.join(self.classes)}>"

@@ -35,6 +35,14 @@ class FoundVideo:
         """Bytes."""
         return self.path.stat().st_size if self.path else len(self.read())
 
+    def begin(self) -> float:
+        """Seconds on the file's own clock at which it begins; packed videos begin at 0."""
+        if self.path is None:
+            return 0.0
+        from pipeline.packing.prepare import stated_begin
+
+        return stated_begin(self.path)
+
     def read(self) -> bytes:
         """The encoded bytes; ValueError or OSError if they cannot be read."""
         if self.path is not None:
@@ -136,7 +144,8 @@ def embedded(video: FoundVideo, limit_mib: float) -> tuple[dict[str, Any], str]:
         )
     suffix = video.path.suffix.lower() if video.path else ".mp4"
     name = video.path.name if video.path else video.name
-    entry = {"name": name, "type": MIME.get(suffix, "application/octet-stream"), "url": None}
+    media_type = MIME.get(suffix, "application/octet-stream")
+    entry = {"name": name, "type": media_type, "url": None, "begin": video.begin()}
     return entry, base64.b64encode(video.read()).decode("ascii")
 
 
@@ -149,4 +158,4 @@ def linked(video: FoundVideo, page: Path, copy: Path) -> dict[str, Any]:
         write_bytes(copy, video.read())
     relative = os.path.relpath(path.resolve(), page.parent.resolve())
     address = quote(Path(relative).as_posix(), errors="surrogateescape")
-    return {"name": path.name, "type": "", "url": address}
+    return {"name": path.name, "type": "", "url": address, "begin": video.begin()}

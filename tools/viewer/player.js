@@ -1,7 +1,12 @@
 // The video: where it comes from, playing exactly one segment, and the message when it cannot be played.
 
 const video = byId("video");
-const player = { playable: false, until: null, position: 0, inSight: true, used: false };
+const player = { playable: false, until: null, position: 0, origin: 0, inSight: true, used: false };
+
+// Times of the page count from where the file begins. Some browsers count so, too; some keep a clock that the file
+// starts late, such as a cut from the middle of a broadcast: then the origin is the time on it where the file begins.
+const now = () => video.currentTime - player.origin;
+const videoEnd = () => video.duration - player.origin;
 
 /** The embedded bytes as an address that can be sought in; decoded in chunks to spare memory. */
 function embeddedAddress() {
@@ -44,13 +49,14 @@ function openVideo() {
   player.playable = true;
   video.addEventListener("error", cannotPlay);
   video.addEventListener("loadedmetadata", () => {
+    player.origin = video.currentTime > 0 ? data.video.begin : 0;
     if (!video.videoWidth) cannotPlay(); // sound alone
     else if (Number.isFinite(video.duration)) compareLengths();
   });
   video.addEventListener("timeupdate", follow); // animation frames stop in a hidden tab
   video.addEventListener("seeking", () => {
-    const early = player.until && video.currentTime < player.until.start - 0.25;
-    if (early || (player.until && video.currentTime > player.until.end + 0.25)) player.until = null;
+    const early = player.until && now() < player.until.start - 0.25;
+    if (early || (player.until && now() > player.until.end + 0.25)) player.until = null;
   });
   for (const event of ["play", "pause"]) {
     video.addEventListener(event, () => {
@@ -70,10 +76,10 @@ function dock() {
 
 /** The axis reaches the file's end; a file that ends long before the last segment is probably another one. */
 function compareLengths() {
-  if (video.duration > length) stretch(video.duration);
+  if (videoEnd() > length) stretch(videoEnd());
   const last = Math.max(0, ...actions.concat(detections).map((one) => one.end));
-  byId("mismatch").hidden = video.duration > last - Math.max(0.5, 0.02 * last);
-  byId("mismatch").textContent = `The video ends at ${timeText(video.duration)}, the last segment at ${timeText(last)}: `
+  byId("mismatch").hidden = videoEnd() > last - Math.max(0.5, 0.02 * last);
+  byId("mismatch").textContent = `The video ends at ${timeText(videoEnd())}, the last segment at ${timeText(last)}: `
     + "is it the right file?";
 }
 
@@ -84,13 +90,13 @@ function tick() {
 
 /** Stop at the segment's end, and move the page's other parts to the video's time. */
 function follow() {
-  if (player.until && video.currentTime >= player.until.end && !video.paused) {
+  if (player.until && now() >= player.until.end && !video.paused) {
     const { end } = player.until;
     video.pause();
     player.until = null;
-    video.currentTime = Math.min(end, video.duration || end);
+    video.currentTime = Math.min(end, videoEnd() || end) + player.origin;
   }
-  moved(video.currentTime);
+  moved(now());
 }
 
 function moved(seconds) {
@@ -105,7 +111,7 @@ function moved(seconds) {
 function seek(seconds) {
   const time = Math.min(Math.max(seconds, 0), length);
   player.until = null;
-  if (player.playable) video.currentTime = time;
+  if (player.playable) video.currentTime = time + player.origin;
   moved(time);
 }
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from train.checkpoint import read_safetensors
+from train.model_file import read_model_file
 
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "blobs")
 BEGINNINGS = (b"PK", b"\x80")  # of a zip, as torch and numpy write, and of a pickle, as Caffe2 does
-WANTED = "want a checkpoint (.pt, .pth, .bin, .pkl, .safetensors, .npz)"
+WANTED = "want a checkpoint (.pt, .pth, .bin, .pkl, .safetensors, .npz, .leantad)"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: .safetensors, .npz, or what torch.save wrote, wrappers taken off.
+    """The tensors of a checkpoint: .safetensors, .npz, .leantad, or what torch.save wrote, unwrapped.
 
     Raises ValueError if the file is none of these, is damaged, or would have to run code to be read.
     """
@@ -30,6 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: is empty; get the file again")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
+    if path.suffix == ".leantad":
+        return read_model_file(path).tensors
     _check_beginning(path)
     try:
         content = _read_npz(path) if path.suffix == ".npz" else _read_pickled(path)

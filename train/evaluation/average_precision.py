@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from pipeline.text import columns
+from pipeline.text import columns, plain_number
 from train.detections import Results
 from train.evaluation.matching import Matches, evaluation_data, match_detections
 
@@ -31,13 +31,13 @@ def parse_tiou(text: str) -> tuple[tuple[float, ...], str]:
     spec = PROTOCOLS.get(text, text)
     try:
         if ":" in spec:
-            start, step, end = (float(part) for part in spec.split(":"))
+            start, step, end = (plain_number(part) for part in spec.split(":"))
             count = int((end - start) / step + 1e-6) + 1
             if not 1 <= count <= MAX_THRESHOLDS:
                 raise ValueError
             values = [round(start + step * i, 10) for i in range(count)]
         else:
-            values = [float(part) for part in spec.split(",")]
+            values = [plain_number(part) for part in spec.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         known = ", ".join(PROTOCOLS)
         raise ValueError(

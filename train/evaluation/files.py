@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.annotations import Video, read_annotations
 from pipeline.files import read_json
-from pipeline.text import first_names, short
+from pipeline.text import first_names, plain_number, short
 from train.detections import DetectionsFile
 from train.evaluation.video_names import Names, match_videos
 
@@ -50,17 +50,28 @@ def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
 def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
     try:
         if isinstance(entry, dict):
-            scores = {str(label): float(score) for label, score in entry.items()}
+            scores = {str(label): _score(score) for label, score in entry.items()}
         elif entry and isinstance(entry[0], dict):
-            scores = {str(item["label"]): float(item["score"]) for item in entry}
+            scores = {str(item["label"]): _score(item["score"]) for item in entry}
         else:
-            scores = {str(name): float(score) for name, score in zip(names, entry, strict=True)}
+            scores = {str(name): _score(score) for name, score in zip(names, entry, strict=True)}
     except (KeyError, TypeError, ValueError, OverflowError):
         scores = {}
     if not scores or not all(math.isfinite(score) and score >= 0 for score in scores.values()):
         want = 'want {label: score} or [{"label", "score"}], finite and not negative'
         raise ValueError(f"{where}: got {short(entry)}, {want}")
     return scores
+
+
+def _score(value: Any) -> float:
+    return plain_number(value) if isinstance(value, str) else float(value)
+
+
+def scores_by_video(
+    scores: Mapping[str, Mapping[str, float]], names: Names
+) -> dict[str, Mapping[str, float]]:
+    """The scores under the keys of the videos, which may be named otherwise in the file; see match_videos."""
+    return {key: scores[name] for name, key in match_videos(dict.fromkeys(scores, ()), names).items()}
 
 
 def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: list[str]) -> None:
@@ -80,18 +91,34 @@ def read_ground_truth(location: str | Path, subset: str | None, *, hint: str | N
     `hint` (what the detections state) if there is such a subset, or the only one; ValueError listing them if
     there are more.
     """
+    videos, names = _all_videos(location)
+    chosen = choose_subset(_counts(videos), subset, hint, where=location)
+    return GroundTruth({k: video for k, video in videos.items() if video.subset == chosen}, chosen, names)
+
+
+def check_ground_truth(location: str | Path, subset: str | None) -> None:
+    """ValueError unless there is such a ground truth: asked before the model runs, not hours into it."""
+    videos, _ = _all_videos(location)
+    if subset:
+        choose_subset(_counts(videos), subset, None, where=location)
+
+
+def _counts(videos: Mapping[str, Video]) -> Counter[str]:
+    return Counter(video.subset for video in videos.values())
+
+
+def _all_videos(location: str | Path) -> tuple[dict[str, Video], Names]:
+    """The videos of all subsets, with their actions, by key; and what else they are called."""
     path = Path(location)
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
         videos = read_annotations(path)
-        counts = Counter(video.subset for video in videos.values())
-        chosen = choose_subset(counts, subset, hint, where=location)
-        of_subset = {key: video for key, video in videos.items() if video.subset == chosen}
-        return GroundTruth(of_subset, chosen, dict.fromkeys(videos, ()))
+        return videos, dict.fromkeys(videos, ())
     from pipeline.dataset import Dataset
 
     dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
-    counts = Counter(video.subset for video in dataset.videos.values())
-    return ground_truth_of(dataset, choose_subset(counts, subset, hint, where=location))
+    subsets = sorted({video.subset for video in dataset.videos.values()})
+    packed = {key: video for subset in subsets for key, video in dataset.ground_truth(subset).items()}
+    return packed, video_names_of(dataset)
 
 
 def ground_truth_of(dataset: Dataset, subset: str) -> GroundTruth:

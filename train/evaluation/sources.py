@@ -15,7 +15,14 @@ from pipeline.text import first_names
 from settings_group import explain
 from train.cli import Output
 from train.detections import DetectionsFile
-from train.evaluation.files import GroundTruth, check_external_scores, ground_truth_of, subset_metadata
+from train.evaluation.files import (
+    GroundTruth,
+    check_external_scores,
+    ground_truth_of,
+    scores_by_video,
+    subset_metadata,
+    video_names_of,
+)
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -56,12 +63,15 @@ def detect_with_checkpoint(
 
     trained = load_trained(checkpoint, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
+    if not settings.data.shards:
+        raise ValueError(f"{checkpoint}: is a model without a data set; name yours with --shards")
     dataset = Dataset.open(settings.data.shards)
     for line in data_set_differences(trained, dataset):
         output.warn(f"{settings.data.shards}: {line}")
     if external_scores is not None:
+        external_scores = scores_by_video(external_scores, video_names_of(dataset))
         check_external_scores(external_scores, [video.key for video in dataset.packed(subset)])
-    metadata = {"checkpoint": str(trained.folder), "shards": settings.data.shards, "subset": subset}
+    metadata = {"checkpoint": str(trained.source), "shards": settings.data.shards, "subset": subset}
     metadata |= subset_metadata(dataset, subset)
     header = {**metadata, "post": settings.post.model_dump(mode="json")}
     source, keys = VideosOfRank(dataset, rank(), world_size()), [v.key for v in dataset.packed(subset)]
@@ -85,11 +95,9 @@ def detect_with_checkpoint(
 
 def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]:
     """In what a data set differs from the one the weights were trained on: packing, classes; a line each."""
-    from train.checkpoint import PACKING, read_packing
-
     lines = []
-    if (trained.folder / PACKING).is_file():  # older releases wrote none
-        differ = packing_differences(dataset.packing, read_packing(trained.folder))
+    if trained.packing is not None:  # older releases kept none
+        differ = packing_differences(dataset.packing, trained.packing)
         if differ:
             lines.append(f"packed otherwise than what the weights were trained on ({differ}); mAP may suffer")
     for whose, names, others in (
@@ -121,6 +129,9 @@ def postprocess_raw(
 
     classes, metadata = read_raw_header(raw)
     settings = post_settings({**metadata.pop("post", {}), **post_overrides(overrides)})
+    if external_scores is not None:
+        names = DetectionsFile({key: [] for key in metadata.get("videos", ())}, metadata).names
+        external_scores = {**external_scores, **scores_by_video(external_scores, names)}
     found = postprocess_videos(read_raw(raw), classes, settings, external_scores=external_scores)
     results = {**{key: [] for key in metadata.get("videos", ())}, **found}
     return DetectionsFile(results, {**metadata, "raw": str(raw)})

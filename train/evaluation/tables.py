@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.text import columns
+from pipeline.text import columns, shown
 from train.evaluation.average_precision import format_map_table
 from train.evaluation.diagnosis import DETECTION_KINDS
 from train.evaluation.recall import format_recall
@@ -82,7 +82,7 @@ def class_table(metrics: Mapping[str, Any]) -> str:
     for name, areas in sorted(metrics["per_class"].items(), key=lambda item: -sum(item[1])):
         total = sum(counts[name])
         shares = [f"{100 * count / total:.0f}" if total else "-" for count in counts[name]]
-        rows.append([name, f"{100 * areas[0]:.2f}", f"{100 * sum(areas) / len(areas):.2f}", *shares])
+        rows.append([shown(name), f"{100 * areas[0]:.2f}", f"{100 * sum(areas) / len(areas):.2f}", *shares])
     return columns(rows)
 
 

@@ -11,10 +11,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 from pipeline.packing.shard_writer import unique_keys
-from pipeline.packing.video_folder import VIDEO_SUFFIXES
+from pipeline.packing.video_folder import simplified_name, without_suffix
 
 Names = Mapping[str, Sequence[str]]  # key of a video -> what it was called before it got the key, if known
 
@@ -82,8 +82,8 @@ def _rules(true: Mapping[str, _NamedVideo]) -> Iterator[Rule]:
     yield from (partial(_path_ends, depth=depth) for depth in depths)
     yield lambda video: {video.packed_key} if video.packed_key else set()
     yield from (partial(_path_ends, depth=depth, ending=False) for depth in depths)
-    yield lambda video: {_simplified(path[-1]) for path in video.paths} - {""}
-    yield lambda video: {_simplified(video.packed_key)} - {""} if video.packed_key else set()
+    yield lambda video: {simplified_name(path[-1]) for path in video.paths} - {""}
+    yield lambda video: {simplified_name(video.packed_key)} - {""} if video.packed_key else set()
 
 
 def _named_video(key: str, names: Sequence[str], packed_key: str | None) -> _NamedVideo:
@@ -100,23 +100,4 @@ def _parts(name: str) -> list[str]:
 def _path_ends(video: _NamedVideo, *, depth: int, ending: bool = True) -> set[str]:
     """The last `depth` parts of each path, with the ending of the file or without."""
     names = ("/".join(path[-depth:]) for path in video.paths if len(path) >= depth)
-    return {name if ending else _without_ending(name) for name in names}
-
-
-@cache
-def _ending(separators: str) -> re.Pattern[str]:
-    endings = "|".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
-    return re.compile(rf"(?<=.)[{separators}]({endings})\Z", re.IGNORECASE)
-
-
-def _without_ending(name: str, separators: str = ".") -> str:
-    return _ending(separators).sub("", name)
-
-
-def _simplified(name: str) -> str:
-    """Letters and digits without accents; no ending (also as a key has it), no `v_` of ActivityNet's."""
-    decomposed = unicodedata.normalize("NFKD", _without_ending(name, "._"))
-    letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    if not re.fullmatch(r"[\w-]+", letters):
-        letters = re.sub(r"[^\w-]+", "_", letters).strip("_")
-    return letters.removeprefix("v_")
+    return {name if ending else without_suffix(name) for name in names}

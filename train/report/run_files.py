@@ -13,6 +13,7 @@ from pipeline.files import read_json
 from pipeline.schemas import Count, Text, read_yaml, validated
 from train.detections import Results, read_detections
 from train.progress import checked_metrics, read_events
+from train.trust import unsigned
 
 
 @dataclass(frozen=True)
@@ -74,5 +75,5 @@ def read_run(folder: Path) -> RunFiles:
         metrics=metrics,
         detections=read_detections(detections_path).results if detections_path.is_file() else None,
         settings=settings or {},
-        settings_text=settings_path.read_text(encoding="utf-8") if settings else "",
+        settings_text=unsigned(settings_path.read_text(encoding="utf-8")) if settings else "",
     )

@@ -1,0 +1,39 @@
+"""Opens the data set of a run, and checks what its dataset.json knows before anything else is done."""
+
+from __future__ import annotations
+
+from pipeline.dataset import Dataset
+from pipeline.text import counted, first_names
+from train.evaluation.average_precision import parse_tiou
+from train.settings import Settings
+
+
+def open_data(settings: Settings) -> Dataset:
+    """The data set of a run; ValueError if it cannot be trained on, or not be validated on.
+
+    A failure at the first validation would come after hours of work, and again at each --resume.
+    """
+    data, dataset = settings.data, Dataset.open(settings.data.shards)
+    if not dataset.classes:
+        raise ValueError(
+            f"{data.shards}: no classes, as no video has an action; annotate some, and pack it again"
+        )
+    if not any(video.actions for video in dataset.packed(data.train_subset)):
+        raise ValueError(f"{data.shards}: {_without_actions(dataset, 'train_subset', data.train_subset)}")
+    dataset.packed(data.val_subset)
+    if not any(video.actions for video in dataset.ground_truth(data.val_subset).values()):
+        raise ValueError(f"{data.shards}: {_without_actions(dataset, 'val_subset', data.val_subset)}")
+    parse_tiou(settings.run.protocol)
+    return dataset
+
+
+def _without_actions(dataset: Dataset, setting: str, subset: str) -> str:
+    """The message for a subset without actions: it names the subsets that have some."""
+    counts: dict[str, int] = {}
+    for video in dataset.videos.values():
+        if video.shard is not None:
+            counts[video.subset] = counts.get(video.subset, 0) + len(video.actions)
+    others = [f"{name} ({counted(count, 'action')})" for name, count in sorted(counts.items()) if count]
+    purpose = {"train_subset": "learn from", "val_subset": "validate on"}[setting]
+    instead = f", or set data.{setting} to one of: {first_names(others, 10, quoted=False)}" if others else ""
+    return f"no video of subset {subset!r} has an action to {purpose}; annotate some{instead}"
