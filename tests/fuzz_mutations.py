@@ -365,12 +365,12 @@ def mutate_hdf5(data: bytes, random: Random) -> bytes:
             name = random.choice(names)
             try:
                 node = file[name]
-            except (KeyError, RuntimeError):  # a link that an earlier change let lead nowhere
-                continue
-            if node.attrs and random.random() < 0.5:
-                _change_attribute(node, random)
-            elif name != "/":
-                _change_member(file, name, random)
+                if node.attrs and random.random() < 0.5:
+                    _change_attribute(node, random)
+                elif name != "/":
+                    _change_member(file, name, random)
+            except (KeyError, RuntimeError, ValueError, TypeError, OSError):
+                continue  # an earlier change let a link lead nowhere, or into a circle
     return buffer.getvalue()
 
 
