@@ -363,11 +363,14 @@ def mutate_hdf5(data: bytes, random: Random) -> bytes:
             names: list[str] = ["/"]
             file.visit(lambda name, names=names: names.append(name))
             name = random.choice(names)
-            node = file[name]
-            if node.attrs and random.random() < 0.5:
-                _change_attribute(node, random)
-            elif name != "/":
-                _change_member(file, name, random)
+            try:
+                node = file[name]
+                if node.attrs and random.random() < 0.5:
+                    _change_attribute(node, random)
+                elif name != "/":
+                    _change_member(file, name, random)
+            except (KeyError, RuntimeError, ValueError, TypeError, OSError):
+                continue  # an earlier change let a link lead nowhere, or into a circle
     return buffer.getvalue()
 
 
@@ -393,7 +396,8 @@ def _change_member(file: h5py.File, name: str, random: Random) -> None:
     elif change == "soft":
         file[name] = h5py.SoftLink(random.choice(("/nowhere", "/" + name, "/windows", "/classes", ".")))
     elif change == "self":
-        file[name] = file["/"] if random.random() < 0.5 else file[random.choice(sorted(file) or ["/"])]
+        others = [other for other in sorted(file) if isinstance(file.get(other, getlink=True), h5py.HardLink)]
+        file[name] = file[random.choice(["/", *others])]
     elif change == "outside":
         file[name] = h5py.ExternalLink("/etc/passwd", "/x")
     elif change == "big":

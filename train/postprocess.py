@@ -118,9 +118,10 @@ def pair_scores(window: RawWindow, class_scores: np.ndarray, settings: PostSetti
 
     ValueError naming the video if an output is not finite.
     """
-    scores = window.quality[:, None] ** settings.quality_power * class_scores**settings.class_power  # (P, K)
-    if settings.boundary_power:
-        scores = scores * boundary_scores(window)[:, None] ** settings.boundary_power
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        scores = window.quality[:, None] ** settings.quality_power * class_scores**settings.class_power
+        if settings.boundary_power:
+            scores = scores * boundary_scores(window)[:, None] ** settings.boundary_power
     if not (np.isfinite(scores).all() and np.isfinite(window.segments).all()):
         raise ValueError(
             f"raw output of {window.key!r}, window {window.window}: has values that are not finite, "
