@@ -135,14 +135,16 @@ def pack(
     force: bool = False,
     verify: bool = False,
     check: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Pack a folder of videos with their annotations into the data set `out`; prints a summary and returns
     what `leantad make-shards --json` prints.
 
     subset: pack only these. fps, short_side: 0 keeps the source's. copy: keep the bytes of each file. check:
-    only report, write nothing; max_pixels (of a frame), max_frames, max_bytes (with copy): larger videos are
-    rejected; out is not needed then. A video that cannot be used is in "rejected".
+    only report, write nothing; out is not needed then. max_pixels (of a frame), max_frames, max_bytes (with
+    copy): larger videos are rejected. strict: reject videos of which frames are missing. A video that cannot
+    be used is in "rejected".
     """
     given = locals()
     from tools.make_shards import PackingOptions, check_or_pack, make_plan, refuse_encoding_options

@@ -196,6 +196,17 @@ def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
     assert result.exit_code == 2 and "--resume" in result.stderr
 
 
+def test_a_run_of_a_release_that_lacked_a_setting_goes_on(shards, complete, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(complete, copy, symlinks=True)
+    for path in (copy / "settings.yaml", *copy.glob("checkpoints/step_*/settings.yaml")):
+        settings = yaml.safe_load(path.read_text())
+        del settings["run"]["lost_after_seconds"]
+        path.write_text(yaml.safe_dump(settings))
+    result = run(shards, copy, "--resume", run__checkpoint_every=1)
+    assert result.exit_code == 0, result.output
+
+
 def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
     result = run(shards, complete, "--resume", run__checkpoint_every=1, detector__hidden=32)
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr

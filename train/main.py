@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.text import first_names, short
+from pipeline.text import first_names
 from train.cli import (
     Command,
     Output,
@@ -89,13 +89,11 @@ def settings_of_run(
 
 def check_unchanged(settings: Settings, out: Path) -> None:
     """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
-    from pipeline.schemas import read_yaml
     from train.changes import forbidden_changes
+    from train.settings import read_settings
 
-    written = read_yaml(out / "settings.yaml")
-    if not isinstance(written, dict):
-        raise ValueError(f"{out / 'settings.yaml'}: got {short(written)}, want groups of settings")
-    changed = forbidden_changes(written, settings.model_dump(mode="json"))
+    written = read_settings(out / "settings.yaml", ())  # settings that it lacks have their defaults
+    changed = forbidden_changes(written.model_dump(mode="json"), settings.model_dump(mode="json"))
     if changed:
         raise ValueError(
             f"--resume {out}: the run was started with another {first_names(changed, quoted=False)}; "

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from train.postprocess import ExternalScores, PostSettings
 
 # What decides a packed video's pixels, unless it was copied as it is.
-ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale")
+ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale", "side_multiple")
+FORMERLY = {"side_multiple": 2}  # of data sets that do not state it
 
 
 # ----------------------------------------------------------------------------------------- a checkpoint
@@ -113,7 +114,11 @@ def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]
 def packing_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     """What differs between two data sets' `settings`: "fps 30 here, 15 there"; empty if nothing does."""
     one_copied = bool(here.get("copy")) != bool(there.get("copy"))
-    names = ["copy"] if one_copied else [n for n in ENCODING_FIELDS if here.get(n) != there.get(n)]
+    names = (
+        ["copy"]
+        if one_copied
+        else [n for n in ENCODING_FIELDS if here.get(n, FORMERLY.get(n)) != there.get(n, FORMERLY.get(n))]
+    )
     return ", ".join(f"{name} {here.get(name)} here, {there.get(name)} there" for name in names)
 
 
