@@ -99,6 +99,11 @@ def _rewire_stage(
 def _rewire_prepared(
     network: PreparedNetwork, options: RecurrenceOptions, stored: Collection[str]
 ) -> list[Rewired]:
+    if not network.stage_names:
+        raise ValueError(
+            f"rewire: {type(network).__name__} has no residual block, so nothing of it can be reversed; "
+            "recompute_modules keeps its memory small"
+        )
     _check_network(network)
     _check_stored(stored, network)
     table: list[Rewired] = []
@@ -171,11 +176,6 @@ def rewire(
     if branches is not None or example is not None:
         name = "example" if branches is None else "branches"
         raise ValueError(f"rewire: {name}: got one for a prepared network, with `stage_names`; leave it out")
-    if not network.stage_names:
-        raise ValueError(
-            f"rewire: {type(network).__name__} has no residual block, so nothing of it can be reversed; "
-            "recompute_modules keeps its memory small"
-        )
     stored = getattr(network, "stored_names", ()) if stored is None else stored
     return _rewire_prepared(cast(PreparedNetwork, network), options, stored)
 

@@ -13,12 +13,12 @@ if __name__ == "__main__":
 
 import click
 
-from pipeline.annotations import Repair
 from pipeline.packing.prepare import find_videos, left_out, prepare
 from pipeline.text import columns
 from train.cli import Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
+    from pipeline.annotations import Repair
     from pipeline.records import PackedVideo
     from tools.prediction.classification import Classifier, ClassScores
 
@@ -73,6 +73,29 @@ def classify_video(
     return {**document, "clips": clips, "overall": top_of(overall, classifier, top)}
 
 
+def classify_files(
+    classifier: Classifier, files: dict[str, Path], *, frames: int, top: int, output: Output
+) -> dict[str, dict[str, Any]]:
+    """What `classify_video` returns of each file, by key; each is printed as soon as it is known."""
+    from tools.prediction.classification import ENCODING
+
+    documents: dict[str, dict[str, Any]] = {}
+    workers = min(4, len(os.sched_getaffinity(0)))
+
+    def on_remark(key: str, found: Repair) -> None:
+        output.remark(f"{files[key]}: {found.detail}")
+
+    with closing(prepare(files, ENCODING, workers=workers, on_remark=on_remark)) as prepared:
+        for video, packed in prepared:
+            found = classify_video(classifier, video, packed, frames=frames, top=top, output=output)
+            documents[video.key] = {"file": str(files[video.key]), **found}
+            if found["reason"] is not None:
+                output.error(f"{files[video.key]}: {found['reason']}")
+            else:
+                output.say(text_of(video.key, found))
+    return documents
+
+
 def text_of(key: str, document: dict[str, Any]) -> str:
     """A line for the whole video, then one for each clip."""
 
@@ -118,7 +141,7 @@ def main(
     Nothing is trained: it tells whether pretrained weights see in your videos what you see. A file that
     cannot be used is named, the others go on, and the exit code is 1; where none can be used, it is 2.
     """
-    from tools.prediction.classification import ENCODING, load_classifier
+    from tools.prediction.classification import load_classifier
     from train.build_network import resolve_device
 
     output, files = Output(quiet, as_json), find_videos(videos)
@@ -129,20 +152,7 @@ def main(
         output.remark(LABELS_HINT)
     if others := left_out(videos):
         output.remark(others)
-    documents: dict[str, dict[str, Any]] = {}
-
-    def on_remark(key: str, found: Repair) -> None:
-        output.remark(f"{files[key]}: {found.detail}")
-
-    workers = min(4, len(os.sched_getaffinity(0)))
-    with closing(prepare(files, ENCODING, workers=workers, on_remark=on_remark)) as prepared:
-        for video, packed in prepared:
-            found = classify_video(classifier, video, packed, frames=frames, top=top, output=output)
-            documents[video.key] = {"file": str(files[video.key]), **found}
-            if found["reason"] is not None:
-                output.error(f"{files[video.key]}: {found['reason']}")
-            else:
-                output.say(text_of(video.key, found))
+    documents = classify_files(classifier, files, frames=frames, top=top, output=output)
     output.document({"backbone": backbone, "weights": weights, "videos": documents})
     unusable = sum(found["reason"] is not None for found in documents.values())
     ctx.exit(0 if not unusable else 1 if unusable < len(documents) else 2)

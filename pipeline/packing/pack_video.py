@@ -9,8 +9,9 @@ from pathlib import Path
 import av
 
 from ..annotations import Action, Repair, Video, repair_actions
+from ..container import open_video
 from ..files import sha256_of
-from ..limits import check_bytes, check_packets
+from ..limits import check_bytes, check_count
 from ..records import PackedVideo
 from ..schemas import exact
 from .keep import why_not_kept
@@ -160,11 +161,23 @@ def _refuse_beyond_limits(job: Job) -> None:
     try:
         if job.spec is None and path.is_file():
             check_bytes(path.stat().st_size)
-        check_packets(path)
+        _check_packets(path)
     except ValueError as error:
         if isinstance(error.__cause__, av.FFmpegError) or not path.stat().st_size:
             return  # not a video: FrameReader says what is wrong
         raise Unreadable(job.source, str(error)) from None
+
+
+def _check_packets(path: Path) -> None:
+    """ValueError if a video has more packets than may be frames; nothing is decoded."""
+    with open_video(path) as (container, stream):
+        if stream.frames:  # checked when it was opened
+            return
+        try:
+            for count, _ in enumerate(container.demux(stream)):
+                check_count(count)  # the last of a file is empty
+        except av.FFmpegError:
+            return  # who decodes it says what is wrong
 
 
 def _path(job: Job) -> Path:
