@@ -146,12 +146,13 @@ def fetch(url: str, target: Path, *, most: int | None = None, check: Check | Non
     Raises ValueError with the URL and the reason when it cannot be read, or stays something else.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target
     try:
         with replacing(target) as partial:
             _fetch_until_right(url, partial, most, check)
     except Exception as error:  # every file system of fsspec has exceptions of its own
-        where = short(url, 200, quoted=False)
-        raise ValueError(f"{where}: could not be fetched ({_reason(url, error)})") from None
+        where, reason = short(url, 200, quoted=False), _reason(url, error, partial)
+        raise ValueError(f"{where}: could not be fetched ({reason})") from None
 
 
 def fetch_bytes(url: str, *, most: int, check: Callable[[bytes], None]) -> bytes:
@@ -264,7 +265,8 @@ def _status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _reason(url: str, error: Exception) -> str:
+def _reason(url: str, error: Exception, partial: Path) -> str:
+    """What went wrong, without the temporary name that the file had."""
     if isinstance(error, ImportError):
         package = PACKAGES.get(_scheme(url))
         return f"pip install {package}" if package else short(error, 200)
@@ -276,4 +278,5 @@ def _reason(url: str, error: Exception) -> str:
         return "no such file"
     if status:
         return f"HTTP {status}"
-    return short(error, 200) or type(error).__name__
+    text = str(error).removeprefix(f"{partial}: ")
+    return short(text, 200, quoted=False) or type(error).__name__

@@ -72,6 +72,8 @@ NOT_RUN = {
     "make test": "is what runs these tests",
     "source .venv/bin/activate": "changes the shell it is typed into",
     "deepspeed --num_gpus 4 train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "deepspeed --num_gpus 4 train/eval.py --checkpoint runs/mine --shards data/mine": SEVERAL,
+    "torchrun --standalone --nproc_per_node 4 tools/predict.py recordings --checkpoint runs/mine": SEVERAL,
     "torchrun --standalone --nproc_per_node 4 train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
     "deepspeed --hostfile hostfile train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
     "torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint node1:29500 "

@@ -78,6 +78,9 @@ def predict(
     and is named on stderr unless it is the only one. ValueError when the checkpoint does not say how its data
     was packed.
     """
+    from train.distributed import world_size
+
+    is_only_one = len(files) == 1 and world_size() == 1  # whose reason the caller gives
     spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
 
@@ -88,7 +91,7 @@ def predict(
         for video, packed in prepared:
             bar.begin(video.key, video.duration or 0.0)
             found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
-            if found.reason is not None and len(files) > 1:  # else the caller does
+            if found.reason is not None and not is_only_one:
                 output.error(f"{found.file}: {found.reason}")
             yield found
 
