@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check fake-gpu clean
+.PHONY: help setup demo test test-ci check fake-gpu clean
 
 PYTHON ?=
 CPU ?=
@@ -40,7 +40,10 @@ check: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: check
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20 -m "not ci"
+
+test-ci: .venv/ready
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20 -m ci
 
 fake-gpu: .venv/ready
 	@$(BIN)/python -m pytest -q tests/test_train_fake_gpu.py

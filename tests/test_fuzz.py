@@ -9,6 +9,7 @@ from fuzz_mutations import mutations_of
 COUNT = 2000
 
 
+@pytest.mark.ci
 @pytest.mark.slow  # 2,000 commands, in two processes
 def test_no_damaged_file_breaks_a_command(tmp_path):
     faults = try_many(range(COUNT), tmp_path, jobs=2)

@@ -11,6 +11,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("kill.py")
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_twenty_rounds_of_killed_commands_end_like_undisturbed_ones():
     done = subprocess.run([sys.executable, str(SCRIPT), "--rounds", "20"], capture_output=True, text=True)

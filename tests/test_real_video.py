@@ -33,6 +33,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_real_h264_footage_is_learned_by_heart_to_a_map_of_one(shared_real, tmp_path):
     (tmp_path / "own.csv").write_text(ANNOTATIONS)

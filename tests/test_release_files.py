@@ -79,7 +79,7 @@ def test_the_workflow_calls_the_ci_script_on_each_supported_python():
 
 def test_the_ci_script_runs_the_tests_as_the_readme_says():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines[-1] == "make test"
+    assert lines[-2:] == ["make test", "make test-ci"]
     assert "\nmake test\n" in (ROOT / "README.md").read_text()
 
 

@@ -167,6 +167,7 @@ def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
 
 
 @without_gpu
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_rehearsal_runs_the_checks_themselves(tmp_path):
     only = ("--only", "decoding", "--only", "engine")

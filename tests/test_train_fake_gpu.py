@@ -21,6 +21,7 @@ from train.run import Progress
 from train.settings import Settings, settings_from
 
 # One of each family; the others have more of the same blocks.
+LONG = (pytest.mark.slow, pytest.mark.ci)
 FAMILIES = ("r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s", "i3d")
 
 
@@ -93,9 +94,9 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
     return network, in_step, list(waits)
 
 
-@pytest.mark.parametrize("beta", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("beta", [1.0, pytest.param(0.0, marks=LONG)])
 @pytest.mark.parametrize(
-    "backbone", [FAMILIES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])]
+    "backbone", [FAMILIES[0], *(pytest.param(name, marks=LONG) for name in FAMILIES[1:])]
 )
 def test_a_step_and_a_validation_run_on_a_gpu(backbone, beta):
     """In bf16 as shipped; the host waits once in a step, for the losses."""
