@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device; LEANTAD_GPU=1 makes this a failure"))
 
 
+@pytest.fixture(autouse=True)
+def no_real_time():
+    """Fails the test that leaves this thread in real time, as an encoder does to root; others starve."""
+    yield
+    if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER:
+        return
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    pytest.fail("this thread was left in real time: encode in a thread of its own")
+
+
 @pytest.fixture(scope="session")
 def shared_real() -> Path:
     """The folder of real annotations, results and videos beside the checkout (not part of the project)."""

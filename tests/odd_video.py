@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -15,6 +18,7 @@ from painted_video import OPTIONS, number_of, painted
 
 from pipeline.packing.probe import FrameReader
 
+T = TypeVar("T")
 FPS, GOP = 25, 24
 QUALITY = {"b": "2000000"}
 # encoder, container: what a video comes in
@@ -28,6 +32,18 @@ KINDS = [
 ]
 
 
+def in_own_thread(function: Callable[..., T]) -> Callable[..., T]:
+    """Decorator: for root SVT-AV1 makes the thread that encodes a real-time one, which starves others."""
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> T:
+        with ThreadPoolExecutor(1) as own_thread:
+            return own_thread.submit(function, *args, **options).result()
+
+    return run
+
+
+@in_own_thread
 def video(
     folder: Path,
     codec: str = "libx264",

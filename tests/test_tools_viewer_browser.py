@@ -284,6 +284,24 @@ def test_a_time_of_the_page_is_the_picture_that_is_packed_for_it(page, tmp_path,
         assert abs(shown_number - packed[round(2.5 * 25)]) <= 1  # WebM counts milliseconds
 
 
+def test_a_segment_chosen_before_the_video_is_read_is_played_from_its_start(page, tmp_path):
+    path = tmp_path / "film.webm"
+    path.write_bytes(video(tmp_path, "libvpx-vp9", "webm", stamps=range(75, 150)))  # its clock begins at 3 s
+    view, options = tmp_path / "view", {"finder": VideoFinder(files={"film": path}), "embed_limit": 9.0}
+    make_view({"film": [found(2.0, 2.5, "run", 0.9)]}, None, view, title="early", **options)
+    key = "window.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"
+    state = "document.querySelector('video').readyState"
+    early = f"addEventListener('DOMContentLoaded', () => {{ window.before = {state}; {key}; }})"
+    script = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": early})
+    go(page, view / "videos" / "film.html")
+    page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    assert page.execute_script("return window.before") == 0
+    wait_for(page, lambda: film(page)["time"] == pytest.approx(5.0, abs=0.01))
+    press(page, " ")  # a browser plays nothing that nobody pressed
+    wait_for(page, lambda: (state := film(page))["paused"] and state["time"] > 5.49)
+    assert film(page)["time"] == pytest.approx(5.5, abs=0.01)
+
+
 NUMBER_SHOWN = """
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   canvas.drawImage(document.querySelector("video"), 0, 0, 64, 64);

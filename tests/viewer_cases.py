@@ -51,13 +51,13 @@ def many_segments() -> tuple[dict, dict]:
 
 
 def go(page, path):
-    """Opens the page and waits until nothing draws anew by itself: its first frames, its video's length."""
+    """Opens the page and waits until nothing draws anew by itself: frames, the video's first picture."""
     page.get(path.as_uri())
     page.execute_async_script(
         "const done = arguments[0], film = document.querySelector('video');"
         "const settle = () => requestAnimationFrame(() => requestAnimationFrame(done));"
-        "if (!film || !film.src || film.readyState || film.error) settle();"
-        "else for (const event of ['loadedmetadata', 'error']) film.addEventListener(event, settle);"
+        "if (!film || !film.src || film.readyState > 1 || film.error) settle();"
+        "else for (const event of ['loadeddata', 'error']) film.addEventListener(event, settle);"
     )
 
 

@@ -1,7 +1,7 @@
 // The video: where it comes from, playing exactly one segment, and the message when it cannot be played.
 
 const video = byId("video");
-const player = { playable: false, until: null, position: 0, origin: 0, inSight: true, used: false };
+const player = { playable: false, ready: false, until: null, position: 0, origin: 0, inSight: true, used: false };
 
 // Times of the page count from where the file begins. Some browsers count so, too; some keep a clock that the file
 // starts late, such as a cut from the middle of a broadcast: then the origin is the time on it where the file begins.
@@ -49,9 +49,13 @@ function openVideo() {
   player.playable = true;
   video.addEventListener("error", cannotPlay);
   video.addEventListener("loadedmetadata", () => {
-    player.origin = video.currentTime > 0 ? data.video.begin : 0;
     if (!video.videoWidth) cannotPlay(); // sound alone
-    else if (Number.isFinite(video.duration)) compareLengths();
+  });
+  video.addEventListener("loadeddata", () => { // only now is the clock for sure where the file begins
+    player.origin = video.currentTime > data.video.begin / 2 ? data.video.begin : 0;
+    player.ready = true;
+    if (player.position > 0) video.currentTime = player.position + player.origin; // was asked for before
+    if (Number.isFinite(video.duration)) compareLengths();
   });
   video.addEventListener("timeupdate", follow); // animation frames stop in a hidden tab
   video.addEventListener("seeking", () => {
@@ -90,6 +94,7 @@ function tick() {
 
 /** Stop at the segment's end, and move the page's other parts to the video's time. */
 function follow() {
+  if (!player.ready) return;
   if (player.until && now() >= player.until.end && !video.paused) {
     const { end } = player.until;
     video.pause();
@@ -111,7 +116,7 @@ function moved(seconds) {
 function seek(seconds) {
   const time = Math.min(Math.max(seconds, 0), length);
   player.until = null;
-  if (player.playable) video.currentTime = time + player.origin;
+  if (player.playable && player.ready) video.currentTime = time + player.origin;
   moved(time);
 }
 
