@@ -7,20 +7,12 @@ forward and the backward of one autograd.Function, so a step is one `loss.backwa
 ordinary autograd.
 
 Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8). Time: one forward over
-all clips, and another with its backward over the kept ones.
-
-How parameter gradients are accumulated. Data-parallel wrappers and ZeRO reduce a parameter as soon as
-autograd has accumulated its gradient, so a backward chunk by chunk would reduce it many times. Two ways
-around:
-- parameters held whole (plain torch, DDP, ZeRO 0-2): the chunks run on detached aliases of them (shared
-  storage, no hooks); the sum is returned as the Function's gradient, so each is accumulated and reduced once.
-- parameters partitioned (ZeRO-3; they carry `ds_id`): no aliases, as a parameter is empty between its uses.
-  The chunks run on the real ones, and DeepSpeed's `ds_grad_is_ready` holds its reducer back until the last.
+all clips, and another with its backward over the kept ones. The kept clips are chosen before the forward, or
+late (`model.late_choice`); how their gradients are added up is in `model.encode_backward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .recompute import CallState, recorded_call
+from .clip_chunks import FeatureBuffer, select_clips
+from .encode_backward import KeptChunk, encoder_gradients, function_inputs, trainable_parameters
+from .late_choice import LateChoice
+from .late_encode import encode_with_late_choice
+from .recompute import recorded_call
 
 GradientScale = Literal["none", "inverse"]
 
@@ -44,123 +40,6 @@ class _ChunkedClips:
     gradient_factor: float
 
 
-@dataclass(frozen=True)
-class _KeptChunk:
-    """A chunk of kept clips, the gradient of its features, and the state of its call in the forward pass."""
-
-    clips: Tensor
-    gradient: Tensor  # (n, D, t)
-    call: CallState
-
-
-@dataclass
-class _FeatureBuffer:
-    """The features of all clips, written chunk by chunk; allocated when the first chunk shows their shape."""
-
-    num_clips: int
-    tensor: Tensor | None = None
-
-    def write(self, indices: Tensor, features: Tensor) -> None:
-        if features.ndim != 3 or len(features) != len(indices):
-            want = f"({len(indices)}, D, t): one row of features per clip"
-            raise ValueError(f"encoder: got features of shape {tuple(features.shape)}, want {want}")
-        if self.tensor is None:
-            self.tensor = features.new_empty(self.num_clips, *features.shape[1:])
-        self.tensor.index_copy_(0, indices.to(features.device, non_blocking=True), features)
-
-    def complete(self) -> Tensor:
-        """(n, D, t), n = num_clips."""
-        assert self.tensor is not None, "no chunk was encoded"
-        return self.tensor
-
-
-def _select_clips(clips: Tensor, indices: Tensor) -> Tensor:
-    """The clips of these rising indices; neighbours are a view, so keeping them for the backward is free."""
-    first, last = int(indices[0]), int(indices[-1])
-    if last - first + 1 == len(indices):
-        return clips[first : last + 1]
-    return clips.index_select(0, indices.to(clips.device, non_blocking=True))
-
-
-class _ForwardBackward(nn.Module):
-    """Forward and backward of one chunk in one call, so that `functional_call` spans both.
-
-    A reversible stage runs its branches again during the backward, and must then meet the aliases, too.
-    """
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, chunk: _KeptChunk) -> None:
-        with chunk.call.replay(self.encoder):
-            features = self.encoder(chunk.clips)
-        torch.autograd.backward(features, chunk.gradient.to(features.dtype))
-
-
-def _trainable_parameters(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in encoder.named_parameters() if p.requires_grad]
-
-
-def _is_partitioned(encoder: nn.Module) -> bool:
-    """Whether ZeRO-3 holds the parameters: it gives each an id of its own."""
-    return any(hasattr(p, "ds_id") for p in encoder.parameters())
-
-
-class _GradientSums:
-    """Sums gradients over chunks: in place where they are float32 or wider, else in float32 on the side.
-
-    bfloat16 keeps 8 bits: added up in it, the share of the hundredth chunk would be rounded away.
-    """
-
-    def __init__(self, aliases: list[Tensor]):
-        self.aliases = aliases
-        self.float32_sums: dict[int, Tensor] = {}
-
-    def add_low_precision(self) -> None:
-        """Move the low-precision gradients of the last chunk into their float32 sums."""
-        for i, alias in enumerate(self.aliases):
-            if alias.dtype.itemsize >= 4 or alias.grad is None:
-                continue
-            gradient, alias.grad = alias.grad, None
-            if i in self.float32_sums:
-                self.float32_sums[i] += gradient
-            else:
-                self.float32_sums[i] = gradient.float()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Each parameter's gradient; zeros, never None: a rank without one would mis-pair the reduction."""
-        for i, alias in enumerate(self.aliases):
-            if i in self.float32_sums:
-                yield self.float32_sums.pop(i).to(alias.dtype)
-            else:
-                yield torch.zeros_like(alias) if alias.grad is None else alias.grad
-
-
-def _backward_on_aliases(encoder: nn.Module, chunks: list[_KeptChunk]) -> list[Tensor]:
-    """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
-    aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in _trainable_parameters(encoder)}
-    sums, forward_backward = _GradientSums(list(aliases.values())), _ForwardBackward(encoder)
-    for chunk in chunks:
-        torch.func.functional_call(forward_backward, aliases, (chunk,))
-        sums.add_low_precision()
-    return list(sums)
-
-
-def _backward_partitioned(encoder: nn.Module, chunks: list[_KeptChunk]) -> None:
-    """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last chunk only."""
-    parameters = [p for _, p in _trainable_parameters(encoder)]
-    forward_backward = _ForwardBackward(encoder)
-    try:
-        for i, chunk in enumerate(chunks):
-            for p in parameters:
-                p.ds_grad_is_ready = i == len(chunks) - 1  # type: ignore[attr-defined]
-            forward_backward(chunk)
-    finally:
-        for p in parameters:
-            p.ds_grad_is_ready = True  # type: ignore[attr-defined]
-
-
 class _SampledEncode(torch.autograd.Function):
     """(B*N, C, L, H, W) -> (B*N, D, t); the gradient reaches the parameters through the kept clips alone."""
 
@@ -170,14 +49,14 @@ class _SampledEncode(torch.autograd.Function):
     ) -> Tensor:
         # Grad mode is off inside a Function's forward: no graph is built here.
         ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
-        ctx.calls, features = [], _FeatureBuffer(chunked.num_clips)
-        kept = [_select_clips(clips, indices) for indices in chunked.kept]
+        ctx.calls, features = [], FeatureBuffer(chunked.num_clips)
+        kept = [select_clips(clips, indices) for indices in chunked.kept]
         for indices, chunk in zip(chunked.kept, kept, strict=True):
             encoded, call = recorded_call(chunked.encoder, chunk)
             features.write(indices, encoded)
             ctx.calls.append(call)
         for indices in chunked.others:
-            features.write(indices, chunked.encoder(_select_clips(clips, indices)))
+            features.write(indices, chunked.encoder(select_clips(clips, indices)))
         ctx.save_for_backward(*kept)
         return features.complete()
 
@@ -188,11 +67,8 @@ class _SampledEncode(torch.autograd.Function):
         chunks = []
         for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True):
             of_chunk = gradient[indices.to(gradient.device, non_blocking=True)]
-            chunks.append(_KeptChunk(clips, of_chunk * chunked.gradient_factor, call))
-        if ctx.with_parameters:
-            return (None, None, None, *_backward_on_aliases(chunked.encoder, chunks))
-        _backward_partitioned(chunked.encoder, chunks)
-        return None, None, None
+            chunks.append(KeptChunk(clips, of_chunk * chunked.gradient_factor, call))
+        return None, None, None, *encoder_gradients(chunked.encoder, chunks, ctx.with_parameters)
 
 
 def _split_indices(indices: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
@@ -224,19 +100,16 @@ def _chunk_clips(
 
 def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
     """(B*N, C, L, H, W) -> (B*N, D, t); the backward is the one that fits how the parameters are held."""
-    parameters = [p for _, p in _trainable_parameters(chunked.encoder)]
-    graph_handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
-    partitioned = _is_partitioned(chunked.encoder)
-    inputs = [clips, graph_handle, *([] if partitioned else parameters)]
+    inputs = function_inputs(chunked.encoder, clips)
     features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
     return features
 
 
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
-    features = _FeatureBuffer(len(clips))
+    features = FeatureBuffer(len(clips))
     with torch.no_grad():
         for indices in torch.split(torch.arange(len(clips)), clips_per_forward):
-            features.write(indices, encoder(_select_clips(clips, indices)))
+            features.write(indices, encoder(select_clips(clips, indices)))
     return features.complete()
 
 
@@ -253,7 +126,7 @@ def _check_arguments(clips: Tensor, clips_per_forward: int, gradient_scale: Grad
 def sampled_encode(
     encoder: nn.Module,
     clips: Tensor,
-    kept: Tensor | None,
+    kept: Tensor | LateChoice | None,
     *,
     clips_per_forward: int,
     gradient_scale: GradientScale = "none",
@@ -262,7 +135,7 @@ def sampled_encode(
 
     encoder: (n, C, L, H, W) -> (n, D, t); gets the clips unchanged (uint8: it normalises them itself).
     clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`;
-        None: no clip, the features have no gradient.
+        or who will choose them, see `model.late_choice`; None: no clip, the features have no gradient.
     clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
     gradient_scale: how the clips left out of the gradient are made up for.
         "none"     not at all: the expected gradient is M / N of the full one (as in ETAD's released code).
@@ -270,7 +143,7 @@ def sampled_encode(
                    detector.
         "inverse"  the kept clips count N / M times: equal to the full gradient in expectation if every clip
                    is kept with probability M / N ("random", "uniform"); with "block" the ends count too
-                   little.
+                   little. A choice by "importance" brings weights of its own, and is unbiased either way.
 
     Without kept clips, grad mode or a trainable parameter it only encodes, chunk by chunk. Otherwise the
     kept clips run in chunks of their own, and again in the backward, with the same dropout masks; batch norm
@@ -281,10 +154,15 @@ def sampled_encode(
     """
     _check_arguments(clips, clips_per_forward, gradient_scale)
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
-    if kept is not None and torch.is_grad_enabled() and _trainable_parameters(encoder):
+    if kept is None or not torch.is_grad_enabled() or not trainable_parameters(encoder):
+        features = _encode_without_graph(encoder, flat, clips_per_forward)
+    elif isinstance(kept, LateChoice):
+        inverse = gradient_scale == "inverse"
+        features = encode_with_late_choice(
+            encoder, clips, kept, clips_per_forward=clips_per_forward, inverse_scale=inverse
+        )
+    else:
         chunked = _chunk_clips(encoder, clips, kept, clips_per_forward, gradient_scale)
         features = _encode_with_graph(chunked, flat)
-    else:
-        features = _encode_without_graph(encoder, flat, clips_per_forward)
     by_video = torch.unflatten(features, 0, (num_videos, -1))  # (B, N, D, t)
     return by_video.transpose(1, 2).flatten(2)  # (B, D, N*t)

@@ -17,8 +17,9 @@ from model.detector.detector import Detector, Prediction
 from model.detector.settings import DetectorSettings
 from model.deterministic import average_steps
 from model.encode import sampled_encode
+from model.late_choice import LateChoice, late_choice
 from model.rewire import recompute_modules, rewire
-from model.sampling import sample_clips
+from model.sampling import num_kept, sample_clips, sample_labelled_clips
 from model.settings import EncoderSettings
 
 
@@ -75,6 +76,7 @@ class Network(nn.Module):
     def __init__(self, encoder: EncoderSettings, detector: DetectorSettings, *, num_classes: int):
         super().__init__()
         self.settings = encoder
+        self.clip_ratio = encoder.clip_ratio  # of the next step; a run with a schedule sets it
         self.encoder = ClipEncoder(encoder)
         self.detector = Detector(detector, num_features=self.encoder.num_features, num_classes=num_classes)
 
@@ -102,19 +104,27 @@ class Network(nn.Module):
                 f"network: {missing}: got None with ground truth, want all of {', '.join(training)} for the "
                 "loss, or neither gt_segments nor gt_labels for a prediction"
             )
-        num_videos, num_clips = clips.shape[:2]
-        kept = sample_clips(
-            num_videos,
-            num_clips,
-            self.settings.clip_ratio,
-            strategy=self.settings.clip_sampling,
-            generator=generator,
-        )
+        kept = self._choose_clips(clips, gt_segments, generator)
         features = self.encode(clips, kept=kept)  # (B, D, N * t)
         return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
 
-    def encode(self, clips: Tensor, *, kept: Tensor | None) -> Tensor:
-        """(B, D, N * t) features of all clips; only the `kept` ones (B, M), if any, pass a gradient on."""
+    def _choose_clips(
+        self, clips: Tensor, gt_segments: Sequence[Tensor], generator: torch.Generator
+    ) -> Tensor | LateChoice:
+        """The clips of each video with a gradient, (B, M), or who chooses them once they are encoded."""
+        strategy, ratio = self.settings.clip_sampling, self.clip_ratio
+        num_videos, num_clips = clips.shape[:2]
+        if strategy == "random" or strategy == "uniform" or strategy == "block":
+            return sample_clips(num_videos, num_clips, ratio, strategy=strategy, generator=generator)
+        if strategy == "labels":
+            num_steps = self.detector.settings.num_steps
+            return sample_labelled_clips(
+                num_clips, ratio, gt_segments, num_steps=num_steps, generator=generator
+            )
+        return late_choice(strategy, num_kept(num_clips, ratio), generator=generator)
+
+    def encode(self, clips: Tensor, *, kept: Tensor | LateChoice | None) -> Tensor:
+        """(B, D, N * t) features of all clips; only the `kept` ones, if any, pass a gradient on."""
         return sampled_encode(
             self.encoder,
             clips,

@@ -1,4 +1,4 @@
-"""Draws the clips of each video whose gradient is computed: pure functions of a generator.
+"""Draws the clips of each video whose gradient is computed, before any is encoded: functions of a generator.
 
 After Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023). Every video has the
 same number of clips kept, on every rank: ranks that disagree on a count wait for each other for ever.
@@ -7,12 +7,14 @@ same number of clips kept, on every rank: ranks that disagree on a count wait fo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Strategy = Literal["random", "uniform", "block"]
+AROUND = 0.5  # share of an action's length before and after it that counts as around it: ETAD's RoI context
 
 
 def num_kept(num_clips: int, ratio: float) -> int:
@@ -70,3 +72,31 @@ def sample_clips(
     if draw is None:
         raise ValueError(f"clip sampling strategy: got {strategy!r}, want 'random', 'uniform' or 'block'")
     return draw(num_videos, num_clips, num_kept(num_clips, ratio), generator)
+
+
+def sample_labelled_clips(
+    num_clips: int,
+    ratio: float,
+    gt_segments: Sequence[Tensor],
+    *,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw clips inside and around the annotated actions first, then others; M as in `sample_clips`.
+
+    gt_segments: per video (A, 2) start and end in the T = num_steps steps of its clips. Around: within half
+    an action's length before and after it. A video without actions gets a random draw. Clips far from any
+    action are kept where too few others are: the gradient is biased towards the actions.
+
+    Returns (B, M) int64 on the generator's device, rising and without repeats in each row.
+    """
+    count, device = num_kept(num_clips, ratio), generator.device
+    edges = torch.arange(num_clips + 1, device=device) * (num_steps / num_clips)
+    near = torch.zeros(len(gt_segments), num_clips, dtype=torch.bool, device=device)
+    for i, segments in enumerate(gt_segments):
+        start, end = segments.reshape(-1, 2).unbind(1)
+        around = (end - start) * AROUND
+        overlaps = (edges[:-1, None] < end + around) & (edges[1:, None] > start - around)  # (N, A)
+        near[i] = overlaps.any(1)
+    order = torch.rand(near.shape, generator=generator, device=device) + near
+    return order.argsort(dim=1, descending=True)[:, :count].sort(dim=1).values

@@ -1,4 +1,4 @@
-"""The schedule of beta over a run: from the pretrained network to the reversible one.
+"""Schedules over a run: of beta, from the pretrained network to the reversible one, and of sampling ratios.
 
 Dr2Net (C. Zhao et al., CVPR 2024) moves its two coefficients during fine-tuning, so that a rewired network
 need not be pretrained anew; its schedule is not published in numbers. Ours are the usual two, and none.
@@ -7,18 +7,72 @@ need not be pretrained anew; its schedule is not published in numbers. Ours are 
 from __future__ import annotations
 
 from math import cos, pi
+from typing import TYPE_CHECKING, Literal
 
-from model.settings import BetaSettings
+from pydantic import Field
+
+from settings_group import SettingsGroup
+
+if TYPE_CHECKING:
+    from model.settings import BetaSettings
+
+Shape = Literal["constant", "linear", "cosine"]
+
+
+class RatioSchedule(SettingsGroup):
+    """How a ratio changes over a run until it has its own value; constant: it has it from the first step."""
+
+    schedule: Shape = "constant"
+    """How the ratio goes from start to its own value: constant has that from the first step on, linear moves
+    evenly, cosine slowly at first and at last."""
+
+    start: float = Field(1.0, gt=0.0, le=1.0)
+    """The ratio at the first step; unused if the schedule is constant. Larger than the ratio itself spends
+    time and memory on the first steps, smaller on the last."""
+
+    fraction: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of the run's optimizer steps until the ratio itself is reached. Larger changes it more slowly."""
+
+
+def scheduled(
+    schedule: Shape, start: float, end: float, *, fraction: float, step: int, total_steps: int
+) -> float:
+    """The value at optimizer step `step`, counted from 0 to total_steps - 1."""
+    if schedule == "constant":
+        return end
+    first_at_end = max(round(fraction * total_steps) - 1, 0)
+    if step >= first_at_end:
+        return end
+    progress = step / first_at_end
+    if schedule == "cosine":
+        progress = (1 - cos(pi * progress)) / 2
+    return start + (end - start) * progress
 
 
 def beta_at(settings: BetaSettings, step: int, total_steps: int) -> float:
     """beta for the forward of optimizer step `step`, counted from 0 to total_steps - 1."""
-    if settings.schedule == "constant":
-        return settings.end
-    first_at_end = max(round(settings.fraction * total_steps) - 1, 0)
-    if step >= first_at_end:
-        return settings.end
-    progress = step / first_at_end
-    if settings.schedule == "cosine":
-        progress = (1 - cos(pi * progress)) / 2
-    return settings.start + (settings.end - settings.start) * progress
+    return scheduled(
+        settings.schedule,
+        settings.start,
+        settings.end,
+        fraction=settings.fraction,
+        step=step,
+        total_steps=total_steps,
+    )
+
+
+def ratio_at(ratio: float, settings: RatioSchedule, step: int, total_steps: int) -> float:
+    """The ratio that optimizer step `step` samples with; `ratio`: the one the schedule ends with."""
+    return scheduled(
+        settings.schedule,
+        settings.start,
+        ratio,
+        fraction=settings.fraction,
+        step=step,
+        total_steps=total_steps,
+    )
+
+
+def largest_ratio(ratio: float, settings: RatioSchedule) -> float:
+    """The largest ratio of a run, which decides its memory."""
+    return ratio if settings.schedule == "constant" else max(ratio, settings.start)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from model.backbones import BACKBONES, WITHOUT_RESIDUALS
+from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
 
 if TYPE_CHECKING:
@@ -75,14 +76,21 @@ class EncoderSettings(SettingsGroup):
     """Share of a video's clips whose gradient is computed. 1 is the full gradient; less saves time and little
     memory, and makes the gradient noisier."""
 
-    clip_sampling: Literal["random", "uniform", "block"] = "random"
-    """How the clips with a gradient are chosen: random draws them, uniform takes evenly spaced ones from a
-    random first one on, block takes neighbours."""
+    clip_ratio_schedule: RatioSchedule = RatioSchedule()
+
+    clip_sampling: Literal[
+        "random", "uniform", "block", "labels", "farthest", "dpp", "top_gradient", "importance"
+    ] = "random"
+    """How the clips with a gradient are chosen, see docs/sampling.md. random draws them, uniform takes evenly
+    spaced ones from a random first one on, block takes neighbours, labels those in and around true actions
+    first; farthest and dpp take clips whose features differ; top_gradient takes those with the largest
+    gradients, importance draws them in proportion to their gradients."""
 
     gradient_scale: Literal["none", "inverse"] = "none"
     """Whether the encoder's gradient makes up for the clips without one. none leaves it too small by
     encoder.clip_ratio, as ETAD does; inverse divides it by encoder.clip_ratio, which is right on average if
-    clips are drawn at random."""
+    encoder.clip_sampling is random or uniform; importance has weights of its own, which are right on average
+    with either."""
 
     steps_per_clip: int | None = Field(1, ge=1)
     """Feature steps per clip, each the mean over its part of the clip. 1 suits many short clips (ETAD); null

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.encode import sampled_encode
+from model.late_choice import LateChoice, late_choice
 from model.rewire import rewire
 from model.sampling import sample_clips
 from train.distributed import any_rank, barrier, rank, shut_down, world_size
@@ -60,6 +61,7 @@ class Mode:
     frozen: str = ""  # name prefix of the parameters that are not trained
     bf16: bool = False
     cpu_adam: bool = True
+    clip_sampling: str = "random"
 
 
 MODES = {
@@ -80,6 +82,13 @@ MODES = {
     "zero 1, bf16": Mode(1, bf16=True),
     "zero 1, bf16, offload, torch's Adam": Mode(1, offload=True, bf16=True, cpu_adam=False),
     "zero 3, bf16": Mode(3, bf16=True),
+    "zero 0, farthest": Mode(0, clip_sampling="farthest"),
+    "zero 1, dpp": Mode(1, clip_sampling="dpp"),
+    "zero 1, offload, top_gradient": Mode(1, offload=True, clip_sampling="top_gradient"),
+    "zero 2, importance": Mode(2, clip_sampling="importance"),
+    "zero 3, dpp": Mode(3, clip_sampling="dpp"),
+    "zero 3, top_gradient": Mode(3, clip_sampling="top_gradient"),
+    "zero 3, offload, importance": Mode(3, offload=True, clip_sampling="importance"),
 }
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
 RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam")
@@ -148,15 +157,17 @@ class Network(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not (frozen and name.startswith(frozen)))
 
-    def forward(self, clips: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, kept: Tensor | LateChoice) -> Tensor:
         return self.loss(sampled_encode(self.encoder, clips, kept, clips_per_forward=4))
 
     def loss(self, features: Tensor) -> Tensor:
         scores = self.detector(features).float()
         return (scores[:, 0] * scores[:, 1].roll(1, 0)).mean() + scores.square().mean()
 
-    def plain(self, clips: Tensor, kept: Tensor) -> Tensor:
+    def plain(self, clips: Tensor, kept: Tensor | LateChoice) -> Tensor:
         """Plain autograd on the sampled clips: the others are encoded without a graph."""
+        if isinstance(kept, LateChoice):
+            return self.plain_late(clips, kept)
         videos = []
         for video, numbers in zip(clips, kept.tolist(), strict=True):
             steps = []
@@ -166,11 +177,27 @@ class Network(nn.Module):
             videos.append(torch.cat(steps, 2))
         return self.loss(torch.cat(videos))
 
+    def plain_late(self, clips: Tensor, choice: LateChoice) -> Tensor:
+        """Every clip in one graph; the gradient of the features of those not chosen is taken out of it."""
+        features = torch.stack([self.encoder.plain(video) for video in clips])  # (B, N, D, t)
 
-def batch(step: int, of_rank: int) -> tuple[Tensor, Tensor]:
+        def chosen_alone(gradient: Tensor) -> Tensor:
+            chosen = choice.choose((gradient if choice.by_gradient else features.detach()).flatten(2))
+            weights = torch.ones(1) if chosen.weights is None else chosen.weights.float()
+            weights = weights.expand(chosen.clips.shape)
+            factors = torch.zeros(clips.shape[:2]).scatter(1, chosen.clips, weights)
+            return gradient * factors[..., None, None]
+
+        features.register_hook(chosen_alone)
+        return self.loss(features.transpose(1, 2).flatten(2))
+
+
+def batch(step: int, of_rank: int, clip_sampling: str = "random") -> tuple[Tensor, Tensor | LateChoice]:
     """Clips (2, 5, 3, 4, 8, 8) and the 3 kept ones of each video; the same whoever asks."""
     generator = torch.Generator().manual_seed(100 * step + of_rank)
     clips = torch.randint(0, 256, (2, 5, 3, 4, 8, 8), dtype=torch.uint8, generator=generator)
+    if clip_sampling != "random":
+        return clips, late_choice(clip_sampling, 3, generator=generator)
     return clips, sample_clips(2, 5, 0.6, strategy="random", generator=generator)
 
 
@@ -204,12 +231,13 @@ def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation
 
 
 @cache
-def reference(accumulation: int, frozen: str) -> StepsResult:
+def reference(accumulation: int, frozen: str, clip_sampling: str = "random") -> StepsResult:
     """Plain autograd over the data of all ranks."""
     network = Network(frozen=frozen)
 
     def loss_of(number: int) -> Tensor:
-        return sum(network.plain(*batch(number, r)) for r in range(world_size())) / world_size()
+        ranks = range(world_size())
+        return sum(network.plain(*batch(number, r, clip_sampling)) for r in ranks) / world_size()
 
     return torch_steps(network, loss_of, accumulation)
 
@@ -233,12 +261,12 @@ def engine_of(network: Network, mode: Mode):
     return build_engine(network, settings, ds_config=config, total_steps=TOTAL_STEPS)
 
 
-def run_steps(engine, first: int, last: int) -> list[float | None]:
+def run_steps(engine, first: int, last: int, clip_sampling: str = "random") -> list[float | None]:
     """Micro steps, with an evaluation after each; returns the gradient norms."""
     norms = []
     for number in range(first, last):
         engine.train()
-        loss = engine(*batch(number, rank()))
+        loss = engine(*batch(number, rank(), clip_sampling))
         engine.backward(loss)
         is_last = engine.is_gradient_accumulation_boundary()
         engine.step()
@@ -274,9 +302,10 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
     for name, mode in MODES.items():
         start = time.perf_counter()
         engine = engine_of(Network(frozen=mode.frozen), mode)
-        norms = run_steps(engine, 0, STEPS * mode.accumulation)
+        norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling)
         got = StepsResult(full_state_dict(engine), norms)
-        results[name] = compare(got, reference(mode.accumulation, mode.frozen))
+        want = reference(mode.accumulation, mode.frozen, mode.clip_sampling)
+        results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
         engine.destroy()
     return results

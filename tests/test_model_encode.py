@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.encode import sampled_encode
-from model.sampling import sample_clips
+from model.late_choice import LateChoice, late_choice
+from model.sampling import num_kept, sample_clips, sample_labelled_clips
 
 B, N, SHAPE = 2, 7, (3, 4, 6, 6)  # videos, clips, one clip
 
@@ -41,6 +42,11 @@ def make_clips(num_clips: int = N) -> Tensor:
 def draw(ratio: float, num_clips: int = N, strategy: str = "random") -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return sample_clips(B, num_clips, ratio, strategy=strategy, generator=generator)
+
+
+def late(strategy: str, ratio: float = 0.4, num_clips: int = N, seed: int = 2) -> LateChoice:
+    generator = torch.Generator().manual_seed(seed)
+    return late_choice(strategy, num_kept(num_clips, ratio), generator=generator)
 
 
 def gradients(encoder: nn.Module) -> dict[str, Tensor]:
@@ -100,6 +106,116 @@ def test_gradients_are_those_of_plain_autograd_on_the_sampled_clips(strategy, cl
     compare(Encoder(), make_clips(), draw(0.4, strategy=strategy), clips_per_forward)
 
 
+def test_gradients_of_clips_near_actions_are_those_of_plain_autograd():
+    actions = [torch.tensor([[2.0, 3.0]]), torch.zeros(0, 2)]
+    generator = torch.Generator().manual_seed(2)
+    kept = sample_labelled_clips(N, 0.4, actions, num_steps=N, generator=generator)
+    compare(Encoder(), make_clips(), kept, 4)
+
+
+def reference_in_chunks(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
+    """Plain autograd over every clip, in the chunks of a late choice: (B*N, D, t)."""
+    return torch.cat([encoder(chunk) for chunk in torch.split(clips.flatten(0, 1), clips_per_forward)])
+
+
+def compare_late(encoder: Encoder, strategy: str, clips_per_forward: int, ratio: float = 0.4) -> None:
+    """Against plain autograd: the choice is made on features and gradients that it computed itself."""
+    clips, gradient = make_clips(), feature_gradient(N)
+    of_clips = torch.unflatten(torch.unflatten(gradient, 2, (N, 4)).transpose(1, 2).flatten(0, 1), 0, (B, N))
+    torch.manual_seed(5)
+    features = reference_in_chunks(encoder, clips, clips_per_forward)
+    after = torch.get_rng_state()
+    values = of_clips if strategy in ("top_gradient", "importance") else features.unflatten(0, (B, N))
+    chosen = late(strategy, ratio).choose(values.detach().flatten(2))
+    weights = torch.zeros(B, N, dtype=torch.float64)
+    weights.scatter_(1, chosen.clips, 1.0 if chosen.weights is None else chosen.weights)
+    features.backward((of_clips * weights[..., None, None]).flatten(0, 1))
+    want = gradients(encoder)
+    encoder.zero_grad()
+    torch.manual_seed(5)
+    got = sampled_encode(encoder, clips, late(strategy, ratio), clips_per_forward=clips_per_forward)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert torch.equal(got, features.unflatten(0, (B, N)).transpose(1, 2).flatten(2))
+    got.backward(gradient)
+    assert torch.equal(torch.get_rng_state(), after), "the backward moved the global generator"
+    assert gradients(encoder).keys() == want.keys()
+    for name, value in gradients(encoder).items():
+        # float64 sums of the chunks in another order
+        torch.testing.assert_close(value, want[name], rtol=1e-12, atol=1e-14, msg=name)
+
+
+LATE = ("farthest", "dpp", "top_gradient", "importance")
+
+
+@pytest.mark.parametrize("clips_per_forward", [1, 4, 100])
+@pytest.mark.parametrize(
+    "options", [{"dropout": 0.0}, {"dropout": 0.3}, {"dropout": 0.0, "batch_norm": True}]
+)
+@pytest.mark.parametrize("strategy", LATE)
+def test_gradients_of_a_late_choice_are_those_of_plain_autograd(strategy, options, clips_per_forward):
+    compare_late(Encoder(**options), strategy, clips_per_forward)
+
+
+@pytest.mark.parametrize("ratio", [1e-6, 1.0])
+@pytest.mark.parametrize("strategy", LATE)
+def test_a_late_choice_of_one_clip_and_of_all_is_no_exception(strategy, ratio):
+    compare_late(Encoder(), strategy, 3, ratio)
+
+
+def test_a_late_choice_updates_the_statistics_of_batch_norm_once_a_chunk():
+    one, two = Encoder(batch_norm=True), Encoder(batch_norm=True)
+    reference_in_chunks(one, make_clips(), 4)
+    features = sampled_encode(two, make_clips(), late("importance"), clips_per_forward=4)
+    features.backward(feature_gradient(N))
+    assert two.norm.num_batches_tracked == 4
+    # dropout comes after the norm; the statistics do not see it
+    assert torch.equal(one.norm.running_mean, two.norm.running_mean)
+
+
+def test_a_late_choice_encodes_only_the_chosen_clips_again_unless_their_chunk_matters():
+    encoder = Encoder(dropout=0)
+    sampled_encode(encoder, make_clips(), late("top_gradient"), clips_per_forward=4).backward(
+        feature_gradient(N)
+    )
+    every, again = [(4, False)] * 3 + [(2, False)], [(4, True), (2, True)]
+    assert [(count, graph) for count, _, graph in encoder.seen] == every + again
+    assert {dtype for _, dtype, _ in encoder.seen} == {torch.uint8}
+    encoder = Encoder(dropout=0.3)
+    sampled_encode(encoder, make_clips(), late("top_gradient", 0.1), clips_per_forward=4).backward(
+        feature_gradient(N)
+    )
+    whole = [count for count, _, graph in encoder.seen if graph]
+    assert len(whole) <= 2 and set(whole) <= {2, 4}, "a chosen clip of each video, in its chunk"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("strategy", LATE)
+def test_partitioned_ranks_encode_as_many_chunks_again_whatever_they_choose(strategy, dropout):
+    """ZeRO-3 gathers parameters on all ranks at once: a rank with fewer chunks would be waited for."""
+    counts = set()
+    for seed in range(20):
+        encoder = Encoder(dropout=dropout)
+        for number, parameter in enumerate(encoder.parameters()):
+            parameter.ds_id = number
+        features = sampled_encode(encoder, make_clips(), late(strategy, 0.3, seed=seed), clips_per_forward=2)
+        gradient = torch.randn(features.shape, generator=torch.Generator().manual_seed(seed))
+        features.backward(gradient.double())
+        counts.add(sum(graph for _, _, graph in encoder.seen))
+    assert counts == {3 if dropout == 0 else 6}  # 3 of 7 clips, twice: in chunks of 2, or each in another one
+
+
+def test_the_inverse_scale_of_a_late_choice_counts_the_kept_clips_for_all():
+    found = []
+    for scale in ("none", "inverse"):
+        encoder = Encoder(dropout=0)
+        features = sampled_encode(
+            encoder, make_clips(), late("top_gradient"), clips_per_forward=4, gradient_scale=scale
+        )
+        features.backward(feature_gradient(N))
+        found.append(encoder.first.weight.grad)
+    torch.testing.assert_close(found[1], found[0] * N / 3, rtol=1e-12, atol=1e-14)  # one rounding
+
+
 @pytest.mark.parametrize(("num_clips", "ratio"), [(1, 1.0), (1, 1e-6), (N, 1.0), (N, 1e-6)])
 def test_one_clip_and_all_clips_are_no_exception(num_clips, ratio):
     compare(Encoder(), make_clips(num_clips), draw(ratio, num_clips), clips_per_forward=3)
@@ -156,6 +272,34 @@ def test_inverse_scale_is_unbiased(strategy):
     mean = encoder.first.weight.grad
     # Relative deviation of one draw is about 1, so of the mean of 400 about 0.05; "none" is off by 0.57.
     assert (mean - full).norm() / full.norm() < 0.15
+
+
+def test_importance_is_unbiased_and_less_noisy_than_random_clips():
+    """Float64, gradients of very different size, as those of clips with and without an action."""
+    encoder, clips = Encoder(dropout=0), make_clips()
+    sizes = torch.tensor([8.0, 0.1, 0.1, 0.5, 0.0, 4.0, 0.2], dtype=torch.float64).repeat_interleave(4)
+    gradient, rounds = feature_gradient(N) * sizes, 400
+    sampled_encode(encoder, clips, draw(1.0), clips_per_forward=14).backward(gradient)
+    full = encoder.first.weight.grad.clone()
+
+    def estimates(choose) -> Tensor:
+        found = []
+        for seed in range(rounds):
+            encoder.zero_grad()
+            kept = choose(seed)
+            features = sampled_encode(encoder, clips, kept, clips_per_forward=14, gradient_scale="inverse")
+            features.backward(gradient)
+            found.append((encoder.first.weight.grad - full) / full.norm())
+        return torch.stack(found).flatten(1)
+
+    importance = estimates(lambda seed: late("importance", seed=seed))
+    random = estimates(lambda seed: sample_clips(
+        B, N, 0.4, strategy="random", generator=torch.Generator().manual_seed(seed)
+    ))  # fmt: skip
+    noise = importance.square().sum(1).mean().sqrt()
+    # the mean of 400 draws has 1/20 of the noise of one; twice that is far beyond chance in this dimension
+    assert importance.mean(0).norm() < 2 * noise / 20
+    assert noise < random.square().sum(1).mean().sqrt() / 4
 
 
 def test_clips_reach_the_encoder_unchanged_in_chunks_and_the_kept_ones_twice():
@@ -290,6 +434,8 @@ def test_the_graph_held_is_that_of_one_chunk(monkeypatch):
         ({"kept": torch.tensor([[0, 0], [1, 2]])}, "more than once"),
         ({"kept": torch.tensor([[0, 7], [1, 2]])}, "want 0 to 6"),
         ({"kept": torch.tensor([[0, 1]])}, "want \\(2, M\\)"),
+        ({"kept": LateChoice("dpp", 8, torch.Generator())}, "got 8 clips of each video, want 1 to 7"),
+        ({"kept": LateChoice("importance", 0, torch.Generator())}, "got 0 clips"),
         ({"clips_per_forward": 0}, "at least 1"),
         ({"gradient_scale": "mean"}, "'none' or 'inverse'"),
         ({"encoder": nn.Sequential(Encoder(), nn.Flatten())}, "one row of features per clip"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.detector.proposals import sample_proposals
-from model.sampling import num_kept, sample_clips
+from model.sampling import num_kept, sample_clips, sample_labelled_clips
 
 STRATEGIES = ("random", "uniform", "block")
 
@@ -83,6 +83,42 @@ def test_an_impossible_ratio_is_refused(ratio):
 def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match="'random', 'uniform' or 'block'"):
         sample_clips(1, 4, 0.5, strategy="grid", generator=seeded())
+
+
+def labelled(num_clips: int, ratio: float, *videos: list[list[float]], seed: int = 0) -> torch.Tensor:
+    segments = [torch.tensor(video).reshape(-1, 2) for video in videos]
+    return sample_labelled_clips(num_clips, ratio, segments, num_steps=100, generator=seeded(seed))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_clips=st.integers(1, 40),
+    ratio=st.floats(1e-6, 1.0),
+    actions=st.lists(st.tuples(st.floats(-5, 99), st.floats(0.01, 50)), max_size=4),
+    seed=st.integers(0, 2**31),
+)
+def test_a_labelled_draw_has_its_count_wherever_the_actions_are(num_clips, ratio, actions, seed):
+    video = [[start, start + length] for start, length in actions]
+    kept = labelled(num_clips, ratio, video, [], seed=seed)
+    assert kept.shape == (2, num_kept(num_clips, ratio)) and kept.dtype == torch.int64
+    assert kept.min() >= 0 and kept.max() < num_clips
+    assert (kept.diff(dim=1) > 0).all()
+
+
+def test_clips_in_and_around_actions_come_first_and_the_rest_is_drawn():
+    # ten clips of ten steps: the action from 42 to 58 reaches from 34 to 66, into the clips 3 to 6
+    assert labelled(10, 0.4, [[42.0, 58.0]]).tolist() == [[3, 4, 5, 6]]
+    fewer = {tuple(labelled(10, 0.2, [[42.0, 58.0]], seed=seed)[0].tolist()) for seed in range(100)}
+    assert len(fewer) == 6, "any two of the four"
+    more = [labelled(10, 0.5, [[42.0, 58.0]], seed=seed)[0].tolist() for seed in range(100)]
+    assert all({3, 4, 5, 6} < set(kept) for kept in more)
+    assert {clip for kept in more for clip in kept} == set(range(10))
+
+
+def test_without_actions_a_labelled_draw_is_random():
+    kept = torch.cat([labelled(10, 0.4, *[[]] * 1000, seed=seed) for seed in range(10)])
+    # standard deviation of a share: sqrt(0.4 * 0.6 / 10000) = 0.0049; five of them
+    assert (torch.bincount(kept.flatten(), minlength=10) / 10_000 - 0.4).abs().max() < 0.0245
 
 
 def test_proposals_keep_their_order_and_come_once():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.schedule import beta_at
+from model.schedule import RatioSchedule, beta_at, largest_ratio, ratio_at
 from model.settings import BetaSettings
 
 
@@ -47,3 +47,23 @@ def test_every_schedule_stays_between_its_ends_and_arrives(schedule, start, end,
 def test_impossible_schedules_are_refused(bad):
     with pytest.raises(ValidationError):
         BetaSettings(**bad)
+
+
+def test_a_ratio_is_its_own_unless_a_schedule_leads_there():
+    constant, falling = RatioSchedule(), RatioSchedule(schedule="linear", start=0.5, fraction=1.0)
+    assert [ratio_at(0.3, constant, step, 3) for step in range(3)] == [0.3] * 3
+    assert [ratio_at(0.1, falling, step, 3) for step in range(3)] == [0.5, pytest.approx(0.3), 0.1]
+    rising = RatioSchedule(schedule="cosine", start=0.01, fraction=0.5)
+    assert [ratio_at(1.0, rising, step, 4) for step in range(4)] == [0.01, 1.0, 1.0, 1.0]
+
+
+def test_the_largest_ratio_is_at_either_end():
+    assert largest_ratio(0.3, RatioSchedule(start=0.9)) == 0.3, "constant: its start is unused"
+    assert largest_ratio(0.3, RatioSchedule(schedule="linear", start=0.9)) == 0.9
+    assert largest_ratio(0.3, RatioSchedule(schedule="cosine", start=0.1)) == 0.3
+
+
+@pytest.mark.parametrize("bad", [{"start": 0.0}, {"start": 1.1}, {"fraction": 0.0}, {"end": 0.5}])
+def test_an_impossible_schedule_of_a_ratio_is_refused(bad):
+    with pytest.raises(ValidationError):
+        RatioSchedule(**bad)

@@ -41,13 +41,21 @@ def test_a_setting_is_shown_with_type_range_default_and_meaning():
     )
 
 
+SCHEDULE = ("schedule", "start", "fraction")
+RATIOS = [
+    "encoder.clip_ratio",
+    *(f"encoder.clip_ratio_schedule.{name}" for name in SCHEDULE),
+    "detector.proposal_ratio",
+]
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
         ("seed", ["seed"]),
         ("post.sigma", ["post.sigma"]),
-        ("ratio", ["encoder.clip_ratio", "detector.proposal_ratio"]),
-        ("RATIO", ["encoder.clip_ratio", "detector.proposal_ratio"]),
+        ("ratio", RATIOS),
+        ("RATIO", RATIOS),
         ("encoder.beta.f", ["encoder.beta.fraction"]),
         ("encoder.beta", [f"encoder.beta.{name}" for name in ("schedule", "start", "end", "fraction")]),
     ],
@@ -96,8 +104,8 @@ def test_the_text_of_all_settings_of_a_group_begins_in_one_column():
         ("optimiser", "did you mean 'optimizer'?"),
         (
             "zzz",
-            "groups: data, data.limits, encoder, encoder.beta, detector, detector.weights, optimizer, "
-            "post, run",
+            "groups: data, data.limits, encoder, encoder.beta, encoder.clip_ratio_schedule, detector, "
+            "detector.weights, optimizer, post, run",
         ),
         ("fc", None),
         ("encoder.exact", "encoder.exact: renamed; see leantad settings encoder.fixed_point_states"),
@@ -154,7 +162,11 @@ def test_quiet_prints_nothing():
         ("data.random_crop", "true or false; default true"),
         ("encoder.weights", "text or null; default null"),
         ("encoder.steps_per_clip", "integer or null, at least 1; default 1"),
-        ("encoder.clip_sampling", "text, one of random, uniform, block; default random"),
+        (
+            "encoder.clip_sampling",
+            "text, one of random, uniform, block, labels, farthest, dpp, top_gradient, importance; "
+            "default random",
+        ),
         ("detector.neck_dim", "integer, at least 8, a multiple of 4; default 256"),
         ("detector.regression_tiou", "list of numbers, each above 0, below 1; default [0.7, 0.8, 0.9]"),
         ("optimizer.betas", "list of 2 numbers; default [0.9, 0.999]"),

@@ -363,6 +363,32 @@ def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards,
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_path, monkeypatch):
+    moving = {
+        "encoder__clip_sampling": "importance",
+        "encoder__clip_ratio": 0.9,
+        "encoder__clip_ratio_schedule__schedule": "linear",
+        "encoder__clip_ratio_schedule__start": 0.1,
+        "encoder__clip_ratio_schedule__fraction": 1.0,
+    }
+    assert run(shards, tmp_path / "whole", **moving).exit_code == 0
+
+    def stopped_after_two(run, batches, *, interrupted):
+        result = train_step(run, batches, interrupted=interrupted)
+        if run.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopped_after_two)
+        assert run(shards, tmp_path / "cut", **moving).exit_code == 130
+    assert run(shards, tmp_path / "cut", "--resume", **moving).exit_code == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    for out in ("whole", "cut"):
+        ratios = [round(step["clip_ratio"], 6) for step in events(tmp_path / out, "train")]
+        assert ratios == [0.1, 0.366667, 0.633333, 0.9]
+
+
 def test_a_step_that_deepspeed_skips_is_reported(shards, tmp_path, monkeypatch):
     """It leaves out an update with infinite gradients, and counts it."""
 

@@ -43,6 +43,7 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
         engine=Engine(losses),
         device=torch.device("cpu"),
         set_beta=betas.append,
+        set_ratios=lambda step: None,
         betas=betas,
     )
 

@@ -126,6 +126,18 @@ def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> s
     }.get(part, "bf16 in ds_config.json or a smaller encoder.backbone")
 
 
+def frames_kept(settings: Settings) -> str | None:
+    """What choosing clips in the backward pass keeps until then; None if they are chosen before."""
+    encoder, data = settings.encoder, settings.data
+    if encoder.frozen or encoder.clip_sampling not in ("top_gradient", "importance"):
+        return None
+    size = settings.optimizer.batch_size * data.num_clips * data.clip_frames * 3 * data.crop**2
+    return (
+        f"encoder.clip_sampling {encoder.clip_sampling} chooses in the backward pass: the frames of all "
+        f"clips, {size / 2**20:.1f} MiB as uint8, are kept until then (part frames)"
+    )
+
+
 def document(estimate: Estimate, memory: int, fits: bool, suggestions: list[Suggestion]) -> dict[str, Any]:
     """The result for machines; sizes in bytes."""
     return {
@@ -204,6 +216,8 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     mode += ", optimizer offloaded" if deepspeed.offloads_optimizer else ""
     output.say(f"{options.recipe.stem}, {where}, {mode}, at its peak in {whole.moment}:")
     output.say(table(whole, size))
+    if remark := frames_kept(settings):
+        output.say(remark)
     search = SettingsSearch(settings, lambda candidate: estimate_of(candidate).total, budget)
     suggestions, fits = search.suggestions(), whole.total <= budget
     output.document(document(whole, size, fits, suggestions))

@@ -104,6 +104,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     run.set_beta(step)
+    run.set_ratios(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
     for waiting in batches:
@@ -160,6 +161,7 @@ def log_step(
         lr=learning_rates(run.engine),
         grad_norm=None if norm is None else float(norm),
         beta=run.beta,
+        clip_ratio=run.engine.module.clip_ratio,
         reconstruction_error=reconstruction_error(run.engine.module),
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),

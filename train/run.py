@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.rewire import set_beta
-from model.schedule import beta_at
+from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
 from train.build_network import build_network, resolve_device
@@ -125,6 +125,13 @@ class Run:
         self.beta = beta_at(encoder.beta, step, self.total_steps) if encoder.reversible else None
         if self.beta is not None:
             set_beta(self.engine.module, self.beta)
+
+    def set_ratios(self, step: int) -> None:
+        """Give the network the sampling ratios of a step, counted from 0."""
+        encoder = self.settings.encoder
+        self.engine.module.clip_ratio = ratio_at(
+            encoder.clip_ratio, encoder.clip_ratio_schedule, step, self.total_steps
+        )
 
     def save(self, *, is_best: bool = False) -> None:
         """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""

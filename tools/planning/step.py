@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from model.late_choice import ChosenClips, LateChoice
 from model.network import Network
 from model.rewire import rewired_stages, set_beta
+from model.schedule import largest_ratio
 from tools.benchmarks.trackers import LiveBytes
 from train.settings import Settings
 
@@ -137,10 +139,29 @@ def _without_trunc_normal() -> Iterator[None]:
         nn.init.trunc_normal_ = original
 
 
+def _evenly_spaced(choice: LateChoice, values: Tensor) -> ChosenClips:
+    """As many clips as the choice keeps of each video, none beside another: they have to be copied."""
+    num_videos, num_clips = values.shape[:2]
+    count = min(choice.count, num_clips)
+    return ChosenClips((torch.arange(count) * num_clips // count).expand(num_videos, -1))
+
+
+@contextmanager
+def _without_choosing() -> Iterator[None]:
+    """Inside, clips that features or gradients would decide are evenly spaced: fake ones have no values."""
+    original = LateChoice.choose
+    LateChoice.choose = _evenly_spaced  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        LateChoice.choose = original  # type: ignore[method-assign]
+
+
 def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode: FakeTensorMode) -> Network:
     """The run's network in training mode, on fake tensors; pretrained weights are not read."""
     with mode, _without_trunc_normal():
         network = Network(settings.encoder, settings.detector, num_classes=num_classes).train()
+        network.clip_ratio = largest_ratio(settings.encoder.clip_ratio, settings.encoder.clip_ratio_schedule)
         for parameter in network.parameters():  # as DeepSpeed: buffers stay; Module.to takes no fake tensors
             parameter.data = parameter.data.to(dtype)
     for stage in network.detector.stages:  # the first anchors are drawn, hence real; what follows need not be
@@ -248,4 +269,5 @@ def fake_step(
         if reducer is None and settings.optimizer.accumulation_steps > 1:
             for parameter in _trainable(network):
                 parameter.grad = torch.zeros_like(parameter)
-    return measure_step(settings, network, clips, reducer=reducer)
+    with _without_choosing():
+        return measure_step(settings, network, clips, reducer=reducer)
