@@ -30,6 +30,10 @@ COMMANDS = {
     "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
+    "bench-sampling": (
+        "tools.bench_sampling",
+        "Measure the gradient of each way to sample clips against the full one.",
+    ),
     "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),
     "gpu-check": ("tools.gpu_check", "Measure on a GPU what cannot be proven without one."),
 }

@@ -1,0 +1,84 @@
+"""bench-sampling: its statistics, its rows, which strategy it calls worth it, its errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tools.bench_sampling import main, verdict
+from tools.benchmarks.sampling import STRATEGIES, SamplingRow, cost, moments
+
+SMALL = ["--videos", "1", "--clips", "6", "--frames", "4", "--size", "16", "--draws", "4", "--steps", "1"]
+SMALL += ["--device", "cpu"]
+
+
+def bench(*options: str):
+    return CliRunner().invoke(main, [*SMALL, *options])
+
+
+def test_factor_bias_and_noise_are_taken_apart():
+    full, across = torch.tensor([3.0, 4.0, 0.0]).double(), torch.tensor([0.0, 0.0, 1.0]).double()
+    noise = torch.tensor([-4.0, 3.0, 0.0]).double() / 5  # neither along the gradient nor across it
+    found = moments((2 * full + 0.5 * across + sign * noise for sign in [1, -1] * 2000), full)
+    assert found.factor == pytest.approx(2.0)
+    assert found.bias == pytest.approx(0.5 / (2 * 5), rel=1e-2)
+    assert found.noise == pytest.approx(1 / (2 * 5), rel=1e-2)  # 4,000 draws: n against n - 1
+    assert found.cosine == pytest.approx(10 / (100 + 0.25 + 1) ** 0.5, rel=1e-6)
+
+
+def test_chance_in_the_mean_of_few_draws_is_not_called_bias():
+    generator, full = torch.Generator().manual_seed(0), torch.ones(1000, dtype=torch.float64)
+    draws = (full + torch.randn(1000, generator=generator, dtype=torch.float64) for _ in range(5))
+    found = moments(draws, full)
+    assert found.noise == pytest.approx(1.0, rel=0.05)  # 5 draws in 1,000 dimensions
+    assert found.bias < 0.15, "the mean of five is off by 0.45"
+
+
+def test_every_strategy_is_a_row_at_every_ratio(tmp_path):
+    path = tmp_path / "rows.json"
+    result = bench("--ratio", "0.5", "--ratio", "1", "--json", "--out", str(path))
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert json.loads(path.read_text()) == document
+    assert [(row["ratio"], row["strategy"]) for row in document["rows"]] == [
+        (ratio, strategy) for ratio in (0.5, 1.0) for strategy in STRATEGIES
+    ]
+    for row in document["rows"]:
+        assert row["kept"] == (3 if row["ratio"] == 0.5 else 6) and row["seconds"] > 0
+        if row["ratio"] == 1:  # whatever the strategy; float32 sums of other chunks
+            assert row["factor"] == 1 and row["error"] < 1e-3 and row["cosine"] == 1
+    assert document["rows"][0]["strategy"] == "random" and document["rows"][0]["cost"] == 1
+    assert document["verdicts"][1] == "ratio 1: all clips are kept, every strategy gives the full gradient"
+    assert "strategy" in result.stderr and document["verdicts"][0] in result.stderr
+
+
+def row(strategy: str, error: float, seconds: float = 1.0) -> SamplingRow:
+    return SamplingRow(strategy, 0.3, 3, 1.0, 0.0, error, error, 0.9, seconds)
+
+
+def test_the_verdict_weighs_error_against_time():
+    random = row("random", 0.8)
+    assert cost(row("dpp", 0.4, 2.0), random) == pytest.approx(0.5)
+    worth = verdict([random, row("dpp", 0.4, 2.0), row("importance", 0.7, 1.1)], 0.3)
+    assert worth.startswith("ratio 0.3: dpp is worth most: cost 0.50 of random's, error 0.40")
+    slow = [random, replace(row("dpp", 0.4), seconds=9.0)]
+    assert verdict(slow, 0.3) == "ratio 0.3: none is worth more than random"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ratio", "1.5"], "clip sampling ratio: got 1.5"),
+        (["--backbone", "r2plus1d_33"], "did you mean 'r2plus1d_34'?"),
+        (["--out", "no/such/folder/rows.json"], "no/such/folder"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_is_measured(options, message):
+    result = bench(*options)
+    assert result.exit_code == 2
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]

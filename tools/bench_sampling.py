@@ -1,0 +1,125 @@
+"""Measures how far the gradient from sampled clips is from the full one, for each way to choose them.
+
+All ways keep as many clips and run on the same network, videos and loss; the network is trained for some
+steps on these videos before. The gradient is the encoder's, with encoder.gradient_scale inverse.
+- factor: how long the mean gradient is along the full one. Adam does not mind it.
+- bias, noise: of a step's gradient once the factor is taken out, as shares of the full gradient's norm. Noise
+  averages out over steps, bias does not.
+- cost: squared error times seconds of a step, where random is 1: less is better. On a CPU the seconds are the
+  process's own, so that other processes count for less.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from pipeline.text import columns
+from tools.benchmarks.common import environment, header
+from train.cli import Command, Output, check_new_file, document_options
+
+if TYPE_CHECKING:
+    from tools.benchmarks.sampling import SamplingRow
+
+HELP = """Measure the gradient of each encoder.clip_sampling against the full one, and say which is worth it.
+
+Renders videos of the built-in kind, trains on them for some steps, then compares: the factor, bias and noise
+of the encoder's gradient, the cosine with the full one, and the seconds of a step.
+"""
+
+
+def random_of(rows: list[SamplingRow], ratio: float) -> SamplingRow:
+    """The row of the random draw at this ratio."""
+    return next(row for row in rows if row.ratio == ratio and row.strategy == "random")
+
+
+def table(rows: list[SamplingRow]) -> str:
+    """The rows as aligned text."""
+    from tools.benchmarks.sampling import cost
+
+    cells = [["strategy", "ratio", "clips", "factor", "bias", "noise", "cosine", "seconds", "cost"]]
+    for row in rows:
+        figures = [row.factor, row.bias, row.noise, row.cosine, row.seconds]
+        texts = [f"{figure:.3f}" for figure in figures]
+        relative = f"{cost(row, random_of(rows, row.ratio)):.2f}"
+        cells.append([row.strategy, f"{row.ratio:g}", str(row.kept), *texts, relative])
+    return columns(cells, "<>")
+
+
+def verdict(rows: list[SamplingRow], ratio: float) -> str:
+    """One line: which of the strategies is worth it at this ratio."""
+    from tools.benchmarks.sampling import cost
+
+    random = random_of(rows, ratio)
+    if random.error < 1e-3:  # rounding of float32
+        return f"ratio {ratio:g}: all clips are kept, every strategy gives the full gradient"
+    best = min((row for row in rows if row.ratio == ratio), key=lambda row: cost(row, random))
+    if best.strategy == "random":
+        return f"ratio {ratio:g}: none is worth more than random"
+    return (
+        f"ratio {ratio:g}: {best.strategy} is worth most: cost {cost(best, random):.2f} of random's, "
+        f"error {best.error:.2f} of the full gradient against {random.error:.2f}"
+    )
+
+
+@click.command(
+    cls=Command,
+    help=HELP,
+    epilog="Example: leantad bench-sampling --clips 32 --ratio 0.1 --ratio 0.3 --draws 50",
+)
+@click.option("--backbone", default="r2plus1d_tiny", show_default=True, help="A name of model/backbones.")
+@click.option("--videos", type=click.IntRange(1), default=2, show_default=True, help="Videos of a step.")
+@click.option("--clips", type=click.IntRange(1), default=32, show_default=True, help="Clips of a video.")
+@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames of a clip.")
+@click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Pixels of a side.")
+@click.option(
+    "--ratio",
+    "ratios",
+    type=float,
+    multiple=True,
+    default=(0.3,),
+    show_default=True,
+    help="Share of the clips with a gradient; repeatable.",
+)
+@click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Steps of each way.")
+@click.option("--steps", type=click.IntRange(0), default=20, show_default=True, help="Training steps before.")
+@click.option(
+    "--clips-per-forward", type=click.IntRange(1), default=8, show_default=True, help="Clips encoded at once."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and videos.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@document_options
+def main(*, device: str, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+    from tools.benchmarks.sampling import STRATEGIES, Reference, SamplingOptions, cost, measure
+    from train.build_network import resolve_device
+
+    output = Output(quiet, as_json)
+    options = SamplingOptions(device=resolve_device(device, where="--device").type, **values)
+    options.check()
+    if out is not None:
+        check_new_file(out, force=force)
+    described = environment(options.device)
+    output.say(header({**described, **asdict(options)}))
+    reference = Reference.of(options)
+    rows = [measure(options, reference, name, ratio) for ratio in options.ratios for name in STRATEGIES]
+    output.say(table(rows))
+    verdicts = [verdict(rows, ratio) for ratio in options.ratios]
+    output.say("\n".join(verdicts))
+    document = {
+        **described,
+        "settings": asdict(options),
+        "rows": [{**asdict(row), "cost": round(cost(row, random_of(rows, row.ratio)), 4)} for row in rows],
+        "verdicts": verdicts,
+    }
+    output.document(document, out)
+
+
+if __name__ == "__main__":
+    main()
