@@ -69,7 +69,9 @@ def wait_until(condition, seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "victim"), [("deepspeed", "0"), ("torchrun", "1")])
+@pytest.mark.parametrize(
+    ("launcher", "victim"), [pytest.param("deepspeed", "0", marks=pytest.mark.ci), ("torchrun", "1")]
+)
 def test_a_killed_process_ends_the_others_in_one_line(shards, tmp_path, launcher, victim):
     out = tmp_path / "run"
     settings = {"run__checkpoint_every": 1, "run__epochs": 1000, "run__lost_after_seconds": 20}
