@@ -6,9 +6,10 @@ feature gradient through them: three stages and two optimizer steps. Here the fi
 forward and the backward of one autograd.Function, so a step is one `loss.backward()`, and the detector is
 ordinary autograd.
 
-Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8). Time: one forward over
-all clips, and another with its backward over the kept ones. The kept clips are chosen before the forward, or
-late (`model.late_choice`); how their gradients are added up is in `model.encode_backward`.
+Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8), on a GPU only two chunks
+of them. Time: one forward over all clips, and another with its backward over the kept ones. The kept clips
+are chosen before the forward, or late (`model.late_choice`); how their gradients are added up is in
+`model.encode_backward`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .clip_chunks import FeatureBuffer, select_clips
-from .encode_backward import KeptChunk, encoder_gradients, function_inputs, trainable_parameters
+from .clip_chunks import chunks_on, select_clips
+from .encode_backward import KeptChunk, encoder_gradients, function_inputs, rows, trainable_parameters
+from .feature_buffer import FeatureBuffer, device_of, encode_into
 from .late_choice import LateChoice
 from .late_encode import encode_with_late_choice
 from .recompute import recorded_call
@@ -34,6 +36,7 @@ class _ChunkedClips:
     """What one call encodes: the indices of clips in the flattened batch, one tensor per chunk."""
 
     encoder: nn.Module
+    device: torch.device  # of the encoder
     kept: tuple[Tensor, ...]
     others: tuple[Tensor, ...]
     num_clips: int
@@ -51,12 +54,11 @@ class _SampledEncode(torch.autograd.Function):
         ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
         ctx.calls, features = [], FeatureBuffer(chunked.num_clips)
         kept = [select_clips(clips, indices) for indices in chunked.kept]
-        for indices, chunk in zip(chunked.kept, kept, strict=True):
+        for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
             encoded, call = recorded_call(chunked.encoder, chunk)
             features.write(indices, encoded)
             ctx.calls.append(call)
-        for indices in chunked.others:
-            features.write(indices, chunked.encoder(select_clips(clips, indices)))
+        encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)
         ctx.save_for_backward(*kept)
         return features.complete()
 
@@ -64,11 +66,17 @@ class _SampledEncode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         chunked = ctx.chunked
-        chunks = []
-        for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True):
-            of_chunk = gradient[indices.to(gradient.device, non_blocking=True)]
-            chunks.append(KeptChunk(clips, of_chunk * chunked.gradient_factor, call))
-        return None, None, None, *encoder_gradients(chunked.encoder, chunks, ctx.with_parameters)
+        kept = zip(chunks_on(chunked.device, ctx.saved_tensors), chunked.kept, ctx.calls, strict=True)
+        chunks = (
+            KeptChunk(clips, rows(gradient, indices) * chunked.gradient_factor, call)
+            for clips, indices, call in kept
+        )
+        return (
+            None,
+            None,
+            None,
+            *encoder_gradients(chunked.encoder, chunks, len(chunked.kept), ctx.with_parameters),
+        )
 
 
 def _split_indices(indices: Tensor, clips_per_forward: int) -> tuple[Tensor, ...]:
@@ -91,6 +99,7 @@ def _chunk_clips(
         raise ValueError("kept: got a clip more than once in one video, want each at most once")
     return _ChunkedClips(
         encoder=encoder,
+        device=device_of(encoder, clips),
         kept=_split_indices(is_kept.nonzero()[:, 0], clips_per_forward),
         others=_split_indices((~is_kept).nonzero()[:, 0], clips_per_forward),
         num_clips=num_videos * num_clips,
@@ -100,7 +109,7 @@ def _chunk_clips(
 
 def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
     """(B*N, C, L, H, W) -> (B*N, D, t); the backward is the one that fits how the parameters are held."""
-    inputs = function_inputs(chunked.encoder, clips)
+    inputs = function_inputs(chunked.encoder, clips, chunked.device)
     features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
     return features
 
@@ -108,8 +117,8 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
     features = FeatureBuffer(len(clips))
     with torch.no_grad():
-        for indices in torch.split(torch.arange(len(clips)), clips_per_forward):
-            features.write(indices, encoder(select_clips(clips, indices)))
+        chunks = torch.split(torch.arange(len(clips)), clips_per_forward)
+        encode_into(features, encoder, clips, chunks, device_of(encoder, clips))
     return features.complete()
 
 
@@ -134,8 +143,10 @@ def sampled_encode(
     """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
 
     encoder: (n, C, L, H, W) -> (n, D, t); gets the clips unchanged (uint8: it normalises them itself).
-    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`;
-        or who will choose them, see `model.late_choice`; None: no clip, the features have no gradient.
+    clips: (B, N, C, L, H, W), in host memory, from where a chunk is copied while the one before is encoded,
+        or on the encoder's device.
+    kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`; or who will choose them,
+        see `model.late_choice`; None: no clip, the features have no gradient.
     clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
     gradient_scale: how the clips left out of the gradient are made up for.
         "none"     not at all: the expected gradient is M / N of the full one (as in ETAD's released code).

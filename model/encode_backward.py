@@ -11,7 +11,7 @@ around:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,7 @@ class _GradientSums:
                 yield torch.zeros_like(alias) if alias.grad is None else alias.grad
 
 
-def backward_on_aliases(encoder: nn.Module, chunks: list[KeptChunk]) -> list[Tensor]:
+def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk]) -> list[Tensor]:
     """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
     aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)}
     sums, forward_backward = _GradientSums(list(aliases.values())), _ForwardBackward(encoder)
@@ -95,33 +95,40 @@ def backward_on_aliases(encoder: nn.Module, chunks: list[KeptChunk]) -> list[Ten
     return list(sums)
 
 
-def backward_partitioned(encoder: nn.Module, chunks: list[KeptChunk]) -> None:
+def backward_partitioned(encoder: nn.Module, chunks: Iterable[KeptChunk], num_chunks: int) -> None:
     """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last chunk only."""
     parameters = [p for _, p in trainable_parameters(encoder)]
     forward_backward = _ForwardBackward(encoder)
     try:
         for i, chunk in enumerate(chunks):
             for p in parameters:
-                p.ds_grad_is_ready = i == len(chunks) - 1  # type: ignore[attr-defined]
+                p.ds_grad_is_ready = i == num_chunks - 1  # type: ignore[attr-defined]
             forward_backward(chunk)
     finally:
         for p in parameters:
             p.ds_grad_is_ready = True  # type: ignore[attr-defined]
 
 
-def function_inputs(encoder: nn.Module, clips: Tensor) -> list[Tensor]:
+def rows(gradient: Tensor, indices: Tensor) -> Tensor:
+    """Those of the gradient (B*N, D, t) that belong to these clips; indices: on the CPU."""
+    return gradient[indices.to(gradient.device, non_blocking=True)]
+
+
+def function_inputs(encoder: nn.Module, clips: Tensor, device: torch.device) -> list[Tensor]:
     """The tensors that an encoding Function is applied to: clips, a handle, the parameters held whole."""
-    handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
+    handle = torch.zeros((), device=device, requires_grad=True)  # gives the output a backward
     parameters = [] if is_partitioned(encoder) else [p for _, p in trainable_parameters(encoder)]
     return [clips, handle, *parameters]
 
 
-def encoder_gradients(encoder: nn.Module, chunks: list[KeptChunk], returned: bool) -> list[Tensor]:
+def encoder_gradients(
+    encoder: nn.Module, chunks: Iterable[KeptChunk], num_chunks: int, returned: bool
+) -> list[Tensor]:
     """The gradients that the Function returns, if the parameters were among its inputs; else none.
 
     Then they have been accumulated into the parameters themselves.
     """
     if returned:
         return backward_on_aliases(encoder, chunks)
-    backward_partitioned(encoder, chunks)
+    backward_partitioned(encoder, chunks, num_chunks)
     return []

@@ -6,7 +6,7 @@ normalised with the statistics of its chunk, the chunks of the chosen clips are 
 but slower, as most chunks hold a chosen clip.
 
 Memory: if the features decide, the frames of what is encoded again are kept; if the gradient does, all
-frames, as uint8, as they came in.
+frames, as uint8, as they came in and where they were.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .clip_chunks import FeatureBuffer, select_clips
-from .encode_backward import KeptChunk, encoder_gradients, function_inputs, is_partitioned
+from .clip_chunks import chunks_on, select_clips
+from .encode_backward import KeptChunk, encoder_gradients, function_inputs, is_partitioned, rows
+from .feature_buffer import FeatureBuffer, device_of
 from .late_choice import ChosenClips, LateChoice
 from .recompute import CallState, recorded_call
 
@@ -30,6 +31,7 @@ class _LateEncoding:
     """What one call encodes, in which chunks, and who chooses."""
 
     encoder: nn.Module
+    device: torch.device  # of the encoder
     choice: LateChoice
     chunks: tuple[Tensor, ...]  # indices of clips in the flattened batch
     num_videos: int
@@ -51,9 +53,8 @@ class _SecondCall:
 
     def kept_chunk(self, clips: Tensor, gradient: Tensor) -> KeptChunk:
         """clips: (n, C, L, H, W), those of `indices`; gradient: (B*N, D, t), of all features."""
-        own = gradient[self.indices.to(gradient.device, non_blocking=True)]
         factors = self.factors.to(gradient.dtype).to(gradient.device, non_blocking=True)
-        return KeptChunk(clips, own * factors[:, None, None], self.call)
+        return KeptChunk(clips, rows(gradient, self.indices) * factors[:, None, None], self.call)
 
 
 def _depends_on_its_chunk(encoder: nn.Module, calls: list[CallState]) -> bool:
@@ -94,8 +95,9 @@ class _LateSampledEncode(torch.autograd.Function):
     ) -> Tensor:
         ctx.encoding, ctx.with_parameters = encoding, len(parameters) > 0
         ctx.calls, buffer = [], FeatureBuffer(len(clips))
-        for indices in encoding.chunks:
-            encoded, call = recorded_call(encoding.encoder, select_clips(clips, indices))
+        selected = (select_clips(clips, indices) for indices in encoding.chunks)
+        for indices, chunk in zip(encoding.chunks, chunks_on(encoding.device, selected), strict=True):
+            encoded, call = recorded_call(encoding.encoder, chunk)
             buffer.write(indices, encoded)
             ctx.calls.append(call)
         features = buffer.complete()
@@ -112,13 +114,17 @@ class _LateSampledEncode(torch.autograd.Function):
         encoding, frames = ctx.encoding, ctx.saved_tensors
         if encoding.choice.by_gradient:
             second_calls = _second_calls(encoding, encoding.choose(gradient), ctx.calls)
-            frames = [select_clips(frames[0], again.indices) for again in second_calls]
+            frames = (select_clips(ctx.saved_tensors[0], again.indices) for again in second_calls)
         else:
             second_calls = ctx.second_calls
-        chunks = [
-            again.kept_chunk(clips, gradient) for again, clips in zip(second_calls, frames, strict=True)
-        ]
-        return None, None, None, *encoder_gradients(encoding.encoder, chunks, ctx.with_parameters)
+        on_device = zip(second_calls, chunks_on(encoding.device, frames), strict=True)
+        chunks = (again.kept_chunk(clips, gradient) for again, clips in on_device)
+        return (
+            None,
+            None,
+            None,
+            *encoder_gradients(encoding.encoder, chunks, len(second_calls), ctx.with_parameters),
+        )
 
 
 def encode_with_late_choice(
@@ -130,12 +136,13 @@ def encode_with_late_choice(
         raise ValueError(f"kept: got {choice.count} clips of each video, want 1 to {num_clips}")
     encoding = _LateEncoding(
         encoder=encoder,
+        device=device_of(encoder, clips),
         choice=choice,
         chunks=torch.split(torch.arange(num_videos * num_clips), clips_per_forward),
         num_videos=num_videos,
         clips_per_forward=clips_per_forward,
         gradient_factor=num_clips / choice.count if inverse_scale else 1.0,
     )
-    inputs = function_inputs(encoder, clips.flatten(0, 1))
+    inputs = function_inputs(encoder, clips.flatten(0, 1), encoding.device)
     features: Tensor = _LateSampledEncode.apply(encoding, *inputs)  # type: ignore[no-untyped-call]
     return features

@@ -134,7 +134,7 @@ def frames_kept(settings: Settings) -> str | None:
     size = settings.optimizer.batch_size * data.num_clips * data.clip_frames * 3 * data.crop**2
     return (
         f"encoder.clip_sampling {encoder.clip_sampling} chooses in the backward pass: the frames of all "
-        f"clips, {size / 2**20:.1f} MiB as uint8, are kept until then (part frames)"
+        f"clips, {size / 2**20:.1f} MiB as uint8, are kept until then, in host memory"
     )
 
 
