@@ -32,6 +32,8 @@ ON_THE_HOST = {
     "_second_calls": "the chosen clips are on the CPU",
     "systematic_draw": "probabilities are on the CPU",
     "late_choice": "the generator is on the CPU",
+    "scale_balanced_proposals": "candidates and generator are on the CPU",
+    "_equal_shares": "the generator is on the CPU",
     "_chunk_clips": "the kept clips are drawn on the CPU",
     "_checked_segments": "ground truth is on the CPU",
     "_checked_labels": "ground truth is on the CPU",

@@ -46,6 +46,7 @@ RATIOS = [
     "encoder.clip_ratio",
     *(f"encoder.clip_ratio_schedule.{name}" for name in SCHEDULE),
     "detector.proposal_ratio",
+    *(f"detector.proposal_ratio_schedule.{name}" for name in SCHEDULE),
 ]
 
 
@@ -105,7 +106,7 @@ def test_the_text_of_all_settings_of_a_group_begins_in_one_column():
         (
             "zzz",
             "groups: data, data.limits, encoder, encoder.beta, encoder.clip_ratio_schedule, detector, "
-            "detector.weights, optimizer, post, run",
+            "detector.proposal_ratio_schedule, detector.weights, optimizer, post, run",
         ),
         ("fc", None),
         ("encoder.exact", "encoder.exact: renamed; see leantad settings encoder.fixed_point_states"),

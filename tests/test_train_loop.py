@@ -370,6 +370,8 @@ def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_p
         "encoder__clip_ratio_schedule__schedule": "linear",
         "encoder__clip_ratio_schedule__start": 0.1,
         "encoder__clip_ratio_schedule__fraction": 1.0,
+        "detector__proposal_sampling": "dpp",
+        "detector__proposal_ratio_schedule__schedule": "linear",  # from all proposals to a tenth
     }
     assert run(shards, tmp_path / "whole", **moving).exit_code == 0
 
@@ -387,6 +389,7 @@ def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_p
     for out in ("whole", "cut"):
         ratios = [round(step["clip_ratio"], 6) for step in events(tmp_path / out, "train")]
         assert ratios == [0.1, 0.366667, 0.633333, 0.9]
+        assert [step["proposal_ratio"] for step in events(tmp_path / out, "train")] == [1.0, 0.1, 0.1, 0.1]
 
 
 def test_a_step_that_deepspeed_skips_is_reported(shards, tmp_path, monkeypatch):

@@ -161,6 +161,7 @@ def log_step(
         grad_norm=None if norm is None else float(norm),
         beta=run.beta,
         clip_ratio=run.engine.module.clip_ratio,
+        proposal_ratio=run.engine.module.detector.proposal_ratio,
         reconstruction_error=reconstruction_error(run.engine.module),
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),

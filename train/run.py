@@ -132,6 +132,10 @@ class Run:
         self.engine.module.clip_ratio = ratio_at(
             encoder.clip_ratio, encoder.clip_ratio_schedule, step, self.total_steps
         )
+        detector = self.settings.detector
+        self.engine.module.detector.proposal_ratio = ratio_at(
+            detector.proposal_ratio, detector.proposal_ratio_schedule, step, self.total_steps
+        )
 
     def save(self, *, is_best: bool = False) -> None:
         """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""

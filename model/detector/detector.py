@@ -26,9 +26,8 @@ from .proposals import (
     encode_boundaries,
     encode_centre_width,
     refine,
-    sample_balanced,
-    sample_random,
 )
+from .sampling import sample_for_training
 from .settings import DetectorSettings
 
 
@@ -56,6 +55,7 @@ class Detector(nn.Module):
                 f"detector: got {num_features} features and {num_classes} classes, want at least 1 of each"
             )
         self.settings = settings
+        self.proposal_ratio = settings.proposal_ratio  # of the next step; a run with a schedule sets it
         self.num_features, self.num_classes = num_features, num_classes
         self.neck = Neck(num_features, settings.neck_dim)
         self.boundary = StepHead(settings.neck_dim, 2, prior=0.1)
@@ -141,14 +141,11 @@ class Detector(nn.Module):
     def _sample_proposals(self, actions: PaddedActions, generator: torch.Generator) -> Tensor:
         """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
         settings = self.settings
-        candidates = candidate_proposals(settings.num_steps)
-        if settings.proposal_sampling == "random":
-            return sample_random(candidates, len(actions.mask), settings.num_samples, generator=generator)
-        return sample_balanced(
-            candidates,
-            actions.segments,
-            actions.mask,
-            settings.num_samples,
+        return sample_for_training(
+            settings.proposal_sampling,
+            actions,
+            settings.num_samples_at(self.proposal_ratio),
+            num_steps=settings.num_steps,
             share=settings.balanced_share,
             min_tiou=settings.balanced_tiou,
             generator=generator,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
 
 
@@ -77,9 +78,14 @@ class DetectorSettings(SettingsGroup):
     """Share of all proposals that a training step draws from each window. More make the gradient less noisy
     and need more memory and time."""
 
-    proposal_sampling: Literal["random", "balanced"] = "random"
-    """How these proposals are drawn: random from all alike; balanced draws some of them around the true
-    actions, so that short actions are trained on in every step."""
+    proposal_ratio_schedule: RatioSchedule = RatioSchedule()
+
+    proposal_sampling: Literal["random", "grid", "block", "farthest", "dpp", "balanced", "scale_balanced"] = (
+        "random"
+    )
+    """How these proposals are drawn, see docs/sampling.md. random from all alike; grid takes a fixed lattice,
+    block neighbours, farthest and dpp spread them; balanced draws some of them around the true actions, so
+    that short actions are trained on in every step; scale_balanced as many of each octave of lengths."""
 
     balanced_share: float = Field(0.5, ge=0, lt=1)
     """Share of the proposals that is drawn around true actions, if detector.proposal_sampling is balanced.
@@ -133,5 +139,9 @@ class DetectorSettings(SettingsGroup):
 
     @property
     def num_samples(self) -> int:
-        """Proposals per video and iteration."""
-        return max(1, round(self.proposal_ratio * self.num_steps * (self.num_steps + 1) / 2))
+        """Proposals per video and iteration, unless a schedule moves the ratio."""
+        return self.num_samples_at(self.proposal_ratio)
+
+    def num_samples_at(self, ratio: float) -> int:
+        """Proposals per video and iteration at a ratio."""
+        return max(1, round(ratio * self.num_steps * (self.num_steps + 1) / 2))

@@ -161,7 +161,11 @@ def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode
     """The run's network in training mode, on fake tensors; pretrained weights are not read."""
     with mode, _without_trunc_normal():
         network = Network(settings.encoder, settings.detector, num_classes=num_classes).train()
-        network.clip_ratio = largest_ratio(settings.encoder.clip_ratio, settings.encoder.clip_ratio_schedule)
+        encoder, detector = settings.encoder, settings.detector
+        network.clip_ratio = largest_ratio(encoder.clip_ratio, encoder.clip_ratio_schedule)
+        network.detector.proposal_ratio = largest_ratio(
+            detector.proposal_ratio, detector.proposal_ratio_schedule
+        )
         for parameter in network.parameters():  # as DeepSpeed: buffers stay; Module.to takes no fake tensors
             parameter.data = parameter.data.to(dtype)
     for stage in network.detector.stages:  # the first anchors are drawn, hence real; what follows need not be
