@@ -48,6 +48,7 @@ PLANNED = {
 # documented words -> what is run in their place
 SMALLER = {
     "--clip 3x16x112x112": "--clip 3x8x32x32",
+    "bench-sampling": "bench-sampling --videos 1 --clips 4 --frames 4 --size 16 --draws 2 --steps 0",
     "--backbone r2plus1d_34": "--backbone r2plus1d_tiny",
     "--backbone r2plus1d_18": "--backbone r2plus1d_tiny",
     "--backbone video_swin_t --source torchvision": "--backbone r2plus1d_tiny --source tsp",

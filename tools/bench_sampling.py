@@ -76,7 +76,7 @@ def verdict(rows: list[SamplingRow], ratio: float) -> str:
 )
 @click.option("--backbone", default="r2plus1d_tiny", show_default=True, help="A name of model/backbones.")
 @click.option("--videos", type=click.IntRange(1), default=2, show_default=True, help="Videos of a step.")
-@click.option("--clips", type=click.IntRange(1), default=32, show_default=True, help="Clips of a video.")
+@click.option("--clips", type=click.IntRange(1), default=16, show_default=True, help="Clips of a video.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames of a clip.")
 @click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Pixels of a side.")
 @click.option(
@@ -89,7 +89,7 @@ def verdict(rows: list[SamplingRow], ratio: float) -> str:
     help="Share of the clips with a gradient; repeatable.",
 )
 @click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Steps of each way.")
-@click.option("--steps", type=click.IntRange(0), default=20, show_default=True, help="Training steps before.")
+@click.option("--steps", type=click.IntRange(0), default=10, show_default=True, help="Training steps before.")
 @click.option(
     "--clips-per-forward", type=click.IntRange(1), default=8, show_default=True, help="Clips encoded at once."
 )
