@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class Prefetch(Generic[P, S, R]):
-    """A thread begins and completes a result for each of `inputs`, at most `prefetch` ahead of what was taken.
+    """A thread begins and completes a result for each of `inputs`, at most `prefetch` more than were taken.
 
     Where that leaves room, the next result is begun before one is completed.
     """
