@@ -56,17 +56,25 @@ def test_every_strategy_is_a_row_at_every_ratio(tmp_path):
     assert "strategy" in result.stderr and document["verdicts"][0] in result.stderr
 
 
-def row(strategy: str, error: float, seconds: float = 1.0) -> SamplingRow:
-    return SamplingRow(strategy, 0.3, 3, 1.0, 0.0, error, error, 0.9, seconds)
+def row(strategy: str, noise: float, seconds: float = 1.0, bias: float = 0.0) -> SamplingRow:
+    return SamplingRow(strategy, 0.3, 3, 1.0, bias, noise, (bias**2 + noise**2) ** 0.5, 0.9, seconds)
 
 
 def test_the_verdict_weighs_error_against_time():
     random = row("random", 0.8)
     assert cost(row("dpp", 0.4, 2.0), random) == pytest.approx(0.5)
     worth = verdict([random, row("dpp", 0.4, 2.0), row("importance", 0.7, 1.1)], 0.3)
-    assert worth.startswith("ratio 0.3: dpp is worth most: cost 0.50 of random's, error 0.40")
+    assert worth == "ratio 0.3: dpp is worth most without bias: cost 0.50 of random's"
     slow = [random, replace(row("dpp", 0.4), seconds=9.0)]
-    assert verdict(slow, 0.3) == "ratio 0.3: none is worth more than random"
+    assert verdict(slow, 0.3) == "ratio 0.3: none without bias is worth more than random"
+
+
+def test_the_verdict_says_what_less_error_costs_in_bias():
+    rows = [row("random", 0.8, bias=0.2), row("top_gradient", 0.0, bias=0.4), row("uniform", 0.7)]
+    assert verdict(rows, 0.3) == (
+        "ratio 0.3: uniform is worth most without bias: cost 0.72 of random's; top_gradient has less error "
+        "in one step, cost 0.24, but a bias of 0.40, which stays"
+    )
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
     with fake_gpu() as waits:
         engine = Engine(to_gpu(network, dtype))
         parts = {"settings": settings, "progress": Progress(), "engine": engine, "device": CUDA}
-        run = SimpleNamespace(**parts, set_beta=lambda step: None)
+        run = SimpleNamespace(**parts, set_beta=lambda step: None, set_ratios=lambda step: None)
         result = train_step(run, [batch()], interrupted=False)
         assert result.losses["loss"] == 0 and run.progress.step == 1
         in_step = list(waits)
@@ -113,6 +113,17 @@ def test_a_step_and_a_validation_run_on_a_gpu(backbone, beta):
 def test_other_ways_to_train_run_on_a_gpu_in_float32(encoder):
     _, in_step, _ = step_and_validate(settings_of("r2plus1d_tiny", **encoder), torch.float32)
     assert in_step == ["tolist"]
+
+
+@pytest.mark.parametrize("strategy", ["dpp", "importance"])
+def test_clips_that_are_chosen_late_run_on_a_gpu_and_wait_once_more(strategy):
+    """By features before the losses are read, by gradients after; on the GPU that choice would need more."""
+    network, in_step, _ = step_and_validate(
+        settings_of("r2plus1d_tiny", clip_sampling=strategy), torch.bfloat16
+    )
+    copied = "aten._to_copy.default to the CPU"
+    assert in_step == ([copied, "tolist"] if strategy == "dpp" else ["tolist", copied])
+    assert all(isinstance(parameter.grad, GpuTensor) for parameter in network.encoder.parameters())
 
 
 def test_every_family_is_among_them():
