@@ -67,6 +67,9 @@ NOT_RUN = {
         "needs a daemon and a GPU"
     ),
     "leantad gpu-check --out gpu-check": "needs a GPU; test_tools_gpu_check.py rehearses it",
+    "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/frozen": (
+        "six runs in processes of their own; test_tools_ablate.py has the smallest"
+    ),
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",
@@ -189,6 +192,10 @@ def check_parses(command: Documented, where: str) -> None:
         found = command_of(rest[rest.index("leantad") :])
         assert found is not None
         found[0].make_context(first, found[1])
+    elif first == "leantad":
+        found = command_of(command.words)
+        assert found is not None
+        found[0].make_context(rest[0], found[1])
     elif first in LAUNCHERS:
         script = next(place for place, word in enumerate(rest) if word.endswith(".py"))
         options = {word for word in rest[:script] if word.startswith("--")}
