@@ -96,7 +96,8 @@ PREPARED = {
     "docs/benchmarks.md": ["anet/videos", "anet/activity_net.v1-3.min.json", "runs/anet", "cuhk_val.json"]
     + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
     + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
-    "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
+    "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"]
+    + ["rgb_imagenet.pt", "label_map.txt"],
     "docs/annotations.md": ["coded.boris", "elan/monday.eaf", "elan/tuesday.eaf", "my_videos"]
     + ["predictions/detections.json"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
