@@ -86,7 +86,8 @@ def recommend(
     packed = [video for _, video in sorted(dataset.videos.items()) if video.reject is None]
     if not packed:
         raise ValueError(f"{dataset.folder}: no packed video in it, so no settings fit")
-    windowing, start = choose_windowing(packed), choose_start(packed, weights, gpu=gpu)
+    start = choose_start(packed, weights, gpu=gpu)
+    windowing = choose_windowing(packed, start.fewest_feature_steps)
     clips = choose_clips(packed, windowing, start)
     data = data_settings(dataset, statistics, windowing, clips, choose_sizes(packed, start))
     figures = figures_of(packed, windowing, clips)

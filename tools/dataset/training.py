@@ -11,7 +11,7 @@ from pipeline.order import steps_per_epoch
 from pipeline.records import PackedVideo
 from pipeline.samples import samples_of
 from pipeline.text import counted
-from tools.dataset.windowing import OVERLAP
+from tools.dataset.windowing import NUM_STEPS, OVERLAP
 
 SMALL_HOURS = 10  # of packed video: more than that is trained from pretrained weights, on a GPU
 I3D = {"backbone": "i3d", "reversible": False}
@@ -22,7 +22,8 @@ class Start:
     """What training begins with, and the settings that follow from it alone.
 
     recipe: the shipped one to copy. steps_per_clip: feature steps that one clip stands for. resize: pixels.
-    least_steps, least_epochs: with fewer, little is learned (LOG.md).
+    least_steps, least_epochs: with fewer, little is learned (LOG.md). fewest_feature_steps: see
+    choose_windowing.
     """
 
     recipe: str
@@ -36,6 +37,7 @@ class Start:
     least_steps: int = 900
     validations: int = 6  # in a run: the second comes after a third of it
     steps_per_clip: int = 1
+    fewest_feature_steps: int = NUM_STEPS[0]
     encoder: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,6 +86,7 @@ I3D_CPU = Start(
     least_steps=340,
     validations=3,
     steps_per_clip=2,
+    fewest_feature_steps=48,
     encoder=I3D,
 )
 
