@@ -19,7 +19,6 @@ import numpy as np
 
 from pipeline.files import write_bytes, write_json
 from pipeline.packing.encoder import encode_video
-from tools.synthetic.hard import draw_hard_scenario, render_hard
 from tools.synthetic.scene import Scenario, draw_scenario, render
 from train.cli import Command, Output, check_new, force_option, output_options
 
@@ -28,17 +27,13 @@ SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: no two 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How videos are drawn. size: pixels; fps: frames per second; shortest, longest: seconds.
-
-    hard: the task of tools/synthetic/hard.py.
-    """
+    """How videos are drawn. size: pixels; fps: frames per second; shortest, longest: seconds."""
 
     seed: int
     size: int
     fps: int
     shortest: float
     longest: float
-    hard: bool = False
 
     def check(self) -> None:
         """ValueError for durations that cannot be."""
@@ -52,9 +47,8 @@ class VideoOptions:
 def make_video(subset: str, number: int, options: VideoOptions) -> tuple[Scenario, bytes]:
     """One video: its scenario and its encoded bytes. A pure function of its arguments."""
     rng = np.random.default_rng([options.seed, SUBSETS[subset], number])
-    draw, film = (draw_hard_scenario, render_hard) if options.hard else (draw_scenario, render)
-    scenario = draw(rng, fps=options.fps, shortest=options.shortest, longest=options.longest)
-    frames = film(scenario, rng, size=options.size)
+    scenario = draw_scenario(rng, fps=options.fps, shortest=options.shortest, longest=options.longest)
+    frames = render(scenario, rng, size=options.size)
     return scenario, encode_video(frames, fps=options.fps, codec="vp9", gop=32)
 
 
@@ -78,8 +72,7 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
             key = f"{subset[:5]}_{number:04d}"
             write_bytes(out / "videos" / f"{key}.mp4", data)
             database[key] = annotation(scenario, subset)
-    kind = "leantad-synthetic hard" if options.hard else "leantad-synthetic"
-    annotations = {"version": f"{kind} seed {options.seed}", "database": database}
+    annotations = {"version": f"leantad-synthetic seed {options.seed}", "database": database}
     write_json(out / "annotations.json", annotations)
     return annotations
 
@@ -97,11 +90,6 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 @click.option("--fps", type=click.IntRange(2, 60), default=12, show_default=True, help="Frames per second.")
 @click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
-@click.option(
-    "--hard",
-    is_flag=True,
-    help="The harder task: similar motions, a moving camera, occlusion, actions of 0.4 to 16 s that overlap.",
-)
 @force_option
 @output_options
 def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
@@ -115,7 +103,7 @@ def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: 
     actions = sum(len(video["annotations"]) for video in annotations["database"].values())
     output.say(
         f"{train + val} videos, {actions} actions in {out}; next: leantad make-shards {out}/videos "
-        f"{out}/annotations.json --out data/{'hard' if options.hard else 'demo'} --copy"
+        f"{out}/annotations.json --out data/demo --copy"
     )
     output.document({"videos": train + val, "actions": actions, "annotations": out / "annotations.json"})
 

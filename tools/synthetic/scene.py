@@ -8,7 +8,7 @@ frames does. A drifting textured background and a small disc that flies through 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,7 @@ from pipeline.annotations import Action
 
 # Displacement of the actor's texture per frame: (right, down) in units of its speed, spin (clockwise +1), and
 # the period in frames after which it has gone there and back (0: it goes on and on).
-Motion = tuple[float, float, float, int]
-MOTIONS: dict[str, Motion] = {
+MOTIONS = {
     "slide-left": (-1.0, 0.0, 0.0, 0),
     "slide-right": (1.0, 0.0, 0.0, 0),
     "spin-left": (0.0, 0.0, -1.0, 0),
@@ -109,26 +108,19 @@ def background_jitter(scenario: Scenario, rng: np.random.Generator) -> Floats:
     return jitter
 
 
-def actor_path(
-    scenario: Scenario,
-    rng: np.random.Generator,
-    motions: Mapping[str, Motion],
-    *,
-    speed: float,
-    spin: float,
-) -> Floats:
+def actor_path(scenario: Scenario, rng: np.random.Generator, *, speed: float, spin: float) -> Floats:
     """(num_frames, 3): texture offset x, y in pixels and angle in radians, frame by frame.
 
-    Outside actions the actor rests, or jitters around its position. Motions of overlapping actions add up.
+    Outside actions the actor rests, or jitters around its position.
     """
     step, jitter = np.zeros((scenario.num_frames, 3)), background_jitter(scenario, rng)
     for action in scenario.actions:
         inside = slice(round(action.start * scenario.fps), round(action.end * scenario.fps))
-        *direction, period = motions[action.label]
+        *direction, period = MOTIONS[action.label]
         pace = np.full(inside.stop - inside.start, rng.uniform(0.8, 1.2))
         if period:
             pace *= np.sin(2 * np.pi * (np.arange(len(pace)) / period + rng.random()))
-        step[inside] += pace[:, None] * np.array(direction) * (speed, speed, spin)
+        step[inside] = pace[:, None] * np.array(direction) * (speed, speed, spin)
         jitter[inside] = 0
     step[:, :2] += np.diff(jitter[:, :2], axis=0, prepend=0) * speed
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(step[:, 2]) + jitter[:, 2] * spin
@@ -139,65 +131,29 @@ def actor_path(
     return np.concatenate([offset, angle[:, None]], axis=1)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one video shows: textures (S, S, 3), the actor's path (num_frames, 3), places in pixels."""
-
-    size: int
-    actor: NDArray[np.float32]
-    ground: NDArray[np.float32]
-    flier: NDArray[np.float32]
-    path: Floats
-    drift: Floats  # of the ground, pixels a frame
-    centre: Floats
-    radius: float
-    flight: tuple[Floats, Floats]  # where the flier begins, and its pixels a frame
-
-    @staticmethod
-    def draw(scenario: Scenario, rng: np.random.Generator, motions: Mapping[str, Motion], size: int) -> Stage:
-        """Everything that is random in the pictures of a video."""
-        actor, ground = smooth_texture(rng, size / 3.5), smooth_texture(rng, size / 4)
-        return Stage(
-            size=size,
-            actor=actor,
-            ground=ground,
-            flier=smooth_texture(rng, size / 6),
-            path=actor_path(scenario, rng, motions, speed=size / 18, spin=0.2),
-            drift=rng.uniform(-1, 1, size=2) * size / 96,
-            centre=size / 2 + rng.uniform(-1, 1, size=2) * size / 16,
-            radius=size * rng.uniform(0.36, 0.44),
-            flight=(rng.uniform(0, size, size=2), rng.uniform(-1, 1, size=2) * size / 32),
-        )
-
-    def picture(self, frame: int, x: Floats, y: Floats) -> Floats:
-        """The colours (H, W, 3), 0..255, that a camera sees at the pixels x, y (H, W) in this frame."""
-        back = 0.5 * sample_periodic(self.ground, x + frame * self.drift[0], y + frame * self.drift[1])
-        dx, dy = x - self.centre[0], y - self.centre[1]
-        distance = np.hypot(dx, dy)
-        inside = np.clip(self.radius - distance + 0.5, 0, 1)[..., None]  # soft edge
-        rim = np.exp(-0.5 * ((distance - self.radius) / 1.2) ** 2)[..., None]
-        shift_x, shift_y, angle = self.path[frame]
+def render(scenario: Scenario, rng: np.random.Generator, *, size: int) -> Iterator[NDArray[np.uint8]]:
+    """The frames of the video, (size, size, 3) uint8, one at a time."""
+    actor, ground = smooth_texture(rng, size / 3.5), smooth_texture(rng, size / 4)
+    fliers = smooth_texture(rng, size / 6)
+    path = actor_path(scenario, rng, speed=size / 18, spin=0.2)
+    drift = rng.uniform(-1, 1, size=2) * size / 96
+    centre, radius = size / 2 + rng.uniform(-1, 1, size=2) * size / 16, size * rng.uniform(0.36, 0.44)
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    distance = np.hypot(x - centre[0], y - centre[1])
+    inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]  # soft edge
+    rim = np.exp(-0.5 * ((distance - radius) / 1.2) ** 2)[..., None]
+    flight = rng.uniform(0, size, size=2), rng.uniform(-1, 1, size=2) * size / 32
+    for frame in range(scenario.num_frames):
+        back = 0.5 * sample_periodic(ground, x + frame * drift[0], y + frame * drift[1])
+        shift_x, shift_y, angle = path[frame]
         cos, sin = np.cos(angle), np.sin(angle)
+        dx, dy = x - centre[0], y - centre[1]
         # sampling the texture at (position - displacement) makes it move by the displacement
-        face = sample_periodic(self.actor, cos * dx + sin * dy - shift_x, -sin * dx + cos * dy - shift_y)
+        face = sample_periodic(actor, cos * dx + sin * dy - shift_x, -sin * dx + cos * dy - shift_y)
         picture = back * (1 - inside) + face * inside
         picture = picture * (1 - rim) + 235.0 * rim
         # the small disc is outside the picture for a third of the time
-        at = (self.flight[0] + frame * self.flight[1]) % (1.5 * self.size) - 0.25 * self.size
-        spot = np.clip(self.size * 0.07 - np.hypot(x - at[0], y - at[1]) + 0.5, 0, 1)[..., None]
-        seen: Floats = picture * (1 - spot) + sample_periodic(self.flier, x, y) * spot
-        return seen
-
-
-def as_bytes(picture: Floats) -> NDArray[np.uint8]:
-    """Colours as whole numbers, 0..255."""
-    whole: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
-    return whole
-
-
-def render(scenario: Scenario, rng: np.random.Generator, *, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of the video, (size, size, 3) uint8, one at a time."""
-    stage = Stage.draw(scenario, rng, MOTIONS, size)
-    y, x = np.mgrid[:size, :size].astype(np.float64)
-    for frame in range(scenario.num_frames):
-        yield as_bytes(stage.picture(frame, x, y))
+        at = (flight[0] + frame * flight[1]) % (1.5 * size) - 0.25 * size
+        spot = np.clip(size * 0.07 - np.hypot(x - at[0], y - at[1]) + 0.5, 0, 1)[..., None]
+        picture = picture * (1 - spot) + sample_periodic(fliers, x, y) * spot
+        yield np.clip(picture + 0.5, 0, 255).astype(np.uint8)
