@@ -44,6 +44,7 @@ setup(
         "train.evaluation",
         "train.report",
         "tools",
+        "tools.ablation",
         "tools.benchmarks",
         "tools.dataset",
         "tools.gpu_checks",

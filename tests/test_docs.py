@@ -68,6 +68,9 @@ NOT_RUN = {
         "needs a daemon and a GPU"
     ),
     "leantad gpu-check --out gpu-check": "needs a GPU; test_tools_gpu_check.py rehearses it",
+    "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/frozen": (
+        "six runs in processes of their own; test_tools_ablate.py has the smallest"
+    ),
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",
@@ -94,7 +97,8 @@ PREPARED = {
     "docs/benchmarks.md": ["anet/videos", "anet/activity_net.v1-3.min.json", "runs/anet", "cuhk_val.json"]
     + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
     + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
-    "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"],
+    "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"]
+    + ["rgb_imagenet.pt", "label_map.txt"],
     "docs/annotations.md": ["coded.boris", "elan/monday.eaf", "elan/tuesday.eaf", "my_videos"]
     + ["predictions/detections.json"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
@@ -190,6 +194,10 @@ def check_parses(command: Documented, where: str) -> None:
         found = command_of(rest[rest.index("leantad") :])
         assert found is not None
         found[0].make_context(first, found[1])
+    elif first == "leantad":
+        found = command_of(command.words)
+        assert found is not None
+        found[0].make_context(rest[0], found[1])
     elif first in LAUNCHERS:
         script = next(place for place, word in enumerate(rest) if word.endswith(".py"))
         options = {word for word in rest[:script] if word.startswith("--")}

@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from model.backbones import build_backbone
 from pipeline.annotations import Action, Repair, read_annotations
 from pipeline.dataset import Dataset
 from pipeline.packing.shard_writer import write_dataset
 from pipeline.records import PackedVideo, Shard
 from pipeline.windows import windows_of
+from tools import inspect_shards
 from tools.dataset.explanations import rate_warning
 from tools.dataset.names import choose_subsets, name_warnings
 from tools.dataset.recommend import coverage_of, recommend
@@ -193,6 +196,49 @@ def test_own_videos_has_the_learning_rates_that_inspect_proposes(shards):
     recipe = load_settings(Path("own_videos"))
     proposed = inspect_dataset(str(shards))["advice"]["settings"]["optimizer"]
     assert recipe.optimizer.model_dump(include=set(proposed)) == proposed
+
+
+@pytest.fixture(scope="module")
+def i3d(tmp_path_factory) -> Path:
+    """A folder with i3d.safetensors in it."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(build_backbone("i3d").state_dict(), folder / "i3d.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(True, "own_videos_i3d"), (False, "own_videos_i3d_cpu")])
+def test_with_the_weights_of_i3d_settings_are_those_of_its_recipes(shards, i3d, monkeypatch, gpu, name):
+    """Found in the folder that one works in, or named; without them, nothing changes."""
+    from train.settings import load_settings
+
+    monkeypatch.setattr(inspect_shards, "has_gpu", lambda: gpu)
+    named = inspect_dataset(str(shards), i3d / "i3d.safetensors")["advice"]
+    without = inspect_dataset(str(shards))["advice"]
+    assert without["start"] == "own_videos" and "encoder" not in without["settings"]
+    monkeypatch.chdir(i3d)
+    found = inspect_dataset(str(shards))["advice"]
+    assert found["start"] == named["start"] == name
+    assert found["settings"]["encoder"].pop("weights") == "i3d.safetensors"
+    assert named["settings"]["encoder"].pop("weights") == str(i3d / "i3d.safetensors")
+    assert found["settings"] == named["settings"]
+    recipe = load_settings(Path(name))
+    for group in ("encoder", "optimizer"):
+        proposed = found["settings"][group]
+        assert getattr(recipe, group).model_dump(include=set(proposed)) == proposed
+    sizes = ("clip_frames", "resize", "crop")
+    assert {n: found["settings"]["data"][n] for n in sizes} == recipe.data.model_dump(include=set(sizes))
+    assert found["settings"]["detector"]["num_steps"] == recipe.detector.num_steps
+    assert found["settings"]["data"]["num_clips"] == recipe.data.num_clips
+    assert recipe.encoder.weights == "i3d.safetensors"
+
+
+def test_other_weights_than_those_of_i3d_are_refused_by_name(shards, tmp_path):
+    other = tmp_path / "tiny.safetensors"
+    save_file(build_backbone("r2plus1d_tiny").state_dict(), other)
+    for path, text in ((other, "does not hold the weights of i3d"), (tmp_path / "none", "no such file")):
+        result = CliRunner().invoke(main, [str(shards), "--weights", str(path)])
+        assert result.exit_code == 2 and text in result.stderr and str(path) in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_warnings_name_what_cannot_be_learned(shards):

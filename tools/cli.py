@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": ("train.eval", "Measure mAP of a checkpoint, raw outputs or detections."),
     "compare": ("tools.compare", "Compare two result files: is the difference in mAP real?"),
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
+    "ablate": ("tools.ablate", "Compare settings: a grid of runs with several seeds, one table."),
     "convert-weights": ("tools.convert_weights", "Convert other projects' pretrained checkpoints."),
     "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),

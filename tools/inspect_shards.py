@@ -18,9 +18,11 @@ from pipeline.dataset import Dataset
 from pipeline.packing.verify import check_tars
 from pipeline.text import columns, first_names, shown
 from tools.dataset.decoding import decoding_text
+from tools.dataset.pretrained import WEIGHTS, find_weights, has_gpu
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
 from tools.dataset.statistics import PERCENTILES, statistics_of
+from tools.dataset.training import SCRATCH
 from train.cli import Command, Output, check_new_file, document_options
 
 MAX_LINES = 10  # of a list on the screen; --json has all of them
@@ -28,16 +30,18 @@ BAR = 40  # characters of the longest bar
 
 
 def inspect_dataset(
-    location: str, *, progress: Callable[[Iterable[str]], Iterable[str]] = iter
+    location: str, weights: Path | None = None, *, progress: Callable[[Iterable[str]], Iterable[str]] = iter
 ) -> dict[str, Any]:
     """Statistics and recommended settings as JSON values: {"shards", "facts", "advice", "recipe"}.
 
-    progress: wraps the iteration over the tars, which are all read. ValueError: no data set, or damage.
+    weights: as find_weights takes them. progress: wraps the iteration over the tars, which are all read.
+    ValueError: no data set, or damage, or weights that are not I3D's.
     """
+    weights = find_weights(weights)
     dataset = Dataset.open(location)
     check_tars(dataset, progress=progress)
     statistics = statistics_of(dataset)
-    advice = recommend(dataset, statistics)
+    advice = recommend(dataset, statistics, weights, gpu=weights is not None and has_gpu())
     advice["settings"]["data"]["shards"] = location
     return {"shards": location, "facts": statistics, "advice": advice, "recipe": recipe_of(advice)}
 
@@ -69,7 +73,9 @@ def text_of(document: Mapping[str, Any]) -> str:
         histogram_text("actions by length", statistics["action_histogram"]),
         class_text(statistics["balance"], statistics["overlaps"]),
         problem_text(statistics),
-        "Settings that fit, to paste into a recipe:\n\n" + document["recipe"].rstrip(),
+        f"Settings that fit, to paste into a copy of train/recipes/{advice['start']}.yaml:\n\n"
+        + document["recipe"].rstrip(),
+        start_text(advice["start"]),
         figure_text(advice),
     ]
     sections += [f"warning: {line}" for line in advice["warnings"]]
@@ -154,6 +160,16 @@ def problem_text(statistics: Mapping[str, Any]) -> str:
     )
 
 
+def start_text(recipe: str) -> str:
+    """That there is a better start than random weights, where those are proposed."""
+    if recipe != SCRATCH.recipe:
+        return ""
+    return (
+        f"Pretrained weights learn more from few videos: with I3D's in {WEIGHTS} here, or by --weights, "
+        "inspect proposes settings for them (docs/choose-settings.md, Pretrained weights)."
+    )
+
+
 def figure_text(advice: Mapping[str, Any]) -> str:
     """What the settings can reach at best."""
     shares = ", ".join(
@@ -175,14 +191,21 @@ def figure_text(advice: Mapping[str, Any]) -> str:
     epilog="Example: leantad inspect data/demo --json > inspect.json",
 )
 @click.argument("shards")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help=f"I3D's pretrained weights, as convert-weights writes them. Default: {WEIGHTS}, if it is there.",
+)
 @document_options
-def main(shards: str, out: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
+def main(
+    shards: str, weights: Path | None, out: Path | None, force: bool, quiet: bool, as_json: bool
+) -> None:
     """Tell what is in SHARDS (folder, tar, glob or URL) and which settings fit it, with reasons."""
     output = Output(quiet, as_json)
     if out is not None:
         check_new_file(out, force=force)
     document = inspect_dataset(
-        shards, progress=lambda tars: output.progress(tars, "reading tars", unit="tar")
+        shards, weights, progress=lambda tars: output.progress(tars, "reading tars", unit="tar")
     )
     if not as_json:
         output.say(text_of(document))

@@ -27,9 +27,10 @@ def reasons_of(
         window = f"{share}; {whole}; 99 % last at most {long}"
     median, large = (f"{100 * figures['coverage'][name]['frames']:.0f} %" for name in ("p50", "p95"))
     sizes = first_names(statistics["sizes"], quoted=False)
+    each = "step" if data["num_clips"] == windowing.num_steps else "two steps, as clips are costly here"
     reasons = {
         "data.window_seconds": window,
-        "data.num_clips": "a clip gives one feature, so one clip per step: they see "
+        "data.num_clips": f"a clip gives one feature, so one clip per {each}: they see "
         f"{median} of the frames of a window in the median video, {large} in a long one (p95)",
         "data.resize": f"pictures are {sizes}; crop is 7/8 of a side",
         "detector.num_steps": f"proposals last 1 to {windowing.num_steps} steps, a step {step['p50']:.3g} s "

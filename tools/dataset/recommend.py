@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.records import PackedVideo
 from pipeline.windows import clip_frame_numbers, windows_of
 from tools.dataset.explanations import reasons_of, warnings_of
 from tools.dataset.names import choose_subsets
-from tools.dataset.training import is_small, training_advice
+from tools.dataset.training import Start, choose_start, training_advice
 from tools.dataset.windowing import OVERLAP, Windowing, choose_windowing
 
 
@@ -38,28 +39,30 @@ def coverage_of(
     }
 
 
-def choose_clips(videos: Sequence[PackedVideo], windowing: Windowing) -> dict[str, int]:
+def choose_clips(videos: Sequence[PackedVideo], windowing: Windowing, start: Start) -> dict[str, int]:
     """num_clips, clip_frames and stride_frames: one clip per feature step, for a clip gives one feature.
 
-    A clip has 16 frames, as in pretraining, or 8 where 16 would hold every frame more than six times and for
-    training from random weights. The stride spreads a clip over its share of the median window, at most 4
-    frames: wider, motion is lost.
+    A costly encoder has a clip for every second step. A clip has 16 frames, as in pretraining, or 8 where 16
+    would hold every frame more than six times and where the start wants so. The stride spreads a clip over
+    its share of the median window, at most 4 frames: wider, motion is lost.
     """
     seconds = float(np.median([video.duration or 0.0 for video in videos]))
     seconds = min(seconds, windowing.window_seconds or seconds)
     frames = seconds * float(np.median([video.fps for video in videos]))
-    length = 8 if is_small(videos) or windowing.num_steps * 16 > 6 * frames else 16
-    stride = int(np.clip(frames / windowing.num_steps // length, 1, 4))
-    return {"num_clips": windowing.num_steps, "clip_frames": length, "stride_frames": stride}
+    num_clips = windowing.num_steps // start.steps_per_clip
+    length = 8 if num_clips * 16 > 6 * frames else start.clip_frames
+    stride = int(np.clip(frames / num_clips // length, 1, 4))
+    return {"num_clips": num_clips, "clip_frames": length, "stride_frames": stride}
 
 
-def choose_sizes(videos: Sequence[PackedVideo]) -> tuple[int, int]:
+def choose_sizes(videos: Sequence[PackedVideo], start: Start) -> tuple[int, int]:
     """Short side after decoding, and the square cut from it, pixels; no larger than the videos.
 
-    128 and 112 fit most pretrained backbones; 56 and 48 train from random weights on two CPU cores.
+    128 and 112 fit most pretrained backbones; 112 and 96 train one of them on two CPU cores, 56 and 48 a
+    small one from random weights.
     """
     side = int(np.median([min(video.width, video.height) for video in videos]))
-    resize = max(8, min(side, 56 if is_small(videos) else 128))
+    resize = max(8, min(side, start.resize))
     return resize, max(8, resize * 7 // 8 // 8 * 8)
 
 
@@ -72,20 +75,25 @@ def step_seconds(videos: Sequence[PackedVideo], windowing: Windowing) -> dict[st
     }
 
 
-def recommend(dataset: Dataset, statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings (nested, as in a recipe), the reason of each group, the figures behind them, and warnings.
+def recommend(
+    dataset: Dataset, statistics: Mapping[str, Any], weights: Path | None = None, *, gpu: bool = False
+) -> dict[str, Any]:
+    """The recipe to copy, settings (nested, as in it), the reason of each group, figures, and warnings.
 
-    statistics: of statistics_of. Raises ValueError when the data set has no packed video.
+    statistics: of statistics_of. weights: a file with I3D's, None without. gpu: whether training will have
+    one. Raises ValueError when the data set has no packed video.
     """
     packed = [video for _, video in sorted(dataset.videos.items()) if video.reject is None]
     if not packed:
         raise ValueError(f"{dataset.folder}: no packed video in it, so no settings fit")
-    windowing = choose_windowing(packed)
-    clips = choose_clips(packed, windowing)
-    data = data_settings(dataset, statistics, windowing, clips)
+    start = choose_start(packed, weights, gpu=gpu)
+    windowing = choose_windowing(packed, start.fewest_feature_steps)
+    clips = choose_clips(packed, windowing, start)
+    data = data_settings(dataset, statistics, windowing, clips, choose_sizes(packed, start))
     figures = figures_of(packed, windowing, clips)
-    training, training_reasons = training_advice(packed, data)
+    training, training_reasons = training_advice(packed, data, start, weights)
     return {
+        "start": start.recipe,
         "settings": {
             "data": data,
             "detector": {"num_steps": windowing.num_steps},
@@ -98,15 +106,18 @@ def recommend(dataset: Dataset, statistics: Mapping[str, Any]) -> dict[str, Any]
 
 
 def data_settings(
-    dataset: Dataset, statistics: Mapping[str, Any], windowing: Windowing, clips: Mapping[str, int]
+    dataset: Dataset,
+    statistics: Mapping[str, Any],
+    windowing: Windowing,
+    clips: Mapping[str, int],
+    sizes: tuple[int, int],
 ) -> dict[str, Any]:
-    """The settings under `data`."""
-    packed = [video for video in dataset.videos.values() if video.reject is None]
+    """The settings under `data`; sizes: resize and crop."""
     train, val = choose_subsets(statistics["subsets"])
     data: dict[str, Any] = {"shards": str(dataset.folder), "train_subset": train, "val_subset": val}
     if windowing.window_seconds is not None:
         data |= {"window_seconds": windowing.window_seconds, "window_overlap": OVERLAP}
-    resize, crop = choose_sizes(packed)
+    resize, crop = sizes
     data |= {**clips, "resize": resize, "crop": crop}
     if sided(dataset.classes):
         data["flip"] = 0.0

@@ -76,13 +76,14 @@ def windowing_of(videos: Sequence[PackedVideo], window_seconds: float | None, nu
     return Windowing(window_seconds, num_steps, np.concatenate(best) if best else np.zeros(0))
 
 
-def choose_windowing(videos: Sequence[PackedVideo]) -> Windowing:
+def choose_windowing(videos: Sequence[PackedVideo], least_steps: int = NUM_STEPS[0]) -> Windowing:
     """Whole videos and the smallest T with which enough actions are trained on; else the windows with most.
 
     Windows within half a percent of the best count as equal: then the smaller T, then the longer window.
+    least_steps: a T that is tried for whole videos, too, besides NUM_STEPS.
     """
     searched = list(videos)[:: -(-len(videos) // MAX_SEARCHED)]
-    for num_steps in NUM_STEPS:
+    for num_steps in sorted({least_steps, *NUM_STEPS}):
         if windowing_of(searched, None, num_steps).trained >= MIN_TRAINED:
             return windowing_of(videos, None, num_steps)
     longest = max(video.duration or 0.0 for video in videos)
