@@ -24,6 +24,7 @@ from .arguments import RefusedError
 from .chain import Chain
 from .example import Example, guess_example
 from .find import FoundBlocks, candidates, find_blocks, find_chains
+from .observe import undisturbed
 from .residual import NotResidual, Residual
 from .rewired_chain import BlockForward, BranchesOfBlock, RewiredChain
 from .traced_block import ADVICE, in_mode
@@ -131,16 +132,29 @@ def _at_beta_zero(network: nn.Module) -> Iterator[None]:
             chain.beta = beta
 
 
-def _check_equal(network: nn.Module, example: Example, watched: Mapping[bool, Watched]) -> None:
+def _outputs(network: nn.Module, example: Example) -> dict[bool, list[object]]:
+    """What the network returns for the example, by training mode, all tensors in a row.
+
+    Without a graph: with one, torch may choose other kernels for the same operations.
+    """
+    tensors = [leaf for leaf in tree_leaves([example.args, example.kwargs]) if isinstance(leaf, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    found = {}
+    for training in (True, False):
+        with in_mode(network, training), undisturbed(network, device), torch.no_grad():
+            found[training] = tree_leaves(network(*example.args, **example.kwargs))
+    return found
+
+
+def _check_equal(network: nn.Module, example: Example, before: Mapping[bool, list[object]]) -> None:
     """Run the network at beta 0 in both modes. Raises ValueError unless all its outputs are as before."""
-    for training, before in watched.items():
-        with in_mode(network, training), _at_beta_zero(network):
-            now = watch(network, (), example)
-        pairs = zip(tree_leaves(before.output), tree_leaves(now.output), strict=True)
-        if not all(_same(a, b) for a, b in pairs):
+    with _at_beta_zero(network):
+        now = _outputs(network, example)
+    for training, outputs in before.items():
+        if not all(_same(a, b) for a, b in zip(outputs, now[training], strict=True)):
             raise ValueError(
-                f"rewire: {type(network).__name__}: at beta 0 its output differs from that before, so something "
-                "in it cannot be rewired; the network is left as it was"
+                f"rewire: {type(network).__name__}: at beta 0 its output differs from that before, so "
+                "something in it cannot be rewired; the network is left as it was"
             )
 
 
@@ -163,7 +177,10 @@ def rewire_unprepared(
     """
     names = candidates(network)
     example = example or guess_example(network)
-    watched = {} if example is None else watch_both_modes(network, names, example)
+    watched: dict[bool, Watched] = {}
+    outputs: dict[bool, list[object]] = {}
+    if example is not None:
+        watched, outputs = watch_both_modes(network, names, example), _outputs(network, example)
     proofs: dict[str, Residual | NotResidual] = {}
     while True:
         found = find_blocks(network, branches, watched, proofs)
@@ -176,7 +193,7 @@ def rewire_unprepared(
         try:
             after = None
             if example is not None and branches is None:  # what the caller gave is compared at its first run
-                _check_equal(network, example, watched)
+                _check_equal(network, example, outputs)
                 after = watch(network, names, example)
         except BaseException as error:
             _remove(network, plan)
@@ -191,6 +208,10 @@ def _table(network: nn.Module, plan: _Plan, before: Watched | None, after: Watch
     """What became of each block, in the order of the modules."""
     rows: dict[str, tuple[str, int, str]] = {}
     for name, refused in plan.found.others.items():
+        if any(part.startswith(f"{name}.") for part in plan.replaced):
+            continue  # a container of what has lines of its own
+        if any(name.startswith(f"{part}.") for part in plan.recomputed):
+            continue
         if name in plan.recomputed:
             kind = "transition" if refused.transition else "recomputed"
             rows[name] = (kind, 0, f"{refused.reason}; recomputed")

@@ -37,10 +37,9 @@ class ModuleCall:
 
 @dataclass
 class Watched:
-    """What one run showed: the calls of each module by name, the network's output, the bytes it keeps."""
+    """What one run showed: the calls of each module by name, and the bytes that autograd keeps in all."""
 
     calls: dict[str, list[ModuleCall]] = field(default_factory=lambda: defaultdict(list))
-    output: Any = None
     bytes: int = 0
 
 
@@ -145,8 +144,7 @@ def watch(network: nn.Module, names: Sequence[str], example: Example) -> Watched
         stack.enter_context(undisturbed(network, device))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(counter)
-        output = network(*example.args, **example.kwargs)
-    watcher.watched.output = tree_map(_detached, output)
+        network(*example.args, **example.kwargs)
     watcher.watched.bytes = counter.bytes
     return watcher.watched
 
