@@ -1,4 +1,4 @@
-"""Blocks of kinds that other libraries have: arguments, tuples, reshapes around the sum, frozen batch norms."""
+"""Blocks as other libraries have them: arguments, tuples, reshapes around the sum, frozen batch norms."""
 
 from __future__ import annotations
 

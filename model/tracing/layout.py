@@ -1,6 +1,6 @@
 """Operations that only arrange the elements of a state anew, such as a reshape, and how to undo them.
 
-An addition of arranged states is an arranged addition: x -> G(P(x)) with P(x) + F(P(x)) inside is x + P^-1(F(P(x))).
+An addition of arranged states is an arranged addition: P(x) + F(P(x)) = P(x + P^-1(F(P(x)))).
 """
 
 from __future__ import annotations

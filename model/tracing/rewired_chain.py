@@ -1,4 +1,4 @@
-"""A chain of blocks as one recurrence: every block remembers how it was called, the last one runs them all."""
+"""A chain of blocks as one recurrence: each block remembers how it was called, the last one runs them."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class RewiredChain:
                 continue
             if given := calls[i].given(block):
                 raise ValueError(
-                    f"rewire: {name} is called with {', '.join(given)} besides its input; what branches= gave "
-                    "takes its input alone: leave this argument out, or the block plain"
+                    f"rewire: {name} is called with {', '.join(given)} besides its input; what branches= "
+                    "gave takes its input alone: leave this argument out, or the block plain"
                 )
             with torch.no_grad(), frozen_statistics(block), rng.replay():
                 expected = type(block).forward(block, x.clone())
