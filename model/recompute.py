@@ -172,15 +172,15 @@ class _Call:
     module: nn.Module
     forward: Callable[..., Any]
     leaves: list[Any]
-    form: TreeSpec
+    layout: TreeSpec
     returned: tuple[list[Any], TreeSpec] | None = None  # by the first run, with its tensors taken out
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The tensors that the call returns."""
-        args, kwargs = _filled(self.leaves, self.form, tensors)
-        leaves, form = tree_flatten(self.forward(*args, **kwargs))
+        args, kwargs = _filled(self.leaves, self.layout, tensors)
+        leaves, layout = tree_flatten(self.forward(*args, **kwargs))
         if self.returned is None:
-            self.returned = _without_tensors(leaves), form
+            self.returned = _without_tensors(leaves), layout
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
@@ -188,10 +188,10 @@ def _without_tensors(leaves: Sequence[Any]) -> list[Any]:
     return [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
-def _filled(leaves: Sequence[Any], form: TreeSpec, tensors: Sequence[Tensor]) -> Any:
+def _filled(leaves: Sequence[Any], layout: TreeSpec, tensors: Sequence[Tensor]) -> Any:
     """The containers of a flattened call, with its tensors."""
     given = iter(tensors)
-    return tree_unflatten([next(given) if leaf is _TENSOR else leaf for leaf in leaves], form)
+    return tree_unflatten([next(given) if leaf is _TENSOR else leaf for leaf in leaves], layout)
 
 
 class _RecomputeCall(torch.autograd.Function):
@@ -232,12 +232,12 @@ def recompute_call(
     As `recompute`, for any arguments and results: tensors, also in tuples, lists and dicts. `name` and
     `module` are of the module whose forward it is. Raises ValueError if it changes a tensor in place.
     """
-    leaves, form = tree_flatten((args, kwargs))
+    leaves, layout = tree_flatten((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     trainable = has_trainable_parameters(module)
     if not torch.is_grad_enabled() or not (trainable or any(x.requires_grad for x in tensors)):
         return forward(*args, **kwargs)
-    call = _Call(name, module, forward, _without_tensors(leaves), form)
+    call = _Call(name, module, forward, _without_tensors(leaves), layout)
     device = tensors[0].device if tensors else torch.device("cpu")
     handle = torch.empty(0, device=device, requires_grad=trainable)
     outputs = _RecomputeCall.apply(call, handle, *tensors)  # type: ignore[no-untyped-call]

@@ -87,9 +87,9 @@ def _of_config(config: Any, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name, (N, 8)
     size = getattr(config, "image_size", None) or getattr(config, "crop_size", None)
     sizes = [_pair(size)] if isinstance(size, int | list | tuple) else [(s, s) for s in SIZES]
-    channels = getattr(config, "num_channels", None) or getattr(config, "in_chans", None) or 3
-    frames = [getattr(config, key, None) for key in ("num_frames", "frames_per_clip")]
-    frames = [value for value in frames if isinstance(value, int)]
+    channels = int(getattr(config, "num_channels", None) or getattr(config, "in_chans", None) or 3)
+    described = (getattr(config, key, None) for key in ("num_frames", "frames_per_clip"))
+    frames = [value for value in described if isinstance(value, int)]
     for pixels in sizes:
         for value in frames:
             yield name, (N, value, channels, *pixels)
