@@ -36,7 +36,7 @@ class Example:
 
 
 def guess_example(network: nn.Module) -> Example | None:
-    """The first of some inputs that the network accepts; None if it accepts none. Leaves the network as it is."""
+    """The first of some inputs that the network accepts; None if it accepts none."""
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     if parameter is None or parameter.is_meta:
         return None
