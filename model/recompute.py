@@ -8,7 +8,7 @@ gradients accumulate in whatever tensors the parameters are at that moment (alia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 
 @dataclass(frozen=True)
@@ -158,3 +159,87 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     handle = graph_handle(x, has_trainable_parameters(module))
     y: Tensor = _Recompute.apply(function, module, x, handle)  # type: ignore[no-untyped-call]
     return y
+
+
+_TENSOR = object()  # in a flattened call: here is a tensor
+
+
+@dataclass
+class _Call:
+    """A call with its tensors taken out: `run` puts others in their place."""
+
+    name: str
+    module: nn.Module
+    forward: Callable[..., Any]
+    leaves: list[Any]
+    layout: TreeSpec
+    returned: tuple[list[Any], TreeSpec] | None = None  # by the first run, with its tensors taken out
+
+    def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The tensors that the call returns."""
+        args, kwargs = _filled(self.leaves, self.layout, tensors)
+        leaves, layout = tree_flatten(self.forward(*args, **kwargs))
+        if self.returned is None:
+            self.returned = _without_tensors(leaves), layout
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _without_tensors(leaves: Sequence[Any]) -> list[Any]:
+    return [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+def _filled(leaves: Sequence[Any], layout: TreeSpec, tensors: Sequence[Tensor]) -> Any:
+    """The containers of a flattened call, with its tensors."""
+    given = iter(tensors)
+    return tree_unflatten([next(given) if leaf is _TENSOR else leaf for leaf in leaves], layout)
+
+
+class _RecomputeCall(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, _: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        device = tensors[0].device if tensors else torch.device("cpu")
+        rng, versions = RngState.capture(device), [tensor._version for tensor in tensors]
+        outputs = call.run(tensors)
+        if versions != [tensor._version for tensor in tensors]:
+            raise ValueError(f"rewire: {call.name} changes its input in place, so it cannot run again")
+        kind = device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        ctx.call, ctx.state = call, CallState(kind, dtype, None if rng.is_current() else rng)
+        ctx.save_for_backward(*tensors)
+        # An input that is returned as it is would lose its graph.
+        outputs = tuple(y.view_as(y) if any(y is x for x in tensors) else y for y in outputs)
+        ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        tensors = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with ctx.state.replay(ctx.call.module):
+            outputs = ctx.call.run(tensors)
+        pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None and y.requires_grad]
+        if pairs:
+            torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
+        return None, None, *(x.grad for x in tensors)
+
+
+def recompute_call(
+    name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """forward(*args, **kwargs), keeping its arguments alone for the backward pass, which runs it again.
+
+    As `recompute`, for any arguments and results: tensors, also in tuples, lists and dicts. `name` and
+    `module` are of the module whose forward it is. Raises ValueError if it changes a tensor in place.
+    """
+    leaves, layout = tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    trainable = has_trainable_parameters(module)
+    if not torch.is_grad_enabled() or not (trainable or any(x.requires_grad for x in tensors)):
+        return forward(*args, **kwargs)
+    call = _Call(name, module, forward, _without_tensors(leaves), layout)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    handle = torch.empty(0, device=device, requires_grad=trainable)
+    outputs = _RecomputeCall.apply(call, handle, *tensors)  # type: ignore[no-untyped-call]
+    assert call.returned is not None
+    return _filled(*call.returned, outputs)

@@ -13,13 +13,15 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from .prepared import PreparedNetwork
 from .recompute import recompute
 from .reversible import Recurrence
 from .rewired_stage import RecurrenceOptions, Rewired, RewiredStage, changes_shape, named_blocks
-from .tracing.install import BranchesOfBlock, RewiredChain, rewire_unprepared
+from .tracing.example import Example
+from .tracing.install import rewire_unprepared
+from .tracing.rewired_chain import BlockForward, BranchesOfBlock, RewiredChain
 
 
 def _check_stage(name: str, stage: nn.Module) -> None:
@@ -145,7 +147,7 @@ def rewire(
     leapfrog: bool = False,
     stored: Collection[str] | None = None,
     branches: BranchesOfBlock | None = None,
-    example: Mapping[str, Any] | None = None,
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
 ) -> list[Rewired]:
     """Make a network reversible, in place; returns what became of every block.
 
@@ -161,8 +163,9 @@ def rewire(
     branches: of any other network, where tracing cannot see: called with a module, returns its residual
         branches in order, each a function of one tensor that calls the module's own submodules, or None to
         have it traced. They are compared with the module's own forward when it first runs.
-    example: of any other network, keyword arguments for one call of it, which then shows the order of blocks
-        where it cannot be traced.
+    example: of any other network, its input, a tuple of its arguments, or its keyword arguments: one call of
+        it shows the order of blocks where it cannot be traced, with what they are called, and the bytes that
+        each module keeps. None: one is made up from the network's description or its first layer.
     Raises ValueError, with the network as it was, if a prepared network holds a module not known to be
     residual, if no block of another or no stage of a prepared one is, or if an argument is for the other kind
     of network.
@@ -172,7 +175,8 @@ def rewire(
     if not prepared and stored:
         raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
     if not prepared:
-        return rewire_unprepared(network, options, branches=branches, example=example)
+        call = None if example is None else Example.of(example)
+        return rewire_unprepared(network, options, branches=branches, example=call)
     if branches is not None or example is not None:
         name = "example" if branches is None else "branches"
         raise ValueError(f"rewire: {name}: got one for a prepared network, with `stage_names`; leave it out")
@@ -182,11 +186,14 @@ def rewire(
 
 def rewired_stages(network: nn.Module) -> list[RewiredStage | RewiredChain]:
     """Every rewired stage or chain of blocks in `network`."""
-    forwards = (
-        module if isinstance(module, RewiredStage) else vars(module).get("forward")
-        for module in network.modules()
-    )
-    return [stage for stage in forwards if isinstance(stage, RewiredStage | RewiredChain)]
+    found: list[RewiredStage | RewiredChain] = []
+    for module in network.modules():
+        forward = vars(module).get("forward")
+        if isinstance(module, RewiredStage):
+            found.append(module)
+        elif isinstance(forward, BlockForward) and forward.i == 0:
+            found.append(forward.chain)
+    return found
 
 
 def set_beta(network: nn.Module, beta: float) -> None:

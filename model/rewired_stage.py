@@ -25,6 +25,10 @@ class Rewired:
     kind: str
     num_branches: int
     reason: str
+    # Bytes kept for the backward pass by one call on the example: before, and now. A chain's are its last
+    # block's. None where no example ran.
+    bytes_before: int | None = None
+    bytes_after: int | None = None
 
 
 @dataclass(frozen=True)

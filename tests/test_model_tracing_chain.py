@@ -127,6 +127,8 @@ CASES = [
 def test_blocks_fed_by_the_one_before_alone_form_a_chain(call_blocks, expected, evidence):
     network = Encoder(call_blocks)
     found = chains(network, NAMES) if evidence == "traced" else observe(network, NAMES, torch.randn(2, D))
+    if evidence == "observed" and call_blocks in (masked, scaled):
+        expected = ALL  # further arguments are held for the call
     assert whole(found) == expected
     assert {chain.container for chain in found} == {"layers"} and {c.evidence for c in found} == {evidence}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
+from .layout import Layout, arranges
 from .operations import Operation, Program, ResultOf
 from .traced_block import BlockProgram, BranchProgram
 
@@ -22,6 +25,16 @@ class NotResidualError(Exception):
     def __init__(self, reason: str, transition: bool = False) -> None:
         super().__init__(reason)
         self.transition = transition
+
+
+def _with_layouts(branches: list[BranchProgram], paths: list[Layout]) -> list[BranchProgram]:
+    """The branches with how their states are arranged; paths: the change before each of them."""
+    layout: Layout = ()
+    arranged = []
+    for branch, path in zip(branches, paths, strict=True):
+        arranged.append(replace(branch, enter=layout, leave=layout + path))
+        layout += path
+    return arranged
 
 
 class BranchSearch:
@@ -48,12 +61,17 @@ class BranchSearch:
         if post_activation:
             self.states.append(state)
             state = self._unchanged(self.operations[state].inputs[0])
+        state, _ = self._arranged_from(state)
         branches: list[BranchProgram] = []
+        paths: list[Layout] = []  # from the state before each branch to the term that it is added to
         while state != 0:
             self.states.append(state)
-            branches.insert(0, self._branch_before(state))
-            state = branches[0].input_state
+            branch, path = self._branch_before(state)
+            branches.insert(0, branch)
+            paths.insert(0, path)
+            state = branch.input_state
         self.states.append(0)
+        branches = _with_layouts(branches, paths)
         if not branches:
             raise NotResidualError("it returns its input: no branch")
         if post_activation and len(branches) > 1:
@@ -89,6 +107,16 @@ class BranchSearch:
             return self._unchanged(operation.inputs[0])
         return index
 
+    def _arranged_from(self, index: int) -> tuple[int, Layout]:
+        """The operation whose elements this one arranges anew, and how; itself if it computes something."""
+        path: list[Operation] = []
+        operation = self.operations[index]
+        while arranges(operation, self._module(operation), self._name(operation)):
+            path.insert(0, operation)
+            index = operation.inputs[0]
+            operation = self.operations[index]
+        return index, tuple(path)
+
     def _is_relu(self, index: int) -> bool:
         operation = self.operations[index]
         return self._name(operation) in _RELUS or type(self._module(operation)) is nn.ReLU
@@ -113,7 +141,7 @@ class BranchSearch:
                 left += [j for j in self.operations[i].needs if j != stop]
         return found
 
-    def _branch_before(self, addition: int) -> BranchProgram:
+    def _branch_before(self, addition: int) -> tuple[BranchProgram, Layout]:
         """The branch that ends with the addition, one of whose terms is the state that it starts from."""
         if not self._is_addition(addition):
             raise NotResidualError(
@@ -126,24 +154,26 @@ class BranchSearch:
                 raise self._no_shortcut(addition, terms)
             position = terms.index(max(sums))
             terms[position : position + 1] = self._operands(terms[position])  # x + f + g: one branch f + g
-        return self._branch_between(state, addition, terms)
+        start, path = self._arranged_from(state)
+        others = [term for term in terms if term != state]
+        return self._branch_between(start, addition, others, len(terms) - 1), path
 
     def _state_among(self, terms: list[int]) -> int | None:
-        """The term through which alone the others depend on the input."""
+        """The term through which alone the others depend on the input, as it is or arranged anew."""
         for state in terms:
+            start, _ = self._arranged_from(state)
             others = [term for term in terms if term != state]
-            depends_on_input = state == 0 or 0 in self._ancestors([state], -1)
-            if depends_on_input and 0 not in self._ancestors(others, state):
+            depends_on_input = start == 0 or 0 in self._ancestors([start], -1)
+            if depends_on_input and 0 not in self._ancestors(others, start):
                 return state
         return None
 
     def _only_adds(self, index: int) -> bool:
         return self._is_addition(index) and self.num_users[index] == 1 and not self.operations[index].writes
 
-    def _branch_between(self, state: int, addition: int, terms: list[int]) -> BranchProgram:
-        """The branch from `state` to `addition`, which adds `terms`, the state among them."""
-        others = [term for term in terms if term != state]
-        if len(others) != len(terms) - 1:
+    def _branch_between(self, state: int, addition: int, others: list[int], num_others: int) -> BranchProgram:
+        """The branch from `state` to `addition`, which adds `others` to it."""
+        if len(others) != num_others:
             raise NotResidualError(
                 f"it adds the state to itself in {self._describe(addition)}: no plain x + F(x)"
             )

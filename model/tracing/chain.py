@@ -8,21 +8,15 @@ of the module that owns the blocks is traced: a proof, for the arguments' defaul
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from .graph import Untraceable, trace
-from .operations import Operation, Program, ResultOf
+from .operations import METADATA, Operation, Program, ResultOf, result_indices
 from .traced_block import in_mode
-
-# Attributes and methods of a tensor that read nothing of its values.
-METADATA = frozenset(
-    {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "grad_fn", "is_leaf"}
-    | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "_version"}
-)
 
 
 @dataclass(frozen=True)
@@ -145,7 +139,7 @@ def _users(program: Program) -> list[set[int]]:
     for i, operation in enumerate(program.operations):
         for j in () if _reads_metadata(operation) else operation.inputs:
             users[j].add(i)
-    for j in _result_indices(program.output):
+    for j in result_indices(program.output):
         users[j].add(-1)
     return users
 
@@ -154,14 +148,6 @@ def _reads_metadata(operation: Operation) -> bool:
     if operation.kind == "method":
         return operation.target in METADATA
     return operation.target is getattr and operation.args[1] in METADATA
-
-
-def _result_indices(value: Any) -> Iterator[int]:
-    if isinstance(value, ResultOf):
-        yield value.index
-    elif isinstance(value, tuple | list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _result_indices(item)
 
 
 def _traced(network: nn.Module, prefix: str, blocks: Sequence[str]) -> list[Chain]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..recompute import RngState
 from .operations import WRITING_OPERATORS, Program, program_of
@@ -50,6 +51,33 @@ class _Value(fx.Proxy):
 
 for _name in WRITING_OPERATORS:
     setattr(_Value, f"__{_name}__", partialmethod(_Value._operate, getattr(operator, _name)))
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module is one operation: a layer of torch's, or a batch norm of any class.
+
+    Batch norms of others derive from torch's and count their calls in forward (timm's BatchNormAct2d, say);
+    `frozen_statistics` stops the counting, as in torch's.
+    """
+    of_torch = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return isinstance(module, _BatchNorm) or (of_torch and not isinstance(module, nn.Sequential))
+
+
+def first_line(error: Exception, *, named: bool) -> str:
+    """What the error says, in one line, after its class if `named`."""
+    kind = f"{type(error).__name__}: " if named else ""
+    return f"{kind}{error}".strip().split("\n")[0][:160]
+
+
+@contextmanager
+def own_forward(module: nn.Module) -> Iterator[None]:
+    """Inside, a rewired module runs the forward of its class."""
+    replaced = vars(module).pop("forward", None)
+    try:
+        yield
+    finally:
+        if replaced is not None:
+            vars(module)["forward"] = replaced
 
 
 class _Root(nn.Module):
@@ -102,7 +130,7 @@ class Tracer(fx.Tracer):
         """Whether it stays one operation."""
         if module_qualified_name == "block":
             return False  # the module in question, torch.nn's or not
-        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.leaves or is_layer(m)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """As fx.Tracer, but drawing random numbers is an error: the trace would repeat the numbers drawn."""
@@ -143,7 +171,7 @@ def _same_objects(saved: list[Any], current: list[Any], *, pairs: bool) -> bool:
 
 
 @contextmanager
-def _without_hooks(module: nn.Module) -> Iterator[None]:
+def without_hooks(module: nn.Module) -> Iterator[None]:
     """Inside, no module of `module` calls its hooks: those of an engine expect tensors, not traced values."""
     found = [getattr(m, name) for m in module.modules() for name in HOOKS]
     saved = [(hooks, list(hooks.items())) for hooks in found]
@@ -158,7 +186,7 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _restored_afterwards(module: nn.Module, assigned: list[str]) -> Iterator[None]:
+def restored_afterwards(module: nn.Module, assigned: list[str]) -> Iterator[None]:
     """Undo what happens inside to attributes of all modules and to generators; names go to `assigned`."""
     saved = {
         name: (m, {key: (value, _contents(value)) for key, value in vars(m).items()})
@@ -204,12 +232,11 @@ def trace(block: nn.Module, leaf_names: Collection[str] = ()) -> Program:
     while True:
         root, tracer, assigned = _Root(block), Tracer(leaves), list[str]()
         error = ""
-        with _restored_afterwards(block, assigned), _without_hooks(block):
+        with restored_afterwards(block, assigned), without_hooks(block), own_forward(block):
             try:
                 graph = tracer.trace(root)
             except Exception as raised:  # whatever foreign code raises when its input is no real tensor
-                kind = "" if isinstance(raised, Untraceable) else f"{type(raised).__name__}: "
-                error = f"{kind}{raised}".splitlines()[0][:160]
+                error = first_line(raised, named=not isinstance(raised, Untraceable))
         if tracer.fatal is not None:
             raise Untraceable(tracer.fatal)
         if not error:

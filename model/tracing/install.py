@@ -1,211 +1,73 @@
 """Rewires networks that were not prepared for it: finds chains of residual blocks, replaces their forwards.
 
-A chain of blocks, each fed by the one before alone, becomes one recurrence: the first block's forward runs
-it, the others' return their input. Nothing moves in the module tree, so names, parameters and code that
-iterates over the blocks stay as they are.
+A chain of blocks, each fed by the one before alone, becomes one recurrence (model/tracing/rewired_chain.py).
+What else keeps activations, as blocks that change the shape, stem and head, runs again in the backward pass.
+Nothing moves in the module tree, so names, parameters and code that iterates over the blocks stay as they
+are. Then the network runs once more, at beta 0: what does not equal the network before is not rewired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from ..recompute import RngState, frozen_statistics
-from ..reversible import Branch, Recurrence, run_stage
+from ..recompute import recompute_call
 from ..rewired_stage import RecurrenceOptions, Rewired
-from .chain import Chain, chains
-from .observe import observe
-from .residual import NotResidual, Residual, residual_block
-
-# block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
-BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
-
-
-@dataclass(eq=False)
-class RewiredChain:
-    """One recurrence over a chain of blocks, as the forward of the first one.
-
-    `beta`, `fixed_point_states`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
-    """
-
-    names: tuple[str, ...]
-    blocks: list[nn.Module]
-    traced: dict[str, Residual]  # by name; the caller's `branches` give those of the other blocks
-    branches: BranchesOfBlock | None
-    post_activation: bool
-    beta: float
-    fixed_point_states: bool
-    leapfrog: bool
-    invert: bool | None = None
-    reconstruction_error: Tensor | None = None
-    compared: bool = field(default=False)
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The chain's output for the first block's input, in the dtype of x: (n, ...)."""
-        check_single_argument(self.names[0], args, kwargs)
-        branches = [
-            branch for name, block in self._named_blocks() for branch in self._branches_of(name, block)
-        ]
-        if not self.compared and type(x) is Tensor and not x.is_meta:
-            self._compare(x)
-            self.compared = True
-        y = run_stage(
-            branches,
-            x,
-            beta=self.beta,
-            post_activation=self.post_activation,
-            leapfrog=self.leapfrog,
-            invert=self.invert,
-            fixed_point_states=self.fixed_point_states,
-            on_reconstruction_error=self._store_error,
-        )
-        return y.to(x.dtype)
-
-    def _named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        return zip(self.names, self.blocks, strict=True)
-
-    def _branches_of(self, name: str, block: nn.Module) -> Sequence[Branch]:
-        if name in self.traced:
-            return self.traced[name].branches
-        assert self.branches is not None
-        residual = as_residual(self.branches(block), block)  # asked anew: a copy's functions are its own
-        assert residual is not None
-        return residual.branches
-
-    def _compare(self, x: Tensor) -> None:
-        """Compare the caller's branches with their blocks, once; traced blocks do so themselves."""
-        rng = RngState.capture(x.device)
-        for name, block in self._named_blocks():
-            if name in self.traced:
-                continue
-            with torch.no_grad(), frozen_statistics(block), rng.replay():
-                expected = type(block).forward(block, x.clone())
-            with torch.no_grad(), frozen_statistics(block), rng.replay():
-                found = self._sum_of_branches(name, block, x)
-            check_equal(name, found, expected)
-
-    def _sum_of_branches(self, name: str, block: nn.Module, x: Tensor) -> Tensor:
-        """The block's output at beta 0, where the recurrence is the original network."""
-        recurrence = Recurrence(0.0, self.post_activation)
-        for branch in self._branches_of(name, block):
-            x = recurrence.forward_step(x, x, recurrence.branch_output(branch, x))
-        return x
-
-    def _store_error(self, error: Tensor) -> None:
-        self.reconstruction_error = error
-
-
-def check_equal(name: str, found: Tensor, expected: object) -> None:
-    """ValueError unless the sum of a block's branches is the block's output, but for roundings."""
-    if not isinstance(expected, Tensor) or expected.shape != found.shape:
-        raise ValueError(f"rewire: {name}: what branches= gave does not add up to the shape of its output")
-    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
-    if error > torch.finfo(expected.dtype).eps ** 0.5:  # a wrong branch is off by far more than roundings
-        raise ValueError(f"rewire: {name}: what branches= gave differs from its output by {error:.1g} of it")
-
-
-@dataclass(eq=False)
-class IdentityForward:
-    """The forward of a chain's further blocks: the first block has computed their output already."""
-
-    name: str
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """x itself."""
-        check_single_argument(self.name, args, kwargs)
-        return x
-
-
-def check_single_argument(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """ValueError if a rewired block is called with more than its input: it was proven for defaults alone."""
-    for value in (*args, *kwargs.values()):
-        if value is not None and value is not False:
-            raise ValueError(
-                f"rewire: {name} is called with a {type(value).__name__} besides its input; a rewired block "
-                "takes its input alone: leave this argument out, or the network plain"
-            )
-
-
-def as_residual(
-    branches: Sequence[Callable[[Tensor], Tensor]] | Residual | None, block: nn.Module
-) -> Residual | None:
-    """What the caller's `branches` returned for the block."""
-    if branches is None or isinstance(branches, Residual):
-        return branches
-    return Residual(tuple(Branch(function, block) for function in branches), post_activation=False)
-
-
-# ----------------------------------------------------------------------------------------------- finding
-
-
-def _may_be_block(module: nn.Module) -> bool:
-    """Not a container without a forward, nor a layer of torch.nn."""
-    if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return False
-    return any(True for _ in module.children()) or type(module).__module__.partition(".")[0] != "torch"
+from .arguments import RefusedError
+from .chain import Chain
+from .example import Example, guess_example
+from .find import FoundBlocks, candidates, find_blocks, find_chains
+from .observe import undisturbed
+from .residual import NotResidual, Residual
+from .rewired_chain import BlockForward, BranchesOfBlock, RewiredChain
+from .traced_block import ADVICE, in_mode
+from .watch import Watched, watch, watch_both_modes
 
 
 @dataclass(frozen=True)
-class FoundBlocks:
-    """The modules of a network by name: residual ones, and those that are not, with the reason."""
+class _Plan:
+    """What is to become of each module."""
 
-    residual: dict[str, Residual]
-    others: dict[str, NotResidual]
+    found: FoundBlocks
+    chains: list[Chain]
+    recomputed: tuple[str, ...]  # modules outside of chains that run again
 
+    @property
+    def known(self) -> list[Chain]:
+        """The chains whose order is proven or observed."""
+        return [chain for chain in self.chains if chain.reason is None]
 
-def find_blocks(network: nn.Module, branches: BranchesOfBlock | None) -> FoundBlocks:
-    """Try every module but torch's layers, outer ones first; modules inside a residual block belong to it."""
-    found = FoundBlocks({}, {})
-    for name, module in network.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found.residual)
-        if name == "" or inside or not _may_be_block(module):
-            continue
-        if "forward" in vars(module):
-            raise ValueError(f"rewire: {name} is rewired already, or its forward is patched by somebody else")
-        given = as_residual(branches(module), module) if branches is not None else None
-        result = given or residual_block(module, name=name)
-        if isinstance(result, Residual):
-            found.residual[name] = result
-        else:
-            found.others[name] = result
-    return found
+    @property
+    def replaced(self) -> list[str]:
+        """All modules whose forward is replaced."""
+        return [*(name for chain in self.known for name in chain.blocks), *self.recomputed]
 
 
-def find_chains(network: nn.Module, names: Sequence[str], example: Mapping[str, Any] | None) -> list[Chain]:
-    """The chains of the blocks; of those that cannot be proven, what one run on `example` shows."""
-    proven = chains(network, names)
-    left = {name for chain in proven if chain.reason for name in chain.blocks}
-    if example is None or not left:
-        return proven
-    observed = observe(network, names, **example)
-    return [c for c in proven if not c.reason] + [c for c in observed if left.issuperset(c.blocks)]
-
-
-# -------------------------------------------------------------------------------------------- installing
-
-
-def install(
-    network: nn.Module,
-    chain: Chain,
-    found: FoundBlocks,
-    branches: BranchesOfBlock | None,
-    options: RecurrenceOptions,
-) -> None:
-    """Make one recurrence of each run of blocks in the chain that activate alike."""
+def _runs(chain: Chain, found: FoundBlocks) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    """The runs of blocks in the chain that activate alike, with whether after the addition."""
     for post_activation, run in groupby(chain.blocks, key=lambda name: found.residual[name].post_activation):
-        names = tuple(run)
+        yield post_activation, tuple(run)
+
+
+def _install(
+    network: nn.Module, plan: _Plan, branches: BranchesOfBlock | None, options: RecurrenceOptions
+) -> None:
+    """Make one recurrence of each run of blocks that activate alike."""
+    for post_activation, names in (run for chain in plan.known for run in _runs(chain, plan.found)):
         blocks = [network.get_submodule(name) for name in names]
         traced = {
-            name: found.residual[name]
+            name: plan.found.residual[name]
             for name, block in zip(names, blocks, strict=True)
             if branches is None or branches(block) is None
         }
-        stage = RewiredChain(
+        chain = RewiredChain(
             names,
             blocks,
             traced,
@@ -215,8 +77,91 @@ def install(
             fixed_point_states=options.fixed_point_states,
             leapfrog=options.leapfrog,
         )
-        for name, block in zip(names, blocks, strict=True):
-            block.forward = stage if name == names[0] else IdentityForward(name)
+        for i, block in enumerate(blocks):
+            block.forward = BlockForward(chain, i)
+    for name in plan.recomputed:
+        module = network.get_submodule(name)
+        module.forward = RecomputedForward(name, module)
+
+
+@dataclass(eq=False)
+class RecomputedForward:
+    """The forward of a module that keeps its arguments alone and runs again in the backward pass."""
+
+    name: str
+    module: nn.Module
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """What the module returns."""
+        forward = partial(type(self.module).forward, self.module)
+        return recompute_call(self.name, self.module, forward, *args, **kwargs)
+
+
+def _remove(network: nn.Module, plan: _Plan) -> None:
+    for name in plan.replaced:
+        vars(network.get_submodule(name)).pop("forward", None)
+
+
+def _recomputed(network: nn.Module, chained: set[str], watched: Mapping[bool, Watched]) -> tuple[str, ...]:
+    """The outermost modules besides chains that keep more than their input, and can run again."""
+    found: list[str] = []
+    for name in candidates(network) if watched else ():
+        within = any(name.startswith(f"{other}.") for other in (*found, *chained))
+        around = any(other == name or other.startswith(f"{name}.") for other in chained)
+        if within or around:
+            continue
+        calls = [w.calls.get(name, []) for w in watched.values()]
+        if any(len(c) != 1 or c[0].problem for c in calls):
+            continue
+        if all(c[0].bytes > c[0].input_bytes for c in calls):
+            found.append(name)
+    return tuple(found)
+
+
+@contextmanager
+def _at_beta_zero(network: nn.Module) -> Iterator[None]:
+    forwards = (vars(module).get("forward") for module in network.modules())
+    chains = {id(f.chain): f.chain for f in forwards if isinstance(f, BlockForward)}.values()
+    saved = [(chain, chain.beta) for chain in chains]
+    for chain, _ in saved:
+        chain.beta = 0.0
+    try:
+        yield
+    finally:
+        for chain, beta in saved:
+            chain.beta = beta
+
+
+def _outputs(network: nn.Module, example: Example) -> dict[bool, list[object]]:
+    """What the network returns for the example, by training mode, all tensors in a row.
+
+    Without a graph: with one, torch may choose other kernels for the same operations.
+    """
+    tensors = [leaf for leaf in tree_leaves([example.args, example.kwargs]) if isinstance(leaf, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    found = {}
+    for training in (True, False):
+        with in_mode(network, training), undisturbed(network, device), torch.no_grad():
+            found[training] = tree_leaves(network(*example.args, **example.kwargs))
+    return found
+
+
+def _check_equal(network: nn.Module, example: Example, before: Mapping[bool, list[object]]) -> None:
+    """Run the network at beta 0 in both modes. Raises ValueError unless all its outputs are as before."""
+    with _at_beta_zero(network):
+        now = _outputs(network, example)
+    for training, outputs in before.items():
+        if not all(_same(a, b) for a, b in zip(outputs, now[training], strict=True)):
+            raise ValueError(
+                f"rewire: {type(network).__name__}: at beta 0 its output differs from that before, so "
+                "something in it cannot be rewired; the network is left as it was"
+            )
+
+
+def _same(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return isinstance(a, Tensor) == isinstance(b, Tensor)
+    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
 def rewire_unprepared(
@@ -224,37 +169,70 @@ def rewire_unprepared(
     options: RecurrenceOptions,
     *,
     branches: BranchesOfBlock | None,
-    example: Mapping[str, Any] | None,
+    example: Example | None,
 ) -> list[Rewired]:
     """Rewire the blocks that are proven residual; returns what became of each block.
 
     Raises ValueError, with the network as it was, if there is none.
     """
-    found = find_blocks(network, branches)
-    all_chains = find_chains(network, list(found.residual), example)
-    known = [chain for chain in all_chains if chain.reason is None]
-    if not known:
-        raise ValueError(_no_block_message(network, found, all_chains))
-    for chain in known:
-        install(network, chain, found, branches, options)
-    return _table(network, found, all_chains)
+    names = candidates(network)
+    example = example or guess_example(network)
+    watched: dict[bool, Watched] = {}
+    outputs: dict[bool, list[object]] = {}
+    if example is not None:
+        watched, outputs = watch_both_modes(network, names, example), _outputs(network, example)
+    proofs: dict[str, Residual | NotResidual] = {}
+    while True:
+        found = find_blocks(network, branches, watched, proofs)
+        all_chains = find_chains(network, list(found.residual), example)
+        chained = {name for chain in all_chains if chain.reason is None for name in chain.blocks}
+        plan = _Plan(found, all_chains, _recomputed(network, chained, watched))
+        if not plan.known:
+            raise ValueError(_no_block_message(network, found, all_chains))
+        _install(network, plan, branches, options)
+        try:
+            after = None
+            if example is not None and branches is None:  # what the caller gave is compared at its first run
+                _check_equal(network, example, outputs)
+                after = watch(network, names, example)
+        except BaseException as error:
+            _remove(network, plan)
+            if not isinstance(error, RefusedError) or error.name not in found.residual:
+                raise
+            proofs[error.name] = NotResidual(f"{error.reason}; {ADVICE}")
+        else:
+            return _table(network, plan, watched.get(network.training), after)
 
 
-def _table(network: nn.Module, found: FoundBlocks, all_chains: list[Chain]) -> list[Rewired]:
+def _table(network: nn.Module, plan: _Plan, before: Watched | None, after: Watched | None) -> list[Rewired]:
     """What became of each block, in the order of the modules."""
-    rows: dict[str, Rewired] = {}
-    for name, refused in found.others.items():
-        if _in_sequence(network, name):
+    rows: dict[str, tuple[str, int, str]] = {}
+    for name, refused in plan.found.others.items():
+        if any(part.startswith(f"{name}.") for part in plan.replaced):
+            continue  # a container of what has lines of its own
+        if any(name.startswith(f"{part}.") for part in plan.recomputed):
+            continue
+        if name in plan.recomputed:
+            kind = "transition" if refused.transition else "recomputed"
+            rows[name] = (kind, 0, f"{refused.reason}; recomputed")
+        elif _in_sequence(network, name):
             reason = f"shortcut that computes: {refused.reason}" if refused.transition else refused.reason
-            rows[name] = Rewired(name, "untouched", 0, reason)
-    for chain in all_chains:
+            rows[name] = ("untouched", 0, reason)
+    for chain in plan.chains:
         for name in chain.blocks:
-            number = len(found.residual[name].branches)
+            number = len(plan.found.residual[name].branches)
             if chain.reason is None:
-                rows[name] = Rewired(name, "reversible", number, f"residual; order {chain.evidence}")
+                rows[name] = ("reversible", number, f"residual; order {chain.evidence}")
+            elif name in plan.recomputed:
+                rows[name] = ("recomputed", number, f"{chain.reason}; recomputed")
             else:
-                rows[name] = Rewired(name, "untouched", number, chain.reason)
-    return [rows[name] for name, _ in network.named_modules() if name in rows]
+                rows[name] = ("untouched", number, chain.reason)
+    names = [name for name, _ in network.named_modules() if name in rows]
+    return [Rewired(name, *rows[name], _bytes(before, name), _bytes(after, name)) for name in names]
+
+
+def _bytes(watched: Watched | None, name: str) -> int | None:
+    return None if watched is None else sum(call.bytes for call in watched.calls.get(name, ()))
 
 
 def _in_sequence(network: nn.Module, name: str) -> bool:

@@ -6,9 +6,8 @@ random, say, may all have run), so that it is used only where the caller gives a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..recompute import RngState, frozen_statistics
-from .chain import METADATA, Call, Chain, call_of, containers, link, unproven
+from .arguments import split_state, tensors_in
+from .chain import Call, Chain, containers, link, unproven
+from .graph import restored_afterwards
+from .operations import METADATA
 from .traced_block import in_mode
 
 
@@ -41,39 +43,41 @@ class _CallRecorder(TorchFunctionMode):
     def record_use(self, values: Any) -> None:
         """The tensors in `values` are used by the calls that are running."""
         allowed = {call.source for call in self.running}
-        for tensor in _tensors(values):
+        for tensor in tensors_in(values):
             name, _ = self.outputs.get(id(tensor), (None, None))
             if name is not None and name not in allowed:
                 self.used_elsewhere.add(name)
 
     def record_call(self, name: str, block: nn.Module, args: Any, kwargs: Any) -> None:
         """Forward pre-hook of a block."""
-        call = call_of(name, block, args, kwargs)
-        tensors = list(_tensors([args, kwargs]))
-        if len(tensors) == 1 and id(tensors[0]) in self.outputs:
-            call.source = self.outputs[id(tensors[0])][0]
+        call = Call(name)
+        state, arguments = split_state(name, block, args, kwargs)
+        if id(state) in self.outputs:
+            call.source = self.outputs[id(state)][0]
         else:
-            self.record_use([args, kwargs])
+            self.record_use(state)
+        self.record_use([arguments.args, arguments.kwargs])
         self.calls.append(call)
         self.running.append(call)
 
     def record_output(self, name: str, block: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of a block."""
         self.running.pop()
-        if isinstance(output, Tensor):
-            self.outputs[id(output)] = (name, output)
+        state = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(state, Tensor):
+            self.outputs[id(state)] = (name, state)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _tensors(list(vars(value).values()))
+@contextmanager
+def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the network may run: generators, statistics, buffers and attributes are put back afterwards."""
+    buffers = [(buffer, buffer.detach().clone(), buffer._version) for buffer in network.buffers()]
+    with RngState.capture(device).replay(), frozen_statistics(network), restored_afterwards(network, []):
+        yield
+    with torch.no_grad():
+        for buffer, value, version in buffers:
+            if buffer._version != version:
+                buffer.copy_(value)
 
 
 def _observed_calls(network: nn.Module, blocks: Sequence[str], args: Any, kwargs: Any) -> list[Call]:
@@ -87,10 +91,9 @@ def _observed_calls(network: nn.Module, blocks: Sequence[str], args: Any, kwargs
             )
             for handle in handles:
                 stack.callback(handle.remove)
-        device = next((tensor.device for tensor in _tensors([args, kwargs])), torch.device("cpu"))
+        device = next((tensor.device for tensor in tensors_in([args, kwargs])), torch.device("cpu"))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(frozen_statistics(network))
-        stack.enter_context(RngState.capture(device).replay())
+        stack.enter_context(undisturbed(network, device))
         stack.enter_context(recorder)
         output = network(*args, **kwargs)
     recorder.record_use(output)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 WRITING_OPERATORS = (
     "iadd",
@@ -24,6 +24,22 @@ WRITING_OPERATORS = (
     "ilshift",
     "irshift",
     "imatmul",
+)
+# Attributes and methods of a tensor that read nothing of its values.
+METADATA = frozenset(
+    {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "grad_fn", "is_leaf"}
+    | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "_version"}
+    | {
+        "element_size",
+        "nbytes",
+        "itemsize",
+        "is_complex",
+        "is_leaf",
+        "names",
+        "is_sparse",
+        "is_mps",
+        "is_xpu",
+    }
 )
 # Methods and functions that may return their argument or a view of it.
 _VIEWS = """alpha_dropout as_strided bfloat16 broadcast_to chunk conj contiguous cpu cuda detach diagonal
@@ -47,8 +63,8 @@ class ResultOf:
 class Operation:
     """One operation. `args` and `kwargs` hold ResultOf, in containers too."""
 
-    kind: str  # "input", "attribute", "constant", "module", "method" or "function"
-    target: Any  # dotted name, tensor, method name or function
+    kind: str  # "input", "argument", "attribute", "constant", "module", "method" or "function"
+    target: Any  # number among the arguments' tensors, dotted name, tensor, method name or function
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: tuple[int, ...]  # the operations whose results it takes
@@ -57,8 +73,13 @@ class Operation:
     roots: frozenset[int]  # the operations that allocated the memory of its result
     callers: tuple[str, ...]  # the traced modules whose forward it is part of, outermost first
 
-    def run(self, owner: nn.Module, values: Mapping[int, Any]) -> Any:
-        """The result, with the modules, parameters and buffers of `owner` as they are now."""
+    def run(self, owner: nn.Module, values: Mapping[int, Any], arguments: Sequence[Tensor] = ()) -> Any:
+        """The result, with the modules, parameters and buffers of `owner` as they are now.
+
+        arguments: the tensors with which `owner` was called besides its input.
+        """
+        if self.kind == "argument":
+            return arguments[self.target]
         if self.kind == "constant":
             return self.target
         if self.kind == "attribute":
@@ -79,7 +100,9 @@ class Operation:
             return f".{self.target}()"
         if self.kind == "function":
             return f"{getattr(self.target, '__name__', self.target)}()"
-        return {"input": "its input", "constant": "a constant"}.get(self.kind, str(self.target))
+        return {"input": "its input", "argument": "an argument", "constant": "a constant"}.get(
+            self.kind, str(self.target)
+        )
 
 
 def insert_results(value: Any, values: Mapping[int, Any]) -> Any:
@@ -95,6 +118,15 @@ def insert_results(value: Any, values: Mapping[int, Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(insert_results(item, values) for item in (value.start, value.stop, value.step)))
     return value
+
+
+def result_indices(value: Any) -> Iterator[int]:
+    """The operations whose results a value holds."""
+    if isinstance(value, ResultOf):
+        yield value.index
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from result_indices(item)
 
 
 @dataclass(frozen=True)
@@ -145,6 +177,8 @@ def _operation(
         kind, target = "constant", getattr(root, str(target))
     elif kind in ("attribute", "module"):
         target = str(target).removeprefix("block.")
+    elif kind == "input" and earlier:
+        kind, target = "argument", len(earlier) - 1
     module = root.get_submodule(str(node.target)) if kind == "module" else None
     written, aliased = _written_arguments(node, module), _aliased_arguments(node, module)
     writes = frozenset(root for other in written for root in earlier[index[other]].roots)

@@ -11,15 +11,19 @@ the branch keeps the shape and leaves its input alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..reversible import Branch
+from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .branches import BranchSearch, NotResidualError
 from .graph import HOOKS, Untraceable, required_arguments, trace
-from .operations import Program
+from .operations import Program, ResultOf, insert_results, result_indices
+from .tape import tape
 from .traced_block import ADVICE, BlockProgram, TracedBlock, TracedBranch, in_mode, training_flags
 
 
@@ -29,6 +33,16 @@ class Residual:
 
     branches: tuple[Branch, ...]  # F_0 .. F_k in order; post-activation: exactly one
     post_activation: bool  # relu(x + F(x))
+    traced: TracedBlock | None = None  # None: branches that the caller gave
+
+    def branches_for(self, arguments: Arguments) -> tuple[Branch, ...]:
+        """The branches of a call with these arguments besides the state."""
+        if self.traced is None or arguments == NO_ARGUMENTS:
+            return self.branches
+        return tuple(
+            Branch(TracedBranch(self.traced, i, arguments), branch.module)
+            for i, branch in enumerate(self.branches)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,11 @@ def _operations_of(branches: BlockProgram) -> set[int]:
     return {i for branch in branches.branches for i, _ in branch.operations}
 
 
+Recorder = Callable[[Collection[str]], Program]  # names of modules to keep whole -> the program
+
+
 def _with_whole_modules(
-    block: nn.Module, program: Program, branches: BlockProgram
+    block: nn.Module, record: Recorder, program: Program, branches: BlockProgram
 ) -> tuple[Program, BlockProgram]:
     """The same branches, with modules called as a whole where possible.
 
@@ -70,7 +87,7 @@ def _with_whole_modules(
     """
     whole = _modules_within_branches(program, branches)
     try:
-        other = trace(block, whole)
+        other = record(whole)
         found = BranchSearch(other, block).block_program()
     except (Untraceable, NotResidualError):
         return program, branches
@@ -79,10 +96,41 @@ def _with_whole_modules(
     return (other, found) if same else (program, branches)
 
 
-def _traced_branches(block: nn.Module) -> tuple[Program, BlockProgram]:
+def _recorded_branches(block: nn.Module, record: Recorder) -> tuple[Program, BlockProgram]:
     """The program of the block in its present training mode. Raises NotResidualError or Untraceable."""
-    program = trace(block)
-    return _with_whole_modules(block, program, BranchSearch(program, block).block_program())
+    program = record(())
+    return _with_whole_modules(block, record, program, BranchSearch(program, block).block_program())
+
+
+def _traced_branches(block: nn.Module) -> tuple[Program, BlockProgram]:
+    return _recorded_branches(block, partial(trace, block))
+
+
+def _first_output(program: Program) -> tuple[Program, tuple[Any, ...] | None]:
+    """A program of the state alone, the first of what a tuple holds, and what else is in it."""
+    if not isinstance(program.output, tuple | list) or not program.output:
+        return program, None
+    state, *others = program.output
+    indices = {i: program.operations[i] for other in others for i in result_indices(other)}
+    for operation in indices.values():
+        if operation.kind != "argument":
+            raise NotResidualError(
+                "it returns more than its state: what else it returns depends on its input"
+            )
+    arguments = {i: ResultOf(operation.target) for i, operation in indices.items()}
+    return replace(program, output=state), tuple(insert_results(others, arguments))
+
+
+def _taped_branches(block: nn.Module, x: Tensor, arguments: Arguments) -> tuple[Program, BlockProgram]:
+    others: list[tuple[Any, ...] | None] = []
+
+    def record(names: Collection[str]) -> Program:
+        program, rest = _first_output(tape(block, x, arguments, names))
+        others.append(rest)
+        return program
+
+    program, branches = _recorded_branches(block, record)
+    return program, replace(branches, others=others[-1])
 
 
 def _check_hooks(block: nn.Module, program: Program) -> None:
@@ -99,13 +147,77 @@ def _trace_at_run_time(name: str, block: nn.Module) -> BlockProgram:
     try:
         return _traced_branches(block)[1]
     except (Untraceable, NotResidualError) as error:
-        raise ValueError(f"{name}: with training flags as they are now: {error}; {ADVICE}") from error
+        raise RefusedError(name, f"with training flags as they are now: {error}; {ADVICE}") from error
 
 
-def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | NotResidual:
+def _tape_at_run_time(name: str, block: nn.Module, x: Tensor, arguments: Arguments) -> BlockProgram:
+    """The program for a call of a kind that is new at run time."""
+    try:
+        return _taped_branches(block, x, arguments)[1]
+    except (Untraceable, NotResidualError) as error:
+        raise RefusedError(name, f"called as it is now: {error}; {ADVICE}") from error
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """A real call of a block, for code that cannot be traced."""
+
+    training: bool  # the mode of all its modules
+    x: Tensor
+    arguments: Arguments
+
+
+def _trace_both_modes(traced: TracedBlock) -> None:
+    block = traced.block
+    if len(required := required_arguments(block)) > 1:
+        raise NotResidualError(
+            f"its forward wants {', '.join(required)}; want one tensor, all else with defaults"
+        )
+    for training in (block.training, not block.training):
+        with in_mode(block, training):
+            program, traced.programs[training_flags(block)] = _traced_branches(block)
+            _check_hooks(block, program)
+    _check_alike(list(traced.programs.values()))
+
+
+def _tape_calls(traced: TracedBlock, calls: Sequence[BlockCall]) -> None:
+    block = traced.block
+    for call in calls:
+        with in_mode(block, call.training):
+            program, branches = _taped_branches(block, call.x, call.arguments)
+            _check_hooks(block, program)
+            key = (training_flags(block), call_signature(traced.name, call.x, call.arguments))
+            traced.taped[key] = branches
+    _check_alike(list(traced.taped.values()))
+
+
+def _check_alike(programs: Sequence[BlockProgram]) -> None:
+    if len({program.signature for program in programs}) > 1:
+        raise NotResidualError("it has other branches in training than in evaluation")
+
+
+def _prove(traced: TracedBlock, calls: Sequence[BlockCall]) -> None:
+    """Fill in the programs of the block. Raises NotResidualError or Untraceable."""
+    try:
+        _trace_both_modes(traced)
+    except (Untraceable, NotResidualError):
+        traced.programs.clear()
+        traced.trace = None
+        if not calls:
+            raise
+    given = [call for call in calls if traced.trace is None or call.arguments.given(traced.block)]
+    _tape_calls(traced, given)
+    _check_alike([*traced.programs.values(), *traced.taped.values()])
+
+
+def residual_block(
+    block: nn.Module, *, name: str | None = None, calls: Sequence[BlockCall] = ()
+) -> Residual | NotResidual:
     """Prove that block(x) adds branches to its input, in training and in evaluation mode, or tell why not.
 
-    name: of the block, for errors at run time; its class if None. The block is left as it is. Not detected
+    name: of the block, for errors at run time; its class if None. calls: how the block is called, in either
+    mode; with them a block that cannot be traced is recorded as it runs, and may take further arguments and
+    return its state as the first of a tuple. The block is left as it is. Not detected
     here but when a branch first runs (ValueError): a branch that changes the shape; a module, kept whole
     because it cannot be traced, that writes to its input or to buffers; anything that makes the trace
     compute something else. Not detected at all: random generators of the block's own, files and clocks read
@@ -113,21 +225,14 @@ def residual_block(block: nn.Module, *, name: str | None = None) -> Residual | N
     when traced.
     """
     name = name or type(block).__name__
-    traced = TracedBlock(block, name, partial(_trace_at_run_time, name))
+    traced = TracedBlock(block, name, partial(_trace_at_run_time, name), partial(_tape_at_run_time, name))
     try:
-        if len(required := required_arguments(block)) > 1:
-            raise NotResidualError(
-                f"its forward wants {', '.join(required)}; want one tensor, all else with defaults"
-            )
-        for training in (block.training, not block.training):
-            with in_mode(block, training):
-                program, traced.programs[training_flags(block)] = _traced_branches(block)
-                _check_hooks(block, program)
-        branches, *others = traced.programs.values()
-        if any(other.signature != branches.signature for other in others):
-            raise NotResidualError("it has other branches in training than in evaluation")
+        _prove(traced, calls)
     except (Untraceable, NotResidualError) as error:
         transition = isinstance(error, NotResidualError) and error.transition
         return NotResidual(str(error) if transition else f"{error}; {ADVICE}", transition)
-    functions = (TracedBranch(traced, i) for i in range(len(branches.branches)))
-    return Residual(tuple(Branch(function, block) for function in functions), branches.post_activation)
+    except RefusedError as error:
+        return NotResidual(f"{error.reason}; {ADVICE}")
+    program = next(iter([*traced.programs.values(), *traced.taped.values()]))
+    functions = (TracedBranch(traced, i) for i in range(len(program.branches)))
+    return Residual(tuple(Branch(function, block) for function in functions), program.post_activation, traced)

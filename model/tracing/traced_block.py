@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..recompute import RngState, frozen_statistics
+from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .graph import python_random_state
-from .operations import Operation
+from .layout import Layout, arrange, undo
+from .operations import Operation, insert_results
 
+MAX_PROGRAMS = 256  # of a block: combinations of training flags, sizes and arguments that are remembered
 ADVICE = "if it is residual all the same, name its branches with branches="
 
 
@@ -26,6 +29,8 @@ class BranchProgram:
     operations: tuple[tuple[int, Operation], ...]  # with their indices, in order
     terms: tuple[int, ...]  # the operations whose sum is the branch
     unneeded: tuple[tuple[int, ...], ...]  # after each operation: results that no later one takes
+    enter: Layout = ()  # arranges the block's input as the branch's
+    leave: Layout = ()  # as the sum of the terms is arranged
 
     @staticmethod
     def of(input_state: int, operations: Mapping[int, Operation], terms: tuple[int, ...]) -> BranchProgram:
@@ -36,17 +41,18 @@ class BranchProgram:
         unneeded = (tuple(i for i, user in last_use.items() if user == n and i not in kept) for n in order)
         return BranchProgram(input_state, tuple((i, operations[i]) for i in order), terms, tuple(unneeded))
 
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
-        """F(x), with the modules and parameters of `owner`."""
-        values: dict[int, Any] = {self.input_state: x}
+    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Any:
+        """F(x), with the modules and parameters of `owner`, and the tensors that it was called with."""
+        arranged = arrange(self.leave, owner, x)
+        values: dict[int, Any] = {self.input_state: arranged[len(self.enter)]}
         for (index, operation), unneeded in zip(self.operations, self.unneeded, strict=True):
-            values[index] = operation.run(owner, values)
+            values[index] = operation.run(owner, values, arguments)
             for i in unneeded:
                 del values[i]
         first, *others = (values[i] for i in self.terms)
         for other in others:
             first = first + other
-        return first
+        return undo(self.leave, arranged, first)
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,25 @@ class BlockProgram:
 
     branches: tuple[BranchProgram, ...]
     post_activation: bool
+    # What the block returns after its state, if it returns a tuple: values, or tensors as ResultOf arguments
+    others: tuple[Any, ...] | None = None
 
     @property
     def signature(self) -> tuple[int, bool]:
         """What must be the same in every training mode."""
         return len(self.branches), self.post_activation
 
-    def run(self, owner: nn.Module, x: Tensor) -> Tensor:
-        """The block's output, branch after branch."""
+    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Tensor:
+        """The block's state, branch after branch."""
         for branch in self.branches:
-            x = x + branch.run(owner, x)
+            x = x + branch.run(owner, x, arguments)
         return F.relu(x) if self.post_activation else x
+
+    def output(self, state: Tensor, arguments: Sequence[Tensor]) -> Any:
+        """What the block returns, with this state."""
+        if self.others is None:
+            return state
+        return (state, *insert_results(self.others, dict(enumerate(arguments))))
 
 
 TrainingFlags = tuple[bool, ...]
@@ -93,42 +107,58 @@ def in_mode(block: nn.Module, training: bool) -> Iterator[None]:
 class TracedBlock:
     """A block and its programs, one for each combination of training flags that occurred.
 
-    Programs hold names of modules, not modules: a deep copy runs the copied block.
+    A program that torch.fx traced holds for all sizes, with all other arguments at their defaults. Where
+    there is none (`trace` is None), or arguments are given, there is one for each signature of the call that
+    occurred. Programs hold names of modules, not modules: a deep copy runs the copied block.
     """
 
     block: nn.Module
     name: str
-    trace: Callable[[nn.Module], BlockProgram]
+    trace: Callable[[nn.Module], BlockProgram] | None
+    tape: Callable[[nn.Module, Tensor, Arguments], BlockProgram]
     programs: dict[TrainingFlags, BlockProgram] = field(default_factory=dict)
-    checked: set[TrainingFlags] = field(default_factory=set)
+    taped: dict[Hashable, BlockProgram] = field(default_factory=dict)
+    checked: set[Hashable] = field(default_factory=set)
 
-    def program(self, flags: TrainingFlags) -> BlockProgram:
-        """The program for the block's present training flags; traced where these are new."""
-        if flags not in self.programs:
-            program, known = self.trace(self.block), next(iter(self.programs.values()), None)
-            if known is not None and program.signature != known.signature:
-                raise ValueError(f"{self.name}: another number of branches in this training mode; {ADVICE}")
-            self.programs[flags] = program
-        return self.programs[flags]
+    def _stored(
+        self, programs: dict[Any, BlockProgram], key: Hashable, program: BlockProgram
+    ) -> BlockProgram:
+        known = next(iter([*self.programs.values(), *self.taped.values()]), program)
+        if program.signature != known.signature:
+            raise RefusedError(self.name, f"another number of branches in this training mode; {ADVICE}")
+        if len(programs) >= MAX_PROGRAMS:
+            del programs[next(iter(programs))]  # the oldest; it is recorded anew if it is needed
+        programs[key] = program
+        return program
 
-    def run(self, index: int, x: Tensor) -> Tensor:
-        """F_index(x), the same shape as x. Raises ValueError where the trace is wrong."""
+    def program(self, x: Tensor, arguments: Arguments) -> BlockProgram:
+        """The program for the block's present training flags and this call; recorded where these are new."""
         flags = training_flags(self.block)
-        program = self.program(flags)
+        if self.trace is not None and not arguments.given(self.block):
+            return self.programs.get(flags) or self._stored(self.programs, flags, self.trace(self.block))
+        key = (flags, call_signature(self.name, x, arguments))
+        return self.taped.get(key) or self._stored(self.taped, key, self.tape(self.block, x, arguments))
+
+    def run(self, index: int, x: Tensor, arguments: Arguments = NO_ARGUMENTS) -> Tensor:
+        """F_index(x), the same shape as x. Raises ValueError where the trace is wrong."""
+        program = self.program(x, arguments)
         # A tensor of another type is fake (a memory estimate), or has no values to compare.
-        if index == 0 and flags not in self.checked and type(x) is Tensor and not x.is_meta:
-            check(self.block, program, x, name=self.name)
-            self.checked.add(flags)
+        if index == 0 and type(x) is Tensor and not x.is_meta:
+            key = (training_flags(self.block), call_signature(self.name, x, arguments))
+            if key not in self.checked:
+                check(self.block, program, x, arguments, name=self.name)
+                self.checked.add(key)
         version = None if x.is_inference() else x._version
-        y = program.branches[index].run(self.block, x)
+        y = program.branches[index].run(self.block, x, arguments.tensors)
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"{self.name}: branch {index} got {tuple(x.shape)} and returned {got}, want the same shape; "
-                "leave this block out"
+            raise RefusedError(
+                self.name,
+                f"branch {index} got {tuple(x.shape)} and returned {got}, want the same shape; "
+                "leave this block out",
             )
         if version is not None and x._version != version:
-            raise ValueError(f"{self.name}: branch {index} changes its input in place, want it left alone")
+            raise RefusedError(self.name, f"branch {index} changes its input in place, want it left alone")
         return y
 
 
@@ -138,13 +168,14 @@ class TracedBranch:
 
     traced: TracedBlock
     index: int
+    arguments: Arguments = NO_ARGUMENTS
 
     def __call__(self, x: Tensor) -> Tensor:
         """F(x): the same shape."""
-        return self.traced.run(self.index, x)
+        return self.traced.run(self.index, x, self.arguments)
 
 
-def _tensor_versions(block: nn.Module) -> dict[str, tuple[int, int]]:
+def tensor_versions(block: nn.Module) -> dict[str, tuple[int, int]]:
     """Identity and version of every buffer and every tensor that is a plain attribute."""
     tensors = dict(block.named_buffers())
     for name, module in block.named_modules():
@@ -163,26 +194,28 @@ def _without_side_effects(block: nn.Module, x: Tensor) -> Iterator[None]:
         yield
 
 
-def check(block: nn.Module, program: BlockProgram, x: Tensor, *, name: str) -> None:
+def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Arguments, *, name: str) -> None:
     """Compare block(x) with its branches, in the present mode, with the same random numbers.
 
     x: the block's input, any shape. Raises ValueError where they differ by more than roundings, or where the
     block's forward writes to its buffers or draws random numbers that recomputation cannot replay.
     """
-    versions, random_state = _tensor_versions(block), python_random_state()
+    versions, random_state = tensor_versions(block), python_random_state()
     with _without_side_effects(block, x):
-        expected = type(block).forward(block, x.clone())  # not block(): a rewired block's forward is replaced
+        # Not block(): a rewired block's forward is replaced.
+        returned = type(block).forward(block, x.clone(), *arguments.args, **arguments.kwargs)
+    expected = returned if program.others is None else returned[0]
     if python_random_state() != random_state:
-        raise ValueError(f"{name}: draws from Python's or NumPy's random numbers, want torch's (replayable)")
-    written = [key for key, version in _tensor_versions(block).items() if versions.get(key) != version]
+        raise RefusedError(name, "draws from Python's or NumPy's random numbers, want torch's (replayable)")
+    written = [key for key, version in tensor_versions(block).items() if versions.get(key) != version]
     if written:
-        raise ValueError(f"{name}: its forward writes to {', '.join(written)}; leave this block out")
+        raise RefusedError(name, f"its forward writes to {', '.join(written)}; leave this block out")
     with _without_side_effects(block, x):
-        found = program.run(block, x)
+        found = program.run(block, x, arguments.tensors)
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
-        raise ValueError(f"{name}: its branches do not add up to the shape of its output; {ADVICE}")
+        raise RefusedError(name, f"its branches do not add up to the shape of its output; {ADVICE}")
     error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
     # Roundings only: the same operations, sometimes in another order. A wrong trace is off by whole branches.
     limit = torch.finfo(expected.dtype).eps ** 0.5
     if expected.isfinite().all() and error > limit:
-        raise ValueError(f"{name}: its branches differ from its own output by {error:.1g} of it; {ADVICE}")
+        raise RefusedError(name, f"its branches differ from its own output by {error:.1g} of it; {ADVICE}")

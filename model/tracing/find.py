@@ -1,0 +1,102 @@
+"""Finds the residual blocks of a network and the chains that they form, by tracing and by watching it run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .chain import Chain, chains
+from .example import Example
+from .observe import observe
+from .residual import BlockCall, NotResidual, Residual, residual_block
+from .rewired_chain import BranchesOfBlock, as_residual
+from .traced_block import ADVICE
+from .watch import ModuleCall, Watched
+
+
+def _may_be_block(module: nn.Module) -> bool:
+    """Not a container without a forward, nor a layer of torch.nn."""
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return False
+    return any(True for _ in module.children()) or type(module).__module__.partition(".")[0] != "torch"
+
+
+@dataclass(frozen=True)
+class FoundBlocks:
+    """The modules of a network by name: residual ones, and those that are not, with the reason."""
+
+    residual: dict[str, Residual]
+    others: dict[str, NotResidual]
+
+
+def candidates(network: nn.Module) -> list[str]:
+    """The names of the modules that may be blocks. Raises ValueError if one is rewired already."""
+    names = [name for name, module in network.named_modules() if name and _may_be_block(module)]
+    for name in names:
+        if "forward" in vars(network.get_submodule(name)):
+            raise ValueError(f"rewire: {name} is rewired already, or its forward is patched by somebody else")
+    return names
+
+
+def find_blocks(
+    network: nn.Module,
+    branches: BranchesOfBlock | None,
+    watched: Mapping[bool, Watched],
+    proofs: dict[str, Residual | NotResidual],
+) -> FoundBlocks:
+    """Try every module but torch's layers, outer ones first; modules inside a residual block belong to it.
+
+    watched: what runs in either mode showed, if there were any. proofs: what is known of modules already;
+    grows.
+    """
+    found = FoundBlocks({}, {})
+    for name in candidates(network):
+        module = network.get_submodule(name)
+        inside = any(name.startswith(f"{outer}.") for outer in found.residual)
+        if inside:
+            continue
+        if name not in proofs:
+            given = as_residual(branches(module), module) if branches is not None else None
+            proofs[name] = given or _prove(name, module, watched)
+        result = proofs[name]
+        if isinstance(result, Residual):
+            found.residual[name] = result
+        else:
+            found.others[name] = result
+    return found
+
+
+def _prove(name: str, module: nn.Module, watched: Mapping[bool, Watched]) -> Residual | NotResidual:
+    """Whether the module is residual, called as in the watched runs."""
+    calls = [(training, call) for training, w in watched.items() for call in w.calls.get(name, ())]
+    for _, call in calls:
+        if call.carrying:
+            names = ", ".join(call.carrying)
+            return NotResidual(f"it is called with {names}, which carries a gradient into it; {ADVICE}")
+    if not all(_keeps_shape(call) for _, call in calls):
+        found = residual_block(module, name=name)  # for the reason
+        if isinstance(found, Residual):
+            found = NotResidual("it changes the shape: transition", True)
+        return found
+    real = [BlockCall(training, call.state, call.arguments) for training, call in calls]
+    return residual_block(module, name=name, calls=real)
+
+
+def _keeps_shape(call: ModuleCall) -> bool:
+    output = call.output[0] if isinstance(call.output, tuple | list) and call.output else call.output
+    if not isinstance(call.state, torch.Tensor) or not isinstance(output, torch.Tensor):
+        return False
+    return call.state.shape == output.shape
+
+
+def find_chains(network: nn.Module, names: Sequence[str], example: Example | None) -> list[Chain]:
+    """The chains of the blocks; of those that cannot be proven, what one run on `example` shows."""
+    proven = chains(network, names)
+    left = {name for chain in proven if chain.reason for name in chain.blocks}
+    if example is None or not left:
+        return proven
+    observed = observe(network, names, *example.args, **example.kwargs)
+    return [c for c in proven if not c.reason] + [c for c in observed if left.issuperset(c.blocks)]

@@ -1,0 +1,102 @@
+"""Blocks as other libraries have them: arguments, tuples, reshapes around the sum, frozen batch norms."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from foreign_blocks import Basic, D, image
+from torch import Tensor, nn
+
+from model.rewire import rewire, rewired_stages, set_beta
+
+
+class Block(nn.Module):
+    """Takes a mask, works on a reshaped state, returns a tuple; its control flow stops torch.fx."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        n, length, d = x.shape
+        if length != size[0] * size[1]:
+            raise ValueError("length")
+        x = x + self.f(x) * mask
+        x = x.view(n, *size, d)
+        x = x + self.g(x)
+        return x.reshape(n, length, d), None
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Linear(D, D)
+        self.layers = nn.ModuleList(Block() for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.learned_mask = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for i, layer in enumerate(self.layers):
+            mask = torch.full((x.shape[1], 1), 0.5 + i)
+            x = layer(x, self.scale * mask if self.learned_mask else mask, (2, x.shape[1] // 2))[0]
+        return x
+
+
+def gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
+    network.zero_grad()
+    y = network(x)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+
+def test_arguments_tuples_and_reshapes_are_held_for_every_block_of_a_chain():
+    network, x = Network(), torch.randn(2, 6, D)
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    assert [(r.kind, r.num_branches) for r in table] == [("reversible", 2)] * 3
+    for length in (6, 4, 10):
+        other = torch.randn(3, length, D)
+        assert torch.equal(network(other), plain(other))
+    set_beta(network, 1.0)
+    found = gradients(network, x)
+    one = other = plain.stem(x)
+    for i, layer in enumerate(plain.layers):
+        one = one + layer.f(other) * (0.5 + i)
+        other = other + layer.g(one)
+    y = (one + other) / 2
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    for a, p in zip(found, [p for p in plain.parameters() if p.grad is not None], strict=True):
+        assert torch.allclose(a, p.grad, rtol=1e-4, atol=1e-4)  # float32 states on a grid of 20 bits
+
+
+def test_an_argument_that_carries_a_gradient_is_refused_by_name():
+    network = Network()
+    network.learned_mask = True
+    with pytest.raises(ValueError, match="called with mask, which carries a gradient"):
+        rewire(network, example=torch.randn(2, 6, D))
+
+
+def test_the_output_of_a_block_within_a_chain_cannot_be_read():
+    network = Network()
+    rewire(network, example=torch.randn(2, 6, D))
+    pending, _ = network.layers[0](torch.randn(2, 6, D), torch.ones(6, 1), (2, 3))
+    with pytest.raises(ValueError, match=r"the output of layers.0 is used by mul\(\)"):
+        pending * 2
+
+
+def test_frozen_batch_norms_in_a_training_network_are_rewired():
+    network = nn.Sequential(Basic(), Basic())
+    rewire(network, beta=1.0)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    found = gradients(network, image())
+    for stage in rewired_stages(network):
+        stage.invert = False
+    for a, b in zip(found, gradients(network, image()), strict=True):
+        assert torch.equal(a, b)
