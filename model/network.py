@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
-from model.detector.detector import Detector, Prediction
+from model.detector.build import build_detector
+from model.detector.detector import Prediction
 from model.detector.settings import DetectorSettings
 from model.deterministic import average_steps
 from model.encode import sampled_encode
@@ -76,7 +77,9 @@ class Network(nn.Module):
         super().__init__()
         self.settings = encoder
         self.encoder = ClipEncoder(encoder)
-        self.detector = Detector(detector, num_features=self.encoder.num_features, num_classes=num_classes)
+        self.detector = build_detector(
+            detector, num_features=self.encoder.num_features, num_classes=num_classes
+        )
 
     def forward(
         self,
