@@ -42,8 +42,7 @@ class PostSettings(SettingsGroup):
 
     voting_tiou: float = Field(0.0, ge=0, lt=1)
     """tIoU from which a suppressed detection still has a say in where the better one begins and ends, by its
-    score; 0: none has. Larger lets closer ones vote only; ActionFormer has 0.7 on THUMOS-14 and 0.9 on
-    ActivityNet."""
+    score; 0: none has. Larger lets closer ones vote only; ActionFormer has 0.9 on ActivityNet."""
 
     min_score: float = Field(1e-4, ge=0)
     """Score below which a detection is dropped, before or after suppression. Larger gives fewer detections in
