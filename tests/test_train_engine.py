@@ -54,11 +54,12 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
     moved = steps.pop("moved")
     assert moved["encoder"] > 1e-3 and moved["detector"] > 1e-2, "the reference did not learn"
     torch_mode = "plain torch" if "plain torch" in steps else "torch DDP"
-    # float32 keeps 6e-8; three Adam steps turn that into up to 5e-7 (20 seeds, plain torch)
+    # float32 keeps 6e-8; three Adam steps turn that into up to 5e-7 (20 seeds, plain torch). Behind
+    # ActionFormer's first factors, 1e-4, gradients are near Adam's epsilon, which enlarges it: up to 2.4e-6
     far = {
         name: steps[name]
         for name in (torch_mode, *EXACT)
-        if max(steps[name]["encoder"], steps[name]["detector"]) > 1e-6
+        if max(steps[name]["encoder"], steps[name]["detector"]) > (5e-6 if "actionformer" in name else 1e-6)
     }
     assert not far
 
