@@ -6,8 +6,8 @@ feature gradient through them: three stages and two optimizer steps. Here the fi
 forward and the backward of one autograd.Function, so a step is one `loss.backward()`, and the detector is
 ordinary autograd.
 
-Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8). Time: one forward over
-all clips, and another with its backward over the kept ones.
+Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8), on a GPU only two chunks
+of them. Time: one forward over all clips, and another with its backward over the kept ones.
 
 How parameter gradients are accumulated. Data-parallel wrappers and ZeRO reduce a parameter as soon as
 autograd has accumulated its gradient, so a backward chunk by chunk would reduce it many times. Two ways
@@ -20,7 +20,7 @@ around:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .clip_chunks import chunks_on, select_clips
 from .recompute import CallState, recorded_call
 
 GradientScale = Literal["none", "inverse"]
@@ -38,6 +39,7 @@ class _ChunkedClips:
     """What one call encodes: the indices of clips in the flattened batch, one tensor per chunk."""
 
     encoder: nn.Module
+    device: torch.device  # of the encoder
     kept: tuple[Tensor, ...]
     others: tuple[Tensor, ...]
     num_clips: int
@@ -74,12 +76,26 @@ class _FeatureBuffer:
         return self.tensor
 
 
-def _select_clips(clips: Tensor, indices: Tensor) -> Tensor:
-    """The clips of these rising indices; neighbours are a view, so keeping them for the backward is free."""
-    first, last = int(indices[0]), int(indices[-1])
-    if last - first + 1 == len(indices):
-        return clips[first : last + 1]
-    return clips.index_select(0, indices.to(clips.device, non_blocking=True))
+def _encode_into(
+    features: _FeatureBuffer,
+    encoder: nn.Module,
+    clips: Tensor,
+    chunks: Sequence[Tensor],
+    device: torch.device,
+) -> None:
+    """Encode chunks of the clips, each given by the indices of its clips."""
+    selected = (select_clips(clips, indices) for indices in chunks)
+    for indices, chunk in zip(chunks, chunks_on(device, selected), strict=True):
+        features.write(indices, encoder(chunk))
+
+
+def _rows(gradient: Tensor, indices: Tensor) -> Tensor:
+    return gradient[indices.to(gradient.device, non_blocking=True)]
+
+
+def _device_of(encoder: nn.Module, clips: Tensor) -> torch.device:
+    """Where the encoder computes: where its parameters are, or without any, where the clips are."""
+    return next((p.device for p in encoder.parameters()), clips.device)
 
 
 class _ForwardBackward(nn.Module):
@@ -137,7 +153,7 @@ class _GradientSums:
                 yield torch.zeros_like(alias) if alias.grad is None else alias.grad
 
 
-def _backward_on_aliases(encoder: nn.Module, chunks: list[_KeptChunk]) -> list[Tensor]:
+def _backward_on_aliases(encoder: nn.Module, chunks: Iterable[_KeptChunk]) -> list[Tensor]:
     """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
     aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in _trainable_parameters(encoder)}
     sums, forward_backward = _GradientSums(list(aliases.values())), _ForwardBackward(encoder)
@@ -147,14 +163,14 @@ def _backward_on_aliases(encoder: nn.Module, chunks: list[_KeptChunk]) -> list[T
     return list(sums)
 
 
-def _backward_partitioned(encoder: nn.Module, chunks: list[_KeptChunk]) -> None:
+def _backward_partitioned(encoder: nn.Module, chunks: Iterable[_KeptChunk], num_chunks: int) -> None:
     """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last chunk only."""
     parameters = [p for _, p in _trainable_parameters(encoder)]
     forward_backward = _ForwardBackward(encoder)
     try:
         for i, chunk in enumerate(chunks):
             for p in parameters:
-                p.ds_grad_is_ready = i == len(chunks) - 1  # type: ignore[attr-defined]
+                p.ds_grad_is_ready = i == num_chunks - 1  # type: ignore[attr-defined]
             forward_backward(chunk)
     finally:
         for p in parameters:
@@ -171,13 +187,12 @@ class _SampledEncode(torch.autograd.Function):
         # Grad mode is off inside a Function's forward: no graph is built here.
         ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
         ctx.calls, features = [], _FeatureBuffer(chunked.num_clips)
-        kept = [_select_clips(clips, indices) for indices in chunked.kept]
-        for indices, chunk in zip(chunked.kept, kept, strict=True):
+        kept = [select_clips(clips, indices) for indices in chunked.kept]
+        for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
             encoded, call = recorded_call(chunked.encoder, chunk)
             features.write(indices, encoded)
             ctx.calls.append(call)
-        for indices in chunked.others:
-            features.write(indices, chunked.encoder(_select_clips(clips, indices)))
+        _encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)
         ctx.save_for_backward(*kept)
         return features.complete()
 
@@ -185,13 +200,14 @@ class _SampledEncode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         chunked = ctx.chunked
-        chunks = []
-        for clips, indices, call in zip(ctx.saved_tensors, chunked.kept, ctx.calls, strict=True):
-            of_chunk = gradient[indices.to(gradient.device, non_blocking=True)]
-            chunks.append(_KeptChunk(clips, of_chunk * chunked.gradient_factor, call))
+        kept = zip(chunks_on(chunked.device, ctx.saved_tensors), chunked.kept, ctx.calls, strict=True)
+        chunks = (
+            _KeptChunk(clips, _rows(gradient, indices) * chunked.gradient_factor, call)
+            for clips, indices, call in kept
+        )
         if ctx.with_parameters:
             return (None, None, None, *_backward_on_aliases(chunked.encoder, chunks))
-        _backward_partitioned(chunked.encoder, chunks)
+        _backward_partitioned(chunked.encoder, chunks, len(chunked.kept))
         return None, None, None
 
 
@@ -215,6 +231,7 @@ def _chunk_clips(
         raise ValueError("kept: got a clip more than once in one video, want each at most once")
     return _ChunkedClips(
         encoder=encoder,
+        device=_device_of(encoder, clips),
         kept=_split_indices(is_kept.nonzero()[:, 0], clips_per_forward),
         others=_split_indices((~is_kept).nonzero()[:, 0], clips_per_forward),
         num_clips=num_videos * num_clips,
@@ -225,7 +242,7 @@ def _chunk_clips(
 def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
     """(B*N, C, L, H, W) -> (B*N, D, t); the backward is the one that fits how the parameters are held."""
     parameters = [p for _, p in _trainable_parameters(chunked.encoder)]
-    graph_handle = torch.zeros((), device=clips.device, requires_grad=True)  # gives the output a backward
+    graph_handle = torch.zeros((), device=chunked.device, requires_grad=True)  # gives the output a backward
     partitioned = _is_partitioned(chunked.encoder)
     inputs = [clips, graph_handle, *([] if partitioned else parameters)]
     features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
@@ -235,8 +252,8 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
     features = _FeatureBuffer(len(clips))
     with torch.no_grad():
-        for indices in torch.split(torch.arange(len(clips)), clips_per_forward):
-            features.write(indices, encoder(_select_clips(clips, indices)))
+        chunks = torch.split(torch.arange(len(clips)), clips_per_forward)
+        _encode_into(features, encoder, clips, chunks, _device_of(encoder, clips))
     return features.complete()
 
 
@@ -261,8 +278,10 @@ def sampled_encode(
     """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
 
     encoder: (n, C, L, H, W) -> (n, D, t); gets the clips unchanged (uint8: it normalises them itself).
-    clips: (B, N, C, L, H, W). kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`;
-        None: no clip, the features have no gradient.
+    clips: (B, N, C, L, H, W), in host memory, from where a chunk is copied while the one before is encoded,
+        or on the encoder's device.
+    kept: (B, M), clip numbers without repeats, see `model.sampling.sample_clips`; None: no clip, the features
+        have no gradient.
     clips_per_forward: clips encoded at once; the memory of the encoder's graph is proportional to it.
     gradient_scale: how the clips left out of the gradient are made up for.
         "none"     not at all: the expected gradient is M / N of the full one (as in ETAD's released code).

@@ -89,8 +89,9 @@ class Network(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
-        """clips: (B, N, C, L, H, W) uint8; gt_segments, gt_labels: per video (A, 2) feature steps and (A,),
-        on the CPU, where the proposals are drawn (from a GPU they would be copied back, which waits for it).
+        """clips: (B, N, C, L, H, W) uint8, as `sampled_encode` takes them; gt_segments, gt_labels: per video
+        (A, 2) feature steps and (A,), on the CPU, where the proposals are drawn (from a GPU they would be
+        copied back, which waits for it).
 
         With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
         Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very

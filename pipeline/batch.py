@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -11,7 +11,7 @@ import torch
 class Batch:
     """B windows of videos (the whole video is one window); the same for training, evaluation and prediction.
 
-    clips: (B, N, C, L, H, W) uint8 RGB, on the CPU until `to` copies them; everything else stays there.
+    clips: (B, N, C, L, H, W) uint8 RGB. All tensors are on the CPU; the network copies clips to its device.
     windows: (B, 2) float64, start and end in seconds of the video.
     durations: (B,) float64, length of the whole video in seconds.
     gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
@@ -40,10 +40,6 @@ class Batch:
         for segments, labels in zip(self.gt_segments, self.gt_labels, strict=True):
             _check("gt_segments", segments, torch.float64, (len(labels), 2))
             _check("gt_labels", labels, torch.int64, (len(labels),))
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch with its clips on a device. From pinned memory the host does not wait for the copy."""
-        return replace(self, clips=self.clips.to(device, non_blocking=True))
 
     def __len__(self) -> int:
         return len(self.keys)

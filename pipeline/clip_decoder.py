@@ -183,8 +183,8 @@ class ClipDecoder:
             reason = self.gpu.refusal_after_try(
                 format, lambda: own_thread(self._try, video, wanted[:TRIED_FRAMES], packed).result()
             )
-            count = sum(packed_format(other) == format for other in self.videos)
             if reason is not None:
+                count = sum(packed_format(other) == format for other in self.videos)
                 reason = f"{reason} ({format}, {counted(count, 'video')})"
         if reason is not None:
             self._refuse(reason, packed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -17,6 +18,16 @@ from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSam
 from .settings import DataSettings
 
 
+@dataclass(frozen=True)
+class _BegunBatch:
+    """A batch that is being decoded: what each slot may show, and its first sample that was not skipped."""
+
+    epoch: int
+    candidates: Sequence[Candidates]
+    clips: torch.Tensor
+    started: Sequence[PendingSample | None]
+
+
 class Loader:
     """Batches of one subset for one rank.
 
@@ -26,8 +37,8 @@ class Loader:
     equal size: one that has less left than another adds black clips, flagged in `Batch.padding`.
 
     A thread makes `settings.prefetch` batches ahead, whose videos `settings.decode_workers` threads decode.
-    Batches lie in host memory (pinned, where `device` is a GPU) until `Batch.to` copies them, so the device
-    has those in use and at most the decode chunks of the next. `state_dict` is the epoch and step of the next
+    Batches lie in host memory (pinned, where `device` is a GPU), so the device has at most the decode chunks
+    of the next. `state_dict` is the epoch and step of the next
     batch to be handed out, whatever was decoded ahead: a loader that loads it goes on with the very same.
     A sample that cannot be read raises ValueError naming shard and key; while fewer than `skip_bad` were met,
     the epoch's next readable one comes instead (in evaluation black clips), and `remark` is called
@@ -68,7 +79,7 @@ class Loader:
             source, self.samples, settings, seed=seed, training=training, device=device, remark=remark
         )
         self._epoch, self._step = 0, 0
-        self._ahead: Prefetch[tuple[int, int], Batch] | None = None
+        self._ahead: Prefetch[tuple[int, int], _BegunBatch, Batch] | None = None
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "step": self._step}
@@ -86,7 +97,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         torch.get_num_threads()  # settles this thread's own number, which decoders would otherwise set to 1
-        ahead = self._ahead = Prefetch(self._steps(), self._make, self.settings.prefetch)
+        ahead = self._ahead = Prefetch(self._steps(), self._begin, self._complete, self.settings.prefetch)
         try:
             for (epoch, step), batch in ahead:
                 self._epoch, self._step = next_step(epoch, step, steps=self.steps_per_epoch)
@@ -115,21 +126,25 @@ class Loader:
             if not self.training and step == 0:
                 return
 
-    def _make(self, position: tuple[int, int]) -> Batch:
-        """The batch of an (epoch, step): a function of these and of the samples alone."""
+    def _begin(self, position: tuple[int, int]) -> _BegunBatch:
+        """Begin to decode the batch of an (epoch, step): a function of these and of the samples alone."""
         epoch, step = position
         torch.set_num_threads(1)  # as in the decoders' threads
         epoch = epoch if self.training else 0  # evaluation is the same in every epoch
         candidates = self.sampler.candidates(epoch, step)
         clips = self._empty_clips(len(candidates))
         started = [self._start_first(slot, epoch, into) for slot, into in zip(candidates, clips, strict=True)]
+        return _BegunBatch(epoch, candidates, clips, started)
+
+    def _complete(self, begun: _BegunBatch) -> Batch:
+        """Wait until all clips of a batch are there."""
         taken = [
-            self._complete_first(slot, epoch, into, pending)
-            for slot, into, pending in zip(candidates, clips, started, strict=True)
+            self._complete_first(slot, begun.epoch, into, pending)
+            for slot, into, pending in zip(begun.candidates, begun.clips, begun.started, strict=True)
         ]
         return collate(
             [sample for sample, _ in taken],
-            clips,
+            begun.clips,
             padding=[not was_read for _, was_read in taken],
             labels=self.labels,
             min_action_overlap=self.settings.min_action_overlap,

@@ -13,14 +13,13 @@ import glob
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .files import replacing, sha256_of
+from .files import replacing, sha256_of, temporary_folder
 from .records import DESCRIPTION
 from .text import short
 
@@ -31,10 +30,7 @@ PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", 
 BUSY = {408, 429, 500, 502, 503, 504}  # HTTP status codes of a server that may answer later
 TRIES = 8  # of one file, for servers that are busy or silent
 WRONG_TRIES = 4  # for servers that deliver something else, such as an error page
-DELAY_SECONDS, LONGEST_DELAY_SECONDS = (
-    1.0,
-    30.0,
-)  # after the first try; each pause is twice as long: 2 minutes
+DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 30.0  # after the first try; each pause is twice as long: 2 min
 CONNECT_SECONDS, SILENCE_SECONDS = 30.0, 300.0  # longest wait for a connection, and for its next bytes
 DESCRIPTION_BYTES = 128 << 20  # of a dataset.json: 200,000 videos; an endless one is left there
 INDEX_BYTES = 16 << 20  # of the index of a tar
@@ -157,8 +153,8 @@ def fetch(url: str, target: Path, *, most: int | None = None, check: Check | Non
 
 def fetch_bytes(url: str, *, most: int, check: Callable[[bytes], None]) -> bytes:
     """What `url` gives, of at most `most` bytes, checked as `fetch` does; nothing stays in the cache."""
-    with tempfile.TemporaryDirectory(prefix="leantad-") as folder:
-        path = Path(folder) / "fetched"
+    with temporary_folder() as folder:
+        path = folder / "fetched"
         fetch(url, path, most=most, check=lambda fetched: check(fetched.read_bytes()))
         return path.read_bytes()
 

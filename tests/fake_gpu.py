@@ -59,6 +59,41 @@ class GpuTensor(Tensor):
         return launch(function, args, kwargs or {})
 
 
+class Stream:
+    """A queue of the GPU: what was put into it, a list of (operation, tensor) that `Stream.running` adds to.
+
+    Waiting for another one adds ("wait", what that has had until then).
+    """
+
+    running: Stream
+    made: list[Stream]
+
+    def __init__(self, device: object = None):
+        self.work: list[tuple[str, Any]] = []
+        Stream.made.append(self)
+
+    def wait_stream(self, other: Stream) -> None:
+        self.wait_event(other.record_event())
+
+    def record_event(self) -> list[tuple[str, Any]]:
+        return list(self.work)
+
+    def wait_event(self, event: list[tuple[str, Any]]) -> None:
+        self.work.append(("wait", event))
+
+
+@contextmanager
+def on_stream(stream: Stream) -> Iterator[None]:
+    """Inside, operations go into this stream."""
+    before, Stream.running = Stream.running, stream
+    try:
+        yield
+    finally:
+        Stream.running = before
+
+
+Stream.made = []
+Stream.running = Stream()
 waits: list[str] = []  # operations for which the host would have waited
 
 
@@ -93,6 +128,7 @@ def launch(function, args: tuple, kwargs: dict) -> Any:
         non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
         if not (non_blocking and isinstance(args[0], GpuTensor)):
             waits.append(f"{function} between devices")
+        Stream.running.work.append(("copy", args[0]))
         return args[0]
     if function in BY_VALUE or (
         function in INDEXING and any(i is not None and i.dtype == torch.bool for i in args[1])
@@ -193,9 +229,14 @@ def fake_gpu() -> Iterator[list[str]]:
     """Inside, "cuda" is the GPU that computes nothing; yields the list of waits, filled as they come."""
     state = torch.zeros(16, dtype=torch.uint8)
     waits.clear()
+    Stream.made.clear()
+    Stream.running = Stream()
     with (
         patch("torch.cuda.get_rng_state", lambda device=None: state),
         patch("torch.cuda.set_rng_state", lambda new, device=None: None),
+        patch("torch.cuda.Stream", Stream),
+        patch("torch.cuda.current_stream", lambda device=None: Stream.running),
+        patch("torch.cuda.stream", on_stream),
         FakeGpu(),
     ):
         yield waits

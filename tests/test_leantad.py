@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from painted_video import painted_video
 from tiny_run import SMALL, make_shards_of
-from untrained_run import CLASSES, checkpoint
+from untrained_run import CLASSES, checkpoint, write_videos
 
 import leantad
 from tools.make_shards import main as make_shards
@@ -32,12 +31,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Two videos of 3.2 and 2 s."""
-    folder = tmp_path_factory.mktemp("videos")
-    first = painted_video(80, size=(48, 64), codec="libx264", container="matroska", fps=25)
-    (folder / "first.mkv").write_bytes(first)
-    (folder / "second.webm").write_bytes(painted_video(30, size=(48, 36), container="webm", fps=15))
-    return folder
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PATH = [
     *("model/encode.py", "model/network.py", "model/reversible.py", "model/rewired_stage.py"),
+    "model/clip_chunks.py",
     *("model/grid.py", "model/recompute.py", "model/deterministic.py", "model/sampling.py"),
     "model/segments.py",
     *sorted(str(path.relative_to(ROOT)) for room in ("detector", "backbones")
@@ -21,11 +22,11 @@ PATH = [
 # Calls that read a tensor's values; `.to(device)` from the host waits, too, unless it is non_blocking.
 WAITS = re.compile(
     r"\.(item|cpu|tolist|numpy|nonzero|unique|masked_select)\(|(?<![\w.])(float|int|bool)\((?!\")"
-    r"|(?<!\bactions)(?<!\bwaiting)\.to\([^()]*device\)"  # PaddedActions.to and Batch.to do not wait
+    r"|(?<!\bactions)\.to\([^()]*device\)"  # PaddedActions.to does not wait
 )
 # Function -> why its calls do not wait: what they read is on the CPU, or no tensor.
 ON_THE_HOST = {
-    "_select_clips": "indices of clips are on the CPU",
+    "select_clips": "indices of clips are on the CPU",
     "_chunk_clips": "the kept clips are drawn on the CPU",
     "_checked_segments": "ground truth is on the CPU",
     "_checked_labels": "ground truth is on the CPU",

@@ -56,6 +56,7 @@ def cut(shared_real: Path, beginning: str, out: Path) -> Path:
     return out
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_real_weights_name_what_real_clips_show(shared_real, tmp_path):
     folder = shared_real / "weights"

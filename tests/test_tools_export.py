@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from painted_video import painted_video
 from tiny_run import make_shards_of, run
-from untrained_run import CLASSES, checkpoint
+from untrained_run import CLASSES, checkpoint, write_videos
 
 import leantad
 from pipeline.files import file_sha256
@@ -39,12 +38,7 @@ def model(trained, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Two videos of 3.2 and 2 s."""
-    folder = tmp_path_factory.mktemp("videos")
-    first = painted_video(80, size=(48, 64), codec="libx264", container="matroska", fps=25)
-    (folder / "first.mkv").write_bytes(first)
-    (folder / "second.webm").write_bytes(painted_video(30, size=(48, 36), container="webm", fps=15))
-    return folder
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 def call(command, *arguments: object) -> Result:

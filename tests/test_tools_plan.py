@@ -19,7 +19,7 @@ from model.sampling import num_kept
 from tools.benchmarks.trackers import LiveBytes
 from tools.plan import main
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-from tools.planning.estimate import PARTS, FrameSize, decoder_bytes, estimate, loader_bytes
+from tools.planning.estimate import PARTS, FrameSize, clip_bytes, decoder_bytes, estimate
 from tools.planning.search import SettingsSearch, largest_that_fits, ratio_of
 from tools.planning.step import (
     BOUNDARIES,
@@ -207,10 +207,15 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
 def test_loader_and_decoder_by_hand():
     one = run_settings(data={"prefetch": 3}, optimizer={"batch_size": 1, "accumulation_steps": 2})
     batch = 8 * 3 * 8 * 32 * 32
-    assert loader_bytes(one, on_cpu=True) == batch * (1 + 3)
+    assert clip_bytes(one, on_cpu=True) == batch * (1 + 3)
     two = run_settings(optimizer={"batch_size": 2})
-    assert loader_bytes(two, on_cpu=True) == 2 * batch, "one ahead"
-    assert loader_bytes(one, on_cpu=False) == 0, "what waits for a GPU lies in host memory"
+    assert clip_bytes(two, on_cpu=True) == 2 * batch, "one ahead"
+    by_chunk = run_settings(encoder={"clips_per_forward": 3}, optimizer={"batch_size": 2})
+    assert clip_bytes(by_chunk, on_cpu=False) == 2 * 3 * batch // 8, (
+        "two chunks; the others are in host memory"
+    )
+    by_chunk = run_settings(encoder={"clips_per_forward": 99}, optimizer={"batch_size": 2})
+    assert clip_bytes(by_chunk, on_cpu=False) == 2 * 2 * batch, "no chunk is larger than the batch"
     data = run_settings(data={"decode_chunk_mib": 1, "decode_workers": 3, "resize": 128}).data
     frames = 2**20 // (128 * 256 * 3)
     assert frames == 10

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from painted_video import painted_video
-from untrained_run import PACKED, checkpoint
+from untrained_run import PACKED, checkpoint, write_videos
 
 from pipeline.dataset import Dataset
 from tools.make_shards import main as make_shards
@@ -39,12 +39,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Two videos that packing changes: H.264 with B-frames in Matroska, and VP9; 3.2 and 2 s."""
-    folder = tmp_path_factory.mktemp("videos")
-    first = painted_video(80, size=(48, 64), codec="libx264", container="matroska", fps=25)
-    (folder / "first.mkv").write_bytes(first)
-    (folder / "second.webm").write_bytes(painted_video(30, size=(48, 36), container="webm", fps=15))
-    return folder
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 def call(command, *arguments) -> Result:

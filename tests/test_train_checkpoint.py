@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from full_disk import files_of_at_most
 from torch import Tensor, nn
 
 from pipeline import files
@@ -272,17 +270,6 @@ def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, 
     assert [path.name for path in checkpoints.glob("step_*")] == ["step_000002"]
     remove_half_written(tmp_path)
     assert names(tmp_path) == ["last", "step_000002"]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes to a file fails, as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def save_tensors(folder: Path) -> None:

@@ -56,7 +56,9 @@ def raw_of(path: Path) -> list[tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "processes"), [(DEEPSPEED, 2), (TORCHRUN, 4)])
+@pytest.mark.parametrize(
+    ("launcher", "processes"), [(DEEPSPEED, 2), pytest.param(TORCHRUN, 4, marks=pytest.mark.ci)]
+)
 def test_processes_of_a_launcher_evaluate_what_one_does(world, tmp_path, launcher, processes):
     """Also where there are more than videos. In another batch a number may be rounded otherwise."""
     batch = ["--set", "optimizer.batch_size=1", "--set", "data.window_seconds=4"]
@@ -79,7 +81,9 @@ def test_processes_of_a_launcher_evaluate_what_one_does(world, tmp_path, launche
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, pytest.param(5, id="more than files")])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(2, marks=pytest.mark.ci), pytest.param(5, id="more than files")]
+)
 def test_processes_of_a_launcher_predict_what_one_does(world, tmp_path, processes):
     outputs = {}
     for count in (1, processes):

@@ -43,7 +43,9 @@ def launch(processes: int, result: Path) -> dict:
     return json.loads(result.read_text())
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 process", "2 processes"])
+@pytest.fixture(
+    scope="module", params=[1, pytest.param(2, marks=pytest.mark.ci)], ids=["1 process", "2 processes"]
+)
 def results(request, tmp_path_factory) -> dict:
     return launch(request.param, tmp_path_factory.mktemp("engine") / "result.json")
 

@@ -156,6 +156,7 @@ def test_map_equals_the_published_figures(shared_real, name, drop_duplicates):
     assert metrics["average_mAP"] == pytest.approx(average, abs=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_at_least_20_times_faster_than_the_loop_over_rows(shared_real):
     folder = shared_real / "results" / "autoloc"
@@ -178,6 +179,7 @@ def test_at_least_20_times_faster_than_the_loop_over_rows(shared_real):
     assert slow_seconds / fast_seconds > 20, f"{slow_seconds:.2f} s against {fast_seconds:.4f} s"
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_size_of_activitynet_takes_seconds():
     rng = np.random.default_rng(0)

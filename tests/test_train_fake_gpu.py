@@ -89,7 +89,7 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
         assert result.losses["loss"] == 0 and run.progress.step == 1
         in_step = list(waits)
         waits.clear()
-        found = postprocess_videos(infer(network, [batch()], CUDA), ["x", "y", "z"], PostSettings())
+        found = postprocess_videos(infer(network, [batch()]), ["x", "y", "z"], PostSettings())
         assert found.keys() == {"a", "b"} and found["a"]
     return network, in_step, list(waits)
 
@@ -107,6 +107,7 @@ def test_a_step_and_a_validation_run_on_a_gpu(backbone, beta):
         assert parameter.grad.shape == parameter.shape and parameter.grad.dtype == torch.bfloat16, name
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", [{"reversible": False}, {"frozen": True}, {"train_batch_norm": True}])
 def test_other_ways_to_train_run_on_a_gpu_in_float32(encoder):

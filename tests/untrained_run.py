@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from painted_video import painted_video
 from tiny_run import SMALL
 
 from train.build_network import build_network
@@ -24,4 +25,12 @@ def checkpoint(folder: Path, packing: dict = PACKED) -> Path:
     write_checkpoint(
         folder, 0, state=state, settings=plain, classes=CLASSES, packing=packing, progress={}, is_best=True
     )
+    return folder
+
+
+def write_videos(folder: Path) -> Path:
+    """Writes two videos that packing changes: H.264 with B-frames in Matroska, and VP9; 3.2 and 2 s."""
+    first = painted_video(80, size=(48, 64), codec="libx264", container="matroska", fps=25)
+    (folder / "first.mkv").write_bytes(first)
+    (folder / "second.webm").write_bytes(painted_video(30, size=(48, 36), container="webm", fps=15))
     return folder

@@ -6,7 +6,6 @@ through the network as evaluation does it (tools/prediction/detect.py).
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from train.cli import (
     Command,
     Output,
     force_option,
+    launched_as_first,
     local_rank_option,
     output_options,
     remark_on_lock,
@@ -148,7 +148,7 @@ FILE = click.Path(path_type=Path)
 @output_options
 @local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match.
 
     Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video, and
@@ -157,15 +157,13 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | No
     A file that cannot be used is named on stderr, the others go on, and the exit code is 1; where none can be
     used, it is 2, and nothing is written. Processes that deepspeed or torchrun started share the files.
     """
-    from train.distributed import launched_as_first, shared_work
+    from train.distributed import shared_work
 
     options = PredictOptions(**values)
     files = find_videos(options.videos)
     with writing_folder(options.out, "predict") if launched_as_first() else nullcontext() as last:
         check_outputs(options.out, list(files), force=options.force)
         check_formats(options.out, list(files), options.formats, force=options.force)
-        if local_rank is not None:
-            os.environ.setdefault("LOCAL_RANK", str(local_rank))
         with shared_work() as writes:
             output = Output(quiet or not writes, as_json and writes)
             remark_on_lock(output, options.out, last)

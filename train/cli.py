@@ -183,9 +183,19 @@ def trust_option(function: Decorated) -> Decorated:
 
 
 def local_rank_option(function: Decorated) -> Decorated:
-    """Click decorator: takes what the deepspeed launcher appends; argument `local_rank`."""
-    help_text = "Appended by the deepspeed launcher."
-    return click.option("--local_rank", type=int, default=None, hidden=True, help=help_text)(function)
+    """Click decorator: LOCAL_RANK, unless set, is the --local_rank that the deepspeed launcher appends."""
+
+    def set_variable(_: click.Context, __: click.Parameter, value: int | None) -> None:
+        if value is not None:
+            os.environ.setdefault("LOCAL_RANK", str(value))
+
+    options: dict[str, Any] = {"type": int, "hidden": True, "expose_value": False, "callback": set_variable}
+    return click.option("--local_rank", help="Appended by the deepspeed launcher.", **options)(function)
+
+
+def launched_as_first() -> bool:
+    """Whether this is the first process of a launch, or the only one; known before there is a group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def document_options(function: Decorated) -> Decorated:

@@ -21,11 +21,6 @@ LONGEST_SHARE = timedelta(days=7)  # how long a process waits for one that has m
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def launched_as_first() -> bool:
-    """Whether this is the first process of a launch, or the only one; known before there is a group."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def rank() -> int:
     """Number of this process, 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +24,7 @@ from train.cli import (
     check_new_file,
     exit_with,
     force_option,
+    launched_as_first,
     local_rank_option,
     output_options,
     trust_option,
@@ -120,7 +120,7 @@ def check_origin(options: EvalOptions) -> None:
     """
     if not options.checkpoint or options.checkpoint.is_file():  # a model file names no data set
         return
-    if options.trust or os.environ.get("RANK", "0") != "0":
+    if options.trust or not launched_as_first():
         return
     from train.checkpoint import settings_file
     from train.settings import check_trust
@@ -159,7 +159,7 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
 @contextmanager
 def held_output(options: EvalOptions) -> Iterator[None]:
     """Keep other evaluations from writing the same detections meanwhile."""
-    if options.detections or options.out is None or os.environ.get("RANK", "0") != "0":
+    if options.detections or options.out is None or not launched_as_first():
         yield
         return
     with writing_file(options.out, "eval"):
@@ -237,7 +237,7 @@ def evaluate_options(options: EvalOptions, output: Output) -> dict[str, Any]:
 def sharing(options: EvalOptions) -> AbstractContextManager[bool]:
     """Inside, a launcher's processes share the work of a network; yields whether this one writes."""
     if options.checkpoint is None:  # no work to share, and no torch to import
-        return nullcontext(os.environ.get("RANK", "0") == "0")
+        return nullcontext(launched_as_first())
     from train.distributed import shared_work
 
     return shared_work()
@@ -281,7 +281,7 @@ FILE = click.Path(path_type=Path)
 @output_options
 @local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | None, **values: Any) -> None:
+def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
@@ -290,8 +290,6 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, local_rank: int | No
     """
     options = EvalOptions(**values)
     check_options(options)
-    if local_rank is not None:
-        os.environ.setdefault("LOCAL_RANK", str(local_rank))
     with held_output(options), sharing(options) as writes:
         output = Output(quiet or not writes, as_json and writes)
         loaded = load_input(options, output) if writes or options.checkpoint else None

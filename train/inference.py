@@ -127,15 +127,15 @@ def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
             )
 
 
-def infer(network: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[RawWindow]:
-    """Raw windows of every sample, in the loader's order. `network`: a Network on `device`, or its engine.
+def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWindow]:
+    """Raw windows of every sample, in the loader's order. `network`: a Network, or its engine.
 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.to(device).clips)
+            prediction = network(batch.clips)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
@@ -182,7 +182,7 @@ def detect_in(
         remark=remark,
     )
     with closing(loader):
-        windows = watch(infer(trained.network, loader, trained.device))
+        windows = watch(infer(trained.network, loader))
         if record is not None:
             windows = _recorded(windows, record)
         return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

@@ -106,8 +106,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_beta(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
-    for waiting in batches:
-        batch = waiting.to(run.device)  # of the micro batches one is on the device at a time
+    for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
         losses.append({"loss": loss.detach(), **parts})
@@ -117,7 +116,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
                 raise TrainingStopped(not_finite(numbers, batches))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
-        del batch, loss  # the graph holds the clips
+        del loss  # the graph holds the clips
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)

@@ -21,6 +21,7 @@ from pipeline.text import first_names
 from train.cli import (
     Command,
     Output,
+    launched_as_first,
     local_rank_option,
     one_line,
     output_options,
@@ -59,7 +60,6 @@ def settings_of_run(
     trust: use all that the recipe, or the run to be resumed, names; otherwise as `check_trust` says.
     """
     from train.checkpoint import last_checkpoint
-    from train.distributed import launched_as_first
     from train.settings import check_trust, load_settings, read_settings
 
     if resume and force:
@@ -179,7 +179,6 @@ def run_alone(
     """
     from pipeline.lock import writing_folder
     from train.checkpoint import going_on
-    from train.distributed import launched_as_first
 
     with writing_folder(out, "train") if launched_as_first() else nullcontext() as last:
         remark_on_lock(output, out, last)
@@ -278,11 +277,8 @@ def main(
     trust: bool,
     quiet: bool,
     as_json: bool,
-    local_rank: int | None,
 ) -> None:
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
-    if local_rank is not None:
-        os.environ.setdefault("LOCAL_RANK", str(local_rank))
     output = Output(quiet, as_json)
     sys.exit(train(recipe, out, overrides, output, resume=resume, force=force, trust=trust))
 

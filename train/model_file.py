@@ -22,7 +22,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from pipeline.files import file_sha256, parse_json, replacing, sha256_of
-from pipeline.packing.prepare import encoding_spec_of
+from pipeline.packing.prepare import ENCODING_FIELDS, encoding_spec_of
 from pipeline.text import first_names, short
 from train.build_network import build_network
 from train.checkpoint import (
@@ -44,7 +44,7 @@ FORMAT, VERSION = "leantad-model", 1
 # Settings that mean something on one machine alone -> what they are in a file.
 LOCAL = {"data.shards": "", "encoder.weights": None, "run.ds_config": None, "run.device": "auto"}
 # What decides a video's pixels.
-PACKING_FIELDS = ("copy", "codec", "fps", "short_side", "gop", "upscale", "side_multiple")
+PACKING_FIELDS = ("copy", *ENCODING_FIELDS)
 LONGEST_DOCUMENT = 16 << 20  # bytes of model.json: 100,000 classes have 3 MiB
 MOST_VALUES = 32  # of a setting that is a list: each may be a stage of the network, which takes time to build
 

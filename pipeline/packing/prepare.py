@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,6 +54,9 @@ class StatedEncoding:
 
 
 _ENCODING = TypeAdapter(StatedEncoding)
+# What decides a packed video's pixels, unless it was copied; and what data sets mean that do not state it.
+ENCODING_FIELDS = tuple(field.name for field in fields(StatedEncoding))
+FORMERLY = {field.name: field.default for field in fields(StatedEncoding) if field.default is not MISSING}
 
 
 @dataclass(frozen=True)

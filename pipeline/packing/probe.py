@@ -190,9 +190,10 @@ def _begin_of(container: InputContainer, decoder: FrameDecoder, first: Fraction)
 def _metadata_of(
     clock: Clock, stream: av.VideoStream, first_frame: av.VideoFrame, reader: FrameReader
 ) -> VideoMetadata:
+    rate = clock.rate()
     return VideoMetadata(
         duration=clock.end,
-        fps=clock.rate(),
+        fps=rate,
         num_frames=clock.count,
         width=first_frame.width,
         height=first_frame.height,
@@ -200,6 +201,6 @@ def _metadata_of(
         aspect=reader.aspect,
         codec=stream.codec_context.codec.canonical_name,
         pix_fmt=first_frame.format.name,
-        steady=is_steady(clock.times, clock.rate()),
+        steady=is_steady(clock.times, rate),
         transfer=HDR_TRANSFERS.get(int(first_frame.color_trc)),
     )

@@ -13,12 +13,12 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
+from ..files import collection_paused
 from .journal import Journal
 from .pack_video import Job, PackResult, reject
 
@@ -64,24 +64,10 @@ def _start(job: Job, journal: Journal, task: Task) -> _Worker:
     context = multiprocessing.get_context("fork")  # cheap, and nothing has to be pickled
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run_job, args=(job, journal, task, sender), daemon=True)
-    with _no_collection():
+    with collection_paused():  # closing a decoder, there, waits for threads that a fork does not have
         process.start()
     sender.close()
     return _Worker(job, process, receiver)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """What is garbage here must not be collected in a fork: closing a decoder waits for threads that are not
-    there.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> None:

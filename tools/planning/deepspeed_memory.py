@@ -196,7 +196,7 @@ def _updating(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
 def moments(peak: StepPeak, config: DeepSpeedMemoryConfig, always: dict[str, int]) -> dict[str, Bytes]:
     """Bytes by part at the moments that can be the peak. always: what else is held at any time."""
     held = _always_held(peak, config) + Bytes(always)
-    clips = Bytes({FRAMES: peak.parts.get(FRAMES, 0)})
+    clips = Bytes({FRAMES: peak.parts.get(FRAMES, 0) if config.on_cpu else 0})  # a GPU's are in `always`
     earlier = Bytes()  # ZeRO 2: the sum of the micro steps before; ZeRO 0 and 1 have it in the step itself
     if peak.accumulates and config.stage == 2 and not config.offloads_optimizer:
         earlier[GRADIENTS] = config.per_process(config.bytes_of(peak.trainable))

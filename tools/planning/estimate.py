@@ -43,16 +43,16 @@ class FrameSize:
     width: int
 
 
-def loader_bytes(settings: Settings, *, on_cpu: bool) -> int:
-    """Bytes of clips on the device besides the micro batch that is trained on.
+def clip_bytes(settings: Settings, *, on_cpu: bool) -> int:
+    """Bytes of clips on the device, besides the micro batch that is trained on where that is the CPU.
 
-    The other micro batches of the step and those decoded ahead wait in host memory.
+    A GPU has two chunks of clips (model/clip_chunks.py); all else waits in host memory.
     """
+    data, videos = settings.data, settings.optimizer.batch_size
+    clip = 3 * data.clip_frames * data.crop**2
     if not on_cpu:
-        return 0
-    data, batch_size = settings.data, settings.optimizer.batch_size
-    batch = batch_size * data.num_clips * 3 * data.clip_frames * data.crop**2
-    return batch * (settings.optimizer.accumulation_steps - 1 + data.prefetch)
+        return 2 * clip * min(settings.encoder.clips_per_forward, videos * data.num_clips)
+    return clip * data.num_clips * videos * (settings.optimizer.accumulation_steps - 1 + data.prefetch)
 
 
 def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
@@ -100,7 +100,7 @@ def estimate(
 ) -> Estimate:
     """The peak of a run with these settings, on each of its devices."""
     always = {
-        FRAMES: loader_bytes(settings, on_cpu=deepspeed.on_cpu),
+        FRAMES: clip_bytes(settings, on_cpu=deepspeed.on_cpu),
         DECODER: decoder_bytes(settings.data, source),
         CONTEXT: 0 if deepspeed.on_cpu else CUDA_CONTEXT,
     }

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from train.inference import TrainedNetwork
     from train.postprocess import ExternalScores, PostSettings
 
-# What decides a packed video's pixels, unless it was copied as it is.
-ENCODING_FIELDS = ("codec", "fps", "short_side", "gop", "upscale", "side_multiple")
-FORMERLY = {"side_multiple": 2}  # of data sets that do not state it
-
 
 # ----------------------------------------------------------------------------------------- a checkpoint
 
@@ -113,6 +109,8 @@ def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]
 
 def packing_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     """What differs between two data sets' `settings`: "fps 30 here, 15 there"; empty if nothing does."""
+    from pipeline.packing.prepare import ENCODING_FIELDS, FORMERLY
+
     one_copied = bool(here.get("copy")) != bool(there.get("copy"))
     names = (
         ["copy"]
