@@ -81,7 +81,7 @@ def opentad_fixture(folder: Path) -> Fixture:
         "distance_weight": head.get("loss_weight", 1.0),
         "normaliser_start": head["loss_normalizer"],
         "normaliser_momentum": head["loss_normalizer_momentum"],
-        "form": "opentad",
+        "origin": "opentad",
     }
     detector = build(
         settings,

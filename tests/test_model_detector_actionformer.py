@@ -140,10 +140,27 @@ def test_the_parts_sum_to_the_loss():
     assert not any(value.requires_grad for value in parts.values())
 
 
-@pytest.mark.parametrize("form", ["authors", "opentad"])
+def test_the_loss_of_the_steps_is_the_weighted_mean_over_those_that_are_there():
+    detector, features = small(step_class_weight=6), torch.randn(1, 8, 16)
+    mask = torch.arange(16)[None] < 13
+    _, parts = loss_of(detector, features, (0,), mask=mask)
+    total, scores = 0.0, detector.step_class(features)[0].sigmoid()
+    for step in range(13):
+        for label in range(3):
+            cover = 0.0
+            for (start, end), its in zip(SEGMENTS[0].tolist(), LABELS[0].tolist(), strict=True):
+                if its == label:
+                    cover = max(cover, min(end, step + 1) - max(start, step))
+            score = scores[label, step]
+            total -= 5 * cover * score.log() + (1 - cover) * (1 - score).log()
+    assert parts["step_class"].item() == pytest.approx(6 * total.item() / 13, rel=1e-5)  # float32 sums
+    assert small().step_class is None  # ActionFormer's own has no such weights
+
+
+@pytest.mark.parametrize("origin", ["authors", "opentad"])
 @pytest.mark.parametrize("videos", [(0, 1), (1, 1)])
-def test_every_parameter_gets_a_finite_gradient_even_without_actions(videos, form):
-    detector = small(form=form)
+def test_every_parameter_gets_a_finite_gradient_even_without_actions(videos, origin):
+    detector = small(origin=origin, step_class_weight=1)
     features = torch.randn(2, 8, 16, requires_grad=True)
     loss_of(detector, features, videos)[0].backward()
     missing = [
@@ -152,13 +169,13 @@ def test_every_parameter_gets_a_finite_gradient_even_without_actions(videos, for
     assert missing == [] and features.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("form", ["authors", "opentad"])
-def test_what_is_behind_the_end_of_a_video_changes_nothing(form):
+@pytest.mark.parametrize("origin", ["authors", "opentad"])
+def test_what_is_behind_the_end_of_a_video_changes_nothing(origin):
     """20 of 32 steps, of 64 steps: the same outputs and losses."""
     features = torch.randn(1, 8, 20)
     found = []
     for num_steps in (32, 64):
-        detector = small(num_steps, form=form).eval()
+        detector = small(num_steps, origin=origin).eval()
         torch.nn.init.ones_(detector.distances.last.bias)  # or segments have no length, and score 0
         padded = torch.nn.functional.pad(features, (0, num_steps - 20))
         mask = torch.arange(num_steps)[None] < 20

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...deterministic import interpolate_steps
-from ...segments import clamp_segments
+from ...segments import at_least_float32, clamp_segments
 from ..detector import Detector, Prediction, check_features, check_sizes
 from ..ground_truth import PaddedActions, pad_actions
+from ..losses import step_class_targets
 from ..settings import DetectorSettings
 from .head import LevelHead, LevelScales
 from .losses import RunningNormaliser, distance_iou_losses, focal_losses, smooth_labels
@@ -24,6 +27,7 @@ from .points import assign_actions, make_points
 from .pyramid import Pyramid
 
 _MIN_LENGTH = 1e-3  # steps; a shorter segment scores 0
+_STEP_POSITIVES = 5.0  # weight of the classes that are there at a step against the others
 
 
 class ActionFormer(Detector):
@@ -43,11 +47,13 @@ class ActionFormer(Detector):
                 own.head_dim,
                 outputs,
                 num_layers=own.head_layers,
-                opentad=own.form == "opentad",
+                opentad=own.origin == "opentad",
             )
             for outputs in (num_classes, 2)
         )
         self.scales = LevelScales(own.num_levels)
+        # Bypasses the pyramid, as in the detector of proposals, and counts in training alone.
+        self.step_class = nn.Conv1d(num_features, num_classes, 1) if own.step_class_weight else None
         self.normaliser = RunningNormaliser(own.normaliser_start, own.normaliser_momentum)
         nn.init.constant_(self.classes.last.bias, math.log(own.class_prior / (1 - own.class_prior)))  # type: ignore[arg-type]
 
@@ -84,8 +90,20 @@ class ActionFormer(Detector):
         ).to(features.device)
         logits, distances, valid = self(features, mask)
         parts = self.losses(logits, distances, valid, actions, num_steps)
-        total = parts["class"] + parts["distance"]
-        return total, {name: value.detach() for name, value in parts.items()}
+        if self.step_class is not None:
+            parts["step_class"] = self._step_loss(self.step_class(features), mask, actions)
+        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
+
+    def _step_loss(self, logits: Tensor, mask: Tensor, actions: PaddedActions) -> Tensor:
+        """The weighted loss of the classes of the steps: logits (B, K, T), mask (B, 1, T)."""
+        logits = at_least_float32(logits)
+        targets = step_class_targets(
+            actions.segments, actions.labels, actions.mask, logits.shape[2], self.num_classes
+        )
+        weight = torch.full((), _STEP_POSITIVES, device=logits.device)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weight)
+        mean = (losses * mask).sum() / mask.sum().clamp(min=1)
+        return mean * self.settings.step_class_weight
 
     def losses(
         self, logits: Tensor, distances: Tensor, mask: Tensor, actions: PaddedActions, num_steps: int

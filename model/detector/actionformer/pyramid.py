@@ -28,7 +28,7 @@ def sine_table(num_steps: int, channels: int) -> Tensor:
 
 def level_norm(settings: ActionFormerSettings) -> ChannelNorm:
     """The norm of a level."""
-    if settings.form == "opentad":
+    if settings.origin == "opentad":
         return ChannelNorm(settings.embed_dim, OPENTAD_EPSILON)
     return ChannelNorm(settings.embed_dim)
 
@@ -39,7 +39,7 @@ class Pyramid(nn.Module):
     def __init__(self, num_features: int, num_steps: int, settings: ActionFormerSettings):
         """num_steps: the T that positions are stated for; the table is stretched to a larger one."""
         super().__init__()
-        channels, opentad = settings.embed_dim, settings.form == "opentad"
+        channels, opentad = settings.embed_dim, settings.origin == "opentad"
 
         def block(level: int) -> Block:
             return Block(

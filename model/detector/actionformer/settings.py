@@ -47,11 +47,11 @@ class ActionFormerSettings(SettingsGroup):
     time."""
 
     position_embedding: bool = False
-    """Whether steps are told their place in the window. true suits windows that are whole videos, as
+    """Whether steps get their place in the window. true suits windows that are whole videos, as
     ActivityNet's."""
 
     drop_path: float = Field(0.1, ge=0, lt=1)
-    """Probability that a training sample skips a part of a block. Larger overfits later and learns slower."""
+    """Probability that a training sample skips a part of a block. Larger overfits later and is slower to train."""
 
     centre_radius: float | None = Field(1.5, gt=0)
     """Distance from an action's centre, in steps of the point's level, within which points are trained to
@@ -68,6 +68,10 @@ class ActionFormerSettings(SettingsGroup):
     """Weight of the loss of the distances against that of the classes. Larger puts more effort into precise
     borders."""
 
+    step_class_weight: float = Field(0.0, ge=0)
+    """Weight of a further loss, ours: class scores of each step, straight from the features. An encoder that
+    starts from random weights needs it, some 6; 0 leaves it out, as ActionFormer does."""
+
     normaliser_start: float = Field(100.0, ge=1)
     """Number of matched points that the first losses are divided by, near that of a usual batch; then their
     moving average takes over. Larger makes the first steps smaller."""
@@ -80,8 +84,8 @@ class ActionFormerSettings(SettingsGroup):
     """Where in the first step of its cell a point lies: 0.5 is the middle, as in ActionFormer on ActivityNet;
     0 the beginning, as in OpenTAD's Re2TAL, whose weights want it."""
 
-    form: Literal["authors", "opentad"] = "authors"
-    """Whose form of the network, where they differ: in the epsilon of some norms, and in what stands behind
+    origin: Literal["authors", "opentad"] = "authors"
+    """Whose network it is, where they differ: in the epsilon of some norms, and in what stands behind
     the end of a padded video. Weights trained with OpenTAD, such as Re2TAL's, want opentad."""
 
     @property
