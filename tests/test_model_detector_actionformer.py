@@ -246,7 +246,7 @@ def test_the_number_of_steps_is_free_for_proposals():
     assert DetectorSettings(num_steps=18).kind == "proposals"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_detector_alone_overfits_a_few_sequences():
     changes = {"embed_dim": 32, "head_dim": 32, "max_distances": (4.0, 8.0, 16.0), "drop_path": 0.0}
     torch.manual_seed(0)

@@ -96,7 +96,8 @@ def test_the_text_of_all_settings_of_a_group_begins_in_one_column():
         ("optimiser", "did you mean 'optimizer'?"),
         (
             "zzz",
-            "groups: data, data.limits, encoder, encoder.beta, detector, detector.weights, optimizer, "
+            "groups: data, data.limits, encoder, encoder.beta, detector, detector.weights, "
+            "detector.actionformer, optimizer, "
             "post, run",
         ),
         ("fc", None),

@@ -72,8 +72,10 @@ def fails_at_third_call(loss):
     return failing
 
 
-def test_the_recipe_differs_from_the_demo_in_the_detector_and_its_scores_alone():
+def test_the_recipe_differs_from_the_demo_in_the_detector_its_rate_and_scores_alone():
     demo, other = load_settings(RECIPES / "demo.yaml"), load_settings(RECIPES / "demo_actionformer.yaml")
     assert other.detector.kind == "actionformer" and other.post.quality_power == 0
-    same = {"detector": demo.detector, "post": PostSettings(quality_power=0.25)}
+    optimizer = other.optimizer.model_copy(update={"detector_lr": demo.optimizer.detector_lr})
+    post = PostSettings(quality_power=0.25)
+    same = {"detector": demo.detector, "post": post, "optimizer": optimizer}
     assert other.model_copy(update=same) == demo

@@ -69,7 +69,8 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
 @pytest.mark.slow
 def test_gradient_norms_are_those_of_plain_autograd(results):
     norms = {name: found["norm"] for name, found in results["steps"].items() if "norm" in found}
-    assert [name for name, norm in norms.items() if norm is None] == ["zero 0", "zero 0, 2 micro steps"]
+    without = ["zero 0", "zero 0, 2 micro steps", "zero 0, actionformer"]
+    assert [name for name, norm in norms.items() if norm is None] == without
     # float32 sums in another order; bfloat16 keeps 8 bits of every activation
     far = {name: n for name, n in norms.items() if n is not None and n > (3e-2 if "bf16" in name else 1e-6)}
     assert not far

@@ -52,8 +52,8 @@ class DetectorSettings(SettingsGroup):
 
     kind: Literal["proposals", "actionformer"] = "proposals"
     """Which detector: proposals scores and refines all segments of a window, as ETAD; actionformer has one
-    segment per point of a pyramid, as ActionFormer, and its settings below detector.actionformer, all others
-    but detector.num_steps being those of proposals. See docs/choose-settings.md."""
+    segment per point of a pyramid, as ActionFormer. Its settings are detector.num_steps and those below
+    detector.actionformer, all others are of proposals. See docs/choose-settings.md."""
 
     num_steps: int = Field(128, ge=4)
     """Feature steps T of a window, the time axis of the detector; features of another length are interpolated

@@ -51,7 +51,8 @@ class ActionFormerSettings(SettingsGroup):
     ActivityNet's."""
 
     drop_path: float = Field(0.1, ge=0, lt=1)
-    """Probability that a training sample skips a part of a block. Larger overfits later and is slower to train."""
+    """Probability that a training sample skips a part of a block. Larger overfits later and takes longer to
+    train."""
 
     centre_radius: float | None = Field(1.5, gt=0)
     """Distance from an action's centre, in steps of the point's level, within which points are trained to
