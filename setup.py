@@ -39,6 +39,7 @@ setup(
         "model",
         "model.backbones",
         "model.detector",
+        "model.detector.actionformer",
         "model.tracing",
         "train",
         "train.evaluation",

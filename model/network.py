@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
-from model.detector.detector import Detector, Prediction
+from model.detector.build import build_detector
+from model.detector.detector import Prediction
 from model.detector.settings import DetectorSettings
 from model.deterministic import average_steps
 from model.encode import sampled_encode
@@ -78,7 +79,9 @@ class Network(nn.Module):
         self.settings = encoder
         self.clip_ratio = encoder.clip_ratio  # of the next step; a run with a schedule sets it
         self.encoder = ClipEncoder(encoder)
-        self.detector = Detector(detector, num_features=self.encoder.num_features, num_classes=num_classes)
+        self.detector = build_detector(
+            detector, num_features=self.encoder.num_features, num_classes=num_classes
+        )
 
     def forward(
         self,
@@ -118,9 +121,8 @@ class Network(nn.Module):
         if strategy == "random" or strategy == "uniform" or strategy == "block":
             return sample_clips(num_videos, num_clips, ratio, strategy=strategy, generator=generator)
         if strategy == "labels":
-            num_steps = self.detector.settings.num_steps
             return sample_labelled_clips(
-                num_clips, ratio, gt_segments, num_steps=num_steps, generator=generator
+                num_clips, ratio, gt_segments, num_steps=self.detector.num_steps, generator=generator
             )
         return late_choice(strategy, num_kept(num_clips, ratio), generator=generator)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """The tensor in float32; unchanged if it is float32 or float64 already."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
@@ -21,7 +21,7 @@ def pairwise_tiou(first: Tensor, second: Tensor) -> Tensor:
     [0, 1], float32 or wider. A segment of no length (or one that ends before it starts) has tIoU 0 with
     everything.
     """
-    first, second = _at_least_float32(first), _at_least_float32(second)
+    first, second = at_least_float32(first), at_least_float32(second)
     start1, end1 = first[..., :, None, 0], first[..., :, None, 1]
     start2, end2 = second[..., None, :, 0], second[..., None, :, 1]
     intersection = (torch.minimum(end1, end2) - torch.maximum(start1, start2)).clamp(min=0)

@@ -26,6 +26,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from model.detector.actionformer.detector import ActionFormer
+from model.detector.actionformer.points import assign_actions, make_points
+from model.detector.ground_truth import pad_actions
+from model.detector.settings import DetectorSettings
 from model.encode import sampled_encode
 from model.late_choice import LateChoice, late_choice
 from model.rewire import rewire
@@ -52,6 +56,21 @@ SETTINGS = OptimizerSettings(
     gradient_clip=0.5,
 )
 
+ACTIONFORMER = DetectorSettings(
+    kind="actionformer",
+    num_steps=20,
+    actionformer={
+        "embed_dim": 8,
+        "head_dim": 8,
+        "num_heads": 2,
+        "max_distances": (4.0, 8.0),
+        "attention_windows": (3,),
+        "drop_path": 0.0,  # it draws from the global generator
+    },
+)
+# A softmax does not see what is added to all its logits: the key's bias gets noise, which Adam enlarges.
+WITHOUT_GRADIENT = (".maps.key.bias", ".norms.key.bias")
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -62,6 +81,7 @@ class Mode:
     bf16: bool = False
     cpu_adam: bool = True
     clip_sampling: str = "random"
+    actionformer: bool = False  # in place of the small head
 
 
 MODES = {
@@ -89,9 +109,13 @@ MODES = {
     "zero 3, dpp": Mode(3, clip_sampling="dpp"),
     "zero 3, top_gradient": Mode(3, clip_sampling="top_gradient"),
     "zero 3, offload, importance": Mode(3, offload=True, clip_sampling="importance"),
+    "zero 0, actionformer": Mode(0, actionformer=True),
+    "zero 1, actionformer": Mode(1, actionformer=True),
+    "zero 2, offload, actionformer": Mode(2, offload=True, actionformer=True),
+    "zero 3, actionformer": Mode(3, actionformer=True),
 }
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
-RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam")
+RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam", "zero 3, actionformer")
 
 
 class Block(nn.Module):
@@ -149,18 +173,24 @@ class Encoder(nn.Module):
 class Network(nn.Module):
     """Encoder and a small head with a loss that mixes all clips of a video."""
 
-    def __init__(self, seed: int = 7, *, dropout: float = 0.0, frozen: str = ""):
+    def __init__(self, seed: int = 7, *, dropout: float = 0.0, frozen: str = "", actionformer: bool = False):
         super().__init__()
         torch.manual_seed(seed)
         self.encoder = Encoder(dropout)
         self.detector = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Tanh(), nn.Conv1d(16, 2, 3))
+        if actionformer:
+            self.detector = ActionFormer(ACTIONFORMER, num_features=8, num_classes=2)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(not (frozen and name.startswith(frozen)))
+            parameter.requires_grad_(
+                not (frozen and name.startswith(frozen)) and not name.endswith(WITHOUT_GRADIENT)
+            )
 
     def forward(self, clips: Tensor, kept: Tensor | LateChoice) -> Tensor:
-        return self.loss(sampled_encode(self.encoder, clips, kept, clips_per_forward=4))
+        return self.loss(sampled_encode(self.encoder, clips, kept, clips_per_forward=4), kept)
 
-    def loss(self, features: Tensor) -> Tensor:
+    def loss(self, features: Tensor, kept: Tensor | LateChoice) -> Tensor:
+        if isinstance(self.detector, ActionFormer):
+            return self.detector.loss(features, *actions_of(kept), generator=torch.Generator())[0]
         scores = self.detector(features).float()
         return (scores[:, 0] * scores[:, 1].roll(1, 0)).mean() + scores.square().mean()
 
@@ -175,7 +205,7 @@ class Network(nn.Module):
                 with nullcontext() if number in numbers else torch.no_grad():
                     steps.append(self.encoder.plain(video[number : number + 1]))
             videos.append(torch.cat(steps, 2))
-        return self.loss(torch.cat(videos))
+        return self.loss(torch.cat(videos), kept)
 
     def plain_late(self, clips: Tensor, choice: LateChoice) -> Tensor:
         """Every clip in one graph; the gradient of the features of those not chosen is taken out of it."""
@@ -189,7 +219,27 @@ class Network(nn.Module):
             return gradient * factors[..., None, None]
 
         features.register_hook(chosen_alone)
-        return self.loss(features.transpose(1, 2).flatten(2))
+        return self.loss(features.transpose(1, 2).flatten(2), choice)
+
+
+def actions_of(kept: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Ground truth that follows from the kept clips: one action in each video, of 5 to 13 of the 20 steps."""
+    starts, ends = kept.amin(1) * 2.0, kept.amin(1) * 2.0 + 3 + 2 * kept.amax(1)
+    return list(torch.stack([starts, ends], 1)[:, None]), list((kept.sum(1) % 2)[:, None])
+
+
+def count_by_hand(detector: ActionFormer, kept: list[Tensor]) -> None:
+    """Move the normaliser as a step does whose ranks keep these clips, and let the loss read it only."""
+    points = make_points(ACTIONFORMER.num_steps, ACTIONFORMER.actionformer, device=torch.device("cpu"))
+    count = 0.0
+    for of_rank in kept:
+        segments, labels = actions_of(of_rank)
+        actions = pad_actions(segments, labels, num_videos=len(of_rank), num_steps=20, num_classes=2)
+        count += float(assign_actions(points, actions, 2, centre_radius=1.5)[0].amax(2).sum()) / len(kept)
+    assert count > 1, "no point is matched"
+    value = 0.9 * detector.normaliser.value + 0.1 * count
+    detector.normaliser.value.copy_(value)
+    detector.normaliser.forward = lambda _: value
 
 
 def batch(step: int, of_rank: int, clip_sampling: str = "random") -> tuple[Tensor, Tensor | LateChoice]:
@@ -231,13 +281,17 @@ def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation
 
 
 @cache
-def reference(accumulation: int, frozen: str, clip_sampling: str = "random") -> StepsResult:
+def reference(
+    accumulation: int, frozen: str, actionformer: bool, clip_sampling: str = "random"
+) -> StepsResult:
     """Plain autograd over the data of all ranks."""
-    network = Network(frozen=frozen)
+    network = Network(frozen=frozen, actionformer=actionformer)
 
     def loss_of(number: int) -> Tensor:
-        ranks = range(world_size())
-        return sum(network.plain(*batch(number, r, clip_sampling)) for r in ranks) / world_size()
+        batches = [batch(number, r, clip_sampling) for r in range(world_size())]
+        if actionformer:
+            count_by_hand(network.detector, [kept for _, kept in batches])
+        return sum(network.plain(*of_rank) for of_rank in batches) / world_size()
 
     return torch_steps(network, loss_of, accumulation)
 
@@ -296,15 +350,15 @@ def compare(got: StepsResult, want: StepsResult) -> dict[str, float | None]:
 
 
 def compare_steps() -> dict[str, dict[str, float | None]]:
-    want = reference(1, "")
+    want = reference(1, "", False)
     results = {"plain torch" if world_size() == 1 else "torch DDP": compare(by_torch(), want)}
     results["moved"] = difference(want.state, Network().state_dict())  # what there is to get wrong
     for name, mode in MODES.items():
         start = time.perf_counter()
-        engine = engine_of(Network(frozen=mode.frozen), mode)
+        engine = engine_of(Network(frozen=mode.frozen, actionformer=mode.actionformer), mode)
         norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling)
         got = StepsResult(full_state_dict(engine), norms)
-        want = reference(mode.accumulation, mode.frozen, mode.clip_sampling)
+        want = reference(mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling)
         results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
         engine.destroy()
@@ -313,14 +367,14 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
 
 def resume(folder: Path, mode: Mode) -> dict[str, object]:
     """Two steps, save, two steps; another engine, with other weights, loads and takes the last two."""
-    one = engine_of(Network(dropout=0.3), mode)
+    one = engine_of(Network(dropout=0.3, actionformer=mode.actionformer), mode)
     torch.manual_seed(rank())
     run_steps(one, 0, 2)
     save_state(one, folder, {"epoch": 3, "best": 0.25})
     run_steps(one, 2, 4)
     want, rates, steps = full_state_dict(one), learning_rates(one), one.global_steps
     one.destroy()
-    two = engine_of(Network(seed=8, dropout=0.3), mode)
+    two = engine_of(Network(seed=8, dropout=0.3, actionformer=mode.actionformer), mode)
     client_state = load_state(two, folder)
     run_steps(two, 2, 4)
     result = {

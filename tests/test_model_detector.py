@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.detector import Detector
+from model.detector import ProposalDetector
 from model.detector.ground_truth import PaddedActions, pad_actions
 from model.detector.settings import DetectorSettings
 from model.segments import pairwise_tiou
@@ -16,9 +16,9 @@ SEGMENTS = [torch.tensor([[2.0, 7.0], [5.0, 12.5]]), torch.zeros(0, 2)]
 LABELS = [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)]
 
 
-def small(settings: DetectorSettings = SMALL) -> Detector:
+def small(settings: DetectorSettings = SMALL) -> ProposalDetector:
     torch.manual_seed(0)
-    return Detector(settings, num_features=8, num_classes=3)
+    return ProposalDetector(settings, num_features=8, num_classes=3)
 
 
 def generator() -> torch.Generator:
@@ -179,7 +179,7 @@ def test_the_detector_alone_overfits_a_few_sequences():
         num_steps=32, neck_dim=32, fc_dim=64, head_dim=32, roi_bins=8, proposal_ratio=0.2
     )
     torch.manual_seed(0)
-    detector = Detector(settings, num_features=8, num_classes=3)
+    detector = ProposalDetector(settings, num_features=8, num_classes=3)
     features, segments, labels = bumps(32)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
     draws = generator()

@@ -79,6 +79,10 @@ DEMO = {
     "data": {"num_clips": 16},
     "detector": {"num_steps": 16, "neck_dim": 64, "fc_dim": 128, "regression_tiou": (0.7, 0.8)},
 }
+ACTIONFORMER = {
+    "data": {"num_clips": 16},
+    "detector": {"kind": "actionformer", "num_steps": 32, "actionformer": {"embed_dim": 64, "head_dim": 64}},
+}
 R18 = {"data": {"num_clips": 4, "resize": 48, "crop": 48}, "optimizer": {"batch_size": 1}}
 
 
@@ -89,6 +93,7 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
     ("groups", "encoder", "reversible", "ratio"),
     [
         (DEMO, {}, True, 0.3),
+        (ACTIONFORMER, {}, True, 0.3),
         pytest.param(DEMO, {}, False, 1.0, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, True, 1.0, marks=pytest.mark.slow),

@@ -56,11 +56,12 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
     moved = steps.pop("moved")
     assert moved["encoder"] > 1e-3 and moved["detector"] > 1e-2, "the reference did not learn"
     torch_mode = "plain torch" if "plain torch" in steps else "torch DDP"
-    # float32 keeps 6e-8; three Adam steps turn that into up to 5e-7 (20 seeds, plain torch)
+    # float32 keeps 6e-8; three Adam steps turn that into up to 5e-7 (20 seeds, plain torch). Behind
+    # ActionFormer's first factors, 1e-4, gradients are near Adam's epsilon, which enlarges it: up to 2.4e-6
     far = {
         name: steps[name]
         for name in (torch_mode, *EXACT)
-        if max(steps[name]["encoder"], steps[name]["detector"]) > 1e-6
+        if max(steps[name]["encoder"], steps[name]["detector"]) > (5e-6 if "actionformer" in name else 1e-6)
     }
     assert not far
 
@@ -68,7 +69,7 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
 @pytest.mark.slow
 def test_gradient_norms_are_those_of_plain_autograd(results):
     norms = {name: found["norm"] for name, found in results["steps"].items() if "norm" in found}
-    without = ["zero 0", "zero 0, 2 micro steps", "zero 0, farthest"]
+    without = ["zero 0", "zero 0, 2 micro steps", "zero 0, farthest", "zero 0, actionformer"]
     assert [name for name, norm in norms.items() if norm is None] == without
     # float32 sums in another order; bfloat16 keeps 8 bits of every activation
     far = {name: n for name, n in norms.items() if n is not None and n > (3e-2 if "bf16" in name else 1e-6)}

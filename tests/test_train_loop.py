@@ -305,15 +305,15 @@ def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):
-    from model.detector.detector import Detector
+    from model.detector import ProposalDetector
 
-    honest = Detector.loss
+    honest = ProposalDetector.loss
 
     def broken(self, *args, **kwargs):
         loss, parts = honest(self, *args, **kwargs)
         return loss * float("nan"), {**parts, "boundary": parts["boundary"] * float("nan")}
 
-    monkeypatch.setattr(Detector, "loss", broken)
+    monkeypatch.setattr(ProposalDetector, "loss", broken)
     result = run(shards, tmp_path / "nan")
     assert result.exit_code == 1
     assert "boundary" in result.stderr and "train_000" in result.stderr

@@ -48,16 +48,9 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
     )
 
 
-class StillBatch(SimpleNamespace):
-    """A batch that is where it is wanted."""
-
-    def to(self, device):
-        return self
-
-
-def batches_of(*keys: str) -> list[StillBatch]:
+def batches_of(*keys: str) -> list[SimpleNamespace]:
     return [
-        StillBatch(
+        SimpleNamespace(
             clips=torch.zeros(1),
             keys=(key,),
             windows=torch.tensor([[0.0, 8.0]], dtype=torch.float64),
@@ -105,56 +98,46 @@ def test_a_micro_batch_whose_loss_is_no_number_is_named_before_the_update():
     assert run.progress.step == 7
 
 
-class MovingBatch(StillBatch):
-    """A batch whose copies on the device are known to `on_device` for as long as they live."""
+class LookingEngine(Engine):
+    """An engine that keeps what it is given."""
 
-    on_device: list[weakref.ref] = []
-
-    def to(self, device):
-        copy = StillBatch(**{**vars(self), "clips": torch.zeros(1)})
-        MovingBatch.on_device.append(weakref.ref(copy.clips))
-        return copy
-
-    @staticmethod
-    def alive() -> int:
-        return sum(copy() is not None for copy in MovingBatch.on_device)
-
-
-class HoldingEngine(Engine):
-    """An engine whose loss holds the clips, as a graph does, until it is dropped."""
-
-    alive: list[int] = []
+    def __init__(self, losses):
+        super().__init__(losses)
+        self.given: list[torch.Tensor] = []
 
     def __call__(self, clips, segments, labels, *, generator):
-        HoldingEngine.alive.append(MovingBatch.alive())
-        loss, parts = super().__call__(clips, segments, labels, generator=generator)
-        loss.clips = clips
-        return loss, parts
+        self.given.append(clips)
+        return super().__call__(clips, segments, labels, generator=generator)
 
 
-def test_of_the_micro_batches_one_is_on_the_device_at_a_time(monkeypatch):
-    monkeypatch.setattr(MovingBatch, "on_device", [])
-    monkeypatch.setattr(HoldingEngine, "alive", [])
+def test_no_batch_is_moved_to_the_device_as_a_whole():
+    """The encoder copies chunks of it, see tests/test_model_clip_chunks.py."""
     losses = [{"loss": 1.0, "a": 1.0}] * 3
-    run = run_of(losses)
-    run.engine = HoldingEngine(losses)
-    train_step(run, [MovingBatch(**vars(batch)) for batch in batches_of("u", "v", "w")], interrupted=False)
-    assert HoldingEngine.alive == [1, 1, 1] and MovingBatch.alive() == 0
+    run, batches = run_of(losses), batches_of("u", "v", "w")
+    run.engine = LookingEngine(losses)
+    train_step(run, batches, interrupted=False)
+    assert all(clips is batch.clips for clips, batch in zip(run.engine.given, batches, strict=True))
 
 
-def test_no_batch_is_on_the_device_while_the_run_validates(monkeypatch):
-    monkeypatch.setattr(MovingBatch, "on_device", [])
-    found = []
+def test_no_batch_is_held_while_the_run_validates(monkeypatch):
+    found, made = [], []
+
+    def new_batch():
+        (batch,) = batches_of("v")
+        made.append(weakref.ref(batch.clips))
+        return batch
+
     run = run_of([{"loss": 1.0, "a": 1.0}] * 4)
     run.engine.skipped_steps = 0
     run.settings.optimizer = SimpleNamespace(accumulation_steps=2)
     run.settings.run = SimpleNamespace(checkpoint_every=0)
-    run.train_loader = (MovingBatch(**vars(batches_of("v")[0])) for _ in range(9))
-    run.total_steps, run.steps_per_epoch = 9, 1
+    run.train_loader, run.total_steps, run.steps_per_epoch = iter(new_batch, None), 9, 1
     monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
-    monkeypatch.setattr(loop, "end_epoch", lambda run, log: found.append(MovingBatch.alive()))
+    monkeypatch.setattr(
+        loop, "end_epoch", lambda run, log: found.append(sum(clips() is not None for clips in made))
+    )
     assert loop.run_steps(run, None, SimpleNamespace(asked=False))
-    assert found == [0, 0] and len(MovingBatch.on_device) == 4
+    assert found == [0, 0] and len(made) == 4
 
 
 def test_what_happens_on_another_rank_stops_this_one(monkeypatch):

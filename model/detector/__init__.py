@@ -1,5 +1,6 @@
-"""The action detector: neck, step heads, proposals, cascaded stages, losses."""
+"""The action detectors: neck, heads, losses; see detector.py for what each of them offers."""
 
 from .detector import Detector, Prediction
+from .proposal_detector import ProposalDetector
 
-__all__ = ["Detector", "Prediction"]
+__all__ = ["Detector", "Prediction", "ProposalDetector"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
+
+from .actionformer.settings import ActionFormerSettings
 
 
 class LossWeights(SettingsGroup):
@@ -47,7 +49,12 @@ class LossWeights(SettingsGroup):
 
 
 class DetectorSettings(SettingsGroup):
-    """Sizes, sampling and losses of the detector; the defaults are ETAD's where it has one."""
+    """Which detector, and its sizes, sampling and losses; the defaults are ETAD's where it has one."""
+
+    kind: Literal["proposals", "actionformer"] = "proposals"
+    """Which detector: proposals scores and refines all segments of a window, as ETAD; actionformer has one
+    segment per point of a pyramid, as ActionFormer. Its settings are detector.num_steps and those below
+    detector.actionformer, all others are of proposals. See docs/choose-settings.md."""
 
     num_steps: int = Field(128, ge=4)
     """Feature steps T of a window, the time axis of the detector; features of another length are interpolated
@@ -132,6 +139,17 @@ class DetectorSettings(SettingsGroup):
     result is the same."""
 
     weights: LossWeights = LossWeights()
+    actionformer: ActionFormerSettings = ActionFormerSettings()
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> DetectorSettings:
+        coarsest = 2 ** (self.actionformer.num_levels - 1)
+        if self.kind == "actionformer" and self.num_steps % coarsest:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, want a multiple of {coarsest}, as each of the "
+                f"{self.actionformer.num_levels - 1} values of detector.actionformer.max_distances halves it"
+            )
+        return self
 
     @property
     def num_stages(self) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from model.detector import ProposalDetector
 from model.late_choice import ChosenClips, LateChoice
 from model.network import Network
 from model.rewire import rewired_stages, set_beta
@@ -168,8 +169,9 @@ def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode
         )
         for parameter in network.parameters():  # as DeepSpeed: buffers stay; Module.to takes no fake tensors
             parameter.data = parameter.data.to(dtype)
-    for stage in network.detector.stages:  # the first anchors are drawn, hence real; what follows need not be
-        stage.register_forward_pre_hook(lambda _, inputs: tuple(_as_fake(mode, x) for x in inputs))
+    if isinstance(network.detector, ProposalDetector):
+        for stage in network.detector.stages:  # the first anchors are drawn, hence real; the rest need not be
+            stage.register_forward_pre_hook(lambda _, inputs: tuple(_as_fake(mode, x) for x in inputs))
     return network
 
 

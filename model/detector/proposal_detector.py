@@ -1,0 +1,196 @@
+"""The detector of proposals, `detector.kind: proposals`: scores and refines all segments of a dense map.
+
+Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023): a neck with two LSTMs, a
+boundary head, and three stages that refine and score proposals drawn from the dense map. We depart: two
+class heads, so no external classifier is needed; balancing by weights, not by drawing; exact RoI bins;
+sampling that may follow the annotated actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from ..deterministic import interpolate_steps
+from ..segments import pairwise_tiou
+from . import losses
+from .detector import Detector, Prediction, check_features, check_sizes
+from .ground_truth import PaddedActions, pad_actions
+from .heads import ProposalStage, StageOutput, StepHead
+from .neck import Neck
+from .proposals import (
+    candidate_proposals,
+    encode_boundaries,
+    encode_centre_width,
+    refine,
+)
+from .sampling import sample_for_training
+from .settings import DetectorSettings
+
+
+class ProposalDetector(Detector):
+    """Neck, step heads and cascade; see `loss` and `predict`."""
+
+    def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
+        """num_features: D, channels of the features; num_classes: K."""
+        super().__init__()
+        check_sizes(num_features, num_classes)
+        self.settings, self.num_steps = settings, settings.num_steps
+        self.proposal_ratio = settings.proposal_ratio
+        self.num_features, self.num_classes = num_features, num_classes
+        self.neck = Neck(num_features, settings.neck_dim)
+        self.boundary = StepHead(settings.neck_dim, 2, prior=0.1)
+        self.step_class = StepHead(settings.neck_dim, num_classes, prior=settings.class_prior)
+        # Bypasses the neck: an encoder trained from scratch then gets a class gradient from the first step.
+        self.step_shortcut = nn.Conv1d(num_features, num_classes, 1, bias=False)
+        self.stages = nn.ModuleList(
+            ProposalStage(
+                settings.neck_dim,
+                settings.fc_dim,
+                settings.head_dim,
+                num_classes=num_classes,
+                roi_bins=settings.roi_bins,
+                roi_context=settings.roi_context,
+                class_prior=settings.class_prior,
+            )
+            for _ in range(settings.num_stages)
+        )
+
+    def loss(
+        self,
+        features: Tensor,
+        gt_segments: Sequence[Tensor],
+        gt_labels: Sequence[Tensor],
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Detector.loss`; the generator draws the proposals."""
+        actions = pad_actions(
+            gt_segments,
+            gt_labels,
+            num_videos=len(features),
+            num_steps=self.settings.num_steps,
+            num_classes=self.num_classes,
+        )
+        anchors = self._sample_proposals(actions, generator).to(features.device, non_blocking=True)
+        actions = actions.to(features.device)
+        x, step_logits = self._encode_steps(features)
+        parts = self._step_losses(x, step_logits, actions)
+        for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
+            output = stage(x, step_logits.sigmoid(), anchors)
+            for name, value in self._stage_losses(output, anchors, actions, threshold).items():
+                parts[name] = parts[name] + value if name in parts else value
+            anchors = self._refine(output, anchors)
+        weights = self.settings.weights
+        parts = {name: getattr(weights, name) * value for name, value in parts.items()}
+        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Prediction:
+        """Refine and score all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
+        x, step_logits = self._encode_steps(features)
+        step_scores = step_logits.sigmoid()
+        candidates = candidate_proposals(self.settings.num_steps, device=x.device)
+        chunks = [
+            self._predict_chunk(x, step_scores, chunk.expand(len(x), -1, -1))
+            for chunk in torch.split(candidates, self.settings.predict_proposals)
+        ]
+        segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
+        return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())
+
+    def _encode_steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The neck's output (B, neck_dim, T) and the class logits of each step (B, K, T), float32.
+
+        features: (B, D, T'); they are checked, cast to the weights' dtype and interpolated to T.
+        """
+        check_features(features, self.num_features)
+        features = features.to(next(self.neck.parameters()).dtype)
+        if features.shape[2] != self.settings.num_steps:
+            features = interpolate_steps(features, self.settings.num_steps)
+        x = self.neck(features)
+        return x, self.step_class(x) + self.step_shortcut(features).float()
+
+    def _sample_proposals(self, actions: PaddedActions, generator: torch.Generator) -> Tensor:
+        """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
+        settings = self.settings
+        return sample_for_training(
+            settings.proposal_sampling,
+            actions,
+            settings.num_samples_at(self.proposal_ratio),
+            num_steps=settings.num_steps,
+            share=settings.balanced_share,
+            min_tiou=settings.balanced_tiou,
+            generator=generator,
+        )
+
+    def _step_losses(self, x: Tensor, step_logits: Tensor, actions: PaddedActions) -> dict[str, Tensor]:
+        settings = self.settings
+        boundary_targets = losses.boundary_targets(
+            actions.segments, actions.mask, settings.num_steps, radius=settings.boundary_radius
+        )
+        class_targets = losses.step_class_targets(
+            actions.segments, actions.labels, actions.mask, settings.num_steps, self.num_classes
+        )
+        return {
+            "boundary": losses.balanced_bce(self.boundary(x), boundary_targets),
+            # Weighted, not focal: from random initialisation the focal loss leaves the encoder on a plateau.
+            "step_class": losses.weighted_bce(
+                step_logits, class_targets, positive_weight=settings.step_class_positives
+            ),
+        }
+
+    def _stage_losses(
+        self, output: StageOutput, anchors: Tensor, actions: PaddedActions, threshold: float
+    ) -> dict[str, Tensor]:
+        """threshold: tIoU of an anchor with its action above which its offsets are trained."""
+        settings, beta = self.settings, self.settings.offset_beta
+        tiou = pairwise_tiou(anchors, actions.segments) * actions.mask[:, None]  # (B, P, A)
+        best_tiou, match = tiou.max(2)
+        matched = actions.segments.gather(1, match[..., None].expand(-1, -1, 2))
+        positive = (best_tiou > threshold).float()
+        class_targets = losses.proposal_class_targets(
+            tiou, actions.labels, actions.mask, self.num_classes, threshold=settings.class_tiou
+        )
+        near = losses.boundary_match_targets(anchors, matched, tolerance=settings.boundary_tolerance)
+        boundary_targets = near * (best_tiou > 0)[..., None]
+        return {
+            "tiou_class": losses.tiou_class_loss(
+                output.tiou_logits[..., 0], best_tiou, threshold=settings.confident_tiou
+            ),
+            "tiou_regression": losses.tiou_regression_loss(output.tiou_logits[..., 1], best_tiou),
+            "proposal_boundary": losses.balanced_bce(output.boundary_logits, boundary_targets),
+            "boundary_offset": losses.offset_loss(
+                output.boundary_offsets, encode_boundaries(anchors, matched), positive, beta=beta
+            ),
+            "centre_offset": losses.offset_loss(
+                output.centre_offsets, encode_centre_width(anchors, matched), positive, beta=beta
+            ),
+            "proposal_class": losses.focal_loss(output.class_logits, class_targets),
+        }
+
+    def _refine(self, output: StageOutput, anchors: Tensor) -> Tensor:
+        """The next stage's anchors, detached from the graph."""
+        return refine(
+            anchors,
+            output.boundary_offsets.detach(),
+            output.centre_offsets.detach(),
+            num_steps=self.settings.num_steps,
+        )
+
+    def _predict_chunk(
+        self, x: Tensor, step_scores: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) from p of the proposals (B, p, 2)."""
+        refined, tiou_scores, class_scores = [], [], []
+        for stage in self.stages:
+            output = stage(x, step_scores, anchors)
+            anchors = self._refine(output, anchors)
+            refined.append(anchors)
+            tiou_scores.append(output.tiou_logits.sigmoid())
+            class_scores.append(output.class_logits.sigmoid())
+        segments = torch.stack(refined).mean(0)
+        quality = torch.stack(tiou_scores).mean(0).prod(-1)  # tIoU class x tIoU, as ETAD
+        return segments, quality, torch.stack(class_scores).mean(0)

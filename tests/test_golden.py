@@ -1,0 +1,73 @@
+"""tests/golden.py over the real fixtures; it notices what is wrong, missing, or of no kind that it knows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import golden
+import pytest
+from safetensors.torch import load_file, save_file
+
+AUTHORS = ("actionformer_thumos_i3d", "actionformer_anet_tsp")
+OPENTAD = ("opentad_actionformer_thumos_i3d", "opentad_actionformer_anet_tsp")
+RE2TAL = ("opentad_re2tal_thumos", "opentad_re2tal_anet")
+SMALLEST = "opentad_re2tal_anet"
+
+
+@pytest.mark.parametrize("name", (*AUTHORS, *OPENTAD, *RE2TAL))
+def test_actionformer_computes_what_the_references_do(name, shared_real: Path):
+    folder = shared_real / "golden" / name
+    result = golden.run(name, folder, golden.runner_of(folder))
+    assert result.passed, result.text
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy of a fixture that can be changed."""
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def lines(root: Path, capsys) -> tuple[int, list[str]]:
+    code = golden.main([str(root)])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_a_changed_weight_or_output_fails_and_is_named(shared_real, tmp_path, capsys):
+    weights = copied(shared_real / "golden" / SMALLEST, tmp_path / "all" / "weight") / "weights.safetensors"
+    tensors = load_file(weights)
+    tensors["projection.stem.0.mlp.0.weight"] *= 1.001
+    save_file(tensors, weights)
+    outputs = copied(shared_real / "golden" / SMALLEST, tmp_path / "all" / "output") / "data.safetensors"
+    tensors = load_file(outputs)
+    tensors["train.cls_logits.3"][0, 0] += 1e-3
+    save_file(tensors, outputs)
+    code, printed = lines(tmp_path / "all", capsys)
+    assert code == 1 and [line.split()[:2] for line in printed] == [
+        ["FAILED", "output:"],
+        ["FAILED", "weight:"],
+    ]
+    assert "train.cls_logits.3" in printed[0] and "1 too large" in printed[0]
+
+
+def test_what_cannot_be_run_is_a_line_and_the_others_go_on(shared_real, tmp_path, capsys):
+    other = copied(shared_real / "golden" / SMALLEST, tmp_path / "other")
+    (other / "meta.json").write_text(json.dumps({"config": {"type": "TriDet"}}))
+    setting = copied(shared_real / "golden" / SMALLEST, tmp_path / "setting")
+    meta = json.loads((setting / "meta.json").read_text())
+    meta["config"]["neck"]["type"] = "FPN"
+    (setting / "meta.json").write_text(json.dumps(meta))
+    broken = copied(shared_real / "golden" / SMALLEST, tmp_path / "broken")
+    (broken / "meta.json").write_text("{")
+    code, printed = lines(tmp_path, capsys)
+    assert code == 1 and len(printed) == 3 and all(line.startswith("FAILED") for line in printed)
+    assert "cannot be read" in printed[0] and "no such detector yet: TriDet" in printed[1]
+    assert "'FPN', ours is always 'FPNIdentity'" in printed[2]
+
+
+def test_a_folder_without_fixtures_fails(tmp_path, capsys):
+    assert golden.main([str(tmp_path)]) == 1 and "no fixture" in capsys.readouterr().err
+    assert golden.main([]) == 2
