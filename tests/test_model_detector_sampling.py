@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.detector.detector import Detector
 from model.detector.ground_truth import pad_actions
+from model.detector.proposal_detector import ProposalDetector
 from model.detector.proposals import candidate_proposals, sample_balanced, sample_random
 from model.detector.sampling import (
     Strategy,
@@ -154,10 +154,10 @@ def test_each_octave_of_lengths_has_an_equal_share_or_all_it_has():
     assert (counts.sum(0) > 100).all()
 
 
-def detector_of(num_steps: int, ratio: float) -> Detector:
+def detector_of(num_steps: int, ratio: float) -> ProposalDetector:
     torch.manual_seed(0)
     sizes = {"neck_dim": 16, "fc_dim": 24, "head_dim": 16, "roi_bins": 8}
-    return Detector(
+    return ProposalDetector(
         DetectorSettings(num_steps=num_steps, proposal_ratio=ratio, **sizes), num_features=8, num_classes=3
     )
 

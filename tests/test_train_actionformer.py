@@ -36,8 +36,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "checkpoints" / "last" / "model.safetensors")
 
 
+@pytest.mark.ci
 @pytest.mark.slow
-@pytest.mark.parametrize("window_seconds", [pytest.param("null", marks=pytest.mark.ci), 1.5])
+@pytest.mark.parametrize("window_seconds", ["null", 1.5])
 def test_it_trains_resumes_exactly_and_evaluates_on_both_kinds_of_windows(
     shards, tmp_path, monkeypatch, window_seconds
 ):

@@ -82,7 +82,8 @@ def test_processes_of_a_launcher_evaluate_what_one_does(world, tmp_path, launche
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "processes", [pytest.param(2, marks=pytest.mark.ci), pytest.param(5, id="more than files")]
+    "processes",
+    [pytest.param(2, marks=pytest.mark.ci), pytest.param(5, id="more than files", marks=pytest.mark.ci)],
 )
 def test_processes_of_a_launcher_predict_what_one_does(world, tmp_path, processes):
     outputs = {}

@@ -44,7 +44,9 @@ def launch(processes: int, result: Path) -> dict:
 
 
 @pytest.fixture(
-    scope="module", params=[1, pytest.param(2, marks=pytest.mark.ci)], ids=["1 process", "2 processes"]
+    scope="module",
+    params=[pytest.param(count, marks=pytest.mark.ci) for count in (1, 2)],
+    ids=["1 process", "2 processes"],
 )
 def results(request, tmp_path_factory) -> dict:
     return launch(request.param, tmp_path_factory.mktemp("engine") / "result.json")

@@ -70,7 +70,11 @@ def wait_until(condition, seconds: float = 120) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "victim"), [pytest.param("deepspeed", "0", marks=pytest.mark.ci), ("torchrun", "1")]
+    ("launcher", "victim"),
+    [
+        pytest.param("deepspeed", "0", marks=pytest.mark.ci),
+        pytest.param("torchrun", "1", marks=pytest.mark.ci),
+    ],
 )
 def test_a_killed_process_ends_the_others_in_one_line(shards, tmp_path, launcher, victim):
     out = tmp_path / "run"

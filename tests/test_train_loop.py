@@ -349,6 +349,7 @@ def test_beta_moves_over_the_run_and_a_checkpoint_keeps_its_own(shards, tmp_path
     assert steps[-1]["reconstruction_error"] == 0  # beta 1 is inverted, exactly
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards, tmp_path):
     moving = {"encoder__beta__schedule": "cosine", "encoder__beta__fraction": 1.0, "run__checkpoint_every": 1}
