@@ -125,6 +125,14 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(temporary)
 
 
+def _remove_left_folders() -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_FOLDER}*"):
+        if (handle := _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder among the system's temporary ones, which goes when the block ends.
@@ -132,10 +140,7 @@ def temporary_folder() -> Iterator[Path]:
     A process that is killed leaves its folder: the next that wants one removes it. A lock on the folder tells
     whether somebody uses it; processes that are forked within the block hold it, too.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_FOLDER}*"):
-        if (handle := _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
+    _remove_left_folders()
     while True:
         folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_FOLDER))
         handle = _lock(folder, fcntl.LOCK_EX)
@@ -147,6 +152,7 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+        _remove_left_folders()  # children of a killed process may have held theirs until now
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def _refuse(found: str, most: int, name: str) -> ValueError:
 
 
 def check_stream(stream: av.VideoStream) -> None:
-    """ValueError if what the head of a video stream states is beyond the limits."""
+    """ValueError if what the head of a video stream states is beyond the limits; or for an unknown codec."""
+    if getattr(stream, "codec_context", None) is None:  # PyAV's stub knows no such stream
+        raise ValueError("FFmpeg has no decoder for its video stream")
     pixels = stream.width * stream.height
     if pixels > _current.pixels:
         raise _refuse(f"{stream.width}x{stream.height} are {pixels} pixels", _current.pixels, "pixels")

@@ -123,6 +123,8 @@ def test_a_temporary_folder_stays_while_a_forked_process_uses_it(tmp_path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with temporary_folder():
         assert used.exists()
+        time.sleep(1.5)
+    assert not list(tmp_path.iterdir()), "it was given up meanwhile"
 
 
 def test_links_that_look_like_temporary_folders_are_left_alone(tmp_path, monkeypatch):

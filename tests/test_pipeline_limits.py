@@ -159,3 +159,11 @@ def test_a_video_beyond_the_limits_is_not_opened(video):
     set_limits(Limits(pixels=10))
     with pytest.raises(ValueError, match="64x48 are 3072 pixels"), open_video(video):
         pass
+
+
+def test_a_codec_that_nobody_knows_is_one_line(tmp_path):
+    path = tmp_path / "unknown.mp4"
+    write_video(path, range(6), codec="libx264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(ValueError, match="no decoder for its video stream"), open_video(path):
+        pass

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_worker import MODES, RESUMED, Network
@@ -300,3 +301,15 @@ def test_half_a_launch_is_refused_and_a_single_process_needs_none(monkeypatch):
 def test_the_settings_can_be_read_without_importing_deepspeed():
     code = "import sys, train.engine; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=WORKER.parents[1]).returncode == 0
+
+
+def test_a_state_of_another_network_is_one_line(tmp_path, monkeypatch):
+    def load_checkpoint(folder, tag):
+        raise RuntimeError("Error(s) in loading state_dict for Network:\n\tsize mismatch for a.weight")
+
+    layout = {"processes": 1}
+    (tmp_path / engine_module.STATE_FILE).write_text(json.dumps({"layout": layout, "client_state": {}}))
+    monkeypatch.setattr(engine_module, "_partitioning", lambda engine: layout)
+    with pytest.raises(ValueError, match="of another network than settings.yaml describes") as caught:
+        engine_module.load_state(SimpleNamespace(load_checkpoint=load_checkpoint), tmp_path)
+    assert "\n" not in str(caught.value)

@@ -251,7 +251,15 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
             f"{folder}: saved with {saved}, now {partitioning}; resume with what it was saved with, "
             "or start a new run from its weights"
         )
-    path, _ = engine.load_checkpoint(str(folder), tag=STATE_TAG)
+    try:
+        path, _ = engine.load_checkpoint(str(folder), tag=STATE_TAG)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"{folder}: its state is of another network than settings.yaml describes; put settings.yaml back "
+            "as the run wrote it, or start a new run"
+        ) from None
     if path is None:
         raise ValueError(
             f"{folder}: DeepSpeed finds no state under {STATE_TAG}/; resume from another checkpoint"
