@@ -111,12 +111,12 @@ class Run:
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
         progress = Progress(**stated)
+        load_state(self.engine, last / "resume")
+        self.train_loader.load_state_dict(progress.loader)
         if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
             progress.best, progress.metrics = -1.0, {}
             if rank() == 0:
                 to_stderr(f"validated with another {', '.join(changed)} from here on: the best begins anew")
-        load_state(self.engine, last / "resume")
-        self.train_loader.load_state_dict(progress.loader)
         return progress
 
     def set_beta(self, step: int) -> None:
