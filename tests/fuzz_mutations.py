@@ -383,9 +383,7 @@ def _change_attribute(node: Any, random: Random) -> None:
 
 def _change_member(file: h5py.File, name: str, random: Random) -> None:
     node = file[name]
-    small = (
-        isinstance(node, h5py.Dataset) and (node.size or 0) < 1 << 20
-    )  # not one that grew before
+    small = isinstance(node, h5py.Dataset) and (node.size or 0) < 1 << 20  # not one that grew before
     old = node[()] if small else None
     del file[name]
     change = random.choice(("delete", "array", "array", "values", "group", "soft", "self", "outside", "big"))
