@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .recompute import CallState
+from .recompute import CallState, graph_handle
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def rows(gradient: Tensor, indices: Tensor) -> Tensor:
 
 def function_inputs(encoder: nn.Module, clips: Tensor, device: torch.device) -> list[Tensor]:
     """The tensors that an encoding Function is applied to: clips, a handle, the parameters held whole."""
-    handle = torch.zeros((), device=device, requires_grad=True)  # gives the output a backward
+    handle = graph_handle(device, True)  # gives the output a backward
     parameters = [] if is_partitioned(encoder) else [p for _, p in trainable_parameters(encoder)]
     return [clips, handle, *parameters]
 

@@ -119,12 +119,12 @@ def has_trainable_parameters(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def graph_handle(x: Tensor, requires_grad: bool) -> Tensor:
+def graph_handle(device: torch.device, requires_grad: bool) -> Tensor:
     """An empty tensor that requires grad if asked to: it keeps an autograd function in the graph.
 
-    For functions that have no parameter among their inputs, where x alone may not require grad.
+    For functions that may have no input that requires grad, and yet parameters that do.
     """
-    return torch.empty(0, device=x.device, requires_grad=requires_grad)
+    return torch.empty(0, device=device, requires_grad=requires_grad)
 
 
 class _Recompute(torch.autograd.Function):
@@ -156,7 +156,7 @@ def recompute(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or has_trainable_parameters(module)):
         return function(x)
-    handle = graph_handle(x, has_trainable_parameters(module))
+    handle = graph_handle(x.device, has_trainable_parameters(module))
     y: Tensor = _Recompute.apply(function, module, x, handle)  # type: ignore[no-untyped-call]
     return y
 
@@ -239,7 +239,7 @@ def recompute_call(
         return forward(*args, **kwargs)
     call = _Call(name, module, forward, _without_tensors(leaves), layout)
     device = tensors[0].device if tensors else torch.device("cpu")
-    handle = torch.empty(0, device=device, requires_grad=trainable)
+    handle = graph_handle(device, trainable)
     outputs = _RecomputeCall.apply(call, handle, *tensors)  # type: ignore[no-untyped-call]
     assert call.returned is not None
     return _filled(*call.returned, outputs)

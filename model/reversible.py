@@ -289,5 +289,5 @@ def run_stage(
     trainable = any(has_trainable_parameters(branch.module) for branch in branches)
     if store_activations or not torch.is_grad_enabled() or not (x.requires_grad or trainable):
         return stage.run(x)
-    y: Tensor = _Reversible.apply(stage, x, graph_handle(x, trainable))  # type: ignore[no-untyped-call]
+    y: Tensor = _Reversible.apply(stage, x, graph_handle(x.device, trainable))  # type: ignore[no-untyped-call]
     return y

@@ -34,43 +34,27 @@ class RatioSchedule(SettingsGroup):
     """Share of the run's optimizer steps until the ratio itself is reached. Larger changes it more slowly."""
 
 
-def scheduled(
-    schedule: Shape, start: float, end: float, *, fraction: float, step: int, total_steps: int
-) -> float:
-    """The value at optimizer step `step`, counted from 0 to total_steps - 1."""
-    if schedule == "constant":
+def _value_at(settings: BetaSettings | RatioSchedule, end: float, step: int, total_steps: int) -> float:
+    """The value at optimizer step `step`, counted from 0 to total_steps - 1; `end`: the last one."""
+    if settings.schedule == "constant":
         return end
-    first_at_end = max(round(fraction * total_steps) - 1, 0)
+    first_at_end = max(round(settings.fraction * total_steps) - 1, 0)
     if step >= first_at_end:
         return end
     progress = step / first_at_end
-    if schedule == "cosine":
+    if settings.schedule == "cosine":
         progress = (1 - cos(pi * progress)) / 2
-    return start + (end - start) * progress
+    return settings.start + (end - settings.start) * progress
 
 
 def beta_at(settings: BetaSettings, step: int, total_steps: int) -> float:
     """beta for the forward of optimizer step `step`, counted from 0 to total_steps - 1."""
-    return scheduled(
-        settings.schedule,
-        settings.start,
-        settings.end,
-        fraction=settings.fraction,
-        step=step,
-        total_steps=total_steps,
-    )
+    return _value_at(settings, settings.end, step, total_steps)
 
 
 def ratio_at(ratio: float, settings: RatioSchedule, step: int, total_steps: int) -> float:
     """The ratio that optimizer step `step` samples with; `ratio`: the one the schedule ends with."""
-    return scheduled(
-        settings.schedule,
-        settings.start,
-        ratio,
-        fraction=settings.fraction,
-        step=step,
-        total_steps=total_steps,
-    )
+    return _value_at(settings, ratio, step, total_steps)
 
 
 def largest_ratio(ratio: float, settings: RatioSchedule) -> float:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..deterministic import interpolate_steps
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -26,8 +28,16 @@ class Prediction:
 class Detector(nn.Module, ABC):
     """Features of videos -> their actions. Weights may be bfloat16; results are float32."""
 
-    num_steps: int  # T, the feature steps of a window
     proposal_ratio: float = 1.0  # of the next step, where proposals are drawn; a run with a schedule sets it
+
+    def __init__(self, *, num_steps: int, num_features: int, num_classes: int):
+        """num_steps: T, the feature steps of a window; num_features: D, their channels; num_classes: K."""
+        super().__init__()
+        if num_features < 1 or num_classes < 1:
+            raise ValueError(
+                f"detector: got {num_features} features and {num_classes} classes, want at least 1 of each"
+            )
+        self.num_steps, self.num_features, self.num_classes = num_steps, num_features, num_classes
 
     @abstractmethod
     def loss(
@@ -50,18 +60,13 @@ class Detector(nn.Module, ABC):
     def predict(self, features: Tensor) -> Prediction:
         """Scored segments of every video, without a graph: features (B, D, T') -> Prediction."""
 
-
-def check_features(features: Tensor, num_features: int) -> None:
-    """ValueError unless the features are (B, num_features, T), none of them 0."""
-    if features.dim() != 3 or features.shape[1] != num_features or 0 in features.shape:
-        raise ValueError(
-            f"detector: features {tuple(features.shape)}, want (B, {num_features}, T), none empty"
-        )
-
-
-def check_sizes(num_features: int, num_classes: int) -> None:
-    """ValueError for a detector without features or classes."""
-    if num_features < 1 or num_classes < 1:
-        raise ValueError(
-            f"detector: got {num_features} features and {num_classes} classes, want at least 1 of each"
+    def features_in_steps(self, features: Tensor) -> Tensor:
+        """(B, D, T') -> (B, D, T), interpolated, in the weights' dtype; ValueError for any other shape."""
+        if features.dim() != 3 or features.shape[1] != self.num_features or 0 in features.shape:
+            raise ValueError(
+                f"detector: features {tuple(features.shape)}, want (B, {self.num_features}, T), none empty"
+            )
+        features = features.to(next(self.parameters()).dtype)
+        return (
+            features if features.shape[2] == self.num_steps else interpolate_steps(features, self.num_steps)
         )

@@ -14,10 +14,9 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from ..deterministic import interpolate_steps
 from ..segments import pairwise_tiou
 from . import losses
-from .detector import Detector, Prediction, check_features, check_sizes
+from .detector import Detector, Prediction
 from .ground_truth import PaddedActions, pad_actions
 from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
@@ -36,11 +35,8 @@ class ProposalDetector(Detector):
 
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
-        super().__init__()
-        check_sizes(num_features, num_classes)
-        self.settings, self.num_steps = settings, settings.num_steps
-        self.proposal_ratio = settings.proposal_ratio
-        self.num_features, self.num_classes = num_features, num_classes
+        super().__init__(num_steps=settings.num_steps, num_features=num_features, num_classes=num_classes)
+        self.settings, self.proposal_ratio = settings, settings.proposal_ratio
         self.neck = Neck(num_features, settings.neck_dim)
         self.boundary = StepHead(settings.neck_dim, 2, prior=0.1)
         self.step_class = StepHead(settings.neck_dim, num_classes, prior=settings.class_prior)
@@ -106,10 +102,7 @@ class ProposalDetector(Detector):
 
         features: (B, D, T'); they are checked, cast to the weights' dtype and interpolated to T.
         """
-        check_features(features, self.num_features)
-        features = features.to(next(self.neck.parameters()).dtype)
-        if features.shape[2] != self.settings.num_steps:
-            features = interpolate_steps(features, self.settings.num_steps)
+        features = self.features_in_steps(features)
         x = self.neck(features)
         return x, self.step_class(x) + self.step_shortcut(features).float()
 

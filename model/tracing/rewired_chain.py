@@ -35,7 +35,6 @@ class RewiredChain:
     fixed_point_states: bool
     leapfrog: bool
     invert: bool | None = None
-    store_activations: bool = False  # leave all to autograd, for comparison
     reconstruction_error: Tensor | None = None
     compared: bool = field(default=False)
     # Of calls with fake tensors, which have no Pending: those of the blocks so far
@@ -55,7 +54,6 @@ class RewiredChain:
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
-            store_activations=self.store_activations,
             on_reconstruction_error=self._store_error,
         )
         return y.to(x.dtype)

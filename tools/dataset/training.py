@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +74,14 @@ I3D_GPU = Start(
     validations=3,
     encoder=I3D,
 )
-I3D_CPU = Start(
+I3D_CPU = replace(
+    I3D_GPU,
     recipe="own_videos_i3d_cpu",
     clip_frames=8,
     resize=112,
-    encoder_lr=1e-4,
-    detector_lr=1e-3,
-    batch_size=2,
-    reason="for the pretrained weights, which are there; sizes are those of a machine without a GPU",
-    least_epochs=6,
-    least_steps=340,
-    validations=3,
+    reason=f"{I3D_GPU.reason}; sizes are those of a machine without a GPU",
     steps_per_clip=2,
     fewest_feature_steps=48,
-    encoder=I3D,
 )
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...deterministic import interpolate_steps
 from ...segments import at_least_float32, clamp_segments
-from ..detector import Detector, Prediction, check_features, check_sizes
+from ..detector import Detector, Prediction
 from ..ground_truth import PaddedActions, pad_actions
 from ..losses import step_class_targets
 from ..settings import DetectorSettings
@@ -35,11 +34,8 @@ class ActionFormer(Detector):
 
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
-        super().__init__()
-        check_sizes(num_features, num_classes)
-        own = settings.actionformer
-        self.settings, self.num_steps = own, settings.num_steps
-        self.num_features, self.num_classes = num_features, num_classes
+        super().__init__(num_steps=settings.num_steps, num_features=num_features, num_classes=num_classes)
+        self.settings = own = settings.actionformer
         self.pyramid = Pyramid(num_features, settings.num_steps, own)
         self.classes, self.distances = (
             LevelHead(
@@ -145,13 +141,10 @@ class ActionFormer(Detector):
     def _prepared(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features (B, D, T) in the weights' dtype, and a mask (B, 1, T). Features are interpolated to
         num_steps; with a mask they must have as many."""
-        check_features(features, self.num_features)
+        features = self.features_in_steps(features)
         if mask is not None and mask.shape != (len(features), self.num_steps):
             want = (len(features), self.num_steps)
             raise ValueError(f"detector: mask {tuple(mask.shape)}, want {want}: one entry per step")
-        features = features.to(next(self.pyramid.parameters()).dtype)
-        if features.shape[2] != self.num_steps:
-            features = interpolate_steps(features, self.num_steps)
         if mask is None:
             mask = torch.ones(len(features), self.num_steps, dtype=torch.bool, device=features.device)
         return features, mask[:, None]
