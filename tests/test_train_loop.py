@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from tiny_run import make_shards_of, run, start
+from tiny_run import make_shards_of, run, start, start_and_hold
 
 from pipeline.dataset import Dataset
 from train import inference, loop
@@ -57,15 +56,6 @@ def assert_same_weights(a: Path, b: Path) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-def wait_for_step(process, out: Path, step: int) -> None:
-    """Until the checkpoint of `step` is there; fails if the run ends before."""
-    deadline = time.monotonic() + 90
-    while not any(folder.name >= f"step_{step:06d}" for folder in (out / "checkpoints").glob("step_*")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"no step {step} after 90 s"
-        time.sleep(0.02)
-
-
 def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     for name in ("settings.yaml", "log.jsonl", "metrics.json", "detections.json", "report.html"):
         assert (complete / name).stat().st_size > 0, name
@@ -104,9 +94,8 @@ def test_the_eval_command_finds_what_the_run_found(complete, tmp_path):
 @pytest.mark.slow
 def test_killed_and_resumed_equals_not_killed(shards, complete, tmp_path):
     out = tmp_path / "killed"
-    process = start(shards, out, run__checkpoint_every=1)
-    wait_for_step(process, out, 1)
-    os.kill(process.pid, signal.SIGKILL)
+    process = start_and_hold(shards, out, 1, run__checkpoint_every=1)
+    process.kill()
     process.communicate()
     resumed = run(shards, out, "--resume", run__checkpoint_every=1)
     assert resumed.exit_code == 0, resumed.output
@@ -118,9 +107,9 @@ def test_killed_and_resumed_equals_not_killed(shards, complete, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, complete, tmp_path):
     out = tmp_path / "stopped"
-    process = start(shards, out, run__checkpoint_every=1)
-    wait_for_step(process, out, 1)
+    process = start_and_hold(shards, out, 1, run__checkpoint_every=1)
     os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 130, errors
     assert f"stopped and saved; go on with: leantad train --resume --out {out}" in errors
@@ -215,9 +204,7 @@ def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
 @pytest.mark.slow
 def test_a_second_run_stays_out_of_the_folder_until_the_first_is_gone(shards, complete, tmp_path):
     out = tmp_path / "run"
-    first = start(shards, out, run__checkpoint_every=1)
-    wait_for_step(first, out, 1)
-    os.kill(first.pid, signal.SIGSTOP)
+    first = start_and_hold(shards, out, 1, run__checkpoint_every=1)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     for flags in ((), ("--resume",), ("--force",)):
         second = run(shards, out, *flags, run__checkpoint_every=1)
@@ -354,10 +341,9 @@ def test_beta_moves_over_the_run_and_a_checkpoint_keeps_its_own(shards, tmp_path
 def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards, tmp_path):
     moving = {"encoder__beta__schedule": "cosine", "encoder__beta__fraction": 1.0, "run__checkpoint_every": 1}
     assert run(shards, tmp_path / "whole", **moving).exit_code == 0
-    process = start(shards, tmp_path / "cut", **moving)
-    wait_for_step(process, tmp_path / "cut", 2)
+    process = start_and_hold(shards, tmp_path / "cut", 2, **moving)
     process.kill()
-    process.wait()
+    process.communicate()
     saved = yaml.safe_load((tmp_path / "cut" / "checkpoints" / "last" / "settings.yaml").read_text())
     assert saved["encoder"]["beta"]["schedule"] == "constant" and 0 < saved["encoder"]["beta"]["end"] < 1
     assert run(shards, tmp_path / "cut", "--resume", **moving).exit_code == 0

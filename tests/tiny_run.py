@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -66,8 +67,24 @@ def start(shards: Path, out: Path, *flags: str, launcher: int = 0, **changes: ob
     """Train in a process of its own, or in `launcher` processes under the deepspeed launcher."""
     script = [str(ROOT / "train" / "main.py"), *arguments(shards, out, **changes), *flags]
     deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(launcher)]
-    command = (deepspeed if launcher else [sys.executable]) + script
+    return _process((deepspeed if launcher else [sys.executable]) + script)
+
+
+def start_and_hold(shards: Path, out: Path, step: int, **changes: object) -> subprocess.Popen:
+    """Train in a process of its own that stands still (SIGSTOP) after `step` steps; SIGCONT lets it go on."""
+    script = [str(ROOT / "tests" / "held_run.py"), str(step), *arguments(shards, out, **changes)]
+    process = _process([sys.executable, *script])
+    deadline = time.monotonic() + 90
+    seen = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (change := os.waitid(os.P_PID, process.pid, seen)) is None:
+        assert time.monotonic() < deadline, f"no step {step} after 90 s"
+        time.sleep(0.02)
+    assert change.si_code == os.CLD_STOPPED, process.communicate()[1]
+    return process
+
+
+def _process(command: list[str]) -> subprocess.Popen:
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
-    environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
