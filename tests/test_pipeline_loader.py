@@ -269,7 +269,7 @@ def test_the_limit_of_bad_samples_names_the_same_one_whatever_the_number_of_work
 def test_encoded_videos_do_not_pile_up_before_the_decoders(dataset, monkeypatch):
     """A batch of many samples holds the bytes of those that are decoded, and of one more."""
     held = most = 0
-    lock, read, decode_part = threading.Lock(), Dataset.read, ClipDecoder._decode_part
+    lock, read, decode_video = threading.Lock(), Dataset.read, ClipDecoder._decode_video
 
     def counted_read(self, key):
         nonlocal held, most
@@ -278,16 +278,16 @@ def test_encoded_videos_do_not_pile_up_before_the_decoders(dataset, monkeypatch)
             most = max(most, held)
         return read(self, key)
 
-    def counted_part(self, *args):
+    def counted_video(self, *args):
         nonlocal held
         try:
-            return decode_part(self, *args)
+            return decode_video(self, *args)
         finally:
             with lock:
                 held -= 1
 
     monkeypatch.setattr(Dataset, "read", counted_read)
-    monkeypatch.setattr(ClipDecoder, "_decode_part", counted_part)
+    monkeypatch.setattr(ClipDecoder, "_decode_video", counted_video)
     settings = SETTINGS.model_copy(update={"decode_workers": 2})
     take(loader_of(dataset, settings, batch_size=7), 2)
     assert held == 0 and most <= 3
