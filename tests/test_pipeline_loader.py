@@ -348,6 +348,23 @@ def test_a_result_is_begun_before_the_one_before_it_is_completed_if_there_is_roo
         assert [what for what, _ in done[-2:]] == ["complete", "complete"] and len(done) == 2 * prefetch
 
 
+def test_whoever_waits_for_a_result_makes_room_for_one_more(monkeypatch):
+    """Or the thread would wait until the one who waits has woken up, and nothing would be begun meanwhile."""
+    begun, let_go = [], threading.Event()
+    with closing(Prefetch(iter(range(9)), begun.append, str, 2)) as ahead:
+        get = ahead._ready.get
+        monkeypatch.setattr(ahead._ready, "get", lambda: let_go.wait(20) and get())
+        taken = threading.Thread(target=next, args=(iter(ahead),))
+        taken.start()
+        deadline = time.monotonic() + 5
+        while len(begun) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)  # room for a fourth, which must not come
+        assert begun == [0, 1, 2]
+        let_go.set()
+        taken.join()
+
+
 def test_a_state_of_another_set_up_is_refused(dataset):
     with pytest.raises(ValueError, match="loader state"):
         loader_of(dataset).load_state_dict({"epoch": 0, "step": 7})
