@@ -154,7 +154,8 @@ def of_bins(fixture: Fixture, outputs: Outputs) -> Iterator[tuple[str, str]]:
         "exact bins at the place of the points": lengthened + 0.5,
     }.items():
         ours = pool_bins(outputs.neck, align_weights(segments, fixture.num_steps, bins))
-        yield name, f"pooled features differ by {float((ours - theirs).norm() / theirs.norm()):.0%}"
+        off = ((ours - theirs).norm() / theirs.norm()).detach()
+        yield name, f"pooled features differ by {float(off):.0%}"
 
 
 def of_refining(fixture: Fixture, outputs: Outputs) -> Iterator[tuple[str, str]]:

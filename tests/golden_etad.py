@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_actionformer import padded_actions, require
-from golden_check import FLOAT32, FLOAT64, Check, compare
+from golden_actionformer import kept_rows, nms_settings, padded_actions, require
+from golden_check import FLOAT32, FLOAT64, Check, compare, same_count, same_rows
 from safetensors.torch import load_file
 from torch import Tensor
 
 from model.detector.align import pool_bins
+from model.detector.cascade import score_all
 from model.detector.etad.bins import sampled_weights
 from model.detector.etad.detector import Etad
 from model.detector.etad.losses import boundary_loss
@@ -30,8 +31,10 @@ from model.detector.etad.targets import (
 )
 from model.detector.ground_truth import PaddedActions
 from model.detector.heads import StageOutput
+from model.detector.proposals import candidate_proposals
 from model.detector.settings import DetectorSettings, LossWeights
 from tools.weights.names.etad import from_authors
+from train.postprocess import RawWindow, at_peaks, is_peak
 
 FEW = 3  # times the reference's own error, within which a right value stays
 DRAWS = ("iou_cls", "iou_reg.mid", "iou_reg.low", "cls_start", "cls_end")  # in the order of stage_losses
@@ -96,6 +99,9 @@ def check_etad(folder: Path) -> Iterator[Check]:
             yield from checks
         gradients = [gradients_of(cost, each) for cost, each in zip(costs, outputs.values(), strict=True)]
         yield from gradient_checks(fixture, name, gradients)
+    if "post" in fixture.meta:
+        yield from prediction_checks(fixture)
+        yield from detection_checks(fixture)
 
 
 def read(folder: Path) -> Fixture:
@@ -293,3 +299,79 @@ def gradient_checks(fixture: Fixture, name: str, gradients: list[dict[str, Tenso
                 for each in gradients
             ]
             yield min(found, key=lambda check: check.error)
+
+
+def prediction_checks(fixture: Fixture) -> Iterator[Check]:
+    """All candidates of one video; the reference's are by length, then start."""
+    features, detector = fixture.data["post.net.features"], fixture.detector
+    with torch.no_grad():
+        neck = detector.neck(features)
+        segments, quality, _ = score_all(
+            detector.stages,
+            detector.refine,
+            neck,
+            None,
+            num_steps=fixture.num_steps,
+            at_once=detector.settings.predict_proposals,
+        )
+    start, end = candidate_proposals(fixture.num_steps).unbind(-1)
+    order = ((end - start) * fixture.num_steps + start).argsort()
+    scores = fixture.data["post.net.iou"].prod(1)
+    limits = [fixture.limit("train", f"stage{len(detector.stages)}.{name}", scores.new_ones(1))
+              for name in ("anchors_out", "iou")]  # fmt: skip
+    found = segments[0, order] / fixture.num_steps
+    yield compare("post.net.anchors", found, fixture.data["post.net.anchors"], tolerance=limits[0])
+    yield compare("post.net quality", quality[0, order], scores, tolerance=limits[1])
+    boundary = detector.boundary(neck).sigmoid()[0]
+    for number, name in enumerate(("start", "end")):
+        yield compare(f"post.net.{name}", boundary[number], fixture.data[f"post.net.{name}"])
+
+
+def detection_checks(fixture: Fixture) -> Iterator[Check]:
+    """From raw outputs to detections: peaks, suppression, the labels of an external classifier.
+
+    As the reference does it: proposals are cut to the video after the suppression, and one that is left alone
+    is not reported.
+    """
+    post, data = fixture.meta["post"], fixture.data
+    require(post["settings"], iou_threshold=0)
+    settings = nms_settings(
+        sigma=post["settings"]["sigma"], min_score=0, max_detections=post["num_prop"], boundary_peaks=True
+    )
+    for name, duration in post["durations"].items():
+        raw = raw_window(fixture, name, duration)
+        for number, end in enumerate(("start", "end")):
+            peaks = is_peak(raw.boundary[number])
+            peaks[-number] = True
+            yield compare(f"post.{name}.{end}_mask", torch.from_numpy(peaks), data[f"post.{name}.{end}_mask"])
+        kept = at_peaks(raw)
+        passed = post["proposals_after_peak_filter"][name]
+        yield same_count(f"post.{name} proposals at peaks", int(kept.sum()), passed)
+        segments = torch.from_numpy(raw.segments[kept]).double() / fixture.num_steps
+        scores = torch.from_numpy(raw.quality[kept])
+        rows, _ = kept_rows(segments, torch.zeros(len(segments)), scores, settings)
+        rows = rows[: min(post["num_prop"], passed - 1)]
+        rows[:, 0], rows[:, 1] = rows[:, 0].clamp(min=0) * duration, rows[:, 1].clamp(max=1) * duration
+        given = torch.tensor(post["cuhk"]["results"][name], dtype=torch.float64)
+        best, classes = given.topk(post["topk"])
+        rows = rows.repeat_interleave(len(best), 0)
+        labels = classes.repeat(len(rows) // len(best))
+        rows[:, 2] *= given[labels]
+        want = post["detections"][name]
+        names = torch.tensor([post["cuhk"]["class"].index(row[2]) for row in want])
+        wanted = torch.tensor([[row[0], row[1], row[3]] for row in want], dtype=torch.float64)
+        yield same_rows(f"post.{name} detections", rows, wanted, (labels, names))
+
+
+def raw_window(fixture: Fixture, name: str, duration: float) -> RawWindow:
+    data = {key: fixture.data[f"post.{name}.{key}"].numpy() for key in ("anchors", "iou", "start", "end")}
+    return RawWindow(
+        key=name,
+        window=(0.0, duration),
+        duration=duration,
+        num_steps=fixture.num_steps,
+        segments=data["anchors"] * fixture.num_steps,
+        quality=data["iou"].prod(1),
+        class_scores=np.ones((len(data["anchors"]), 1), dtype=np.float32),
+        boundary=np.stack([data["start"], data["end"]]),
+    )

@@ -10,28 +10,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_POINTS = 6  # gaps are above half a step where a bin has several points: no more fall within a step's reach
+_SLACK = 1e-4  # steps; points that near to the border of what counts are computed as torchvision does
 
 
 def sampled_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
     """The weight of each step in each bin.
 
-    segments: (..., 2) start and end in steps, may leave [0, T], where points farther than a step outside
-    count as 0; shorter than a step, or turned round, they count as a step long. Returns
-    (..., num_bins, num_steps).
+    segments: (..., 2) start and end in steps, may leave [0, T]: points before -1 or after T count as 0.
+    Shorter than a step, or turned round, they count as a step long. Returns (..., num_bins, num_steps).
     """
-    start = segments[..., 0, None, None]
     width = (segments[..., 1] - segments[..., 0]).clamp(min=1)[..., None, None] / num_bins
     bins = torch.arange(num_bins, dtype=segments.dtype, device=segments.device)[:, None]
-    steps = torch.arange(num_steps, dtype=segments.dtype, device=segments.device)
-    count = width.ceil()  # points in a bin
-    gap, first = width / count, start + bins * width  # first: where each bin begins, (..., num_bins, 1)
-    nearest = ((steps - 1 - first) / gap - 0.5).floor().clamp(min=0).minimum(count - 1)
-    weights = segments.new_zeros(*segments.shape[:-1], num_bins, num_steps)
-    for ahead in range(_POINTS):
-        number = nearest + ahead
-        point = first + (number + 0.5) * gap
-        counts = (number < count) & (point >= -1) & (point <= num_steps)
-        distance = (point.clamp(0, num_steps - 1) - steps).abs()
-        weights = weights + (1 - distance).clamp(min=0) * counts
+    begin = torch.arange(-1, num_steps + 1, dtype=segments.dtype, device=segments.device)
+    count = width.ceil()  # points in a bin, (..., 1, 1)
+    gap, start = width / count, segments[..., 0, None, None] + bins * width  # start of each bin
+    # The first point that is not before each step, and how many lie between a step and the next, from -1 on.
+    limits = begin.clone()
+    limits[0], limits[-1] = -1 - _SLACK, num_steps + _SLACK
+    number = ((limits - start) / gap - 0.5).ceil().clamp(min=0).minimum(count)  # (..., num_bins, T + 2)
+    number[..., :1] += (start + (number[..., :1] + 0.5) * gap < -1).to(number.dtype)
+    number[..., -1:] -= (start + (number[..., -1:] - 0.5) * gap > num_steps).to(number.dtype)
+    number = number.clamp(min=0).minimum(count)  # where no point is inside
+    between = number.diff(dim=-1)
+    ahead = start + (number[..., :-1] + 0.5) * gap - begin[:-1]  # of the first of them from the step
+    later = between * ahead + gap * between * (between - 1) / 2  # their weight on the next step, in all
+    earlier = between - later
+    weights = later[..., :-1] + earlier[..., 1:]
+    weights[..., 0] += earlier[..., 0]  # outside, the outermost steps go on
+    weights[..., -1] += later[..., -1]
     return weights / count
