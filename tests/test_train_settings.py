@@ -53,6 +53,7 @@ def test_the_recipe_of_etads_paper_has_its_values():
     assert (optimizer.detector_lr, optimizer.encoder_lr, optimizer.weight_decay) == (5e-4, 5e-7, 1e-4)
     assert (optimizer.schedule, optimizer.step_factor, optimizer.gradient_clip) == ("step", 0.1, 0)
     assert (post.sigma, post.quality_power, post.boundary_peaks, post.nms_tiou) == (0.35, 1, True, 0)
+    assert (settings.data.resize, settings.data.crop) == ((171, 128), 112)
     assert round(settings.encoder.clip_ratio * settings.data.num_clips) == 40
 
 

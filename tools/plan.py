@@ -81,7 +81,8 @@ class PlanOptions:
             if self.shards is not None:
                 raise
             classes = self.classes or CLASSES
-            source = FrameSize(settings.data.resize, round(settings.data.resize * ASPECT))
+            side = settings.data.short_side
+            source = FrameSize(side, round(side * ASPECT))
             output.remark(
                 f"{one_line(error)}: assumed {classes} classes (--classes sets them) and videos of "
                 f"{source.width}x{source.height} pixels"
