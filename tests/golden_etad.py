@@ -282,12 +282,16 @@ def gradient_checks(fixture: Fixture, name: str, gradients: list[dict[str, Tenso
     """Norms of every parameter's gradient, and those gradients that the fixture has whole.
 
     Of ours in float32 and float64 the nearer counts: where a ReLU is at 0, each precision may fall on another
-    side. An error counts relative to at least 1e-3 of the largest norm.
+    side. In float64 we may be off by what the reference is itself, which it says of features and of the worst
+    parameter. An error counts relative to at least 1e-3 of the largest norm.
     """
     case = fixture.meta["cases"][name]
     norms, largest = case["grad_norm"], max(case["grad_norm"].values())
-    limit = max(FLOAT32, FEW * case["float32_vs_float64"]["grad_features_rel"])
+    own = case["float32_vs_float64"]
+    of_features = max(FLOAT32, FEW * own["grad_features_rel"])
+    of_parameters = max(of_features, 2 * own["grad_rel_worst"][0])
     for key, norm in norms.items():
+        limit = of_features if key == "features" else of_parameters
         ours = key if key == "features" else next(iter(from_authors({key: torch.zeros(1)})))
         pairs = {f"{name} gradient norm of {key}": (torch.Tensor.norm, norm)}
         whole = fixture.data.get(f"{'' if name == 'train' else f'{name}.'}grad.{key}")
