@@ -40,6 +40,7 @@ setup(
         "model.backbones",
         "model.detector",
         "model.detector.actionformer",
+        "model.detector.etad",
         "model.tracing",
         "train",
         "train.evaluation",

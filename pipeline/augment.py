@@ -61,13 +61,18 @@ def draw_view(
     return View(crop_x, crop_y, bool(mirror < flip), colour)
 
 
-def resized_size(height: int, width: int, resize: int) -> tuple[int, int]:
-    """Height and width after the short side became `resize` pixels; the long side is rounded half up."""
+def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width after the short side became `resize` pixels; the long side is rounded half up.
+
+    resize: two numbers are the width and height themselves.
+    """
+    if not isinstance(resize, int):
+        return resize[1], resize[0]
     scale = resize / min(height, width)
     return max(resize, math.floor(height * scale + 0.5)), max(resize, math.floor(width * scale + 0.5))
 
 
-def apply_view(frames: torch.Tensor, view: View, *, resize: int, crop: int) -> torch.Tensor:
+def apply_view(frames: torch.Tensor, view: View, *, resize: int | tuple[int, int], crop: int) -> torch.Tensor:
     """Resize, crop, mirror and recolour decoded frames.
 
     frames: (F, H, W, 3) uint8. Returns (F, 3, crop, crop) uint8 on the same device. The resize is bilinear

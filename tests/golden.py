@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden_authors import check_authors
 from golden_check import Check
+from golden_etad import check_etad
 from golden_i3d import GOLDEN as I3D
 from golden_i3d import check_i3d
 from golden_opentad import check_opentad
@@ -46,7 +47,7 @@ def runner_of(folder: Path) -> Runner | str:
     if config.get("type") == "ActionFormer":
         return check_opentad
     if {"tscale", "dscale", "stage_iou"} <= set(config):
-        return "no such detector yet: ETAD's as released"
+        return check_etad
     return f"no such detector yet: {config.get('type', 'a configuration of no kind that is known')}"
 
 

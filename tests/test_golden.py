@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import etad_departures
 import golden
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 AUTHORS = ("actionformer_thumos_i3d", "actionformer_anet_tsp")
 OPENTAD = ("opentad_actionformer_thumos_i3d", "opentad_actionformer_anet_tsp")
 RE2TAL = ("opentad_re2tal_thumos", "opentad_re2tal_anet")
+ETAD = ("etad_quarter", pytest.param("etad_full", marks=[pytest.mark.ci, pytest.mark.slow]))
 SMALLEST = "opentad_re2tal_anet"
 
 
@@ -21,6 +23,26 @@ def test_actionformer_computes_what_the_references_do(name, shared_real: Path):
     folder = shared_real / "golden" / name
     result = golden.run(name, folder, golden.runner_of(folder))
     assert result.passed, result.text
+
+
+@pytest.mark.parametrize("name", ETAD)
+def test_etad_computes_what_its_authors_code_does(name, shared_real: Path):
+    folder = shared_real / "golden" / name
+    result = golden.run(name, folder, golden.runner_of(folder))
+    assert result.passed, result.text
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_departures_from_etad_are_measured_on_equal_inputs(shared_real, capsys, monkeypatch):
+    monkeypatch.setattr(etad_departures, "DRAWS", 20)
+    monkeypatch.setattr(etad_departures, "of_size", lambda: iter(()))
+    assert etad_departures.main([str(shared_real / "golden" / "etad_quarter")]) == 0
+    printed = dict(
+        line.split(": value x ") for line in capsys.readouterr().out.splitlines() if "value" in line
+    )
+    beta = printed["offsets: smooth L1 with beta 0.1, not 1"]
+    assert 5 < float(beta.split(",")[0]) < 9  # as docs/etad.md says
 
 
 def copied(source: Path, folder: Path) -> Path:

@@ -17,7 +17,7 @@ PATH = [
     *("model/encode_backward.py", "model/late_encode.py", "model/late_choice.py"),
     *("model/feature_buffer.py", "model/diversity.py", "model/schedule.py"),
     "model/segments.py",
-    *sorted(str(path.relative_to(ROOT)) for room in ("detector", "backbones")
+    *sorted(str(path.relative_to(ROOT)) for room in ("detector", "detector/etad", "backbones")
             for path in (ROOT / "model" / room).glob("*.py")),
     "train/loop.py",
 ]  # fmt: skip

@@ -47,6 +47,16 @@ def test_the_short_side_becomes_resize(height, width, want):
     assert resized_size(height, width, 128) == want
 
 
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (128, 171)])
+def test_two_numbers_are_width_and_height_whatever_the_shape(height, width):
+    assert resized_size(height, width, (171, 128)) == (128, 171)
+    frames = noise(1, height, width, 3)
+    whole = torch.nn.functional.interpolate(
+        frames.permute(0, 3, 1, 2), size=(128, 171), mode="bilinear", antialias=True
+    )
+    assert torch.equal(apply_view(frames, CENTRE, resize=(171, 128), crop=112), whole[..., 8:120, 30:142])
+
+
 def test_without_a_resize_the_pixels_are_the_source():
     frames = noise(3, 12, 16, 3)
     assert torch.equal(

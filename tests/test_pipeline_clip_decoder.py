@@ -85,11 +85,12 @@ def test_clips_hold_the_frames_asked_for_in_any_order_and_twice(vp9, codec, work
     assert numbers_in(clips) == frames
 
 
+@pytest.mark.parametrize("resize", [40, (48, 32)])
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
-def test_clips_are_replayable_and_depend_neither_on_chunks_nor_on_workers(vp9, codec):
+def test_clips_are_replayable_and_depend_neither_on_chunks_nor_on_workers(vp9, codec, resize):
     view = View(0.2, 0.9, True, Colour(1.1, 0.8, 1.3))
     frames = np.arange(120).reshape(8, 15)
-    options = {"resize": 40, "crop": 24, "view": view}
+    options = {"resize": resize, "crop": 24, "view": view}
     clips = clips_of(vp9, frames, **options)
     for workers in (1, 2, 5, 8):
         for mib in (1, 128):

@@ -373,5 +373,16 @@ def test_a_state_of_another_set_up_is_refused(dataset):
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValidationError, match="crop: got 64, want at most resize"):
         DataSettings(shards="x", resize=32, crop=64)
+    with pytest.raises(ValidationError, match="crop: got 64, want at most resize \\(40\\)"):
+        DataSettings(shards="x", resize=(80, 40), crop=64)
+
+
+@pytest.mark.parametrize("resize", [7, [171], [171, 4], [171, 128, 3], "wide", True, 1.5])
+def test_a_resize_that_is_neither_one_number_nor_two_is_one_message(resize):
+    with pytest.raises(
+        ValidationError, match="want pixels, at least 8: one number, or \\[width, height\\]"
+    ) as error:
+        DataSettings(shards="x", resize=resize)
+    assert error.value.error_count() == 1
     with pytest.raises(ValidationError):
         DataSettings(shards="x", clip_frame=16)

@@ -106,7 +106,8 @@ def test_the_text_of_all_settings_of_a_group_begins_in_one_column():
         (
             "zzz",
             "groups: data, data.limits, encoder, encoder.beta, encoder.clip_ratio_schedule, detector, "
-            "detector.proposal_ratio_schedule, detector.weights, detector.actionformer, optimizer, post, run",
+            "detector.proposal_ratio_schedule, detector.weights, detector.actionformer, detector.etad, "
+            "optimizer, post, run",
         ),
         ("fc", None),
         ("encoder.exact", "encoder.exact: renamed; see leantad settings encoder.fixed_point_states"),

@@ -16,12 +16,12 @@ from engine_worker import MODES, RESUMED, Network
 
 from train import engine as engine_module
 from train.distributed import LAUNCH_VARIABLES, complete_launch_variables
+from train.learning_rate import lr_factor
 from train.optimizer import (
     OptimizerSettings,
     check_ds_config,
     deepspeed_dict,
     fit_buckets,
-    lr_factor,
     merged,
     parameter_groups,
     read_ds_config,
@@ -123,6 +123,20 @@ def test_warmup_never_wastes_a_step_and_the_cosine_ends_at_zero():
 def test_the_constant_schedule_stays():
     factor = lr_factor(OptimizerSettings(schedule="constant"), 3)
     assert [factor(step) for step in range(5)] == [1.0] * 5
+
+
+@pytest.mark.parametrize("total", [12, 600, 15_000])
+def test_the_step_schedule_falls_at_its_share_of_the_run_as_etads_after_five_of_six_epochs(total):
+    factor = lr_factor(OptimizerSettings(schedule="step", step_share=0.83333), total)
+    fall = total * 5 // 6
+    assert [factor(step) for step in (0, fall - 1, fall, total - 1)] == [1, 1, 0.1, 0.1]
+
+
+def test_the_step_schedule_falls_again_after_as_many_steps_and_counts_from_the_warmup():
+    factor = lr_factor(
+        OptimizerSettings(schedule="step", step_share=0.25, step_factor=0.5, warmup_steps=2), 10
+    )
+    assert [factor(step) for step in range(10)] == [0.5, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
 def test_a_run_shorter_than_its_warmup_has_a_schedule():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pipeline.annotations import Action, Video
 from train.detections import write_detections
 from train.evaluation.average_precision import mean_average_precision
-from train.postprocess import PostSettings, RawWindow, boundary_scores, postprocess_video
+from train.postprocess import PostSettings, RawWindow, boundary_scores, is_peak, postprocess_video
 
 HARD = PostSettings(nms="hard", nms_tiou=0.5)
 
@@ -60,6 +60,23 @@ def test_the_boundary_factor_reads_the_probability_at_both_ends():
     np.testing.assert_allclose(boundary_scores(raw), [0.4, 0.2], rtol=1e-6)  # float32 inputs
     best = postprocess_video([raw], ["jump"], PostSettings(boundary_power=1))[0]
     assert best["score"] == pytest.approx(0.4, rel=1e-6)
+
+
+def test_peaks_are_above_both_neighbours_or_above_half_of_the_highest():
+    scores = np.array([0.2, 0.1, 0.3, 0.3, 0.1, 0.2, 0.9, 0.5, 0.45, 0.1], dtype=np.float32)
+    # the first has none before it; equal neighbours are no peak; exactly half of the highest is not above it
+    assert np.flatnonzero(is_peak(scores)).tolist() == [0, 6, 7]
+    assert is_peak(np.zeros(3)).tolist() == [False] * 3 and is_peak(np.ones(2)).all()
+
+
+def test_proposals_whose_ends_are_no_peaks_are_dropped_if_asked():
+    boundary = np.full((2, 10), 0.1)
+    boundary[0, 3], boundary[1, 7] = 0.9, 0.8
+    segments = [[3.9, 7.2], [0.5, 10], [2.9, 7.5], [3.1, 8.0]]  # the window's own ends count
+    raw = window(segments, [0.9, 0.8, 0.7, 0.6], [[1]] * 4, boundary=boundary)
+    kept = postprocess_video([raw], ["jump"], PostSettings(boundary_peaks=True))
+    assert [d["segment"] for d in kept] == [[3.9, 7.2], [0.5, 10.0]]
+    assert len(postprocess_video([raw], ["jump"], PostSettings())) == 4
 
 
 def test_an_action_seen_by_two_windows_is_reported_once():

@@ -81,7 +81,8 @@ class PlanOptions:
             if self.shards is not None:
                 raise
             classes = self.classes or CLASSES
-            source = FrameSize(settings.data.resize, round(settings.data.resize * ASPECT))
+            side = settings.data.short_side
+            source = FrameSize(side, round(side * ASPECT))
             output.remark(
                 f"{one_line(error)}: assumed {classes} classes (--classes sets them) and videos of "
                 f"{source.width}x{source.height} pixels"
@@ -119,9 +120,9 @@ def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> s
         return "zero_optimization.offload_optimizer cpu in ds_config.json, or more --processes"
     return {
         FRAMES: "a smaller data.crop, data.num_clips or data.prefetch",
-        FEATURES: "a smaller detector.proposal_ratio or detector.num_steps"
-        if settings.detector.kind == "proposals"
-        else "a smaller detector.actionformer.embed_dim or detector.num_steps",
+        FEATURES: "a smaller detector.actionformer.embed_dim or detector.num_steps"
+        if settings.detector.kind == "actionformer"
+        else "a smaller detector.proposal_ratio or detector.num_steps",
         DECODER: "a smaller data.decode_chunk_mib, or videos packed smaller",
         BUCKETS: "a smaller zero_optimization.reduce_bucket_size in ds_config.json",
         CONTEXT: "a larger GPU",

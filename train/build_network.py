@@ -8,6 +8,8 @@ import torch
 
 from model.network import Network
 from train.checkpoint import read_safetensors
+from train.cli import to_stderr
+from train.distributed import rank
 from train.settings import Settings
 
 
@@ -37,10 +39,21 @@ def load_encoder_weights(network: Network, path: Path) -> None:
     network.encoder.backbone.load_state_dict(weights)
 
 
+def say_that_classes_are_unknown(num_classes: int) -> None:
+    """One line, from the first process, unless there is one class alone."""
+    if num_classes > 1 and rank() == 0:
+        to_stderr(
+            "detector.kind: etad knows no classes, all score 1; compute mAP with leantad eval "
+            "--external-scores, or set detector.etad.class_scores=true before training"
+        )
+
+
 def build_network(settings: Settings, num_classes: int) -> Network:
     """The network, initialised from settings.seed, then from encoder.weights."""
     torch.manual_seed(settings.seed)
     network = Network(settings.encoder, settings.detector, num_classes=num_classes)
+    if settings.detector.kind == "etad" and not settings.detector.etad.class_scores:
+        say_that_classes_are_unknown(num_classes)
     if settings.encoder.weights is not None:
         load_encoder_weights(network, Path(settings.encoder.weights))
     return network

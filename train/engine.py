@@ -37,13 +37,13 @@ from train.distributed import (
     world_size,
 )
 from train.extensions import load_extensions, use_own_folder
+from train.learning_rate import lr_factor
 from train.numerics import has_bf16
 from train.optimizer import (
     OptimizerSettings,
     deepspeed_dict,
     fit_buckets,
     has_compiler,
-    lr_factor,
     parameter_groups,
     resolve_auto,
 )

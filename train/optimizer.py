@@ -1,4 +1,4 @@
-"""AdamW's settings and schedule, and the DeepSpeed configuration made of them and ds_config.json.
+"""AdamW's settings, and the DeepSpeed configuration made of them and ds_config.json.
 
 Batch size, learning rates, optimizer and clipping are settings of LeanTAD; ZeRO, offload, precision and
 monitors are in ds_config.json. Every key that decides a number is written, for DeepSpeed's silent defaults
@@ -8,10 +8,8 @@ are not neutral: it clips gradients at norm 1 where nothing is set.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,9 +83,17 @@ class OptimizerSettings(SettingsGroup):
     """Optimizer steps over which the learning rates rise from lr / warmup_steps to lr; 0 starts at lr. More
     keep the first steps, of a detector that knows nothing, from spoiling the encoder."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
     """Learning rates after the warmup: cosine falls to 0 at the end of the run, along half a cosine; constant
-    stays."""
+    stays; step falls at once, see optimizer.step_share."""
+
+    step_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the steps after the warmup at which optimizer.schedule step multiplies the learning rates by
+    optimizer.step_factor, and again after as many more. ETAD falls once, after 5 of 6 epochs: 0.83333."""
+
+    step_factor: float = Field(default=0.1, gt=0, lt=1)
+    """What optimizer.schedule step multiplies the learning rates by. Smaller nearly stops the training there,
+    larger goes on with less noise."""
 
     gradient_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient over all parameters; a larger gradient is scaled down to it. Smaller holds
@@ -282,19 +288,3 @@ def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[di
         if parameters:
             groups.append({"params": parameters, "lr": lr, "name": name})
     return groups
-
-
-def lr_factor(settings: OptimizerSettings, total_steps: int) -> Callable[[int], float]:
-    """Share of the highest learning rate at each optimizer step (the first is 0).
-
-    The warmup's first step is 1 / warmup_steps, not 0: a step at rate 0 is a batch thrown away.
-    """
-    warmup, falls = settings.warmup_steps, settings.schedule == "cosine"
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return 0.5 * (1.0 + math.cos(math.pi * progress)) if falls else 1.0
-
-    return factor

@@ -69,6 +69,10 @@ class PostSettings(SettingsGroup):
     """Exponent of the boundary score, start probability times end probability, in the score of a detection.
     Larger prefers clear starts and ends; 0 leaves it out."""
 
+    boundary_peaks: bool = False
+    """Whether a proposal is dropped unless the boundary scores where it starts and ends are peaks, or above
+    half of the window's highest. true is ETAD's: fewer proposals, in less time."""
+
     @model_validator(mode="after")
     def _check_nms_tiou(self) -> PostSettings:
         if self.nms == "hard" and self.nms_tiou == 0:
@@ -118,6 +122,22 @@ def boundary_scores(window: RawWindow) -> NDArray[np.float64]:
     return start * end
 
 
+def is_peak(scores: np.ndarray) -> NDArray[np.bool_]:
+    """(T,) scores of steps: whether each is above both neighbours, or above half of the highest."""
+    padded = np.pad(scores, 1)
+    peak: NDArray[np.bool_] = (scores > padded[:-2]) & (scores > padded[2:]) | (scores > 0.5 * scores.max())
+    return peak
+
+
+def at_peaks(window: RawWindow) -> NDArray[np.bool_]:
+    """(P,) whether each proposal starts and ends at peaks, as which ETAD takes the window's own ends, too."""
+    start, end = is_peak(window.boundary[0]), is_peak(window.boundary[1])
+    start[0] = end[-1] = True
+    steps = np.clip(window.segments, 0, window.num_steps - 1).astype(np.int64)
+    kept: NDArray[np.bool_] = start[steps[:, 0]] & end[steps[:, 1]]
+    return kept
+
+
 def pair_scores(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> np.ndarray:
     """The score of each (proposal, class) pair, (P, K). class_scores: (P, K) or (1, K).
 
@@ -136,14 +156,17 @@ def pair_scores(window: RawWindow, class_scores: np.ndarray, settings: PostSetti
 
 
 def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostSettings) -> Candidates:
-    """The window's best pairs, best first; those without length in the video are left out.
+    """The window's best pairs, best first, without those that have no length in the video.
 
     class_scores and errors as in `pair_scores`.
     """
     scores = pair_scores(window, class_scores, settings)
     seconds = steps_to_seconds(window.segments.astype(np.float64), window.window, window.num_steps)
     seconds = np.clip(seconds, 0.0, window.duration)
-    scores = np.where((seconds[:, 1] > seconds[:, 0])[:, None], scores, -1.0)
+    kept = seconds[:, 1] > seconds[:, 0]
+    if settings.boundary_peaks:
+        kept &= at_peaks(window)
+    scores = np.where(kept[:, None], scores, -1.0)
     flat = scores.ravel()
     enough = np.flatnonzero(flat >= settings.min_score)
     if len(enough) > settings.pre_nms_topk:  # a full sort of P * K scores would take most of the time

@@ -15,10 +15,10 @@ GROUPS = 4  # of the grouped convolutions
 NORM_CHANNELS = 16  # channels per group of the group norm
 
 
-def temporal_conv(inputs: int, outputs: int, *, width: int = 3) -> nn.Conv1d:
+def temporal_conv(inputs: int, outputs: int, *, width: int = 3, bias: bool = True) -> nn.Conv1d:
     """A convolution over time that keeps T; grouped by 4 where both channel counts allow it."""
     groups = math.gcd(GROUPS, math.gcd(inputs, outputs))
-    return nn.Conv1d(inputs, outputs, width, padding=width // 2, groups=groups)
+    return nn.Conv1d(inputs, outputs, width, padding=width // 2, groups=groups, bias=bias)
 
 
 def channel_norm(channels: int) -> nn.GroupNorm:

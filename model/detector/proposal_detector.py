@@ -3,7 +3,8 @@
 Liu et al., "ETAD: Training Action Detection End to End on a Laptop" (CVPRW 2023): a neck with two LSTMs, a
 boundary head, and three stages that refine and score proposals drawn from the dense map. We depart: two
 class heads, so no external classifier is needed; balancing by weights, not by drawing; exact RoI bins;
-sampling that may follow the annotated actions.
+sampling that may follow the annotated actions. ETAD's own is in etad/; docs/etad.md names all departures,
+with their effects.
 """
 
 from __future__ import annotations
@@ -16,17 +17,13 @@ from torch import Tensor, nn
 
 from ..segments import pairwise_tiou
 from . import losses
+from .cascade import score_all
 from .detector import Detector, Prediction
 from .ground_truth import PaddedActions, pad_actions
 from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
-from .proposals import (
-    candidate_proposals,
-    encode_boundaries,
-    encode_centre_width,
-    refine,
-)
-from .sampling import sample_for_training
+from .proposals import encode_boundaries, encode_centre_width, refine
+from .sampling import draw_proposals
 from .settings import DetectorSettings
 
 
@@ -71,7 +68,8 @@ class ProposalDetector(Detector):
             num_steps=self.settings.num_steps,
             num_classes=self.num_classes,
         )
-        anchors = self._sample_proposals(actions, generator).to(features.device, non_blocking=True)
+        anchors = draw_proposals(self.settings, self.proposal_ratio, actions, generator)
+        anchors = anchors.to(features.device, non_blocking=True)
         actions = actions.to(features.device)
         x, step_logits = self._encode_steps(features)
         parts = self._step_losses(x, step_logits, actions)
@@ -88,13 +86,14 @@ class ProposalDetector(Detector):
     def predict(self, features: Tensor) -> Prediction:
         """Refine and score all T (T + 1) / 2 proposals of every video: features (B, D, T') -> Prediction."""
         x, step_logits = self._encode_steps(features)
-        step_scores = step_logits.sigmoid()
-        candidates = candidate_proposals(self.settings.num_steps, device=x.device)
-        chunks = [
-            self._predict_chunk(x, step_scores, chunk.expand(len(x), -1, -1))
-            for chunk in torch.split(candidates, self.settings.predict_proposals)
-        ]
-        segments, quality, class_scores = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
+        segments, quality, class_scores = score_all(
+            self.stages,
+            self._refine,
+            x,
+            step_logits.sigmoid(),
+            num_steps=self.settings.num_steps,
+            at_once=self.settings.predict_proposals,
+        )
         return Prediction(segments, quality, class_scores, self.boundary(x).sigmoid())
 
     def _encode_steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,19 +104,6 @@ class ProposalDetector(Detector):
         features = self.features_in_steps(features)
         x = self.neck(features)
         return x, self.step_class(x) + self.step_shortcut(features).float()
-
-    def _sample_proposals(self, actions: PaddedActions, generator: torch.Generator) -> Tensor:
-        """The proposals of one iteration, on the CPU: (B, num_samples, 2)."""
-        settings = self.settings
-        return sample_for_training(
-            settings.proposal_sampling,
-            actions,
-            settings.num_samples_at(self.proposal_ratio),
-            num_steps=settings.num_steps,
-            share=settings.balanced_share,
-            min_tiou=settings.balanced_tiou,
-            generator=generator,
-        )
 
     def _step_losses(self, x: Tensor, step_logits: Tensor, actions: PaddedActions) -> dict[str, Tensor]:
         settings = self.settings
@@ -172,18 +158,3 @@ class ProposalDetector(Detector):
             output.centre_offsets.detach(),
             num_steps=self.settings.num_steps,
         )
-
-    def _predict_chunk(
-        self, x: Tensor, step_scores: Tensor, anchors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments (B, p, 2), quality (B, p) and class scores (B, p, K) from p of the proposals (B, p, 2)."""
-        refined, tiou_scores, class_scores = [], [], []
-        for stage in self.stages:
-            output = stage(x, step_scores, anchors)
-            anchors = self._refine(output, anchors)
-            refined.append(anchors)
-            tiou_scores.append(output.tiou_logits.sigmoid())
-            class_scores.append(output.class_logits.sigmoid())
-        segments = torch.stack(refined).mean(0)
-        quality = torch.stack(tiou_scores).mean(0).prod(-1)  # tIoU class x tIoU, as ETAD
-        return segments, quality, torch.stack(class_scores).mean(0)

@@ -18,6 +18,7 @@ from ..diversity import farthest_points, sample_kdpp
 from ..segments import pairwise_tiou
 from .ground_truth import PaddedActions
 from .proposals import candidate_proposals, sample_balanced, sample_random
+from .settings import DetectorSettings
 
 Strategy = Literal["random", "grid", "block", "farthest", "dpp", "balanced", "scale_balanced"]
 
@@ -160,3 +161,18 @@ def sample_for_training(
     }[strategy]
     drawn = draw(candidates, num_videos, count, generator=generator)
     return drawn if strategy == "random" else in_order(drawn, num_steps)
+
+
+def draw_proposals(
+    settings: DetectorSettings, ratio: float, actions: PaddedActions, generator: torch.Generator
+) -> Tensor:
+    """The proposals of one iteration at a ratio, as the settings say, on the CPU: (B, count, 2)."""
+    return sample_for_training(
+        settings.proposal_sampling,
+        actions,
+        settings.num_samples_at(ratio),
+        num_steps=settings.num_steps,
+        share=settings.balanced_share,
+        min_tiou=settings.balanced_tiou,
+        generator=generator,
+    )

@@ -10,6 +10,7 @@ from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
 
 from .actionformer.settings import ActionFormerSettings
+from .etad.settings import EtadSettings
 
 
 class LossWeights(SettingsGroup):
@@ -49,12 +50,12 @@ class LossWeights(SettingsGroup):
 
 
 class DetectorSettings(SettingsGroup):
-    """Which detector, and its sizes, sampling and losses; the defaults are ETAD's where it has one."""
+    """Which detector, and its sizes, sampling and losses; what is not ETAD's is named in docs/etad.md."""
 
-    kind: Literal["proposals", "actionformer"] = "proposals"
-    """Which detector: proposals scores and refines all segments of a window, as ETAD; actionformer has one
-    segment per point of a pyramid, as ActionFormer. Its settings are detector.num_steps and those below
-    detector.actionformer, all others are of proposals. See docs/choose-settings.md."""
+    kind: Literal["proposals", "etad", "actionformer"] = "proposals"
+    """Which detector: proposals scores and refines all segments of a window, after ETAD; etad is ETAD's as
+    released; actionformer has one segment per point, as ActionFormer. What each reads of the settings is in
+    docs/choose-settings.md."""
 
     num_steps: int = Field(128, ge=4)
     """Feature steps T of a window, the time axis of the detector; features of another length are interpolated
@@ -140,14 +141,20 @@ class DetectorSettings(SettingsGroup):
 
     weights: LossWeights = LossWeights()
     actionformer: ActionFormerSettings = ActionFormerSettings()
+    etad: EtadSettings = EtadSettings()
 
     @model_validator(mode="after")
-    def _check_levels(self) -> DetectorSettings:
+    def _check_kind(self) -> DetectorSettings:
         coarsest = 2 ** (self.actionformer.num_levels - 1)
         if self.kind == "actionformer" and self.num_steps % coarsest:
             raise ValueError(
                 f"num_steps: got {self.num_steps}, want a multiple of {coarsest}, as each of the "
                 f"{self.actionformer.num_levels - 1} values of detector.actionformer.max_distances halves it"
+            )
+        if self.kind == "etad" and self.roi_bins % 4:
+            raise ValueError(
+                f"roi_bins: got {self.roi_bins}, want a multiple of 4, as detector.kind etad computes the "
+                "offsets of starts and ends from a quarter of the bins each"
             )
         return self
 

@@ -1,0 +1,1 @@
+"""ETAD's detector as its authors released it, and what we add to it as settings."""

@@ -1,0 +1,41 @@
+"""The bins of a proposal as ETAD computes them: torchvision's RoI align in one dimension.
+
+A bin is the mean of points at equal gaps of at most a step, and the value of step s stands at s, not at its
+centre s + 0.5 (torchvision's `aligned=False`). As in ../align.py it is a product with a weight matrix, so
+the same bits on every run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SLACK = 1e-4  # steps; points that near to the border of what counts are computed as torchvision does
+
+
+def sampled_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
+    """The weight of each step in each bin.
+
+    segments: (..., 2) start and end in steps, may leave [0, T]: points before -1 or after T count as 0.
+    Shorter than a step, or turned round, they count as a step long. Returns (..., num_bins, num_steps).
+    """
+    width = (segments[..., 1] - segments[..., 0]).clamp(min=1)[..., None, None] / num_bins
+    bins = torch.arange(num_bins, dtype=segments.dtype, device=segments.device)[:, None]
+    begin = torch.arange(-1, num_steps + 1, dtype=segments.dtype, device=segments.device)
+    count = width.ceil()  # points in a bin, (..., 1, 1)
+    gap, start = width / count, segments[..., 0, None, None] + bins * width  # start of each bin
+    # The first point that is not before each step, and how many lie between a step and the next, from -1 on.
+    limits = begin.clone()
+    limits[0], limits[-1] = -1 - _SLACK, num_steps + _SLACK
+    number = ((limits - start) / gap - 0.5).ceil().clamp(min=0).minimum(count)  # (..., num_bins, T + 2)
+    number[..., :1] += (start + (number[..., :1] + 0.5) * gap < -1).to(number.dtype)
+    number[..., -1:] -= (start + (number[..., -1:] - 0.5) * gap > num_steps).to(number.dtype)
+    number = number.clamp(min=0).minimum(count)  # where no point is inside
+    between = number.diff(dim=-1)
+    ahead = start + (number[..., :-1] + 0.5) * gap - begin[:-1]  # of the first of them from the step
+    later = between * ahead + gap * between * (between - 1) / 2  # their weight on the next step, in all
+    earlier = between - later
+    weights = later[..., :-1] + earlier[..., 1:]
+    weights[..., 0] += earlier[..., 0]  # outside, the outermost steps go on
+    weights[..., -1] += later[..., -1]
+    return weights / count
