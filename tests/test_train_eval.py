@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from train.detections import read_detections, write_detections
+from train.detections import DetectionsFile, read_detections, write_detections
 from train.eval import main
+from train.evaluation.blocked import read_blocked, without_blocked
 from train.evaluation.files import read_external_scores, read_ground_truth
 from train.evaluation.sources import packing_differences
 from train.postprocess import RawWindow, postprocess_video
@@ -471,3 +472,47 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
     assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
     assert read_detections(tmp_path / "o.json").rejected == {rejected: "cut short"}
+
+
+def test_blocked_videos_count_nowhere(truth, tmp_path):
+    own = written(tmp_path / "o.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
+    database = json.loads(truth.read_text())["database"]
+    keys = [key for key, video in database.items() if video["subset"] == "validation"]
+    blocked = written(tmp_path / "blocked.json", [f"v_{keys[0]}.mp4", "never heard of"])
+    arguments = ("--detections", own, "--ground-truth", truth, "--subset", "validation")
+    without = {key: entries for key, entries in RESULTS.items() if key != keys[0]}
+    cut = written(tmp_path / "cut.json", {"results": without})
+    rest = {key: video for key, video in database.items() if key != keys[0]}
+    smaller = written(tmp_path / "smaller.json", {"database": rest})
+    by_hand = measured("--detections", cut, "--ground-truth", smaller, "--subset", "validation")
+    assert measured(*arguments, "--blocked", blocked) == by_hand
+    assert by_hand["num_videos"] == len(keys) - 1
+    code, output = run(*arguments, "--blocked", blocked)
+    assert code == 0 and f"1 of {len(keys)} videos left out" in output
+
+
+def test_a_list_of_blocked_videos_that_makes_no_sense_is_refused(raw, truth, tmp_path):
+    own = written(tmp_path / "o.json", {"results": RESULTS})
+    for content, message in (
+        ({"a": 1}, "want a JSON list"),
+        ([1], "want a JSON list"),
+        ([], "names no video"),
+        (["never heard of"], "none of its 1 videos is in the ground truth"),
+        (list(json.loads(truth.read_text())["database"]), "blocks all"),
+    ):
+        path = written(tmp_path / "blocked.json", content)
+        arguments = ("--detections", own, "--ground-truth", truth, "--subset", "validation")
+        assert message in refused(*arguments, "--blocked", path)
+    assert "nothing to compare with" in refused(
+        *("--from-raw", raw, "--out", tmp_path / "d.json"), "--blocked", written(tmp_path / "b.json", ["a"])
+    )
+
+
+def test_activitynets_blocked_videos_are_found_in_its_annotations(shared_real):
+    folder = shared_real / "annotations" / "anet13"
+    ground_truth = read_ground_truth(folder / "anet13_rebuilt_trainval_gt.json", "validation")
+    blocked = read_blocked(folder / "blocked.json")
+    empty = DetectionsFile({key: [] for key in ground_truth.videos}, {})
+    kept, left, line = without_blocked(empty, ground_truth, blocked, where=folder / "blocked.json")
+    assert len(blocked) == 79 and line.startswith("31 of 4728 videos left out")
+    assert kept.results.keys() == left.videos.keys() and not left.videos.keys() & set(blocked)
