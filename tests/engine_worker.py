@@ -349,7 +349,7 @@ def run_steps(
             if average is not None:
                 average.update()
         engine.eval()
-        with torch.no_grad(), average.in_place() if average and is_last else nullcontext():
+        with torch.no_grad(), average.swapped_in() if average and is_last else nullcontext():
             engine(*batch(number, rank()))
     return norms
 

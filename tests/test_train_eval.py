@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.eval import main
 from train.evaluation.blocked import read_blocked, without_blocked
-from train.evaluation.files import read_external_scores, read_ground_truth
+from train.evaluation.external_scores import read_external_scores
+from train.evaluation.files import read_ground_truth
 from train.evaluation.sources import packing_differences
 from train.postprocess import RawWindow, postprocess_video
 from train.raw_outputs import write_raw
@@ -272,9 +273,10 @@ def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
         {"a": {"swim": 0.5, "ski": 0.25, "cook": 0.1}},
         {"results": {"a": [{"label": "ski", "score": 0.25}, {"label": "swim", "score": 0.5}]}},
         {"class": ["cook", "ski", "swim"], "results": {"a": [0.1, 0.25, 0.5]}},
+        {"classes": ["cook", "ski", "swim"], "results": {"a": [[0.1, 0.25, 0.5]]}},
     ],
 )
-def test_external_scores_are_read_in_three_layouts(raw, tmp_path, layout):
+def test_external_scores_are_read_in_all_layouts(raw, tmp_path, layout):
     path = written(tmp_path / "scores.json", layout)
     assert read_external_scores(path)["a"]["swim"] == 0.5
     message = refused("--from-raw", raw, "--external-scores", path, "--out", tmp_path / "d.json")
@@ -516,3 +518,53 @@ def test_activitynets_blocked_videos_are_found_in_its_annotations(shared_real):
     kept, left, line = without_blocked(empty, ground_truth, blocked, where=folder / "blocked.json")
     assert len(blocked) == 79 and line.startswith("31 of 4728 videos left out")
     assert kept.results.keys() == left.videos.keys() and not left.videos.keys() & set(blocked)
+
+
+def test_rows_with_a_negative_score_are_logits_in_all_of_the_file(tmp_path):
+    results = {"a": [[0.0, np.log(3.0)]], "b": [[-1.0, -1.0]]}
+    found = read_external_scores(written(tmp_path / "h.json", {"class": ["x", "y"], "results": results}))
+    assert found["a"] == pytest.approx({"x": 0.25, "y": 0.75}) and found["b"] == {"x": 0.5, "y": 0.5}
+
+
+def test_untrimmednets_rows_are_the_test_videos_of_thumos(tmp_path):
+    table = np.zeros((1574, 101), dtype=np.float32)
+    table[269, 6], table[269, 96] = 0.25, 0.5
+    np.save(tmp_path / "uNet_test.npy", table)
+    found = read_external_scores(tmp_path / "uNet_test.npy")
+    assert len(found) == 1574 and len(found["video_test_0000270"]) == 20
+    scores = {label: score for label, score in found["video_test_0000270"].items() if score}
+    assert scores == {"BaseballPitch": 0.25, "VolleyballSpiking": 0.5}
+
+
+def test_an_array_that_would_be_unpickled_or_is_of_other_classes_is_refused(tmp_path):
+    path = tmp_path / "s.npy"
+    for content, message in (
+        (np.array([{"a": 1}], dtype=object), "no pickle"),
+        (np.zeros((4, 20)), "got 20 columns, want 101"),
+        (np.zeros(101), "want a table of numbers"),
+    ):
+        np.save(path, content, allow_pickle=True)
+        with pytest.raises(ValueError, match=message):
+            read_external_scores(path)
+
+
+@pytest.mark.parametrize("text", ["video,label,score\na,x,0.5\na,y,0.25\n", "video,x,y\na,0.5,0.25\n"])
+def test_external_scores_as_csv(tmp_path, text):
+    (tmp_path / "s.csv").write_text(text)
+    assert read_external_scores(tmp_path / "s.csv") == {"a": {"x": 0.5, "y": 0.25}}
+
+
+@pytest.mark.parametrize("text", ["", "name,x\na,1\n", "video,x\na\n", "video,x\na,b\n", "video,x\n"])
+def test_a_csv_that_makes_no_sense_is_one_line(tmp_path, text):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"s\.csv: "):
+        read_external_scores(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(("count", "labels"), [(1, {"swim"}), (3, {"swim", "ski", "cook"})])
+def test_how_many_external_labels_count_is_a_setting(raw, tmp_path, count, labels):
+    scores = written(tmp_path / "s.json", {key: {"swim": 0.5, "ski": 0.25, "cook": 0.1} for key in "ab"})
+    options = ("--external-scores", scores, "--set", f"post.external_labels={count}")
+    assert run("--from-raw", raw, *options, "--out", tmp_path / "d.json")[0] == 0
+    entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
+    assert {entry["label"] for entry in entries} == labels

@@ -35,10 +35,10 @@ from train.evaluation.average_precision import PROTOCOLS, parse_tiou
 from train.evaluation.blocked import read_blocked, without_blocked
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
+from train.evaluation.external_scores import read_external_scores
 from train.evaluation.files import (
     GroundTruth,
     check_ground_truth,
-    read_external_scores,
     read_ground_truth,
     rename_videos,
 )
@@ -284,7 +284,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--bootstrap", "resamples", type=click.IntRange(2), metavar="N", help="95 % intervals from N resamples."
 )
-@click.option("--external-scores", type=FILE, help="JSON of video-level class scores; the best two are used.")
+@click.option("--external-scores", type=FILE, help="Video-level class scores: .json, .npy or .csv.")
 @click.option("--raw", type=FILE, help="Keep raw detector outputs in this HDF5 file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option(

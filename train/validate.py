@@ -39,7 +39,7 @@ def validate(run: Run) -> dict[str, Any]:
     """
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
-    with run.average.in_place() if run.average is not None else nullcontext():
+    with run.average.swapped_in() if run.average is not None else nullcontext():
         own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
     detections = gather_detections(run.folder, own)
     ground_truth = dataset.ground_truth(subset)

@@ -44,7 +44,7 @@ class WeightAverage:
             value.copy_(weights)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """Within it the network has the averaged weights; afterwards its own, bit for bit.
 
         All ranks enter it, between steps. After a failure the average stays there: other ranks may be
@@ -58,7 +58,7 @@ class WeightAverage:
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """As `train.engine.full_state_dict`, with the averaged weights. All ranks call it."""
-        with self.in_place():
+        with self.swapped_in():
             return full_state_dict(self.engine)
 
     def save(self, folder: Path) -> None:
