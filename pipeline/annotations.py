@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,14 +108,14 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     """
     kept: list[Action] = []
     repairs: list[Repair] = []
-    seen: list[Action] = []
+    seen: defaultdict[str, list[Action]] = defaultdict(list)
     limit = math.inf if duration is None else duration
     for action in video.actions:
         text = f"{shown(action.label, 80)} [{action.start:g}, {action.end:g}] s"
         start, end = max(action.start, 0.0), min(action.end, limit)
         if action.end <= action.start:
             repairs.append(Repair(video.key, "zero-length", f"{text} dropped"))
-        elif any(is_duplicate(action, other) for other in seen):
+        elif any(is_duplicate(action, other) for other in _shortly_before(action, seen[action.label])):
             repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
         elif end <= start:
             repairs.append(Repair(video.key, "outside", f"{text} dropped: the video has [0, {limit:g}] s"))
@@ -121,8 +123,13 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
             if (start, end) != (action.start, action.end):
                 repairs.append(Repair(video.key, "clipped", f"{text} became [{start:g}, {end:g}] s"))
             kept.append(Action(start, end, action.label))
-        seen.append(action)
+        seen[action.label].append(action)
     return tuple(kept), tuple(repairs)
+
+
+def _shortly_before(action: Action, seen: list[Action]) -> Iterator[Action]:
+    """Those of `seen`, which is sorted by start, that begin close enough to be the same action."""
+    return itertools.takewhile(lambda other: action.start - other.start <= DUPLICATE_SECONDS, reversed(seen))
 
 
 def is_duplicate(a: Action, b: Action) -> bool:

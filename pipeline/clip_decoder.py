@@ -2,8 +2,8 @@
 
 The frames that clips ask for are sorted, each is decoded once, in bounded chunks, resized and cropped at once
 and put into every clip that shows it. All decoders give RGB at the source's size and share all that follows,
-so training, evaluation and prediction see the same pixels. A video is split where nothing leans on what is
-before, so the batches do not depend on the number of threads.
+so training, evaluation and prediction see the same pixels. Where threads have nothing else to do, a video is
+split where nothing leans on what is before, so the batches do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,16 +51,17 @@ class ClipRequest:
 
 
 class PendingClips:
-    """Clips that are being decoded."""
+    """Clips that are being decoded: by the job that opened the video, and by those that it left parts to."""
 
-    def __init__(self, parts: Sequence[Future[None]]):
-        self.parts = parts
+    def __init__(self) -> None:
+        self.jobs: list[Future[None]] = []
 
     def wait(self) -> None:
-        """Until all are there. Raises ValueError if a frame does not exist or cannot be decoded."""
-        wait(self.parts)
-        for part in self.parts:
-            part.result()
+        """Until all are there. Raises ValueError if it is no readable video, or a frame cannot be decoded."""
+        wait(self.jobs)  # the first adds the others before it ends
+        wait(self.jobs)
+        for job in self.jobs:
+            job.result()
 
 
 class ClipDecoder:
@@ -83,32 +85,36 @@ class ClipDecoder:
         self.workers = settings.decode_workers or default_workers(self.gpu)
         self.chunk_mib = settings.decode_chunk_mib / self.workers
         self._pool: ThreadPoolExecutor | None = None
-        self._running: set[Future[None]] = set()
+        self._unfinished = 0  # jobs of the pool, guarded by:
+        self._jobs = threading.Condition()
         self._reported: set[str] = set()
         self._report_lock = threading.Lock()
         if self.gpu is not None:
             self._report_refused(self.gpu)
 
     def start(self, request: ClipRequest) -> PendingClips:
-        """Begin to decode; waits while all threads have work, so that no more encoded videos lie ready.
+        """Begin to decode; waits while all threads have work, so that no more encoded videos lie ready."""
+        with self._jobs:
+            self._jobs.wait_for(lambda: self._unfinished < self.workers)
+        pending = PendingClips()
+        self._add_job(pending, lambda: self._decode_video(request, pending))
+        return pending
 
-        Raises ValueError if it is no readable video.
-        """
-        while len(self._running) >= self.workers:
-            self._running = wait(self._running, return_when=FIRST_COMPLETED).not_done
-        wanted, inverse = np.unique(request.frames, return_inverse=True)
-        inverse = inverse.reshape(request.frames.shape)
-        with open_packets(request.data, request.num_frames) as video:
-            on_gpu = self._goes_to_gpu(video, wanted, request.video)
-            parts = split(video, wanted, self.workers)
-        first = np.cumsum([0, *(len(part) for part in parts)])
-        pool = self._started_pool()
-        pending = [
-            pool.submit(self._decode_part, request, part, inverse - start, on_gpu)
-            for part, start in zip(parts, first, strict=False)
-        ]
-        self._running.update(pending)
-        return PendingClips(pending)
+    def _add_job(self, pending: PendingClips, job: Callable[[], None]) -> None:
+        with self._jobs:
+            future = self._started_pool().submit(job)
+            self._unfinished += 1
+        pending.jobs.append(future)
+        future.add_done_callback(self._job_done)
+
+    def _idle_threads(self) -> int:
+        with self._jobs:
+            return max(0, self.workers - self._unfinished)
+
+    def _job_done(self, future: Future[None]) -> None:
+        with self._jobs:
+            self._unfinished -= 1
+            self._jobs.notify_all()
 
     def close(self) -> None:
         """Join the threads and release their decoders; starting again starts new ones."""
@@ -132,20 +138,43 @@ class ClipDecoder:
 
     # --------------------------------------------------------------------------------------- decoding
 
+    def _decode_video(self, request: ClipRequest, pending: PendingClips) -> None:
+        """Decode the clips of a video, together with the threads that have nothing else to do."""
+        wanted, inverse = np.unique(request.frames, return_inverse=True)
+        inverse = inverse.reshape(request.frames.shape)
+        with open_packets(request.data, request.num_frames) as video:
+            on_gpu = self._goes_to_gpu(video, wanted, request.video)
+            mine, *others = split(video, wanted, 1 + self._idle_threads())
+            done = len(mine)
+            for part in others:
+                self._add_job(pending, partial(self._decode_part, request, part, inverse - done, on_gpu))
+                done += len(part)
+            self._decode_frames(video, request, mine, inverse, on_gpu)
+
     def _decode_part(
         self, request: ClipRequest, wanted: NDArray[np.int64], inverse: NDArray[np.int64], on_gpu: bool
+    ) -> None:
+        with open_packets(request.data, request.num_frames) as video:
+            self._decode_frames(video, request, wanted, inverse, on_gpu)
+
+    def _decode_frames(
+        self,
+        video: Packets,
+        request: ClipRequest,
+        wanted: NDArray[np.int64],
+        inverse: NDArray[np.int64],
+        on_gpu: bool,
     ) -> None:
         """Decode the `wanted` frames; inverse: (N, L) the index in `wanted` of what each slot shows."""
         settings, done = self.settings, 0
         by_frame = request.clips.permute(0, 2, 1, 3, 4)  # (N, L, C, H, W)
-        with open_packets(request.data, request.num_frames) as video:
-            for chunk in self._chunks(video, wanted, request.video, on_gpu):
-                images = apply_view(chunk, request.view, resize=settings.resize, crop=settings.crop)
-                clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
-                source = torch.from_numpy(inverse[clip, position] - done)
-                by_frame[torch.from_numpy(clip), torch.from_numpy(position)] = images.cpu()[source]
-                done += len(chunk)
-                del chunk, images  # or two chunks would be held while the next is decoded
+        for chunk in self._chunks(video, wanted, request.video, on_gpu):
+            images = apply_view(chunk, request.view, resize=settings.resize, crop=settings.crop)
+            clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
+            source = torch.from_numpy(inverse[clip, position] - done)
+            by_frame[torch.from_numpy(clip), torch.from_numpy(position)] = images.cpu()[source]
+            done += len(chunk)
+            del chunk, images  # or two chunks would be held while the next is decoded
 
     def _chunks(
         self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo, on_gpu: bool
@@ -179,9 +208,8 @@ class ClipDecoder:
         if reason is None:
             reason = refusal_of_video(video, format.codec)
         if reason is None:
-            own_thread = self._started_pool().submit
             reason = self.gpu.refusal_after_try(
-                format, lambda: own_thread(self._try, video, wanted[:TRIED_FRAMES], packed).result()
+                format, lambda: self._try(video, wanted[:TRIED_FRAMES], packed)
             )
             if reason is not None:
                 count = sum(packed_format(other) == format for other in self.videos)

@@ -12,20 +12,27 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from .files import FilePart
 from .limits import check_stream, limits
 
 
 @contextmanager
 def open_video(
-    source: str | Path | bytes, *, options: dict[str, str] | None = None
+    source: str | Path | FilePart | bytes, *, options: dict[str, str] | None = None
 ) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """The open container and the video stream that players show: the default one, else the first; no cover.
 
-    source: a file, or the bytes of one. options: FFmpeg's for opening it. Raises ValueError when it is no
-    video, or one beyond the limits (limits.py).
+    source: a file, a part of one that is a video itself, or bytes. options: FFmpeg's for opening it. Raises
+    ValueError when it is no video, or one beyond the limits (limits.py).
     """
     # "file:", as a colon in a name would make its beginning a protocol
-    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    file: io.BytesIO | str
+    if isinstance(source, bytes):
+        file = io.BytesIO(source)
+    elif isinstance(source, FilePart):
+        file = f"subfile,,start,{source.offset},end,{source.offset + source.size},,:file:{source.path}"
+    else:
+        file = f"file:{source}"
     try:
         container = av.open(file, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:

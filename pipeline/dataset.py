@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Repair, Video
-from .files import collection_paused, file_sha256, parse_json, sha256_of
+from .files import FilePart, collection_paused, file_sha256, parse_json, sha256_of
 from .limits import check_bytes
 from .records import (
     DESCRIPTION,
@@ -31,6 +32,11 @@ from .remote import (
     locate,
 )
 from .text import short
+
+if TYPE_CHECKING:
+    from .packets_file import PackedFile
+
+MOST_PACKETS = 1 << 23  # whose places are kept, 16 bytes each: 90 hours at 25 frames a second
 
 
 class Dataset:
@@ -54,6 +60,9 @@ class Dataset:
             v.key: v for v in description.videos.values() if v.shard in chosen
         }
         self._indexes: dict[str, dict[str, tuple[int, int]]] = {}
+        self._files: dict[str, PackedFile] = {}  # of videos that are read in parts
+        self._num_packets = 0  # of all _files
+        self._files_lock = threading.Lock()
 
     @staticmethod
     def open(location: str | Path) -> Dataset:
@@ -117,36 +126,70 @@ class Dataset:
 
     def read(self, key: str) -> bytes:
         """The encoded bytes of one video. Raises ValueError, naming shard and key, when they are damaged."""
+        part = self._part(key)
+        data = b"".join(part.blocks())
+        self._check_part(key, part, len(data), sha256_of(data))
+        return data
+
+    def _part(self, key: str) -> FilePart:
+        """Where a video lies on this machine; errors as `read`."""
         video = self.videos.get(key)
         if video is None or video.shard is None:
             raise ValueError(
                 f"{self.folder}: {key} has no packed video ({video.reject if video else 'unknown key'})"
             )
-        where = f"{self._local_path(video.shard)}: {video.name}"
+        path = self._local_path(video.shard)
         entry = self.index(video.shard).get(f"{key}.mp4")
         if entry is None:
-            raise ValueError(f"{where}: not in the index, pack the data set again")
-        offset, size = entry
+            raise ValueError(f"{path}: {video.name}: not in the index, pack the data set again")
         try:
-            check_bytes(size)
+            check_bytes(entry[1])
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        with open(self._local_path(video.shard), "rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) < size:
+            raise ValueError(f"{path}: {video.name}: {error}") from None
+        return FilePart(path, *entry)
+
+    def _check_part(self, key: str, part: FilePart, size: int, sha256: str) -> None:
+        """ValueError unless as many bytes as were found, with this sha256, are those that were packed."""
+        where = f"{part.path}: {self.videos[key].name}"
+        if size < part.size:
             raise ValueError(
-                f"{where}: the tar is cut, {len(data)} of {size} bytes are there; copy or pack it again"
+                f"{where}: the tar is cut, {size} of {part.size} bytes are there; copy or pack it again"
             )
-        if sha256_of(data) != video.sha256:
+        if sha256 != self.videos[key].sha256:
             raise ValueError(
                 f"{where}: sha256 differs from dataset.json, the tar is damaged; copy or pack it again"
             )
-        return data
 
     def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames:
-        """The encoded bytes that `frames` of a video need: here always those of the whole video."""
-        return EncodedFrames(self.read(key), frames, self.videos[key].num_frames)
+        """The encoded bytes that `frames` of a video need, or those of the whole; ValueError as `read`.
+
+        Where a part is asked for, the sha256 of the video is checked the first time; then only the packets
+        that the frames need are read: a window costs the same whatever the length of its video.
+        """
+        num_frames = self.videos[key].num_frames
+        if 2 * (frames.max() - frames.min() + 1) <= num_frames:
+            file = self._files.get(key) or self._open_file(key)
+            if file.in_order:
+                return file.encoded_frames(frames)
+        return EncodedFrames(self.read(key), frames, num_frames)
+
+    def _open_file(self, key: str) -> PackedFile:
+        from .packets_file import PackedFile  # it takes a while, and reading a description needs none of it
+
+        part = self._part(key)
+        size = min(part.size, max(0, part.path.stat().st_size - part.offset))
+        self._check_part(key, part, size, file_sha256(part))
+        file = PackedFile(part, self.videos[key].num_frames)
+        self._keep(key, file)
+        return file
+
+    def _keep(self, key: str, file: PackedFile) -> None:
+        """Remember where the packets of a video lie, instead of those of the first ones if need be."""
+        with self._files_lock:
+            self._files[key] = file
+            self._num_packets += file.num_frames
+            while self._num_packets > MOST_PACKETS and len(self._files) > 1:
+                self._num_packets -= self._files.pop(next(iter(self._files))).num_frames
 
     def _local_path(self, name: str) -> Path:
         """A tar, or the index of one, on this machine; fetched if it is not."""

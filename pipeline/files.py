@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .text import short
 
@@ -286,10 +286,27 @@ def sha256_of(data: bytes | str) -> str:
     ).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read in parts of 1 MiB."""
+class FilePart(NamedTuple):
+    """Some of the bytes of a file: those of a member of a tar."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes in blocks of up to 1 MiB; fewer than `size` if the file is shorter."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            left = self.size
+            while left and (block := file.read(min(left, 1 << 20))):
+                left -= len(block)
+                yield block
+
+
+def file_sha256(file: Path | FilePart) -> str:
+    """The sha256 of a file, or of a part of one, read in blocks of 1 MiB."""
+    part = file if isinstance(file, FilePart) else FilePart(file, 0, file.stat().st_size)
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    for block in part.blocks():
+        digest.update(block)
     return digest.hexdigest()

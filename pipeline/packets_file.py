@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,49 +10,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .container import mux_packets, open_video
+from .files import FilePart
 from .limits import check_bytes
-from .packets import packets_needed
+from .packets import FRAME_SECONDS, packets_needed
 from .records import EncodedFrames
 
 
 class PackedFile:
-    """The packets of a video file, by number; only their positions are kept in memory.
+    """The packets of a packed video in a file, by number; only where they lie is kept, 16 bytes for each.
 
     In files of `transcode` (mp4, a packet per frame, in the order shown, key frames on which nothing before
-    leans) any frame is reached from the key frame before it. Of other files (B-frames,
-    packets that are not to be shown) `encoded_frames` gives the whole.
+    leans) any frame is reached from the key frame before it. Of other files (B-frames, packets that are not
+    to be shown), which are not `in_order`, `encoded_frames` gives the whole.
     """
 
-    def __init__(self, path: Path, num_frames: int):
-        self.path, self.num_frames = path, num_frames
-        with open_video(path) as (container, stream):
-            packets = [
-                (packet.pos, packet.size, None if packet.is_discard else packet.pts, packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.size
-            ]
+    def __init__(self, file: Path | FilePart, num_frames: int):
+        self.part = file if isinstance(file, FilePart) else FilePart(file, 0, file.stat().st_size)
+        self.num_frames = num_frames
+        table, first, whole = array("q"), b"", True
+        with open_video(file) as (container, stream):
+            for packet in container.demux(stream):
+                if packet.size:
+                    whole = whole and None not in (packet.pos, packet.pts) and not packet.is_discard
+                    table.extend((packet.pos or 0, packet.size, packet.pts or 0, packet.is_keyframe))
+                    first = first or bytes(packet)
+            whole = whole and len(table) == 4 * num_frames
+            # opened for each part: it states the codec, in the same time however long the video is
+            self._head = mux_packets(stream, [(first, True)], ticks=1) if whole else b""
             is_mp4 = "mp4" in container.format.name
-        whole = all(None not in packet for packet in packets) and len(packets) == num_frames
-        self.table = np.array(packets if whole else [], dtype=np.int64).reshape(-1, 4)
-        stamps = self.table[:, 2]
-        self.keyframes = np.flatnonzero(self.table[:, 3])
+        positions, self._sizes, stamps, is_key = np.array(table if whole else (), np.int64).reshape(-1, 4).T
+        self._positions = positions + self.part.offset
+        self.keyframes = np.flatnonzero(is_key)
         starts_with_key = len(self.keyframes) > 0 and self.keyframes[0] == 0
         self.in_order = is_mp4 and whole and starts_with_key and bool((np.diff(stamps) > 0).all())
 
     def encoded_frames(self, frames: NDArray[np.int64]) -> EncodedFrames:
-        """A video of the packets that `frames` need."""
+        """A video of the packets that `frames` need. Raises ValueError if the file has become shorter."""
         if not self.in_order:
-            check_bytes(self.path.stat().st_size)
-            return EncodedFrames(self.path.read_bytes(), frames, self.num_frames)
+            check_bytes(self.part.size)
+            return EncodedFrames(b"".join(self.part.blocks()), frames, self.num_frames)
         indices = packets_needed(self.keyframes, np.unique(frames))
-        stamps = self.table[:, 2]
-        ticks = max(1, int(stamps[1] - stamps[0])) if self.num_frames > 1 else 1
-        with open_video(self.path) as (_, stream):
+        with open_video(self._head) as (_, stream):
+            ticks = max(1, round(FRAME_SECONDS / (stream.time_base or FRAME_SECONDS)))
             data = mux_packets(stream, self._read_packets(indices), ticks=ticks)
         return EncodedFrames(data, np.searchsorted(indices, frames).astype(np.int64), len(indices))
 
     def _read_packets(self, indices: NDArray[np.int64]) -> Iterator[tuple[bytes, bool]]:
-        with open(self.path, "rb") as file:
-            for position, size, _, is_keyframe in self.table[indices]:
-                file.seek(position)
-                yield file.read(size), bool(is_keyframe)
+        is_key = np.isin(indices, self.keyframes)
+        with open(self.part.path, "rb") as file:
+            for index, key in zip(indices, is_key, strict=True):
+                file.seek(self._positions[index])
+                data = file.read(self._sizes[index])
+                if len(data) < self._sizes[index]:
+                    raise ValueError(f"{self.part.path} has become shorter since it was opened")
+                yield data, bool(key)

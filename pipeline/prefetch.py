@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class Prefetch(Generic[P, S, R]):
-    """A thread begins and completes a result for each of `inputs`, at most `prefetch` more than were taken.
+    """A thread begins and completes results for `inputs`, at most `prefetch` more than were asked for.
 
     Where that leaves room, the next result is begun before one is completed.
     """
@@ -52,12 +52,12 @@ class Prefetch(Generic[P, S, R]):
 
     def __iter__(self) -> Iterator[tuple[P, R]]:
         while not self._stop.is_set():
+            self._free.release()
             item = self._ready.get()
             if item is None:
                 return
             if isinstance(item, BaseException):
                 raise item
-            self._free.release()
             yield item
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import faulthandler
 import getpass
 import hashlib
 import importlib
@@ -94,6 +95,7 @@ def start(job: Job, out: Path, temporary: Path, log: Path) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        faulthandler.dump_traceback_later(0.9 * LONGEST_SECONDS, file=2)  # where it hangs
         os.chdir(out)
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         sys.argv = [job.module, *job.arguments(out)]
@@ -268,7 +270,7 @@ class Rounds:
         code = wait_for(process, LONGEST_SECONDS)
         if code is None:
             kill(process, whole_session=True)
-        output = (folder / "output.txt").read_text(errors="replace")[-2000:]
+        output = (folder / "output.txt").read_text(errors="replace")[-20000:]
         return [] if code == 0 else [f"exit code {code}: {output}"]
 
     def play(self, number: int) -> dict[str, Any]:

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotations import Action, Video, read_annotations, read_classes, repair_actions
+from pipeline import annotations
+from pipeline.annotations import (
+    Action,
+    Video,
+    is_duplicate,
+    read_annotations,
+    read_classes,
+    repair_actions,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,6 +198,24 @@ def test_repaired_actions_are_inside_and_repairing_again_changes_nothing(actions
     again, more = repair_actions(replace(video, actions=kept), duration)
     # clipping can make two actions equal, which only the second time round are duplicates
     assert {repair.kind for repair in more} <= {"duplicate"} and set(again) <= set(kept)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 9), st.sampled_from("xy")), max_size=12))
+def test_duplicates_are_those_of_comparing_all_with_all(rows):
+    """Starts half a millisecond apart: equal, near enough, just too far."""
+    actions = tuple(Action(start * 5e-4, 1 + end * 5e-4, label) for start, end, label in sorted(rows))
+    kept, _ = repair_actions(Video("v", "s", None, actions), None)
+    wanted = [a for i, a in enumerate(actions) if not any(is_duplicate(a, other) for other in actions[:i])]
+    assert list(kept) == wanted
+
+
+def test_comparing_actions_does_not_grow_with_the_square_of_their_number(monkeypatch):
+    compared = []
+    monkeypatch.setattr(annotations, "is_duplicate", lambda a, b: compared.append(a))
+    actions = tuple(Action(float(number), number + 2.0, "a") for number in range(1000))
+    assert repair_actions(Video("v", "s", None, actions), None) == (actions, ())
+    assert not compared
 
 
 def test_the_defects_of_activitynet_validation_are_found(shared_real):

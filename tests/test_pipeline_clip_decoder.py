@@ -109,17 +109,37 @@ def test_workers_do_not_change_the_clips_of_videos_with_b_frames(encoder):
 
 
 def test_all_workers_decode_one_video(vp9, monkeypatch):
-    threads, decode_part = set(), ClipDecoder._decode_part
+    threads, decode_frames = set(), ClipDecoder._decode_frames
     together = threading.Barrier(3, timeout=20)
 
-    def noted(self, request, wanted, *rest):
+    def noted(self, *arguments):
         threads.add(threading.current_thread().name)
         together.wait()  # breaks unless all three run at the same time
-        decode_part(self, request, wanted, *rest)
+        decode_frames(self, *arguments)
 
-    monkeypatch.setattr(ClipDecoder, "_decode_part", noted)
+    monkeypatch.setattr(ClipDecoder, "_decode_frames", noted)
     clips_of(vp9, [range(120)], decode_workers=3)
     assert len(threads) == 3 and all(name.startswith("leantad-decoder") for name in threads)
+
+
+def test_a_video_stays_whole_where_others_keep_the_threads_busy(vp9, monkeypatch):
+    """Opening it once more for each part would cost more than it gives."""
+    counts, decode_frames, second_began = [], ClipDecoder._decode_frames, threading.Event()
+
+    def noted(self, video, request, wanted, *rest):
+        counts.append(len(wanted))
+        assert len(counts) > 1 or second_began.wait(20)  # holds the first one's thread
+        second_began.set()
+        decode_frames(self, video, request, wanted, *rest)
+
+    monkeypatch.setattr(ClipDecoder, "_decode_frames", noted)
+    video = packed(vp9)
+    with closing(ClipDecoder(settings_of(decode_workers=2), CPU, videos=[video], remark=print)) as decoder:
+        for count in (20, 120):  # 20 frames are too few to be split
+            clips = torch.empty((1, 3, count, 32, 32), dtype=torch.uint8)
+            pending = decoder.start(ClipRequest(video, vp9, np.arange(count)[None], 120, CENTRE, clips))
+        pending.wait()
+    assert counts == [20, 120] and numbers_in(clips) == [list(range(120))]
 
 
 def test_the_error_of_a_worker_is_that_of_the_video_and_the_threads_end(vp9):

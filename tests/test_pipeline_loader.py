@@ -269,7 +269,7 @@ def test_the_limit_of_bad_samples_names_the_same_one_whatever_the_number_of_work
 def test_encoded_videos_do_not_pile_up_before_the_decoders(dataset, monkeypatch):
     """A batch of many samples holds the bytes of those that are decoded, and of one more."""
     held = most = 0
-    lock, read, decode_part = threading.Lock(), Dataset.read, ClipDecoder._decode_part
+    lock, read, decode_video = threading.Lock(), Dataset.read, ClipDecoder._decode_video
 
     def counted_read(self, key):
         nonlocal held, most
@@ -278,16 +278,16 @@ def test_encoded_videos_do_not_pile_up_before_the_decoders(dataset, monkeypatch)
             most = max(most, held)
         return read(self, key)
 
-    def counted_part(self, *args):
+    def counted_video(self, *args):
         nonlocal held
         try:
-            return decode_part(self, *args)
+            return decode_video(self, *args)
         finally:
             with lock:
                 held -= 1
 
     monkeypatch.setattr(Dataset, "read", counted_read)
-    monkeypatch.setattr(ClipDecoder, "_decode_part", counted_part)
+    monkeypatch.setattr(ClipDecoder, "_decode_video", counted_video)
     settings = SETTINGS.model_copy(update={"decode_workers": 2})
     take(loader_of(dataset, settings, batch_size=7), 2)
     assert held == 0 and most <= 3
@@ -346,6 +346,23 @@ def test_a_result_is_begun_before_the_one_before_it_is_completed_if_there_is_roo
     else:
         assert done[:3] == [("begin", 0), ("begin", 1), ("complete", 0)]
         assert [what for what, _ in done[-2:]] == ["complete", "complete"] and len(done) == 2 * prefetch
+
+
+def test_whoever_waits_for_a_result_makes_room_for_one_more(monkeypatch):
+    """Or the thread would wait until the one who waits has woken up, and nothing would be begun meanwhile."""
+    begun, let_go = [], threading.Event()
+    with closing(Prefetch(iter(range(9)), begun.append, str, 2)) as ahead:
+        get = ahead._ready.get
+        monkeypatch.setattr(ahead._ready, "get", lambda: let_go.wait(20) and get())
+        taken = threading.Thread(target=next, args=(iter(ahead),))
+        taken.start()
+        deadline = time.monotonic() + 5
+        while len(begun) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)  # room for a fourth, which must not come
+        assert begun == [0, 1, 2]
+        let_go.set()
+        taken.join()
 
 
 def test_a_state_of_another_set_up_is_refused(dataset):

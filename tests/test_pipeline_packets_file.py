@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from painted_video import painted_video
 
+from pipeline.dataset import Dataset
 from pipeline.decode import decode_frames
+from pipeline.files import file_sha256
 from pipeline.packets_file import PackedFile
+from pipeline.packing.shard_writer import pack_samples, write_dataset
+from pipeline.records import PackedVideo
 
 
 def pixels(data: bytes, frames, num_frames: int, codec: str) -> np.ndarray:
@@ -39,3 +45,70 @@ def test_of_a_file_with_b_frames_the_whole_is_given(tmp_path):
     frames = np.array([[30, 31]])
     data, numbers, count = PackedFile(path, 40).encoded_frames(frames)
     assert data == path.read_bytes() and numbers is frames and count == 40
+
+
+# ------------------------------------------------------------------------------- the same inside of a tar
+
+
+def data_set(folder: Path, data: bytes, num_frames: int) -> Dataset:
+    """Three times the same video in one tar."""
+    shape = {"num_frames": num_frames, "width": 64, "height": 48, "codec": "vp9", "actions": ()}
+    entry = {"shard": None, "reject": None, "source": "a"}
+    videos = [PackedVideo(key, "training", num_frames / 25, 25.0, **shape, **entry) for key in "abc"]
+    packed, shards = pack_samples(folder, [(video, data) for video in videos], shard_size=3)
+    write_dataset(folder, classes=[], videos=packed, shards=shards, packing={})
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def video() -> bytes:
+    return painted_video(96, size=(48, 64), gop=8)
+
+
+PART = np.array([[50, 51, 52], [85, 85, 84]])
+
+
+def test_a_part_of_a_video_in_a_tar_is_read_alone_and_checked_once(tmp_path, video, monkeypatch):
+    dataset, checked = data_set(tmp_path, video, 96), []
+    monkeypatch.setattr("pipeline.dataset.file_sha256", lambda part: checked.append(1) or file_sha256(part))
+    monkeypatch.setattr(Dataset, "read", lambda self, key: pytest.fail("read whole"))
+    for _ in range(3):
+        data, numbers, count = dataset.encoded_frames("b", PART)
+        assert count == 5 + 6 and len(data) < len(video) / 3
+        assert np.array_equal(pixels(data, numbers, count, "vp9"), pixels(video, PART, 96, "vp9"))
+    assert len(checked) == 1
+
+
+def test_more_than_half_of_a_video_is_read_whole(tmp_path, video):
+    data, numbers, count = data_set(tmp_path, video, 96).encoded_frames("b", np.array([[0, 60]]))
+    assert data == video and numbers.tolist() == [[0, 60]] and count == 96
+
+
+def test_of_a_video_with_b_frames_in_a_tar_the_whole_is_given(tmp_path):
+    data = painted_video(96, size=(48, 64), codec="libx264")
+    found, numbers, count = data_set(tmp_path, data, 96).encoded_frames("c", PART)
+    assert found == data and numbers is PART and count == 96
+
+
+def test_a_part_of_a_damaged_or_cut_video_is_refused_by_name(tmp_path, video):
+    dataset = data_set(tmp_path, video, 96)
+    tar, (offset, _) = tmp_path / "00000.tar", dataset.index("00000.tar")["b.mp4"]
+    whole = bytearray(tar.read_bytes())
+    dataset.encoded_frames("c", PART)  # found to be as packed
+    for damaged in (whole[: offset + 500], whole[:offset] + b"?" + whole[offset + 1 :]):
+        tar.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"00000\.tar: b \(a\): .*(the tar is cut, 500 of|sha256 differs)"
+        ):
+            dataset.encoded_frames("b", PART)
+    tar.write_bytes(whole[: offset + 500])
+    with pytest.raises(ValueError, match=r"00000\.tar has become shorter since it was opened"):
+        dataset.encoded_frames("c", PART)
+
+
+def test_places_of_no_more_than_so_many_packets_are_kept(tmp_path, video, monkeypatch):
+    monkeypatch.setattr("pipeline.dataset.MOST_PACKETS", 200)  # two videos of 96
+    dataset = data_set(tmp_path, video, 96)
+    for key in "abca":
+        assert dataset.encoded_frames(key, PART)[2] == 11
+    assert list(dataset._files) == ["c", "a"]

@@ -188,8 +188,8 @@ import json, pathlib, sys, time
 words = sys.argv[1:]
 out, study = pathlib.Path(words[words.index("--out") + 1]), pathlib.Path(__file__).parent
 out.mkdir(parents=True, exist_ok=True)
-(out / "started").open("a").write("x")
 try:
+    (out / "started").open("a").write("x")
     while (study / "wait").exists():
         time.sleep(0.02)
 except KeyboardInterrupt:
@@ -238,7 +238,6 @@ def test_a_study_that_is_stopped_lets_its_runs_save_and_starts_no_other(stand_in
     until = time.monotonic() + 60  # for imports on a busy machine
     while len(list(runs.glob("*/started"))) < 2 and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(0.3)  # the stand-ins come to their loop
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -46,7 +46,12 @@ class Engine:
         self.optimizer.step()
 
 
-def settings_of(backbone: str, **encoder) -> Settings:
+PROPOSALS = {"neck_dim": 16, "fc_dim": 32, "head_dim": 16, "roi_bins": 4}
+SMALL = {"embed_dim": 16, "head_dim": 16, "max_distances": [4, 8], "attention_windows": [5]}
+ACTIONFORMER = {"kind": "actionformer", "actionformer": SMALL}
+
+
+def settings_of(backbone: str, detector: dict = PROPOSALS, **encoder) -> Settings:
     """Small, but with all that a step has: sampled clips, chunks, steps to average and to interpolate."""
     return settings_from(
         {
@@ -59,7 +64,7 @@ def settings_of(backbone: str, **encoder) -> Settings:
                 "reversible": backbone not in WITHOUT_RESIDUALS,
                 **encoder,
             },
-            "detector": {"num_steps": 12, "neck_dim": 16, "fc_dim": 32, "head_dim": 16, "roi_bins": 4},
+            "detector": {"num_steps": 12, **detector},
         }
     )
 
@@ -124,6 +129,13 @@ def test_clips_that_are_chosen_late_run_on_a_gpu_and_wait_once_more(strategy):
     copied = "aten._to_copy.default to the CPU"
     assert in_step == ([copied, "tolist"] if strategy == "dpp" else ["tolist", copied])
     assert all(isinstance(parameter.grad, GpuTensor) for parameter in network.encoder.parameters())
+
+
+def test_a_step_and_a_validation_of_the_other_detector_run_on_a_gpu():
+    settings = settings_of("r2plus1d_tiny", ACTIONFORMER)
+    network, in_step, _ = step_and_validate(settings, torch.bfloat16)
+    assert in_step == ["tolist"]
+    assert all(isinstance(parameter.grad, GpuTensor) for parameter in network.parameters())
 
 
 def test_every_family_is_among_them():
