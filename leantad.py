@@ -84,6 +84,7 @@ def evaluate(
     shards: str | Path | None = None,
     ground_truth: str | Path | None = None,
     subset: str | None = None,
+    blocked: str | Path | None = None,
     protocol: str = "activitynet",
     tiou: str | None = None,
     drop_duplicates: bool = False,

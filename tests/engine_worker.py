@@ -45,6 +45,7 @@ from train.engine import (
     start_process_group,
 )
 from train.optimizer import OptimizerSettings, read_ds_config
+from train.weight_average import WeightAverage
 
 STEPS, TOTAL_STEPS = 3, 10
 SETTINGS = OptimizerSettings(
@@ -82,6 +83,7 @@ class Mode:
     cpu_adam: bool = True
     clip_sampling: str = "random"
     actionformer: bool = False  # in place of the small head
+    ema: bool = False  # an average of the weights beside them
 
 
 MODES = {
@@ -113,9 +115,19 @@ MODES = {
     "zero 1, actionformer": Mode(1, actionformer=True),
     "zero 2, offload, actionformer": Mode(2, offload=True, actionformer=True),
     "zero 3, actionformer": Mode(3, actionformer=True),
+    "zero 0, ema": Mode(0, ema=True),
+    "zero 1, ema": Mode(1, ema=True),
+    "zero 2, frozen stem, ema": Mode(2, frozen="encoder.backbone.stem", ema=True),
+    "zero 2, offload, ema": Mode(2, offload=True, ema=True),
+    "zero 3, 2 micro steps, ema": Mode(3, accumulation=2, ema=True),
+    "zero 3, offload, ema": Mode(3, offload=True, ema=True),
+    "zero 1, bf16, ema": Mode(1, bf16=True, ema=True),
+    "zero 3, bf16, ema": Mode(3, bf16=True, ema=True),
 }
+EMA_DECAY = 0.7
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
 RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam", "zero 3, actionformer")
+RESUMED += ("zero 0, ema", "zero 1, ema", "zero 3, offload, ema")
 
 
 class Block(nn.Module):
@@ -255,6 +267,7 @@ def batch(step: int, of_rank: int, clip_sampling: str = "random") -> tuple[Tenso
 class StepsResult:
     state: dict[str, Tensor]
     norms: list[float | None]  # of the gradient, before it is clipped
+    average: dict[str, Tensor] | None = None
 
 
 def adamw(network: nn.Module) -> torch.optim.Optimizer:
@@ -268,6 +281,7 @@ def adamw(network: nn.Module) -> torch.optim.Optimizer:
 def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation: int) -> StepsResult:
     """STEPS steps of plain torch: mean loss over the micro steps, clip, AdamW, the schedule by hand."""
     optimizer, norms = adamw(network), []
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(STEPS):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -277,7 +291,10 @@ def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation
             (loss_of(step * accumulation + micro) / accumulation).backward()
         norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), SETTINGS.gradient_clip)))
         optimizer.step()
-    return StepsResult({name: value.detach().clone() for name, value in network.state_dict().items()}, norms)
+        for name, value in network.state_dict().items():
+            average[name] = EMA_DECAY * average[name] + (1 - EMA_DECAY) * value
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return StepsResult(state, norms, average)
 
 
 @cache
@@ -315,8 +332,10 @@ def engine_of(network: Network, mode: Mode):
     return build_engine(network, settings, ds_config=config, total_steps=TOTAL_STEPS)
 
 
-def run_steps(engine, first: int, last: int, clip_sampling: str = "random") -> list[float | None]:
-    """Micro steps, with an evaluation after each; returns the gradient norms."""
+def run_steps(
+    engine, first: int, last: int, clip_sampling: str = "random", average: WeightAverage | None = None
+) -> list[float | None]:
+    """Micro steps, with an evaluation after each (of averaged weights, if any); returns gradient norms."""
     norms = []
     for number in range(first, last):
         engine.train()
@@ -327,8 +346,10 @@ def run_steps(engine, first: int, last: int, clip_sampling: str = "random") -> l
         if is_last:
             norm = engine.get_global_grad_norm()
             norms.append(None if norm is None else float(norm))
+            if average is not None:
+                average.update()
         engine.eval()
-        with torch.no_grad():
+        with torch.no_grad(), average.swapped_in() if average and is_last else nullcontext():
             engine(*batch(number, rank()))
     return norms
 
@@ -346,7 +367,8 @@ def difference(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, flo
 def compare(got: StepsResult, want: StepsResult) -> dict[str, float | None]:
     """Differences of the parameters after the last step, and of the first gradient norm (relative)."""
     norm = None if got.norms[0] is None else abs(got.norms[0] / want.norms[0] - 1)
-    return difference(got.state, want.state) | {"norm": norm}
+    average = {} if got.average is None else {"average": max(difference(got.average, want.average).values())}
+    return difference(got.state, want.state) | {"norm": norm} | average
 
 
 def compare_steps() -> dict[str, dict[str, float | None]]:
@@ -356,8 +378,9 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
     for name, mode in MODES.items():
         start = time.perf_counter()
         engine = engine_of(Network(frozen=mode.frozen, actionformer=mode.actionformer), mode)
-        norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling)
-        got = StepsResult(full_state_dict(engine), norms)
+        average = WeightAverage(engine, EMA_DECAY) if mode.ema else None
+        norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling, average)
+        got = StepsResult(full_state_dict(engine), norms, average.full_state_dict() if average else None)
         want = reference(mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling)
         results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
@@ -368,17 +391,26 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
 def resume(folder: Path, mode: Mode) -> dict[str, object]:
     """Two steps, save, two steps; another engine, with other weights, loads and takes the last two."""
     one = engine_of(Network(dropout=0.3, actionformer=mode.actionformer), mode)
+    first = WeightAverage(one, EMA_DECAY) if mode.ema else None
     torch.manual_seed(rank())
-    run_steps(one, 0, 2)
+    run_steps(one, 0, 2, average=first)
     save_state(one, folder, {"epoch": 3, "best": 0.25})
-    run_steps(one, 2, 4)
+    if first is not None:
+        first.save(folder)
+    run_steps(one, 2, 4, average=first)
     want, rates, steps = full_state_dict(one), learning_rates(one), one.global_steps
+    want_average = first.full_state_dict() if first is not None else want
     one.destroy()
     two = engine_of(Network(seed=8, dropout=0.3, actionformer=mode.actionformer), mode)
+    second = WeightAverage(two, EMA_DECAY) if mode.ema else None
     client_state = load_state(two, folder)
-    run_steps(two, 2, 4)
+    if second is not None:
+        second.load(folder)
+    run_steps(two, 2, 4, average=second)
+    got_average = second.full_state_dict() if second is not None else want
     result = {
         "difference": difference(full_state_dict(two), want),
+        "average": difference(got_average, want_average),
         "client_state": client_state == {"epoch": 3, "best": 0.25},
         "rates": learning_rates(two) == rates,
         "steps": [two.global_steps, steps],

@@ -52,6 +52,12 @@ def external_scores(annotations: Path, target: Path) -> None:
     target.write_text(json.dumps({name: {"swing": 0.7, "slide-left": 0.2} for name in names}))
 
 
+def blocked(annotations: Path, target: Path) -> None:
+    """One of the videos of the validation subset."""
+    database = json.loads(annotations.read_text())["database"]
+    target.write_text(json.dumps([next(k for k, v in database.items() if v["subset"] == "validation")]))
+
+
 def exported(annotations: Path, target: Path) -> None:
     """Annotations as a labelling tool exports them, in the format of the ending."""
     name = format_of_output(target)
@@ -91,6 +97,7 @@ def prepare(name: str, made: Path, target: Path) -> None:
         "mine.yaml": lambda: tiny_recipe(target),
         "data/demo-videos/videos": lambda: shutil.copytree(videos, target),
         "anet/activity_net.v1-3.min.json": lambda: shutil.copy(annotations, target),
+        "anet/blocked.json": lambda: blocked(annotations, target),
         "thumos/thumos_gt.json": lambda: renamed_subsets(annotations, target),
         "rgb_imagenet.pt": lambda: classifier_checkpoint(target),
         "label_map.txt": lambda: target.write_text("running\njumping\n"),

@@ -95,6 +95,7 @@ NOT_RUN = {
 PREPARED = {
     "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo"],
     "docs/benchmarks.md": ["anet/videos", "anet/activity_net.v1-3.min.json", "runs/anet", "cuhk_val.json"]
+    + ["anet/blocked.json"]
     + ["thumos/videos", "thumos/thumos_gt.json", "runs/thumos"]
     + ["swin3d_t.pth", "r2plus1d_34-tsp_on_activitynet.pth"],
     "docs/train-on-your-own-videos.md": ["my_videos", "annotations.csv", "match.mp4"]

@@ -70,9 +70,18 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
 
 
 @pytest.mark.slow
+def test_averaged_weights_are_a_plain_average_of_those_of_plain_autograd(results):
+    found = {name: mode["average"] for name, mode in results["steps"].items() if "average" in mode}
+    assert len(found) == sum(mode.ema for mode in MODES.values())
+    # of weights that differ by up to 1e-6, see above; bfloat16 keeps 8 bits of activations and gradients
+    far = {name: value for name, value in found.items() if value > (1e-2 if "bf16" in name else 1e-6)}
+    assert not far
+
+
+@pytest.mark.slow
 def test_gradient_norms_are_those_of_plain_autograd(results):
     norms = {name: found["norm"] for name, found in results["steps"].items() if "norm" in found}
-    without = ["zero 0", "zero 0, 2 micro steps", "zero 0, farthest", "zero 0, actionformer"]
+    without = ["zero 0", "zero 0, 2 micro steps", "zero 0, farthest", "zero 0, actionformer", "zero 0, ema"]
     assert [name for name, norm in norms.items() if norm is None] == without
     # float32 sums in another order; bfloat16 keeps 8 bits of every activation
     far = {name: n for name, n in norms.items() if n is not None and n > (3e-2 if "bf16" in name else 1e-6)}
@@ -86,6 +95,7 @@ def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
     # DeepSpeed's Adam for CPUs keeps powers of beta as a running product and computes them anew after loading
     allowed = 1e-6 if MODES[mode].offload and MODES[mode].cpu_adam else 0.0
     assert max(resumed["difference"].values()) <= allowed
+    assert max(resumed["average"].values()) <= allowed
     assert resumed["client_state"] and resumed["rates"]
     assert resumed["steps"] == [4, 4]
 

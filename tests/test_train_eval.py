@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from train.detections import read_detections, write_detections
+from train.detections import DetectionsFile, read_detections, write_detections
 from train.eval import main
-from train.evaluation.files import read_external_scores, read_ground_truth
+from train.evaluation.blocked import read_blocked, without_blocked
+from train.evaluation.external_scores import read_external_scores
+from train.evaluation.files import read_ground_truth
 from train.evaluation.sources import packing_differences
 from train.postprocess import RawWindow, postprocess_video
 from train.raw_outputs import write_raw
@@ -271,9 +273,10 @@ def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
         {"a": {"swim": 0.5, "ski": 0.25, "cook": 0.1}},
         {"results": {"a": [{"label": "ski", "score": 0.25}, {"label": "swim", "score": 0.5}]}},
         {"class": ["cook", "ski", "swim"], "results": {"a": [0.1, 0.25, 0.5]}},
+        {"classes": ["cook", "ski", "swim"], "results": {"a": [[0.1, 0.25, 0.5]]}},
     ],
 )
-def test_external_scores_are_read_in_three_layouts(raw, tmp_path, layout):
+def test_external_scores_are_read_in_all_layouts(raw, tmp_path, layout):
     path = written(tmp_path / "scores.json", layout)
     assert read_external_scores(path)["a"]["swim"] == 0.5
     message = refused("--from-raw", raw, "--external-scores", path, "--out", tmp_path / "d.json")
@@ -471,3 +474,97 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
     assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
     assert read_detections(tmp_path / "o.json").rejected == {rejected: "cut short"}
+
+
+def test_blocked_videos_count_nowhere(truth, tmp_path):
+    own = written(tmp_path / "o.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
+    database = json.loads(truth.read_text())["database"]
+    keys = [key for key, video in database.items() if video["subset"] == "validation"]
+    blocked = written(tmp_path / "blocked.json", [f"v_{keys[0]}.mp4", "never heard of"])
+    arguments = ("--detections", own, "--ground-truth", truth, "--subset", "validation")
+    without = {key: entries for key, entries in RESULTS.items() if key != keys[0]}
+    cut = written(tmp_path / "cut.json", {"results": without})
+    rest = {key: video for key, video in database.items() if key != keys[0]}
+    smaller = written(tmp_path / "smaller.json", {"database": rest})
+    by_hand = measured("--detections", cut, "--ground-truth", smaller, "--subset", "validation")
+    assert measured(*arguments, "--blocked", blocked) == by_hand
+    assert by_hand["num_videos"] == len(keys) - 1
+    code, output = run(*arguments, "--blocked", blocked)
+    assert code == 0 and f"1 of {len(keys)} videos left out" in output
+
+
+def test_a_list_of_blocked_videos_that_makes_no_sense_is_refused(raw, truth, tmp_path):
+    own = written(tmp_path / "o.json", {"results": RESULTS})
+    for content, message in (
+        ({"a": 1}, "want a JSON list"),
+        ([1], "want a JSON list"),
+        ([], "names no video"),
+        (["never heard of"], "none of its 1 videos is in the ground truth"),
+        (list(json.loads(truth.read_text())["database"]), "blocks all"),
+    ):
+        path = written(tmp_path / "blocked.json", content)
+        arguments = ("--detections", own, "--ground-truth", truth, "--subset", "validation")
+        assert message in refused(*arguments, "--blocked", path)
+    assert "nothing to compare with" in refused(
+        *("--from-raw", raw, "--out", tmp_path / "d.json"), "--blocked", written(tmp_path / "b.json", ["a"])
+    )
+
+
+def test_activitynets_blocked_videos_are_found_in_its_annotations(shared_real):
+    folder = shared_real / "annotations" / "anet13"
+    ground_truth = read_ground_truth(folder / "anet13_rebuilt_trainval_gt.json", "validation")
+    blocked = read_blocked(folder / "blocked.json")
+    empty = DetectionsFile({key: [] for key in ground_truth.videos}, {})
+    kept, left, line = without_blocked(empty, ground_truth, blocked, where=folder / "blocked.json")
+    assert len(blocked) == 79 and line.startswith("31 of 4728 videos left out")
+    assert kept.results.keys() == left.videos.keys() and not left.videos.keys() & set(blocked)
+
+
+def test_rows_with_a_negative_score_are_logits_in_all_of_the_file(tmp_path):
+    results = {"a": [[0.0, np.log(3.0)]], "b": [[-1.0, -1.0]]}
+    found = read_external_scores(written(tmp_path / "h.json", {"class": ["x", "y"], "results": results}))
+    assert found["a"] == pytest.approx({"x": 0.25, "y": 0.75}) and found["b"] == {"x": 0.5, "y": 0.5}
+
+
+def test_untrimmednets_rows_are_the_test_videos_of_thumos(tmp_path):
+    table = np.zeros((1574, 101), dtype=np.float32)
+    table[269, 6], table[269, 96] = 0.25, 0.5
+    np.save(tmp_path / "uNet_test.npy", table)
+    found = read_external_scores(tmp_path / "uNet_test.npy")
+    assert len(found) == 1574 and len(found["video_test_0000270"]) == 20
+    scores = {label: score for label, score in found["video_test_0000270"].items() if score}
+    assert scores == {"BaseballPitch": 0.25, "VolleyballSpiking": 0.5}
+
+
+def test_an_array_that_would_be_unpickled_or_is_of_other_classes_is_refused(tmp_path):
+    path = tmp_path / "s.npy"
+    for content, message in (
+        (np.array([{"a": 1}], dtype=object), "no pickle"),
+        (np.zeros((4, 20)), "got 20 columns, want 101"),
+        (np.zeros(101), "want a table of numbers"),
+    ):
+        np.save(path, content, allow_pickle=True)
+        with pytest.raises(ValueError, match=message):
+            read_external_scores(path)
+
+
+@pytest.mark.parametrize("text", ["video,label,score\na,x,0.5\na,y,0.25\n", "video,x,y\na,0.5,0.25\n"])
+def test_external_scores_as_csv(tmp_path, text):
+    (tmp_path / "s.csv").write_text(text)
+    assert read_external_scores(tmp_path / "s.csv") == {"a": {"x": 0.5, "y": 0.25}}
+
+
+@pytest.mark.parametrize("text", ["", "name,x\na,1\n", "video,x\na\n", "video,x\na,b\n", "video,x\n"])
+def test_a_csv_that_makes_no_sense_is_one_line(tmp_path, text):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"s\.csv: "):
+        read_external_scores(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(("count", "labels"), [(1, {"swim"}), (3, {"swim", "ski", "cook"})])
+def test_how_many_external_labels_count_is_a_setting(raw, tmp_path, count, labels):
+    scores = written(tmp_path / "s.json", {key: {"swim": 0.5, "ski": 0.25, "cook": 0.1} for key in "ab"})
+    options = ("--external-scores", scores, "--set", f"post.external_labels={count}")
+    assert run("--from-raw", raw, *options, "--out", tmp_path / "d.json")[0] == 0
+    entries = json.loads((tmp_path / "d.json").read_text())["results"]["b"]
+    assert {entry["label"] for entry in entries} == labels

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_run import make_shards_of, run, start, start_and_hold
 
 from pipeline.dataset import Dataset
@@ -24,6 +24,8 @@ from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
 from train.inference import load_trained
 from train.loop import train_step
 from train.main import main as train
+from train.model_file import write_model_file
+from train.weight_average import WeightAverage
 
 
 @pytest.fixture(scope="module")
@@ -430,3 +432,59 @@ def test_a_checkpoint_of_a_run_in_bf16_predicts_in_bf16_where_there_is_any(
     assert {p.dtype for p in load_trained(folder, ["run.precision=float32"]).network.parameters()} == {
         torch.float32
     }
+
+
+def evaluated(checkpoint: Path, out: Path, *more: str) -> tuple[dict[str, float], str]:
+    arguments = ["--checkpoint", str(checkpoint), "--json", "--force", "--out", str(out), *more]
+    result = CliRunner().invoke(evaluate, arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["mAP"], result.stderr
+
+
+@pytest.mark.slow
+def test_averaged_weights_lie_beside_the_others_and_are_what_is_evaluated(shards, complete, tmp_path, capfd):
+    out, file, found = tmp_path / "ema", tmp_path / "one.leantad", tmp_path / "found.json"
+    assert run(shards, out, optimizer__ema_decay=0.5, run__checkpoint_every=1).exit_code == 0
+    assert_same_weights(out, complete)
+    folder, _ = write_model_file(file, out)
+    averaged = load_file(folder / "model_ema.safetensors")
+    for source in (out, file):
+        loaded = load_trained(source).network.state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in averaged.items())
+    with pytest.raises(ValueError, match="holds one set of weights"):
+        load_trained(file, ["optimizer.ema_decay=0"])
+    mean_ap, said = evaluated(out, found)
+    assert mean_ap == json.loads((out / "metrics.json").read_text())["mAP"]
+    assert "averaged weights; --set optimizer.ema_decay=0 uses" in said
+    capfd.readouterr()
+    raw = load_trained(out, ["optimizer.ema_decay=0"]).network.state_dict()
+    assert all(torch.equal(raw[name], value) for name, value in weights(out).items())
+    assert any(not torch.equal(averaged[name], value) for name, value in raw.items())
+    assert not capfd.readouterr().err
+    (folder / "model_ema.safetensors").unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        load_trained(out)
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_average(shards, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    options = {"run__checkpoint_every": 1, "optimizer__ema_decay": 0.5}
+    assert run(shards, whole, **options).exit_code == 0
+    killed = start_and_hold(shards, out, 1, **options)
+    killed.kill()
+    killed.communicate()
+    assert run(shards, out, "--resume", **options).exit_code == 0
+    one, other = (load_file(f / "checkpoints" / "last" / "model_ema.safetensors") for f in (whole, out))
+    assert all(torch.equal(one[name], value) for name, value in other.items())
+
+
+def test_an_average_that_is_lost_or_of_another_network_is_one_line(tmp_path):
+    average = WeightAverage.__new__(WeightAverage)
+    average.values = [torch.zeros(3)]
+    with pytest.raises(ValueError, match="the averaged weights are lost"):
+        average.load(tmp_path)
+    save_file({"00000": torch.zeros(4)}, tmp_path / "average_00000.safetensors")
+    with pytest.raises(ValueError, match="of another network or partitioning"):
+        average.load(tmp_path)

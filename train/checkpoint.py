@@ -1,6 +1,7 @@
 """Checkpoints on disk: complete or absent, readable without DeepSpeed, refused by another network.
 
     checkpoints/step_000120/model.safetensors    every tensor of the network, float32
+                            model_ema.safetensors    the same with averaged weights; only with ema_decay
                             settings.yaml        the run's resolved settings
                             classes.json         class names, in the order of the scores
                             packing.json         how the data set was packed (its dataset.json's settings)
@@ -43,6 +44,7 @@ from train.trust import signed
 
 Value = TypeVar("Value")
 
+AVERAGE = "model_ema.safetensors"
 WEIGHTS, SETTINGS, CLASSES, PROGRESS = "model.safetensors", "settings.yaml", "classes.json", "progress.json"
 PACKING, RESUME = "packing.json", "resume"
 STATE_FILE = "state.json"  # in RESUME, its last file
@@ -215,6 +217,7 @@ def write_checkpoint(
     classes: Sequence[str],
     packing: dict[str, Any],
     progress: dict[str, Any],
+    average: dict[str, Tensor] | None = None,
     thresholds: ClassThresholds | None = None,
     save_resume: Callable[[Path], None] | None = None,
     is_best: bool = False,
@@ -222,6 +225,7 @@ def write_checkpoint(
     """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
 
     state: the whole network, see `train.engine.full_state_dict`. settings, packing, progress: plain values.
+    average: the network with averaged weights, if the run has them.
     thresholds: of a validation of these weights, if there was one.
     save_resume: called on every rank with the folder to put its part of the training state into.
     All ranks call it; rank 0 writes the rest. Returns the checkpoint's folder.
@@ -235,6 +239,8 @@ def write_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / RESUME).mkdir(parents=True)
             write_weights(temporary, state=state, settings=settings, classes=classes)
+            if average is not None:
+                save_file(average, temporary / AVERAGE)
             (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
             if thresholds is not None:
                 (temporary / THRESHOLDS).write_text(thresholds.model_dump_json(indent=1), encoding="utf-8")
@@ -326,9 +332,9 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
     )
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
     """The tensors of a weights folder, on the CPU. Raises ValueError if the file is missing or cut."""
-    path = Path(folder) / WEIGHTS
+    path = Path(folder) / name
     if not path.is_file():
         raise ValueError(f"{path}: no such file; want a folder that a run wrote under checkpoints/")
     return read_safetensors(path)
@@ -352,16 +358,18 @@ def first_mismatch(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str |
     return f"{first} ({numbers})"
 
 
-def load_weights(network: nn.Module, folder: Path) -> None:
-    """Copy the weights of a folder into a network; every tensor must match by name and shape.
+def load_weights(network: nn.Module, folder: Path, name: str = WEIGHTS) -> None:
+    """Copy the weights of a folder (name: AVERAGE, the averaged ones) into a network.
+
+    Every tensor must match by name and shape.
 
     Raises ValueError, before anything is copied, naming the first tensor that does not match.
     """
-    saved = read_weights(folder)
+    saved = read_weights(folder, name)
     mismatch = first_mismatch(saved, network.state_dict())
     if mismatch is not None:
         raise ValueError(
-            f"{Path(folder) / WEIGHTS}: another network's weights: {mismatch}; build the network from the "
+            f"{Path(folder) / name}: another network's weights: {mismatch}; build the network from the "
             f"{SETTINGS} beside it, or choose another checkpoint"
         )
     network.load_state_dict(saved)

@@ -287,3 +287,31 @@ def full_state_dict(engine: Any) -> dict[str, Tensor]:
     Every rank calls it, and every rank gets it.
     """
     return {name: _full_value(value) for name, value in engine.module.state_dict(keep_vars=True).items()}
+
+
+def master_weights(engine: Any) -> list[Tensor]:
+    """This rank's share of the trainable weights: the float32 tensors that the optimizer updates, no copies.
+
+    With ZeRO 0 whole weights, else flat partitions. ValueError if DeepSpeed keeps them out of reach (NVMe).
+    """
+    optimizer = engine.optimizer
+    if getattr(optimizer, "swap_optimizer", False):
+        raise ValueError("optimizer.ema_decay: not with an optimizer that is offloaded to nvme; use cpu")
+    for partitions in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
+        if hasattr(optimizer, partitions):
+            return [partition.detach() for partition in getattr(optimizer, partitions)]
+    if engine.zero_optimization():  # data_types.grad_accum_dtype makes another optimizer of it
+        raise ValueError("optimizer.ema_decay: not with data_types in run.ds_config; remove them there")
+    return [weights.detach() for group in optimizer.param_groups for weights in group["params"]]
+
+
+def load_master_weights(engine: Any) -> None:
+    """Give the network the values of the optimizer's float32 weights, as a step does. All ranks call it."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for weights in engine.module.parameters():
+        whole = safe_get_full_fp32_param(weights) if weights.requires_grad else None
+        if whole is not None:  # with ZeRO 0 they are the network's own
+            with GatheredParameters([weights], modifier_rank=0, enabled=hasattr(weights, "ds_id")):
+                weights.data.copy_(whole)

@@ -32,12 +32,13 @@ from train.cli import (
 )
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou
+from train.evaluation.blocked import read_blocked, without_blocked
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
+from train.evaluation.external_scores import read_external_scores
 from train.evaluation.files import (
     GroundTruth,
     check_ground_truth,
-    read_external_scores,
     read_ground_truth,
     rename_videos,
 )
@@ -55,6 +56,7 @@ class EvalOptions:
     shards: str | None
     ground_truth: Path | None
     subset: str | None
+    blocked: Path | None
     protocol: str
     tiou: str | None
     drop_duplicates: bool
@@ -104,6 +106,10 @@ def check_options(options: EvalOptions) -> None:
     if options.raw and not options.checkpoint:
         raise ValueError("--raw: keeps what the model says, want --checkpoint with it")
     parse_tiou(options.tiou or options.protocol)
+    if options.blocked:
+        read_blocked(options.blocked)
+        if not (options.checkpoint or options.ground_truth or options.shards):
+            raise ValueError("--blocked: nothing to compare with, want --ground-truth or --shards too")
     for path in (None if options.detections else options.out, options.raw):
         if path is not None:
             check_new_file(path, force=options.force)
@@ -181,6 +187,12 @@ def metrics_of(
     detections: DetectionsFile, ground_truth: GroundTruth, options: EvalOptions
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics, and what a reader of them should know, a line each; ValueError if no video is in both."""
+    blocked_line = ""
+    if options.blocked:
+        blocked = read_blocked(options.blocked)
+        detections, ground_truth, blocked_line = without_blocked(
+            detections, ground_truth, blocked, where=options.blocked
+        )
     detections, names_line = rename_videos(detections, ground_truth)
     check_overlap(ground_truth, detections.results)
     tiou, protocol = parse_tiou(options.tiou or options.protocol)
@@ -194,7 +206,8 @@ def metrics_of(
         bins=options.protocol,
         resamples=options.resamples or 0,
     )
-    lines = [*([names_line] if names_line else []), *coverage_lines(ground_truth, detections)]
+    lines = [line for line in (blocked_line, names_line) if line]
+    lines += [*coverage_lines(ground_truth, detections)]
     if options.drop_duplicates:
         lines.append(f"{metrics['num_truth']} true actions after --drop-duplicates")
     return metrics, lines
@@ -263,6 +276,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")
 @click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json.")
 @click.option("--subset", help="Subset to compare with. Default: the detections' own, or the only one.")
+@click.option("--blocked", type=FILE, help="JSON list of videos left out of the comparison (ActivityNet's).")
 @click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="activitynet", show_default=True)
 @click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
@@ -270,7 +284,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--bootstrap", "resamples", type=click.IntRange(2), metavar="N", help="95 % intervals from N resamples."
 )
-@click.option("--external-scores", type=FILE, help="JSON of video-level class scores; the best two are used.")
+@click.option("--external-scores", type=FILE, help="Video-level class scores: .json, .npy or .csv.")
 @click.option("--raw", type=FILE, help="Keep raw detector outputs in this HDF5 file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option(

@@ -23,7 +23,15 @@ from pipeline.limits import set_limits
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
 from train.build_network import build_network, resolve_device
-from train.checkpoint import PACKING, load_weights, read_classes, read_packing, settings_file
+from train.checkpoint import (
+    AVERAGE,
+    PACKING,
+    WEIGHTS,
+    load_weights,
+    read_classes,
+    read_packing,
+    settings_file,
+)
 from train.cli import to_stderr
 from train.distributed import device_of_rank
 from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds, read_thresholds
@@ -73,17 +81,27 @@ def _read_folder(checkpoint: Path, overrides: Iterable[str]) -> _Saved:
     packing = read_packing(folder) if (folder / PACKING).is_file() else None
     thresholds = read_thresholds(folder) if (folder / THRESHOLDS).is_file() else None
     classes = tuple(read_classes(folder))
-    return _Saved(folder, settings, classes, packing, thresholds, partial(load_weights, folder=folder))
+    name = AVERAGE if settings.optimizer.ema_decay else WEIGHTS
+    if name == AVERAGE:
+        to_stderr(f"{folder}: averaged weights; --set optimizer.ema_decay=0 uses those of its last step")
+    load = partial(load_weights, folder=folder, name=name)
+    return _Saved(folder, settings, classes, packing, thresholds, load)
 
 
 def _read_file(path: Path, overrides: Iterable[str]) -> _Saved:
     model = read_model_file(path)
+    settings = model.settings_with(overrides)
+    if settings.optimizer.ema_decay != model.settings.optimizer.ema_decay:
+        raise ValueError(
+            f"{path}: holds one set of weights, and optimizer.ema_decay chooses between two; leave it out, "
+            "or use the run's checkpoint"
+        )
 
     def load(network: Network) -> None:
         check_tensors(network, model.tensors, where=path)
         network.load_state_dict(model.tensors)
 
-    return _Saved(path, model.settings_with(overrides), model.classes, model.packing, model.thresholds, load)
+    return _Saved(path, settings, model.classes, model.packing, model.thresholds, load)
 
 
 def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetwork:

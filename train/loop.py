@@ -107,6 +107,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_ratios(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
+    skipped = engine.skipped_steps
     for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
@@ -118,6 +119,8 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
         del loss  # the graph holds the clips
+    if run.average is not None and engine.skipped_steps == skipped:
+        run.average.update()
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)

@@ -1,7 +1,8 @@
 """A model as one file: what evaluation and prediction read of a checkpoint, in a zip that runs nothing.
 
     mine.leantad    model.json           settings, classes, packing, thresholds; size and sha256 of weights
-                    model.safetensors    every tensor of the network, as in the checkpoint
+                    model.safetensors    every tensor of the network, as in the checkpoint (averaged if
+                                         it has both)
 
 The same checkpoint gives the same bytes. Settings that belong to a machine (LOCAL) have no value in it, and a
 file that gives them one is refused: a stranger's model names no path, no address and no command.
@@ -26,6 +27,7 @@ from pipeline.packing.prepare import ENCODING_FIELDS, encoding_spec_of
 from pipeline.text import first_names, short
 from train.build_network import build_network
 from train.checkpoint import (
+    AVERAGE,
     SETTINGS,
     WEIGHTS,
     first_mismatch,
@@ -98,10 +100,10 @@ def write_model_file(path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...
     files do not belong together.
     """
     folder = weights_folder(checkpoint).resolve()  # a link would move when a run beside us saves
-    weights = folder / WEIGHTS
     settings = read_settings(
         folder / SETTINGS, [f"{name}={json.dumps(value)}" for name, value in LOCAL.items()]
     )
+    weights = folder / (AVERAGE if settings.optimizer.ema_decay else WEIGHTS)
     packing, thresholds = read_packing(folder), None
     if (folder / THRESHOLDS).is_file():
         thresholds = read_thresholds(folder).model_dump(mode="json")
@@ -116,7 +118,7 @@ def write_model_file(path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...
     }
     text = json.dumps(document, indent=1).encode() + b"\n"
     checked = _read_document(text, where=folder)
-    _check_network(settings, checked.classes, read_weights(folder), where=weights)
+    _check_network(settings, checked.classes, read_weights(folder, weights.name), where=weights)
     with replacing(path) as partial:
         write_members(partial, {DOCUMENT: text, WEIGHTS: weights})
     return folder, tuple(checked.classes)

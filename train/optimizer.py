@@ -99,6 +99,11 @@ class OptimizerSettings(SettingsGroup):
     """Largest norm of the gradient over all parameters; a larger gradient is scaled down to it. Smaller holds
     back outliers more, 0 clips nothing."""
 
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Share that an average of the weights keeps in each optimizer step (EMA; others take 0.999); validation,
+    eval and predict then use the average. Nearer to 1 averages over more steps, about 1 / (1 - ema_decay),
+    and in a shorter run still holds the first weights; 0: no average."""
+
     accumulation_steps: int = Field(default=1, ge=1)
     """Micro steps whose gradients are averaged into one optimizer step. More make up for a small
     optimizer.batch_size: nearly the memory of one micro step, the time of all."""

@@ -21,7 +21,6 @@ from settings_group import SettingsGroup
 from train.soft_nms import soft_nms
 from train.voting import vote
 
-EXTERNAL_LABELS = 2  # labels taken per video from a video-level classifier, as is usual on ActivityNet
 ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
 
 
@@ -55,6 +54,10 @@ class PostSettings(SettingsGroup):
     pre_nms_topk: int = Field(2000, ge=1)
     """Pairs of a proposal and a class that enter the suppression, the best of each window. More are slower
     and rarely better."""
+
+    external_labels: int = Field(2, ge=1)
+    """Best labels of each video that are taken from external class scores (`leantad eval --external-scores`).
+    2 is usual; more suit videos with actions of several classes, at the cost of false detections."""
 
     quality_power: float = Field(1.0, ge=0)
     """Exponent of a proposal's quality in the score quality^a x class score^b x boundary score^c; 0 leaves it
@@ -214,11 +217,11 @@ def moved_by_vote(detections: Candidates, candidates: Candidates, voting_tiou: f
     return Candidates(segments, detections.label, detections.scores)
 
 
-def top_external_labels(scores: ExternalScores, key: str) -> tuple[list[str], np.ndarray]:
-    """The video's best two labels of an external classifier, and their scores as (1, 2)."""
+def top_external_labels(scores: ExternalScores, key: str, count: int) -> tuple[list[str], np.ndarray]:
+    """The video's `count` best labels of an external classifier, and their scores as (1, count)."""
     if not scores.get(key):
         raise ValueError(f"external scores: none for video {key!r}, want label scores for every video")
-    best = sorted(scores[key].items(), key=lambda item: -item[1])[:EXTERNAL_LABELS]
+    best = sorted(scores[key].items(), key=lambda item: -item[1])[:count]
     return [name for name, _ in best], np.array([[score for _, score in best]])
 
 
@@ -234,15 +237,15 @@ def postprocess_video(
 
     Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What is
     returned is what detections.json holds, so mAP is the same from memory and from the file.
-    external_scores: {video: {label: score}}; the video's best two labels then replace the detector's own
-    class scores. ValueError naming the video if an output is not finite or external scores lack the video.
+    external_scores: {video: {label: score}}; the video's best labels then replace the detector's own class
+    scores. ValueError naming the video if an output is not finite or external scores lack the video.
     """
     names, external = list(classes), None
     key: str | None = None
     parts: list[Candidates] = []  # of hours of video: the best of each window, never its raw output
     for window in windows:
         if key is None and external_scores is not None:
-            names, external = top_external_labels(external_scores, window.key)
+            names, external = top_external_labels(external_scores, window.key, settings.external_labels)
         if key not in (None, window.key):
             raise ValueError(f"windows of {key}, {window.key}: want those of one video at a time")
         key = window.key

@@ -17,6 +17,7 @@ from train.build_network import build_network, resolve_device
 from train.changes import measured_otherwise
 from train.checkpoint import (
     PROGRESS,
+    RESUME,
     SETTINGS,
     check_classes,
     last_checkpoint,
@@ -39,6 +40,7 @@ from train.numerics import set_numerics
 from train.optimizer import OptimizerSettings, read_ds_config, with_precision
 from train.progress import Progress
 from train.settings import Settings
+from train.weight_average import WeightAverage
 
 
 class Run:
@@ -46,7 +48,8 @@ class Run:
 
     steps_per_epoch, total_steps: optimizer steps. beta: the coefficient of the reversible recurrence that the
     network has now, that of the last step (before the first: of the first); None if nothing is reversible.
-    precision: of weights and activations, "bf16" or "float32".
+    precision: of weights and activations, "bf16" or "float32". average: of the weights; None if
+    optimizer.ema_decay is 0.
     """
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool):
@@ -67,6 +70,8 @@ class Run:
             total_steps=self.total_steps,
         )
         self.precision = precision_of(self.engine)
+        decay = settings.optimizer.ema_decay
+        self.average = WeightAverage(self.engine, decay) if decay else None
         self.progress = self._resume() if resume else Progress()
         # A complete run that is resumed to be measured otherwise has no metrics yet.
         self.needs_validation = resume and not self.progress.metrics
@@ -111,7 +116,9 @@ class Run:
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
         progress = Progress(**stated)
-        load_state(self.engine, last / "resume")
+        load_state(self.engine, last / RESUME)
+        if self.average is not None:
+            self.average.load(last / RESUME)
         self.train_loader.load_state_dict(progress.loader)
         if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
             progress.best, progress.metrics = -1.0, {}
@@ -137,6 +144,11 @@ class Run:
             detector.proposal_ratio, detector.proposal_ratio_schedule, step, self.total_steps
         )
 
+    def _save_state(self, folder: Path) -> None:
+        save_state(self.engine, folder, {})
+        if self.average is not None:
+            self.average.save(folder)
+
     def save(self, *, is_best: bool = False) -> None:
         """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""
         self.progress.loader = self.train_loader.state_dict()
@@ -148,11 +160,12 @@ class Run:
             self.folder,
             self.progress.step,
             state=full_state_dict(self.engine),
+            average=self.average.full_state_dict() if self.average is not None else None,
             settings=settings,
             classes=list(self.dataset.classes),
             packing=self.dataset.packing,
             progress=asdict(self.progress),
             thresholds=self.thresholds[1] if self.thresholds[0] == self.progress.step else None,
-            save_resume=lambda folder: save_state(self.engine, folder, {}),
+            save_resume=self._save_state,
             is_best=is_best,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ def gather_detections(folder: Path, own: Results) -> dict[str, Any]:
 def validate(run: Run) -> dict[str, Any]:
     """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank).
 
+    With averaged weights, if the run has them.
+
     Rank 0 keeps the thresholds of the weights for their checkpoint.
     """
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
-    own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
+    with run.average.swapped_in() if run.average is not None else nullcontext():
+        own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
     detections = gather_detections(run.folder, own)
     ground_truth = dataset.ground_truth(subset)
     results = {key: detections.get(key, []) for key in ground_truth}  # a rejected video has no detections

@@ -1,8 +1,7 @@
-"""Reads ground truth and external scores, and gives detected videos the names of the ground truth."""
+"""Reads ground truth, and gives detected videos the names of the ground truth."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.annotations import Video, read_annotations
-from pipeline.files import read_json
-from pipeline.text import first_names, plain_number, short
+from pipeline.text import first_names
 from train.detections import DetectionsFile
 from train.evaluation.video_names import Names, match_videos
 
@@ -26,45 +24,6 @@ class GroundTruth:
     videos: dict[str, Video]
     subset: str
     names: Names
-
-
-def read_external_scores(path: Path) -> dict[str, dict[str, float]]:
-    """Scores of a video-level classifier, as {video: {label: score}}.
-
-    The file holds, bare or under "results", {video: {label: score}}, {video: [{"label", "score"}]}, or
-    {video: [score of each class]} with the class names under "class" (the layout of the public ActivityNet
-    classifier files).
-    """
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: got {short(document)}, want an object {{video: {{label: score}}}}")
-    table = document["results"] if isinstance(document.get("results"), dict) else document
-    classes = document.get("class")
-    names = classes if isinstance(classes, list) else []
-    return {
-        key: _label_scores(entry, names, f"{path}: {short(key, quoted=False)}")
-        for key, entry in table.items()
-    }
-
-
-def _label_scores(entry: Any, names: list[Any], where: str) -> dict[str, float]:
-    try:
-        if isinstance(entry, dict):
-            scores = {str(label): _score(score) for label, score in entry.items()}
-        elif entry and isinstance(entry[0], dict):
-            scores = {str(item["label"]): _score(item["score"]) for item in entry}
-        else:
-            scores = {str(name): _score(score) for name, score in zip(names, entry, strict=True)}
-    except (KeyError, TypeError, ValueError, OverflowError):
-        scores = {}
-    if not scores or not all(math.isfinite(score) and score >= 0 for score in scores.values()):
-        want = 'want {label: score} or [{"label", "score"}], finite and not negative'
-        raise ValueError(f"{where}: got {short(entry)}, {want}")
-    return scores
-
-
-def _score(value: Any) -> float:
-    return plain_number(value) if isinstance(value, str) else float(value)
 
 
 def scores_by_video(
