@@ -69,8 +69,8 @@ def measured_apart(one: ForeignNetwork, timeout: float) -> CoverageRow:
     except subprocess.TimeoutExpired:
         return CoverageRow(one.name, one.family, error=f"not done after {timeout:g} s (--timeout)")
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:120]
-        return CoverageRow(one.name, one.family, error=f"ended with code {done.returncode}: {said}")
+        message = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:120]
+        return CoverageRow(one.name, one.family, error=f"ended with code {done.returncode}: {message}")
     return CoverageRow(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -101,8 +101,8 @@ def _append(path: Path, text: str) -> None:
 def cells(row: CoverageRow) -> list[str]:
     """One line of the table."""
 
-    def figure(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
+    def figure(value: float | None, layout: str) -> str:
+        return "-" if value is None else format(value, layout)
 
     why = row.error or "; ".join(f"{n} x {text}" for text, n in Counter(row.refused.values()).most_common(2))
     return [
@@ -118,8 +118,8 @@ def table(rows: list[CoverageRow], *, markdown: bool) -> str:
     lines = [HEADINGS, *map(cells, rows)]
     if not markdown:
         return columns(lines, "<<>>>>>>>><")
-    marked = [lines[0], ["---"] * len(HEADINGS), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in marked)
+    with_rule = [lines[0], ["---"] * len(HEADINGS), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in with_rule)
 
 
 def summary(rows: list[CoverageRow]) -> dict[str, Any]:

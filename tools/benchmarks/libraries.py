@@ -45,8 +45,8 @@ def build_network(full_name: str, options: Mapping[str, Any] | None = None) -> n
     try:
         network = BUILDERS[prefix](name, dict(options or {}))
     except (ValueError, OSError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise ValueError(f"{full_name}: {LIBRARIES[prefix]} has no such network ({said})") from error
+        message = " ".join(str(error).split())[:100]
+        raise ValueError(f"{full_name}: {LIBRARIES[prefix]} has no such network ({message})") from error
     return network.train()
 
 
