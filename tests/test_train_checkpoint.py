@@ -109,7 +109,7 @@ def test_a_step_written_again_replaces_the_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "point", ["save_file", "_flush_tree", "rename", "replace", "_set_link", "_prune", "save_resume"]
+    "point", ["save_file", "_flush_tree", "rename", "replace", "_set_link", "prune", "save_resume"]
 )
 def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypatch, point):
     write(tmp_path, 1, seed=1, is_best=True)
@@ -126,7 +126,7 @@ def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypa
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         assert read_weights(folder) and read_progress(folder) and (folder / "resume" / "part").exists()
     last = tmp_path / "checkpoints" / "last"
-    seed = 2 if point == "_prune" else 1
+    seed = 2 if point == "prune" else 1
     assert same(read_weights(last), network(seed=seed).state_dict())
     assert read_progress(last)["step"] == seed
     assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=seed).state_dict())

@@ -104,6 +104,22 @@ def test_killed_and_resumed_equals_not_killed(shards, complete, tmp_path):
     assert losses == [event["loss"] for event in events(complete, "train")]  # each step logged once
 
 
+def test_a_run_killed_before_the_former_checkpoint_was_removed_removes_it_when_it_is_resumed(
+    shards, complete, tmp_path
+):
+    """Also one that was complete by then, and takes no further step."""
+    out = tmp_path / "killed"
+    shutil.copytree(complete, out, symlinks=True)
+    checkpoints = out / "checkpoints"
+    newest = os.readlink(checkpoints / "last")
+    shutil.copytree(checkpoints / newest, checkpoints / "step_000001")
+    assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
+    assert {path.name for path in checkpoints.glob("step_*")} == {
+        newest,
+        os.readlink(checkpoints / "best"),
+    }
+
+
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, complete, tmp_path):
     out = tmp_path / "stopped"

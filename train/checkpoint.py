@@ -96,13 +96,14 @@ def remove_half_written(run: Path) -> None:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
-def _prune(checkpoints: Path) -> None:
+def prune(run: Path) -> None:
     """Remove checkpoints that no link points at, and what is half-written."""
+    checkpoints = run / "checkpoints"
     keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
     for path in checkpoints.glob("step_*"):
         if path.name not in keep:
             remove_folder(path)
-    remove_half_written(checkpoints.parent)
+    remove_half_written(run)
 
 
 def _missing(folder: Path, wanted: Sequence[str] = RUN_FILES) -> list[str]:
@@ -158,7 +159,7 @@ def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
     if is_best:
         _set_link(final.with_name("best"), final.name)
     _set_link(final.with_name("last"), final.name)
-    _prune(final.parent)
+    prune(final.parents[1])
 
 
 def going_on(run: Path) -> str:
