@@ -216,6 +216,17 @@ def reconstruction_error(network: nn.Module) -> float | None:
 
 
 def describe(table: list[Rewired]) -> str:
-    """The table that `rewire` returned as aligned lines of text."""
-    width = max(len(row.name) for row in table)
-    return "\n".join(f"{r.name:<{width}}  {r.kind:<10}  {r.num_branches}  {r.reason}" for r in table)
+    """The table that `rewire` returned as aligned lines of text, with the bytes kept where they are known."""
+    cells = [(r.name, r.kind, str(r.num_branches), _change(r), r.reason) for r in table]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    lines = []
+    for *columns, reason in cells:
+        aligned = [text.ljust(width) for text, width in zip(columns, widths, strict=True) if width]
+        lines.append("  ".join([*aligned, reason]))
+    return "\n".join(lines)
+
+
+def _change(row: Rewired) -> str:
+    if row.bytes_before is None or row.bytes_after is None:
+        return ""
+    return f"{row.bytes_before / 1024:.1f} -> {row.bytes_after / 1024:.1f} KiB"

@@ -62,7 +62,11 @@ INSTEAD = {"leantad doctor": "leantad doctor --only python --only disk"}
 SEVERAL = (
     "starts other processes or needs GPUs: two processes run in test_train_loop.py, test_train_engine.py"
 )
+FOREIGN = "needs other libraries: test_tools_rewire.py and test_tools_bench_coverage.py run them"
 NOT_RUN = {
+    "leantad rewire timm:resnet50": FOREIGN,
+    "leantad rewire hf:vit": FOREIGN,
+    "leantad bench-coverage --rows coverage.jsonl --markdown": FOREIGN,
     "docker build -t leantad .": "needs a daemon: test_release_files.py holds the Dockerfile",
     'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (
         "needs a daemon and a GPU"

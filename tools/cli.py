@@ -28,6 +28,11 @@ COMMANDS = {
     "view": ("tools.view", "Show detections beside their videos: HTML pages, sorted by error."),
     "ablate": ("tools.ablate", "Compare settings: a grid of runs with several seeds, one table."),
     "convert-weights": ("tools.convert_weights", "Convert other projects' pretrained checkpoints."),
+    "rewire": ("tools.rewire", "Show what becomes reversible in any network, module by module."),
+    "bench-coverage": (
+        "tools.bench_coverage",
+        "Measure how much of timm's, torchvision's and Hugging Face's networks can be rewired.",
+    ),
     "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),

@@ -23,7 +23,8 @@ BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | 
 class RewiredChain:
     """One recurrence over a chain of blocks.
 
-    `beta`, `fixed_point_states`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage.
+    `beta`, `fixed_point_states`, `leapfrog`, `invert` and `reconstruction_error` are as in RewiredStage;
+    `store_activations` is that of `run_stage`.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class RewiredChain:
     fixed_point_states: bool
     leapfrog: bool
     invert: bool | None = None
+    store_activations: bool = False
     reconstruction_error: Tensor | None = None
     compared: bool = field(default=False)
     # Of calls with fake tensors, which have no Pending: those of the blocks so far
@@ -54,6 +56,7 @@ class RewiredChain:
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
+            store_activations=self.store_activations,
             on_reconstruction_error=self._store_error,
         )
         return y.to(x.dtype)

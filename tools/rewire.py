@@ -1,0 +1,88 @@
+"""Shows what `rewire` makes of a network of another library: one line per module, and why."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from train.cli import Command, Output, check_new_file, document_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.rewired_stage import Rewired
+
+KINDS = ("reversible", "transition", "recomputed", "untouched")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "2x3x224x224" -> (2, 3, 224, 224). ValueError otherwise."""
+    parts = text.lower().split("x")
+    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"--input: got {text!r}, want the shape of one batch, as 2x3x224x224")
+    return tuple(int(part) for part in parts)
+
+
+def random_input(text: str | None) -> Tensor | None:
+    """Numbers of a fixed seed in this shape; None for None."""
+    import torch  # not for --help
+
+    if text is None:
+        return None
+    return torch.randn(parse_shape(text), generator=torch.Generator().manual_seed(1))
+
+
+def summary(rows: list[Rewired]) -> str:
+    """How many modules became what."""
+    counts = {kind: sum(row.kind == kind for row in rows) for kind in KINDS}
+    return ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
+
+
+@click.command(cls=Command, epilog="Example: leantad rewire timm:resnet50 --input 2x3x224x224")
+@click.argument("name")
+@click.option(
+    "--input", "shape", help="Shape of one batch, as 2x3x224x224; by default one that the network accepts."
+)
+@document_options
+def main(name: str, shape: str | None, out: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
+    """Print what became of each module of a network, why, and the bytes it keeps, before and after.
+
+    NAME is timm:NAME, torchvision:NAME, hf:FOLDER (with a config.json), hf:MODEL_TYPE or hf:CLASS. Nothing is
+    downloaded: the weights are random, on which the result does not depend.
+    """
+    from model.rewire import describe, rewire  # not for --help
+    from tools.benchmarks.libraries import build_network
+
+    output = Output(quiet, as_json)
+    if out is not None:
+        check_new_file(out, force=force)
+    example = random_input(shape)
+    with output.others_on_stderr():
+        network = build_network(name)
+        rows = _rewired(rewire, network, example, name)
+    output.say(describe(rows))
+    output.say(summary(rows))
+    output.document({"network": name, "modules": [vars(row) for row in rows]}, out)
+
+
+def _rewired(rewire: Any, network: Any, example: Tensor | None, name: str) -> list[Rewired]:
+    """What rewire returns. ValueError where it refuses, or the network does not take the input."""
+    try:
+        rows: list[Rewired] = rewire(network, example=example)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a foreign network raises for an input that is none of its own
+        raise ValueError(
+            f"{name}: it does not run on --input ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return rows
+
+
+if __name__ == "__main__":
+    main()
