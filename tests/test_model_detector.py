@@ -93,6 +93,23 @@ def test_predictions_do_not_depend_on_how_many_proposals_are_scored_at_once():
     assert torch.allclose(whole.class_scores, chunked.class_scores, atol=1e-5)
 
 
+def test_with_a_norm_the_shortcut_sees_no_scale_and_mean_of_the_features():
+    detector, features = small(SMALL.model_copy(update={"shortcut_norm": True})), torch.randn(2, 8, 16)
+    by_hand = (features - features.mean(1, keepdim=True)) / features.var(1, False, keepdim=True).add(
+        1e-5
+    ).sqrt()
+    shortcuts = []
+    for scale, offset in ((1, 0), (20, 3)):
+        x, logits = detector._encode_steps(scale * features + offset)
+        shortcuts.append(logits - detector.step_class(x))
+    assert torch.allclose(shortcuts[0], detector.step_shortcut(by_hand), atol=1e-5)
+    assert torch.allclose(
+        shortcuts[0], shortcuts[1], atol=1e-4
+    )  # the norm's eps of 1e-5 beside a variance of 1
+    x, logits = small()._encode_steps(features)
+    assert torch.allclose(logits - small().step_class(x), small().step_shortcut(features), atol=1e-5)
+
+
 def test_other_numbers_of_steps_are_interpolated():
     assert small().predict(torch.randn(1, 8, 11)).segments.shape == (1, 136, 2)
     assert small().loss(torch.randn(2, 8, 40), SEGMENTS, LABELS, generator=generator())[0].isfinite()

@@ -14,6 +14,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..segments import pairwise_tiou
 from . import losses
@@ -103,6 +104,8 @@ class ProposalDetector(Detector):
         """
         features = self.features_in_steps(features)
         x = self.neck(features)
+        if self.settings.shortcut_norm:
+            features = F.layer_norm(features.transpose(1, 2), features.shape[1:2]).transpose(1, 2)
         return x, self.step_class(x) + self.step_shortcut(features).float()
 
     def _step_losses(self, x: Tensor, step_logits: Tensor, actions: PaddedActions) -> dict[str, Tensor]:

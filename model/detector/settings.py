@@ -131,6 +131,11 @@ class DetectorSettings(SettingsGroup):
     """Weight of the classes that are present at a feature step against those that are not. Larger misses
     fewer actions and raises more false alarms."""
 
+    shortcut_norm: bool = False
+    """Bring the features of each step to mean 0 and variance 1 before they go past the neck into its class
+    scores. Pretrained features have a scale of their own, on which training loses many steps; an encoder that
+    is trained from random weights finds one."""
+
     class_prior: float = Field(0.05, gt=0, lt=1)
     """Class score that an untrained detector gives. Smaller keeps the many proposals that match nothing from
     drowning the few that do at first."""
