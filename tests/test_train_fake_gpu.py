@@ -28,6 +28,8 @@ FAMILIES = ("r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae
 class Engine:
     """What DeepSpeed does with a network, by PyTorch alone."""
 
+    skipped_steps = 0
+
     def __init__(self, network: Network):
         self.network = network
         # foreach is for devices that PyTorch knows; so it takes one tensor at a time
@@ -89,7 +91,7 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
     with fake_gpu() as waits:
         engine = Engine(to_gpu(network, dtype))
         parts = {"settings": settings, "progress": Progress(), "engine": engine, "device": CUDA}
-        run = SimpleNamespace(**parts, set_beta=lambda step: None, set_ratios=lambda step: None)
+        run = SimpleNamespace(**parts, average=None, set_beta=lambda step: None, set_ratios=lambda step: None)
         result = train_step(run, [batch()], interrupted=False)
         assert result.losses["loss"] == 0 and run.progress.step == 1
         in_step = list(waits)

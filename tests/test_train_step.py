@@ -17,6 +17,8 @@ from train.run import Progress
 class Engine:
     """Returns the losses it was given, one micro batch after another, and counts its calls."""
 
+    skipped_steps = 0
+
     def __init__(self, losses: list[dict[str, float]]):
         self.losses, self.calls = iter(losses), Counter()
 
@@ -45,6 +47,7 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
         set_beta=betas.append,
         set_ratios=lambda step: None,
         betas=betas,
+        average=None,
     )
 
 
@@ -128,7 +131,6 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
         return batch
 
     run = run_of([{"loss": 1.0, "a": 1.0}] * 4)
-    run.engine.skipped_steps = 0
     run.settings.optimizer = SimpleNamespace(accumulation_steps=2)
     run.settings.run = SimpleNamespace(checkpoint_every=0)
     run.train_loader, run.total_steps, run.steps_per_epoch = iter(new_batch, None), 9, 1
