@@ -117,6 +117,21 @@ def test_what_deepspeed_holds_in_the_backward_pass(zero, processes, parts):
 
 
 @pytest.mark.parametrize(
+    ("zero", "processes", "more"),
+    [
+        ({"stage": 0}, 1, 4000),
+        ({"stage": 2}, 4, 1000),
+        ({"stage": 3}, 2, 2000),
+        ({"stage": 2, **CPU_OFFLOAD}, 1, 0),
+    ],
+)
+def test_averaged_weights_are_a_float32_copy_of_what_the_optimizer_has_on_the_device(zero, processes, more):
+    plain = parts_in("the backward pass", zero, processes)
+    averaged = parts_in("the backward pass", zero, processes, averages_weights=True)
+    assert [b - a for a, b in zip(plain, averaged, strict=True)] == [0, 0, more, 0]
+
+
+@pytest.mark.parametrize(
     ("zero", "where", "parts"),
     [
         # the larger group comes first: its gradients flat and Adam's buffers for them, beside all gradients

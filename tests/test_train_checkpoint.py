@@ -17,6 +17,7 @@ from pipeline import files
 from train import checkpoint
 from train.checkpoint import (
     check_classes,
+    finish_publishing,
     last_checkpoint,
     load_weights,
     read_classes,
@@ -270,6 +271,27 @@ def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, 
     assert [path.name for path in checkpoints.glob("step_*")] == ["step_000002"]
     remove_half_written(tmp_path)
     assert names(tmp_path) == ["last", "step_000002"]
+
+
+def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkeypatch):
+    write(tmp_path, 1, is_best=True)
+    set_link = checkpoint._set_link
+
+    def set_best_and_die(link: Path, target: str) -> None:
+        if link.name == "last":
+            raise Killed
+        set_link(link, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "_set_link", set_best_and_die)
+        write(tmp_path, 2, is_best=True)
+    checkpoints = tmp_path / "checkpoints"
+    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000001", "step_000002"]
+    finish_publishing(tmp_path)
+    assert os.readlink(checkpoints / "last") == "step_000002"
+    write(tmp_path, 3)
+    finish_publishing(tmp_path)  # the best one is older, as usual
+    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000003", "step_000002"]
 
 
 def save_tensors(folder: Path) -> None:

@@ -68,6 +68,7 @@ class PlanOptions:
             self.processes,
             device="cpu" if settings.run.device == "cpu" else "cuda",
             cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
+            averages_weights=settings.optimizer.ema_decay > 0,
         )
 
     def classes_and_frame_size(self, settings: Settings, output: Output) -> tuple[int, FrameSize]:

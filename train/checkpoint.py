@@ -154,6 +154,15 @@ def restore_links(run: Path) -> str | None:
     return f"{last}: {reason}; made anew, to {whole[-1].name}"
 
 
+def finish_publishing(run: Path) -> None:
+    """Point `last` at a best checkpoint that is newer: a run was killed between moving the two links."""
+    last, best = (run / "checkpoints" / name for name in ("last", "best"))
+    if not best.is_symlink() or _missing(last) or _missing(best):
+        return
+    if read_progress(best).get("step", 0) > read_progress(last).get("step", 0):
+        _set_link(last, os.readlink(best))
+
+
 def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
     """Give a filled folder its name, move the links to it and remove what they no longer point at."""
     _flush_tree(temporary)

@@ -113,7 +113,13 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
 def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """Make the run folder ready on rank 0; whether there is a checkpoint to go on from."""
     from pipeline.files import write_text
-    from train.checkpoint import last_checkpoint, prune, remove_half_written, restore_links
+    from train.checkpoint import (
+        finish_publishing,
+        last_checkpoint,
+        prune,
+        remove_half_written,
+        restore_links,
+    )
     from train.distributed import rank
     from train.settings import dump_settings
     from train.trust import is_own_text, key_file
@@ -132,8 +138,9 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         fresh = f"{out}: no checkpoint to go on from; this is the first step"
         if remark := restore_links(out) if has_run else fresh:
             output.remark(remark)
-        if has_run:
-            prune(out)  # killed after a checkpoint was written, a run leaves the one before it
+        if has_run:  # killed while a checkpoint was given its name, a run leaves the one before it, too
+            finish_publishing(out)
+            prune(out)
     return has_run
 
 

@@ -87,6 +87,7 @@ def planned_mib(settings: Settings, device: str) -> float:
         1,
         device="cpu" if device == "cpu" else "cuda",
         cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
+        averages_weights=settings.optimizer.ema_decay > 0,
     )
     found = estimate(settings, config, num_classes=2, source=FrameSize(HEIGHT, WIDTH))
     return found.total / 2**20

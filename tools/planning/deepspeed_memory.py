@@ -41,6 +41,7 @@ class DeepSpeedMemoryConfig:
     bucket_size: int  # elements
     max_live: int  # elements of weights that ZeRO 3 prefetches or keeps for their next use
     prefetch: int  # elements that ZeRO 3 gathers at once
+    averages_weights: bool  # a float32 copy beside those that the optimizer updates (train/weight_average.py)
     smallest_divided: int  # elements; of smaller tensors every process keeps a whole one beside its part
 
     @staticmethod
@@ -50,6 +51,7 @@ class DeepSpeedMemoryConfig:
         *,
         device: Literal["cuda", "cpu"] = "cuda",
         cpp_adam: bool = True,
+        averages_weights: bool = False,
     ) -> DeepSpeedMemoryConfig:
         """From a checked ds_config (train.optimizer.read_ds_config); a GPU is one that has bf16."""
         ds_config = resolve_auto(ds_config, on_gpu=device == "cuda", has_bf16=device == "cuda")
@@ -68,6 +70,7 @@ class DeepSpeedMemoryConfig:
             bucket_size=int(zero.get("reduce_bucket_size", 5e8)),
             max_live=max(reuse, int(zero.get("stage3_max_live_parameters", 1e9))),
             prefetch=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
+            averages_weights=averages_weights,
             smallest_divided=int(zero.get("stage3_param_persistence_threshold", 1e5)) + 1,
         )
 
@@ -99,6 +102,8 @@ def _always_held(peak: StepPeak, config: DeepSpeedMemoryConfig) -> Bytes:
     held = Bytes({WEIGHTS: peak.parts.get(WEIGHTS, 0)})
     own = config.per_process(config.bytes_of(peak.trainable))
     offloaded, visible = config.offloads_optimizer, config.on_cpu or not config.offloads_optimizer
+    if config.averages_weights and visible:
+        held[OPTIMIZER] += config.per_process(MASTER * peak.trainable)
     if config.stage == 0:
         return held + Bytes({OPTIMIZER: MOMENTS * peak.trainable})
     if visible:
