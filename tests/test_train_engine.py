@@ -71,8 +71,7 @@ def test_every_mode_takes_the_steps_of_plain_autograd(results):
 
 @pytest.mark.slow
 def test_averaged_weights_are_a_plain_average_of_those_of_plain_autograd(results):
-    found = {name: mode["average"] for name, mode in results["steps"].items() if "average" in mode}
-    assert len(found) == sum(mode.ema for mode in MODES.values())
+    found = {name: results["steps"][name]["average"] for name, mode in MODES.items() if mode.ema}
     # of weights that differ by up to 1e-6, see above; bfloat16 keeps 8 bits of activations and gradients
     far = {name: value for name, value in found.items() if value > (1e-2 if "bf16" in name else 1e-6)}
     assert not far
