@@ -140,7 +140,7 @@ def test_a_video_stays_whole_where_others_keep_the_threads_busy(vp9, monkeypatch
             clips = torch.empty((1, 3, count, 32, 32), dtype=torch.uint8)
             pending = decoder.start(ClipRequest(video, vp9, np.arange(count)[None], 120, CENTRE, clips))
         pending.wait()
-    assert counts == [20, 120] and numbers_in(clips) == [list(range(120))]
+    assert sorted(counts) == [20, 120] and numbers_in(clips) == [list(range(120))]
 
 
 def test_the_error_of_a_worker_is_that_of_the_video_and_the_threads_end(vp9):
