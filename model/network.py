@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
+from model.backbones.batch_norm import freeze_batch_norms
 from model.detector.build import build_detector
 from model.detector.detector import Prediction
 from model.detector.settings import DetectorSettings
@@ -55,9 +56,7 @@ class ClipEncoder(nn.Module):
         """As nn.Module.train, but batch norm keeps its statistics unless the settings train it."""
         super().train(mode)
         if self.batch_norm_in_eval:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            freeze_batch_norms(self)
         return self
 
     def forward(self, clips: Tensor) -> Tensor:

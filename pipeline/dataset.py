@@ -127,7 +127,7 @@ class Dataset:
     def read(self, key: str) -> bytes:
         """The encoded bytes of one video. Raises ValueError, naming shard and key, when they are damaged."""
         part = self._part(key)
-        data = b"".join(part.blocks())
+        data = part.read()
         self._check_part(key, part, len(data), sha256_of(data))
         return data
 
@@ -186,6 +186,8 @@ class Dataset:
     def _keep(self, key: str, file: PackedFile) -> None:
         """Remember where the packets of a video lie, instead of those of the first ones if need be."""
         with self._files_lock:
+            if key in self._files:
+                return  # another thread opened it meanwhile
             self._files[key] = file
             self._num_packets += file.num_frames
             while self._num_packets > MOST_PACKETS and len(self._files) > 1:

@@ -293,8 +293,14 @@ class FilePart(NamedTuple):
     offset: int
     size: int
 
+    def read(self) -> bytes:
+        """The bytes; fewer than `size` if the file is shorter."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
     def blocks(self) -> Iterator[bytes]:
-        """The bytes in blocks of up to 1 MiB; fewer than `size` if the file is shorter."""
+        """The same in blocks of up to 1 MiB."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             left = self.size

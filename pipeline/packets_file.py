@@ -48,7 +48,7 @@ class PackedFile:
         """A video of the packets that `frames` need. Raises ValueError if the file has become shorter."""
         if not self.in_order:
             check_bytes(self.part.size)
-            return EncodedFrames(b"".join(self.part.blocks()), frames, self.num_frames)
+            return EncodedFrames(self.part.read(), frames, self.num_frames)
         indices = packets_needed(self.keyframes, np.unique(frames))
         with open_video(self._head) as (_, stream):
             ticks = max(1, round(FRAME_SECONDS / (stream.time_base or FRAME_SECONDS)))

@@ -18,6 +18,7 @@ from tiny_run import make_shards_of, run, start, start_and_hold
 
 from pipeline.dataset import Dataset
 from train import inference, loop
+from train.build_network import build_network
 from train.eval import main as evaluate
 from train.evaluation.average_precision import PROTOCOLS
 from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
@@ -460,6 +461,9 @@ def test_averaged_weights_lie_beside_the_others_and_are_what_is_evaluated(shards
     raw = load_trained(out, ["optimizer.ema_decay=0"]).network.state_dict()
     assert all(torch.equal(raw[name], value) for name, value in weights(out).items())
     assert any(not torch.equal(averaged[name], value) for name, value in raw.items())
+    trained = load_trained(out, ["optimizer.ema_decay=0"])
+    first = build_network(trained.settings, len(trained.classes)).named_parameters()
+    assert all(not torch.equal(averaged[name], value) for name, value in first if value.abs().sum() > 0)
     assert not capfd.readouterr().err
     (folder / "model_ema.safetensors").unlink()
     with pytest.raises(ValueError, match="no such file"):

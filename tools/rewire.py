@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
 
+from tools.benchmarks.common import parse_sizes
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from model.rewired_stage import Rewired
 
@@ -23,10 +24,10 @@ KINDS = ("reversible", "transition", "recomputed", "untouched")
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """ "2x3x224x224" -> (2, 3, 224, 224). ValueError otherwise."""
-    parts = text.lower().split("x")
-    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    sizes = parse_sizes(text)
+    if len(sizes) < 2:
         raise ValueError(f"--input: got {text!r}, want the shape of one batch, as 2x3x224x224")
-    return tuple(int(part) for part in parts)
+    return tuple(sizes)
 
 
 def random_input(text: str | None) -> Tensor | None:
@@ -56,7 +57,7 @@ def main(name: str, shape: str | None, out: Path | None, force: bool, quiet: boo
     NAME is timm:NAME, torchvision:NAME, hf:FOLDER (with a config.json), hf:MODEL_TYPE or hf:CLASS. Nothing is
     downloaded: the weights are random, on which the result does not depend.
     """
-    from model.rewire import describe, rewire  # not for --help
+    from model.rewire import describe  # not for --help
     from tools.benchmarks.libraries import build_network
 
     output = Output(quiet, as_json)
@@ -65,23 +66,24 @@ def main(name: str, shape: str | None, out: Path | None, force: bool, quiet: boo
     example = random_input(shape)
     with output.others_on_stderr():
         network = build_network(name)
-        rows = _rewired(rewire, network, example, name)
+        rows = _rewired(network, example, name)
     output.say(describe(rows))
     output.say(summary(rows))
     output.document({"network": name, "modules": [vars(row) for row in rows]}, out)
 
 
-def _rewired(rewire: Any, network: Any, example: Tensor | None, name: str) -> list[Rewired]:
+def _rewired(network: nn.Module, example: Tensor | None, name: str) -> list[Rewired]:
     """What rewire returns. ValueError where it refuses, or the network does not take the input."""
+    from model.rewire import rewire  # not for --help
+
     try:
-        rows: list[Rewired] = rewire(network, example=example)
+        return rewire(network, example=example)
     except ValueError:
         raise
     except Exception as error:  # whatever a foreign network raises for an input that is none of its own
         raise ValueError(
             f"{name}: it does not run on --input ({' '.join(str(error).split())[:200]})"
         ) from error
-    return rows
 
 
 if __name__ == "__main__":

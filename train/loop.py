@@ -107,7 +107,6 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_ratios(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
-    skipped = engine.skipped_steps
     for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
@@ -119,8 +118,6 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
         del loss  # the graph holds the clips
-    if run.average is not None and engine.skipped_steps == skipped:
-        run.average.update()
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)
@@ -219,6 +216,8 @@ def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
         done = time.perf_counter()
         if run.engine.skipped_steps > skipped:  # by DeepSpeed, in silence
             log.warn(f"step {run.progress.step}: a gradient was not finite, the weights stay as they were")
+        elif run.average is not None:
+            run.average.update()
         run.progress.seconds["train"] += done - start
         log_step(run, log, result.losses, loaded - start, done - loaded)
         if run.progress.step % run.steps_per_epoch == 0:

@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def freeze_batch_norms(module: nn.Module) -> None:
+    """Let the batch norms in a module use the statistics that they have, whatever mode the rest is in."""
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval()
+
+
 class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(n, D, ...) -> the same, in the dtype of x; as torch's, whatever the weights' dtype."""

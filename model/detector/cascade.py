@@ -1,16 +1,27 @@
-"""What detectors with a cascade share: all candidate segments through all of its stages."""
+"""What detectors with a cascade share: all candidates through all of its stages, the sum of its losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from .heads import StageOutput
 from .proposals import candidate_proposals
+from .settings import LossWeights
 
 Refine = Callable[[StageOutput, Tensor], Tensor]  # a stage's output and its anchors -> the next one's anchors
+
+
+def total_loss(parts: Iterable[tuple[str, Tensor]], weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the parts, and the weighted parts by name, detached; stages' of one name add up."""
+    sums: dict[str, Tensor] = {}
+    for name, value in parts:
+        sums[name] = sums[name] + value if name in sums else value
+    weighted = {name: getattr(weights, name) * value for name, value in sums.items()}
+    return reduce(torch.add, weighted.values()), {name: value.detach() for name, value in weighted.items()}
 
 
 def score_all(

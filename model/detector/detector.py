@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..deterministic import interpolate_steps
+from .ground_truth import PaddedActions, pad_actions
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def predict(self, features: Tensor) -> Prediction:
         """Scored segments of every video, without a graph: features (B, D, T') -> Prediction."""
+
+    def padded_actions(
+        self, features: Tensor, gt_segments: Sequence[Tensor], gt_labels: Sequence[Tensor]
+    ) -> PaddedActions:
+        """The ground truth of `loss`, checked and padded, on the CPU; ValueError as `loss`."""
+        return pad_actions(
+            gt_segments,
+            gt_labels,
+            num_videos=len(features),
+            num_steps=self.num_steps,
+            num_classes=self.num_classes,
+        )
 
     def features_in_steps(self, features: Tensor) -> Tensor:
         """(B, D, T') -> (B, D, T), interpolated, in the weights' dtype; ValueError for any other shape."""

@@ -26,6 +26,13 @@ def channel_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // NORM_CHANNELS if channels % NORM_CHANNELS == 0 else 1, channels)
 
 
+def past_and_future(forward_lstm: nn.LSTM, backward_lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each LSTM's output in the order of the steps: (B, D, T) -> (B, hidden, T) twice."""
+    sequence = x.transpose(1, 2)  # (B, T, D)
+    past, future = forward_lstm(sequence)[0], backward_lstm(sequence.flip(1))[0].flip(1)
+    return past.transpose(1, 2), future.transpose(1, 2)
+
+
 class Neck(nn.Module):
     """(B, num_features, T) -> (B, neck_dim, T); every step depends on the whole sequence."""
 
@@ -41,8 +48,6 @@ class Neck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.embed(features)
-        sequence = x.transpose(1, 2)  # (B, T, neck_dim)
-        past = self.forward_lstm(sequence)[0].transpose(1, 2)
-        future = self.backward_lstm(sequence.flip(1))[0].flip(1).transpose(1, 2)
+        past, future = past_and_future(self.forward_lstm, self.backward_lstm, x)
         y: Tensor = self.join(torch.cat([self.past(past), self.future(future), self.present(x)], 1))
         return y

@@ -9,8 +9,8 @@ with their effects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from ..segments import pairwise_tiou
 from . import losses
-from .cascade import score_all
+from .cascade import score_all, total_loss
 from .detector import Detector, Prediction
-from .ground_truth import PaddedActions, pad_actions
+from .ground_truth import PaddedActions
 from .heads import ProposalStage, StageOutput, StepHead
 from .neck import Neck
 from .proposals import encode_boundaries, encode_centre_width, refine
@@ -62,26 +62,23 @@ class ProposalDetector(Detector):
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Detector.loss`; the generator draws the proposals."""
-        actions = pad_actions(
-            gt_segments,
-            gt_labels,
-            num_videos=len(features),
-            num_steps=self.settings.num_steps,
-            num_classes=self.num_classes,
-        )
+        actions = self.padded_actions(features, gt_segments, gt_labels)
         anchors = draw_proposals(self.settings, self.proposal_ratio, actions, generator)
         anchors = anchors.to(features.device, non_blocking=True)
         actions = actions.to(features.device)
         x, step_logits = self._encode_steps(features)
-        parts = self._step_losses(x, step_logits, actions)
+        of_steps = self._step_losses(x, step_logits, actions).items()
+        of_stages = self._cascade_losses(x, step_logits, anchors, actions)
+        return total_loss(chain(of_steps, of_stages), self.settings.weights)
+
+    def _cascade_losses(
+        self, x: Tensor, step_logits: Tensor, anchors: Tensor, actions: PaddedActions
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the parts, stage by stage."""
         for stage, threshold in zip(self.stages, self.settings.regression_tiou, strict=True):
             output = stage(x, step_logits.sigmoid(), anchors)
-            for name, value in self._stage_losses(output, anchors, actions, threshold).items():
-                parts[name] = parts[name] + value if name in parts else value
+            yield from self._stage_losses(output, anchors, actions, threshold).items()
             anchors = self._refine(output, anchors)
-        weights = self.settings.weights
-        parts = {name: getattr(weights, name) * value for name, value in parts.items()}
-        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Prediction:

@@ -25,16 +25,23 @@ def clip_options(function: Decorated) -> Decorated:
     return clip(device(function))
 
 
+def parse_sizes(text: str) -> list[int]:
+    """ "2x3x224x224" -> [2, 3, 224, 224]; [] if it is anything but numbers of at least 1."""
+    parts = text.lower().split("x")
+    is_sizes = all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts)
+    return [int(part) for part in parts] if is_sizes else []
+
+
 def parse_clip(text: str) -> tuple[int, int, int, int]:
     """ "3x16x112x112" -> (3, 16, 112, 112); raises ValueError otherwise."""
-    parts = text.lower().split("x")
-    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    sizes = parse_sizes(text)
+    if len(sizes) != 4:
         raise ValueError(
             f"--clip: got {text!r}, want CxLxHxW (channels, frames, height, width) as 3x16x112x112"
         )
-    if parts[0] != "3":
-        raise ValueError(f"--clip: got {parts[0]} channels in {text!r}, want 3: the backbones take RGB")
-    channels, frames, height, width = (int(part) for part in parts)
+    channels, frames, height, width = sizes
+    if not text.lower().startswith("3x"):
+        raise ValueError(f"--clip: got {channels} channels in {text!r}, want 3: the backbones take RGB")
     return channels, frames, height, width
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from model.backbones.batch_norm import freeze_batch_norms
 from model.rewire import rewire, rewired_stages, set_beta
 from model.rewired_stage import Rewired
 from model.tracing.graph import is_layer
@@ -115,13 +115,6 @@ def residual_blocks(network: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------------------------------- measuring
-
-
-def freeze_batch_norms(network: nn.Module) -> None:
-    """Let batch norms use their stored statistics, the rest as it is."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
 
 
 def _tensors(output: Any) -> list[Tensor]:

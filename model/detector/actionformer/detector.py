@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...segments import at_least_float32, clamp_segments
 from ..detector import Detector, Prediction
-from ..ground_truth import PaddedActions, pad_actions
+from ..ground_truth import PaddedActions
 from ..losses import step_class_targets
 from ..settings import DetectorSettings
 from .head import LevelHead, LevelScales
@@ -76,16 +76,9 @@ class ActionFormer(Detector):
         """See `Detector.loss`; nothing is drawn from the generator. mask: (B, T) bool, the steps that are of
         the video; None: all."""
         features, mask = self._prepared(features, mask)
-        num_steps = features.shape[2]
-        actions = pad_actions(
-            gt_segments,
-            gt_labels,
-            num_videos=len(features),
-            num_steps=num_steps,
-            num_classes=self.num_classes,
-        ).to(features.device)
+        actions = self.padded_actions(features, gt_segments, gt_labels).to(features.device)
         logits, distances, valid = self(features, mask)
-        parts = self.losses(logits, distances, valid, actions, num_steps)
+        parts = self.losses(logits, distances, valid, actions, self.num_steps)
         if self.step_class is not None:
             parts["step_class"] = self._step_loss(self.step_class(features), mask, actions)
         return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}

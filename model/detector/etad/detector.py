@@ -9,16 +9,16 @@ docs/etad.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from ...segments import clamp_segments, pairwise_tiou
 from .. import losses
-from ..cascade import score_all
+from ..cascade import score_all, total_loss
 from ..detector import Detector, Prediction
-from ..ground_truth import PaddedActions, pad_actions
+from ..ground_truth import PaddedActions
 from ..heads import StageOutput, StepHead
 from ..proposals import MIN_WIDTH
 from ..sampling import draw_proposals
@@ -57,25 +57,16 @@ class Etad(Detector):
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Detector.loss`; the generator draws the proposals, and those that count."""
-        actions = pad_actions(
-            gt_segments,
-            gt_labels,
-            num_videos=len(features),
-            num_steps=self.num_steps,
-            num_classes=self.num_classes,
-        )
+        actions = self.padded_actions(features, gt_segments, gt_labels)
         anchors = draw_proposals(self.settings, self.proposal_ratio, actions, generator)
         draws = torch.rand(self.settings.num_stages, _DRAWS, *anchors.shape[:2], generator=generator)
         anchors, draws = (x.to(features.device, non_blocking=True) for x in (anchors, draws))
         actions = actions.to(features.device)
         x, step_logits = self._encode_steps(features)
-        parts = self._step_losses(x, step_logits, actions)
+        of_steps = self._step_losses(x, step_logits, actions).items()
         step_scores = None if step_logits is None else step_logits.sigmoid()
-        for name, value in self._cascade_losses(x, step_scores, anchors, actions, draws):
-            parts[name] = parts[name] + value if name in parts else value
-        weights = self.settings.weights
-        parts = {name: getattr(weights, name) * value for name, value in parts.items()}
-        return reduce(torch.add, parts.values()), {name: value.detach() for name, value in parts.items()}
+        of_stages = self._cascade_losses(x, step_scores, anchors, actions, draws)
+        return total_loss(chain(of_steps, of_stages), self.settings.weights)
 
     def _step_losses(
         self, x: Tensor, step_logits: Tensor | None, actions: PaddedActions

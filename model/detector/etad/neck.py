@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..neck import temporal_conv
+from ..neck import past_and_future, temporal_conv
 
 _NORM_GROUPS = 16
 
@@ -33,8 +33,6 @@ class Neck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.embed(features)
-        sequence = x.transpose(1, 2)  # (B, T, neck_dim)
-        past = self.forward_lstm(sequence)[0].transpose(1, 2)
-        future = self.backward_lstm(sequence.flip(1))[0].flip(1).transpose(1, 2)
+        past, future = past_and_future(self.forward_lstm, self.backward_lstm, x)
         y: Tensor = self.join(torch.cat([self.past(past), self.present(x), self.future(future)], 1))
         return y

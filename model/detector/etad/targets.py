@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...segments import from_centre_width, pairwise_tiou, to_centre_width
+from .. import losses
 from ..ground_truth import PaddedActions
 
 _EPSILON = 1e-6  # of a window, and of a ratio
@@ -27,11 +28,9 @@ def tiou_with(matched: Tensor, anchors: Tensor) -> Tensor:
 
 
 def boundary_targets(actions: PaddedActions, num_steps: int, *, radius: float) -> Tensor:
-    """How much of each step lies within `radius` steps of an action's start (row 0) or end: (B, 2, T)."""
-    steps = torch.arange(num_steps, dtype=actions.segments.dtype, device=actions.segments.device)
-    points = actions.segments.transpose(1, 2)[..., None]  # (B, 2, A, 1)
-    overlap = torch.minimum(points + radius, steps + 1) - torch.maximum(points - radius, steps)
-    return (overlap.clamp(min=0) * actions.mask[:, None, :, None]).amax(2) / (1 + _EPSILON * num_steps)
+    """Those of ../losses.py, (B, 2, T), as shares of a step that is a little longer than one."""
+    targets = losses.boundary_targets(actions.segments, actions.mask, num_steps, radius=radius)
+    return targets / (1 + _EPSILON * num_steps)
 
 
 def targets_at_ends(targets: Tensor, anchors: Tensor) -> Tensor:
