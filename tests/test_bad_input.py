@@ -48,6 +48,7 @@ def one_video(made: Path, segment: list[float], label: str = "swing") -> dict:
     return {"database": {key: {"subset": "training", "annotations": actions}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, parts",
     [
@@ -111,6 +112,7 @@ def test_an_unknown_setting_and_a_ratio_out_of_range(made, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model(made, tmp_path):
     out = tmp_path / "run"
     assert run(made / "shards", out, run__epochs=1).exit_code == 0

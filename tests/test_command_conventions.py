@@ -32,6 +32,7 @@ def command_of(name: str) -> click.Command:
     return importlib.import_module(COMMANDS[name][0]).main
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_needs_no_heavy_library():
     """But for benchmarks and the converter of weights, which are about tensors from their first line."""
     light = [name for name in COMMANDS if not name.startswith("bench-") and name != "convert-weights"]
@@ -164,6 +165,7 @@ main([])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "pressed_within", "output"),
     [
@@ -270,6 +272,7 @@ def test_eval_keeps_detections_and_raw_outputs_that_are_there(tmp_path):
     assert (tmp_path / "d.json").read_text() == (tmp_path / "r.h5").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_make_synthetic_and_make_shards_keep_what_is_there_and_report_in_json(tmp_path):
     small = ["--size", "16", "--shortest", "1", "--longest", "1", "--train", "1", "--val", "1", "--quiet"]
     arguments = ["--out", str(tmp_path / "raw"), *small]

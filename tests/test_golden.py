@@ -18,6 +18,7 @@ ETAD = ("etad_quarter", pytest.param("etad_full", marks=[pytest.mark.ci, pytest.
 SMALLEST = "opentad_re2tal_anet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", (*AUTHORS, *OPENTAD, *RE2TAL))
 def test_actionformer_computes_what_the_references_do(name, shared_real: Path):
     folder = shared_real / "golden" / name
@@ -25,6 +26,7 @@ def test_actionformer_computes_what_the_references_do(name, shared_real: Path):
     assert result.passed, result.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ETAD)
 def test_etad_computes_what_its_authors_code_does(name, shared_real: Path):
     folder = shared_real / "golden" / name
@@ -58,6 +60,7 @@ def lines(root: Path, capsys) -> tuple[int, list[str]]:
     return code, capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_changed_weight_or_output_fails_and_is_named(shared_real, tmp_path, capsys):
     weights = copied(shared_real / "golden" / SMALLEST, tmp_path / "all" / "weight") / "weights.safetensors"
     tensors = load_file(weights)

@@ -89,6 +89,7 @@ def test_keyword_arguments_are_the_options_with_their_defaults(function, command
         assert (argument.default or None) == (wanted or None), name
 
 
+@pytest.mark.slow
 def test_a_detector_gives_the_detections_of_predict(detector, run, videos, tmp_path):
     document = called(predict, videos, "--checkpoint", run, "--out", tmp_path / "found", "--device", "cpu")
     detections = detector(videos)
@@ -105,6 +106,7 @@ def test_a_detector_gives_the_detections_of_predict(detector, run, videos, tmp_p
         assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "found" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_files_folders_and_globs_are_taken_as_predict_takes_them(detector, videos):
     one = detector(videos / "first.mkv", top=3)
     assert one.videos == ("first",) and len(one) == 3
@@ -126,6 +128,7 @@ def test_detections_are_a_sequence_of_frozen_objects(detector, videos):
     assert repr(detector).startswith("<Detector: ") and "jump, run, swim" in repr(detector)
 
 
+@pytest.mark.slow
 def test_a_table_of_detections(detector, videos, monkeypatch):
     table = detector(videos, top=2).to_pandas()
     assert list(table) == ["video", "label", "start", "end", "score"] and len(table) == 4
@@ -147,6 +150,7 @@ def test_a_broken_file_is_named_and_the_others_go_on(detector, videos, tmp_path,
         detector(tmp_path / "zero.mp4")
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_results_are_not_replaced(detector, videos, tmp_path, capsys):
     detector(videos / "second.webm", top=1).save(tmp_path)
     assert capsys.readouterr() == ("", "")

@@ -18,6 +18,7 @@ from model.backbones.r2plus1d import middle_channels
 KEYS = {"r2plus1d_18": "torchvision_r2plus1d_18.json", "r2plus1d_34": "etad_tsp_r2plus1d_34_backbone.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(KEYS))
 def test_keys_shapes_and_order_are_those_of_the_published_network(name: str, shared_real: Path):
     published = json.loads((shared_real / "keys" / KEYS[name]).read_text())["keys"]
@@ -26,6 +27,7 @@ def test_keys_shapes_and_order_are_those_of_the_published_network(name: str, sha
     assert [(key, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in own.items()] == expected
 
 
+@pytest.mark.slow
 def test_batch_norm_of_the_34_is_that_of_caffe2():
     norms = [m for m in build_backbone("r2plus1d_34").modules() if isinstance(m, nn.BatchNorm3d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.9)}
@@ -35,6 +37,7 @@ def test_middle_channels_spend_the_weights_of_a_full_convolution():
     assert [middle_channels(64, 64), middle_channels(64, 128), middle_channels(512, 512)] == [144, 230, 1152]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clip", "features"),
     [
@@ -86,6 +89,7 @@ def moving_bars(direction: int, generator: torch.Generator) -> torch.Tensor:
     return (wave * contrast)[:, None, :, None, :].expand(8, 3, 8, 32, 32)
 
 
+@pytest.mark.slow
 def test_tiny_learns_the_direction_of_motion():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)

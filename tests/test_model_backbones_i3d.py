@@ -37,6 +37,7 @@ def network(published) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(3))
 def test_features_and_class_scores_are_those_of_the_published_network(case, network, published, shared_real):
     golden = load_file(shared_real / "weights" / "i3d_golden.safetensors")
@@ -121,6 +122,7 @@ def encoder_gradients(network: nn.Module, clips: Tensor) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in network.parameters()]
 
 
+@pytest.mark.slow
 def test_recomputed_modules_give_the_gradients_of_the_plain_network_and_store_less():
     torch.manual_seed(0)
     plain, small = build_backbone("i3d").eval(), build_backbone("i3d").eval()
@@ -148,6 +150,7 @@ def test_reversing_is_refused_with_the_reason_and_the_encoder_recomputes_instead
     assert len(names) == 12 and all("forward" in vars(encoder.backbone.get_submodule(n)) for n in names)
 
 
+@pytest.mark.slow
 def test_the_list_of_backbones_without_residuals_is_right():
     with torch.device("meta"):
         assert {name for name in BACKBONES if not build_backbone(name).stage_names} == WITHOUT_RESIDUALS

@@ -136,6 +136,7 @@ def test_features_are_those_of_the_equations(source):
     assert torch.allclose(network.pool(y), expected.flatten(3).mean(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", list(LAYOUTS))
 def test_rewired_at_beta_one_is_re2tal_with_its_gradients(source):
     network, other = tiny(LAYOUTS[source]), tiny(LAYOUTS[source])
@@ -198,6 +199,7 @@ def test_it_has_as_many_numbers_as_the_published_encoder(name, file, shared_real
     assert {(m.eps, m.momentum) for m in network.modules() if isinstance(m, nn.BatchNorm3d)} == {(1e-5, 0.1)}
 
 
+@pytest.mark.slow
 def test_output_has_the_documented_size_on_the_meta_device():
     with torch.device("meta"):
         y = build_backbone("slowfast_101")(torch.empty(2, 3, 32, 112, 100))
@@ -263,6 +265,7 @@ def test_rewired_it_runs_in_bfloat16_near_float64():
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+@pytest.mark.slow
 def test_statistics_are_updated_once_per_step_though_stages_run_again():
     network = tiny().train()
     plain = copy.deepcopy(network)

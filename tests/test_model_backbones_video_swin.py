@@ -181,6 +181,7 @@ def test_merging_puts_the_left_column_first_and_fills_with_zeros():
         assert torch.allclose(y[0, 1, h, w], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "features", "parameters", "rate"),
     [  # torchvision's numbers of parameters less `head`

@@ -74,6 +74,7 @@ FAMILIES = ("r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae
 SINCE_2_13 = {"i3d": {"max_pool3d_with_indices_backward"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_step_runs_nothing_that_cuda_refuses(deterministic, backbone):
     with Operations() as operations:

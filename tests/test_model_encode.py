@@ -188,6 +188,7 @@ def test_a_late_choice_encodes_only_the_chosen_clips_again_unless_their_chunk_ma
     assert len(whole) <= 2 and set(whole) <= {2, 4}, "a chosen clip of each video, in its chunk"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("strategy", LATE)
 def test_partitioned_ranks_encode_as_many_chunks_again_whatever_they_choose(strategy, dropout):
@@ -274,6 +275,7 @@ def test_inverse_scale_is_unbiased(strategy):
     assert (mean - full).norm() / full.norm() < 0.15
 
 
+@pytest.mark.slow
 def test_importance_is_unbiased_and_less_noisy_than_random_clips():
     """Float64, gradients of very different size, as those of clips with and without an action."""
     encoder, clips = Encoder(dropout=0), make_clips()

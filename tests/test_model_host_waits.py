@@ -60,6 +60,7 @@ def waiting_calls(path: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATH)
 def test_no_function_of_the_step_reads_a_tensor(path):
     found = waiting_calls(ROOT / path)
@@ -68,6 +69,7 @@ def test_no_function_of_the_step_reads_a_tensor(path):
     assert not unknown, "each of these would wait for the GPU"
 
 
+@pytest.mark.slow
 def test_every_exception_is_needed():
     names = {name for path in PATH for name in waiting_calls(ROOT / path)}
     assert {*ON_THE_HOST, *WAITS_IF_ASKED_TO, THE_ONLY_WAIT} <= names

@@ -88,6 +88,7 @@ def test_steps_per_clip_pools_time(steps, expected):
     assert encoder(clips).shape == (1, 64, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_batch_norm", [False, True])
 def test_batch_norm_keeps_its_statistics_unless_the_settings_train_it(train_batch_norm):
     settings = EncoderSettings(backbone="r2plus1d_18", train_batch_norm=train_batch_norm)

@@ -35,6 +35,7 @@ def test_beta_zero_reproduces_the_plain_network_bit_for_bit(dtype):
     assert all(torch.equal(gradients[name], tensor) for name, tensor in gradients2.items())
 
 
+@pytest.mark.slow
 def test_beta_zero_reproduces_batch_norm_statistics_too():
     torch.manual_seed(0)
     network = build_backbone("r2plus1d_18")

@@ -99,6 +99,7 @@ def test_float32_gradients_at_full_depth_are_those_of_plain_autograd(name, monke
         assert error <= 1e-5 * torch.linalg.vector_norm(gradient), parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
 def test_beta_zero_is_the_plain_network_bit_for_bit(name):
     network = build(name)

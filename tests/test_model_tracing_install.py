@@ -185,6 +185,7 @@ def hugging_face() -> nn.Module:
     return VideoMAEModel(config).train()
 
 
+@pytest.mark.slow
 def test_hugging_faces_videomae_is_rewired_as_it_comes(hugging_face):
     network, x = copy.deepcopy(hugging_face), torch.randn(2, 4, 3, 16, 16)
     expected = hugging_face(pixel_values=x).last_hidden_state
@@ -220,6 +221,7 @@ class Skipping(Network):
         return self.norm(self.layers[1](y) + first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "reason"),
     [

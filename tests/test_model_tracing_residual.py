@@ -54,6 +54,7 @@ def added_up(residual: Residual, x: Tensor) -> Tensor:
     return F.relu(x) if residual.post_activation else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("build", "example", "num_branches", "post_activation"), GOOD)
 def test_branches_add_up_to_the_block_itself(build, example, num_branches, post_activation, training):
@@ -76,6 +77,7 @@ def test_branches_add_up_to_the_block_itself(build, example, num_branches, post_
         assert torch.equal(buffer, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 @pytest.mark.parametrize(("build", "example", "num_branches", "post_activation"), GOOD)
 def test_gradients_through_the_recurrence_equal_plain_autograd(
@@ -242,6 +244,7 @@ def video_mae():
     return transformers.VideoMAEModel(config)
 
 
+@pytest.mark.slow
 def test_layers_of_hugging_faces_video_mae_have_two_branches(video_mae):
     layers, x = video_mae.encoder.layer, torch.randn(2, 4, 16)
     for training in (True, False):

@@ -218,6 +218,7 @@ def test_comparing_actions_does_not_grow_with_the_square_of_their_number(monkeyp
     assert not compared
 
 
+@pytest.mark.slow
 def test_the_defects_of_activitynet_validation_are_found(shared_real):
     path = shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json"
     videos = read_annotations(path, subset="validation")
@@ -230,6 +231,7 @@ def test_the_defects_of_activitynet_validation_are_found(shared_real):
     assert len(read_annotations(path)) == 14377
 
 
+@pytest.mark.slow
 def test_every_public_annotation_file_is_read_or_refused_in_one_line(shared_real):
     counts = {}
     for path in sorted((shared_real / "annotations").rglob("*")):

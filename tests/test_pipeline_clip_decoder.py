@@ -85,6 +85,7 @@ def test_clips_hold_the_frames_asked_for_in_any_order_and_twice(vp9, codec, work
     assert numbers_in(clips) == frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", [40, (48, 32)])
 @pytest.mark.parametrize("codec", ["vp9", PYAV])
 def test_clips_are_replayable_and_depend_neither_on_chunks_nor_on_workers(vp9, codec, resize):
@@ -100,6 +101,7 @@ def test_clips_are_replayable_and_depend_neither_on_chunks_nor_on_workers(vp9, c
             assert torch.equal(clips, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["libx264", "libx265", "libvpx-vp9", "mpeg4"])
 def test_workers_do_not_change_the_clips_of_videos_with_b_frames(encoder):
     data = painted_video(150, codec=encoder, container=KINDS[encoder], gop=40)
@@ -161,6 +163,7 @@ def test_closing_releases_the_decoders(vp9, monkeypatch):
     assert not any(decode._idle.values())
 
 
+@pytest.mark.slow
 def test_no_more_than_the_bytes_of_a_chunk_are_held_at_source_size(monkeypatch):
     nvdec = nvdec_stand_in.install(monkeypatch)
     data = painted_video(120, size=(256, 320), codec="libx264", gop=30)
@@ -206,6 +209,7 @@ def test_a_gpu_decodes_what_it_can_and_nothing_is_reported(monkeypatch, encoder,
 SIZES = [(16, 16), (48, 48), (126, 126), (128, 228), (144, 144), (144, 176), (129, 145)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", KINDS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_every_codec_and_size_comes_back_right_with_a_gpu(monkeypatch, encoder, size):

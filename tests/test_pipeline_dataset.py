@@ -225,6 +225,7 @@ def test_reading_a_description_imports_neither_torch_nor_webdataset(folder):
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field", ["duration", "fps", "num_frames", "width", "codec", "actions", "shard", "source"]
 )

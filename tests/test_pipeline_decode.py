@@ -40,6 +40,7 @@ def vp9() -> bytes:
     return painted_video(120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "codec", "container", "first_pts"),
     [
@@ -117,6 +118,7 @@ def random_video(color_range, colorspace, pix_fmt):
     return encode(frames, options={"lossless": "1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
 @pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
 @pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709, BT2020])

@@ -114,6 +114,7 @@ def test_a_temporary_folder_of_a_killed_process_goes_with_the_next_one(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_stays_while_a_forked_process_uses_it(tmp_path, monkeypatch):
     body = (
         f"with temporary_folder():\n    if os.fork():\n        {KILL}\n    import time\n    time.sleep(1)\n"

@@ -64,6 +64,7 @@ def same(first, second) -> bool:
     return first.keys == second.keys and torch.equal(first.clips, second.clips)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (4, 3)])
 def test_every_sample_once_per_epoch_and_equal_steps(dataset, world_size, batch_size):
     options = {"world_size": world_size, "batch_size": batch_size}
@@ -80,6 +81,7 @@ def test_every_sample_once_per_epoch_and_equal_steps(dataset, world_size, batch_
     assert not any(flag for batch in in_order for flag in batch.padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 1), (3, 2), (4, 1), (9, 3)])
 def test_evaluation_sees_every_window_once_and_keeps_those_of_a_video_together(
     dataset, world_size, batch_size
@@ -112,6 +114,7 @@ def test_evaluation_is_one_pass_in_order_again_and_again(dataset):
     assert all(same(first, second) for first, second in zip(batches, list(loader), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 1, 5, 7, 9])
 def test_resume_goes_on_with_the_very_next_sample(dataset, stop):
     whole = take(loader_of(dataset), 16)  # more than two epochs of 7
@@ -241,6 +244,7 @@ def test_resume_is_exact_with_skipped_samples_too(broken):
     assert not {"v1", "v4"} & {batch.keys[0] for batch in whole}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_are_the_same_whatever_the_number_of_workers(broken, training, batch_size):

@@ -33,6 +33,7 @@ def test_needed_packets_are_those_of_the_runs(wanted):
         assert packets_needed(video.keyframes, frames).tolist() == [index for run in runs for index in run]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "options"),
     [
@@ -62,6 +63,7 @@ def test_a_cut_names_the_packets_of_the_same_frames_and_begins_anew_at_each_star
         assert len(starts) < len(key_frames), "an open group is no start"
 
 
+@pytest.mark.slow
 def test_parts_need_no_packet_in_common_and_are_of_about_equal_work():
     with open_packets(painted_video(480, gop=16), 480) as video:
         for count in (1, 2, 3, 7):

@@ -27,6 +27,7 @@ def test_segments_joined_end_to_end_have_all_frames_and_a_remark(tmp_path, codec
     assert "marked as damaged; the frames that are there decode" in remarks["flagged"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), RESTARTED)
 def test_a_clock_that_starts_anew_goes_on_after_what_came_before(tmp_path, codec, container):
     first = video(tmp_path, codec, container, stamps=range(50))

@@ -20,6 +20,7 @@ TELLING = [kind for kind in KINDS if kind[1] not in ("mpegts", "vob", "asf")]
 NOTICING = [kind for kind in KINDS if kind[0] in ("libx264", "libx265", "mpeg4", "mjpeg", "libsvtav1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), KINDS)
 def test_a_whole_video_has_its_frames_at_their_times_and_no_remark(tmp_path, codec, container):
     frames, remarks = shown(video(tmp_path, codec, container), strict=True)
@@ -27,6 +28,7 @@ def test_a_whole_video_has_its_frames_at_their_times_and_no_remark(tmp_path, cod
     assert [time for time, _ in frames] == pytest.approx([number / FPS for number in range(72)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), CUT)
 def test_a_stream_cut_behind_its_key_frame_begins_at_the_next_one(tmp_path, codec, container):
     data = remuxed(video(tmp_path, codec, container), container, skip=5)
@@ -41,6 +43,7 @@ def test_a_stream_cut_behind_its_key_frame_begins_at_the_next_one(tmp_path, code
         probe(data, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 def test_an_open_group_begins_at_its_key_frame_without_those_that_lean_on_the_one_before(
@@ -63,6 +66,7 @@ def test_an_open_group_begins_at_its_key_frame_without_those_that_lean_on_the_on
     assert remarks["leading"].split()[0] == str(leading)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), NOTICING)
 def test_a_damaged_first_key_frame_makes_the_video_begin_at_the_second(tmp_path, codec, container):
     data = video(tmp_path, codec, container)
@@ -75,6 +79,7 @@ def test_a_damaged_first_key_frame_makes_the_video_begin_at_the_second(tmp_path,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packet", [40, 69])
 @pytest.mark.parametrize(("codec", "container"), KINDS)
 def test_of_a_file_that_breaks_off_all_is_kept_that_decodes(tmp_path, codec, container, packet):
@@ -95,6 +100,7 @@ def test_of_a_file_that_breaks_off_all_is_kept_that_decodes(tmp_path, codec, con
             probe(cut, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "container"), NOTICING)
 def test_a_file_that_ends_in_zeros_is_kept_up_to_them(tmp_path, codec, container):
     data = video(tmp_path, codec, container)
@@ -105,6 +111,7 @@ def test_a_file_that_ends_in_zeros_is_kept_up_to_them(tmp_path, codec, container
     assert float(probe(data[:length] + bytes(len(data) - length)).duration) < 72 / FPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "container"), [kind for kind in NOTICING if kind[0] != "libx265" and kind[1] != "mpegts"]
 )

@@ -49,6 +49,7 @@ MISREAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISREAD)
 def test_what_training_would_misread_is_rejected_and_both_ways_out_work(tmp_path, name):
     make, reason = MISREAD[name]

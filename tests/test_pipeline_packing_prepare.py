@@ -88,6 +88,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_ffmpeg_reads_is_taken_from_folders_and_packed(tmp_path, ending):
     codec, container, pix_fmt = ENDINGS[ending]

@@ -126,6 +126,7 @@ def test_real_files_have_the_frames_and_times_that_pyav_decodes(shared_real):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 @pytest.mark.parametrize("offset", [0.2, 2.0])
 def test_a_picture_that_begins_after_the_sound_is_shown_when_a_player_shows_it(tmp_path, name, offset):

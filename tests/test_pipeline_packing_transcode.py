@@ -53,6 +53,7 @@ def on_screen(times: list[Fraction], duration: Fraction, fps: Fraction) -> list[
 STEPS = st.lists(st.integers(1, 400), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(STEPS, st.fractions(1, 40, max_denominator=3))
 def test_frame_k_is_what_the_source_shows_at_k_over_fps(steps, fps):
@@ -99,6 +100,7 @@ PAUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PAUSES)
 @pytest.mark.parametrize("container", ["mp4", "matroska", "flv", "mpegts"])
 def test_a_recording_with_pauses_keeps_the_asked_rate_where_something_moves(tmp_path, case, container):
@@ -279,6 +281,7 @@ def test_the_key_frames_of_the_source_do_not_come_through(tmp_path, codec):
     assert [number for number, packet in enumerate(packets) if packet.is_keyframe] == [0, 32, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_equal_input_gives_equal_bytes(shared_real, codec):
     path = shared_real / "videos" / "mmaction2_demo_spatiotemporal_det.mp4"

@@ -120,6 +120,7 @@ for _ in run_jobs(jobs("a", "b"), Journal(Path({folder!r})), lambda job: time.sl
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_run_that_is_killed(tmp_path):
     tests = Path(__file__).parent
     code = ENDLESS.format(root=str(tests.parent), tests=str(tests), folder=str(tmp_path))

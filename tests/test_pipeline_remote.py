@@ -176,6 +176,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_final(answers, cache, tmp
     assert reason_of(address) == "HTTP 403" and list_of == []
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_busy_or_silent_is_given_up(answers, cache, monkeypatch):
     address, list_of = answers
     monkeypatch.setattr(remote, "TRIES", 2)

@@ -73,6 +73,7 @@ def test_numbers_of_public_files_may_be_texts_but_not_everything_that_python_rea
             validated(schema, value, where="", advice="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin, end", [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
 @pytest.mark.parametrize("depth", [DEEPEST + 1, 500, 990, 3000, 100_000])
 def test_nesting_is_bounded_whatever_is_nested(begin, end, depth):

@@ -29,6 +29,7 @@ CASES = {
 COPIED = {"joined_segments.ts"}  # what --copy may keep of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_each_case_has_its_right_value(shared_real, name):
     frames, seconds, numbers, kinds = CASES[name]
@@ -52,6 +53,7 @@ def test_the_cases_are_all_taken_from_their_folder(shared_real):
     assert {Path(path).name for path in found.values()} == set(CASES)
 
 
+@pytest.mark.slow
 def test_the_shards_of_the_cases_verify(shared_real, tmp_path):
     from click.testing import CliRunner
 

@@ -226,6 +226,7 @@ def test_a_run_that_fails_ends_no_other_and_is_tried_again(stand_in):
     assert started == {"0": "x", "1": "xx", "2": "x", "3": "x"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_study_that_is_stopped_lets_its_runs_save_and_starts_no_other(stand_in, number):
     (stand_in / "wait").touch()

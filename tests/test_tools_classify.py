@@ -72,6 +72,7 @@ def test_real_weights_name_what_real_clips_show(shared_real, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_clips_cover_the_video_in_order_and_their_scores_are_probabilities(weights, tmp_path):
     (tmp_path / "a.mp4").write_bytes(
         painted_video(40, size=(64, 48), codec="libx264", container="mp4", fps=25)
@@ -103,6 +104,7 @@ def test_scores_are_those_of_the_frames_themselves(weights):
     assert torch.allclose(classifier.probabilities(clips)[0], scores.softmax(0), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -134,6 +136,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(what, message, weights, tmp_pat
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_used_is_named_and_the_others_go_on(weights, tmp_path):
     (tmp_path / "good.mp4").write_bytes(
         painted_video(8, size=(48, 48), codec="libx264", container="mp4", fps=25)

@@ -50,6 +50,7 @@ def test_every_list_of_published_keys_is_known_here(shared_real):
     assert {path.name for path in (shared_real / "keys").glob("*.json")} == set(PUBLISHED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", PUBLISHED)
 def test_published_keys_convert_with_nothing_left_over(file, shared_real):
     backbone, source = PUBLISHED[file]
@@ -59,6 +60,7 @@ def test_published_keys_convert_with_nothing_left_over(file, shared_real):
     assert found.source == source or any({found.source, source} <= names for names in same)
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_checkpoint_is_found_by_its_tensors(shared_real):
     for file in ("torchvision_swin3d_s.json", "pyslowfast_SLOWFAST_8x8_R101_ptvcfg.json"):
         found = best_match(published(shared_real, file), backbone=None, source=None)

@@ -60,6 +60,7 @@ def batches_of(shards: Path, subset: str, lines: list[str], *, training: bool, *
         return [batch for _, batch in zip(range(3), loader, strict=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subset", "training"), [("training", True), ("validation", False)])
 def test_the_videos_of_make_demo_cannot_fail_on_a_gpu(demo, monkeypatch, subset, training):
     """They are 48x48 pixels of VP9, of which no GPU decodes less than 128x128."""

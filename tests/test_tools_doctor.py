@@ -36,6 +36,7 @@ def test_this_machine_can_train():
         assert found and not [item for item in found if item.state == BROKEN], found
 
 
+@pytest.mark.slow
 def test_every_codec_that_has_an_encoder_is_decoded():
     found = {codec: decoders.try_codec(codec, "cpu") for codec in ("vp9", "h264", "mpeg4")}
     assert all(item.state == OK and "off by" in item.text for item in found.values()), found
@@ -73,6 +74,7 @@ def test_a_codec_that_cannot_be_decoded_is_named_with_the_decoders_error(monkeyp
     assert other.state == WARNING and "--copy" in other.todo
 
 
+@pytest.mark.slow
 def test_a_library_that_cannot_be_imported_spoils_its_own_checks_only(fake_torch):
     fake_torch("raise ImportError('libcudart.so.13: cannot open shared object file')")
     result = CliRunner().invoke(main, ["--json"])
@@ -95,6 +97,7 @@ def test_a_library_that_crashes_is_named_with_the_signal(fake_torch):
     assert found.state == BROKEN and "Segmentation fault" in found.text and "last words" in found.text
 
 
+@pytest.mark.slow
 def test_a_library_that_hangs_is_given_up(fake_torch):
     fake_torch("import time; time.sleep(60)")
     (found,) = run_in_own_process("torch", time_limit=1.0)

@@ -138,6 +138,7 @@ def test_damaged_files_are_refused_by_all_that_take_them(model, videos, tmp_path
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_python_takes_a_model_file(trained, model, videos, tmp_path):
     detector = leantad.load(model, device="cpu", quiet=True)
     assert detector.checkpoint == model and detector.classes == tuple(CLASSES)
@@ -148,6 +149,7 @@ def test_python_takes_a_model_file(trained, model, videos, tmp_path):
         leantad.evaluate(model)
 
 
+@pytest.mark.slow
 def test_thresholds_per_class_come_with_the_model(trained, model, videos, tmp_path):
     options = ("--auto-threshold", "--quiet", "--out")
     lacking = refused(predict, videos / "second.webm", "--checkpoint", model, *options, tmp_path / "a")

@@ -37,6 +37,7 @@ def apart(labels: list[tuple[float, float, str]]) -> tuple[TimedLabel, ...]:
     return by_start(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 @settings(max_examples=20, deadline=None)  # of each format; the labels are many at once
 @given(labels=LABELS, fps=st.sampled_from([Fraction(25), Fraction(30000, 1001), Fraction(15)]))

@@ -63,6 +63,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return "\n".join(lines).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path):
     chance = random.Random(name)

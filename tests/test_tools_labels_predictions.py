@@ -50,6 +50,7 @@ KEYS = ("first", "second")
 ALWAYS = {"detections.json", "detections.csv", "first.srt", "second.srt"}
 
 
+@pytest.mark.slow
 def test_predict_writes_every_format_beside_what_it_always_writes(run, videos, tmp_path):
     options = [part for name in CHOICES for part in ("--format", name)]
     result = call(videos, "--checkpoint", run, "--out", tmp_path / "out", "--top", 5, *options, "--json")

@@ -130,6 +130,7 @@ def test_the_first_chunks_stand_for_all(monkeypatch):
     assert few.total == pytest.approx(every.total, rel=0.002)  # what stays of a chunk: its features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["labels", "farthest", "dpp", "top_gradient", "importance"])
 def test_the_estimate_is_the_peak_of_a_real_step_however_clips_are_chosen(strategy):
     """In each mode as many clips are copied; where a chosen one is beside another, a few KB fewer."""
@@ -146,6 +147,7 @@ def test_frames_that_are_kept_for_a_choice_in_the_backward_pass_are_named():
         assert frames_kept(run_settings(encoder=encoder)) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_more_clips_is_planned_with_them():
     falling = {"schedule": "linear", "start": 0.6}  # 5 of 8 clips: their frames are copied
     few, many = run_settings(encoder={"clip_ratio": 0.2}), run_settings(encoder={"clip_ratio": 0.6})
@@ -153,6 +155,7 @@ def test_a_run_that_begins_with_more_clips_is_planned_with_them():
     assert fake_step(few, 5).total < fake_step(moving, 5).total == fake_step(many, 5).total
 
 
+@pytest.mark.slow
 def test_a_chunk_without_a_graph_may_be_the_larger_one():
     """Few kept clips, the others in large chunks: the peak is in the forward pass."""
     encoder = {"clip_ratio": 0.1, "clips_per_forward": 11, "reversible": True}
@@ -160,6 +163,7 @@ def test_a_chunk_without_a_graph_may_be_the_larger_one():
     assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.01)  # all of it is seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
 def test_every_family_is_built_without_values(backbone):
     settings = run_settings(encoder={"backbone": backbone})
@@ -170,6 +174,7 @@ def test_every_family_is_built_without_values(backbone):
     assert weight.std() > 0.5, "torch's own drawing is back"
 
 
+@pytest.mark.slow
 def test_torchs_own_tracker_finds_the_same_peak():
     from torch.distributed._tools.mem_tracker import MemTracker  # here, for it takes a second
 
@@ -358,6 +363,7 @@ def run(*arguments: str, code: int = 0):
     return result
 
 
+@pytest.mark.slow
 def test_the_command_prints_parts_and_ready_options(tmp_path):
     result = run("--memory", "2", "--json", "--set", f"data.shards={tmp_path / 'absent'}")
     text = result.stderr  # with --json for people, and the document on stdout

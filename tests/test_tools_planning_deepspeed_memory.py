@@ -57,6 +57,7 @@ def test_the_estimate_is_the_peak_of_a_real_engine(tmp_path, processes, modes):
         assert estimate == pytest.approx(real, rel=0.02), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("foreach", "buffers"), [(False, 2 + 1), (True, 3)])
 def test_torchs_adam_takes_as_many_buffers_as_we_say(foreach, buffers):
     """On a CPU two for a tensor, and one of the tensor before; on a GPU (foreach) one for all the group."""

@@ -80,6 +80,7 @@ def results(path: Path) -> dict[str, list]:
     return json.loads(path.read_text())["results"]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_packing_the_file_and_evaluating_it(videos, run, tmp_path):
     options = ("--fps", "10", "--short-side", "24", "--gop", "8")
     shards, evaluated = packed_and_evaluated(videos, tmp_path, run, *options)
@@ -101,6 +102,7 @@ def test_the_numbers_are_those_of_packing_the_file_and_evaluating_it(videos, run
     assert results(tmp_path / "again" / "detections.json") == found
 
 
+@pytest.mark.slow
 def test_weights_trained_on_kept_bytes_see_the_bytes_of_the_file(videos, tmp_path):
     run = checkpoint(tmp_path / "run", COPIED)
     _, evaluated = packed_and_evaluated(videos, tmp_path, run, "--copy")
@@ -156,6 +158,7 @@ def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_
     assert capsys.readouterr().err == f"error: {videos / 'first.mkv'}: frame 7 cannot be decoded\n"
 
 
+@pytest.mark.slow
 def test_the_options_leave_some_out_and_change_no_number(videos, run, tmp_path):
     everything = predicted(videos, "--checkpoint", run, "--out", tmp_path / "all")["videos"]["first"]
     best = everything["detections"]
@@ -192,6 +195,7 @@ def test_where_nothing_can_be_read_nothing_is_written(videos, run, tmp_path):
     predicted(empty, "--checkpoint", run, "--out", out)  # no --force: there is nothing to replace
 
 
+@pytest.mark.slow
 def test_names_with_any_letters_lead_to_subtitles_beside_the_video(videos, run, tmp_path):
     names = ["monday morning", "\u00dcbung \u65e5\u672c", 'a "quoted"']
     films = tmp_path / "films"
@@ -302,6 +306,7 @@ def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
     assert peaks[2] < peaks[1] + 8, peaks
 
 
+@pytest.mark.slow
 def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, videos, tmp_path):
     everything = predicted(videos, "--checkpoint", run, "--out", tmp_path / "all")["videos"]
     scores = sorted(d["score"] for video in everything.values() for d in video["detections"])

@@ -124,6 +124,7 @@ def test_an_unknown_name_is_refused_with_what_was_probably_meant(name, message):
     assert message in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", sorted(set(RENAMED.values())))
 def test_the_new_name_of_a_renamed_setting_is_found(new):
     assert named(new) == [new]

@@ -70,6 +70,7 @@ def test_the_ordinary_set_up_is_one_pip_command(checkout):
     assert (checkout / ".venv" / "ready").exists()
 
 
+@pytest.mark.slow
 def test_cpu_takes_torch_from_the_index_of_cpu_builds_first(checkout, index):
     done, installed = set_up(checkout, CPU="1", TORCH_CPU_INDEX=index)
     assert done.returncode == 0, done.stderr

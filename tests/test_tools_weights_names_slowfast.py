@@ -19,6 +19,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", list(PUBLISHED))
 def test_every_published_key_of_pyslowfast_but_the_head_finds_its_place(file, shared_real):
     weights = published(shared_real, file)
@@ -124,6 +125,7 @@ def test_mmaction2s_names_have_the_documented_form():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewired", [False, True])
 @pytest.mark.parametrize(
     "backbone", ["slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm", "slowfast_101_mmaction2"]

@@ -165,6 +165,7 @@ def written_out(weights: dict[str, Tensor], source: str, clip: Tensor) -> Tensor
     return norm(x, "norm", "").view(2, 1, 1, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", list(NAMES))
 def test_numbers_go_where_they_belong(source):
     weights = source_weights(source)

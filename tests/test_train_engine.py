@@ -321,6 +321,7 @@ def test_half_a_launch_is_refused_and_a_single_process_needs_none(monkeypatch):
     assert 0 < int(os.environ["MASTER_PORT"]) < 65536
 
 
+@pytest.mark.slow
 def test_the_settings_can_be_read_without_importing_deepspeed():
     code = "import sys, train.engine; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=WORKER.parents[1]).returncode == 0

@@ -62,6 +62,7 @@ def refused(*arguments) -> str:
     return result.stderr
 
 
+@pytest.mark.slow
 def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real):
     folder = shared_real / "results" / "autoloc"
     code, output = run(
@@ -510,6 +511,7 @@ def test_a_list_of_blocked_videos_that_makes_no_sense_is_refused(raw, truth, tmp
     )
 
 
+@pytest.mark.slow
 def test_activitynets_blocked_videos_are_found_in_its_annotations(shared_real):
     folder = shared_real / "annotations" / "anet13"
     ground_truth = read_ground_truth(folder / "anet13_rebuilt_trainval_gt.json", "validation")

@@ -297,6 +297,7 @@ def test_dropping_duplicates_leaves_out_repeats_within_a_millisecond_and_empty_a
     assert dropped["per_class"]["jump"] == [1.0]
 
 
+@pytest.mark.slow
 def test_dropping_duplicates_gives_the_validation_count_that_activitynet_prints(shared_real):
     truth = read_annotations(
         shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json", subset="validation"

@@ -302,6 +302,7 @@ def test_characteristics_equal_those_published_with_detad(shared_real):
         np.testing.assert_array_equal(item.bin[away], np.searchsorted(edges[1:-1], values)[away])
 
 
+@pytest.mark.slow
 def test_the_published_bins_fit_activitynet(shared_real):
     path = shared_real / "annotations" / "anet13" / "anet13_rebuilt_trainval_gt.json"
     truth = read_annotations(path, subset="validation")

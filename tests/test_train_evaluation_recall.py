@@ -70,6 +70,7 @@ def slow_recall_at(truth, detections, thresholds, *, same_label: bool) -> np.nda
     return np.array(rows)
 
 
+@pytest.mark.slow
 @given(seed=SEEDS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_curve_equals_a_loop_over_videos_thresholds_and_numbers(seed):
@@ -166,6 +167,7 @@ def test_the_real_set_gives_what_the_loop_gives(shared_real):
     np.testing.assert_allclose(got, slow_average_recall(truth, detections), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_whole_real_set_gives_what_the_public_evaluation_gives(shared_real):
     folder = shared_real / "results" / "autoloc"
     detections = json.loads((folder / "TH14_result.json").read_text())["results"]

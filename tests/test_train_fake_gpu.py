@@ -101,6 +101,7 @@ def step_and_validate(settings: Settings, dtype: torch.dtype) -> tuple[Network, 
     return network, in_step, list(waits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1.0, pytest.param(0.0, marks=LONG)])
 @pytest.mark.parametrize(
     "backbone", [FAMILIES[0], *(pytest.param(name, marks=LONG) for name in FAMILIES[1:])]
@@ -122,6 +123,7 @@ def test_other_ways_to_train_run_on_a_gpu_in_float32(encoder):
     assert in_step == ["tolist"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["dpp", pytest.param("importance", marks=pytest.mark.ci)])
 def test_clips_that_are_chosen_late_run_on_a_gpu_and_wait_once_more(strategy):
     """By features before the losses are read, by gradients after; on the GPU that choice would need more."""
@@ -133,6 +135,7 @@ def test_clips_that_are_chosen_late_run_on_a_gpu_and_wait_once_more(strategy):
     assert all(isinstance(parameter.grad, GpuTensor) for parameter in network.encoder.parameters())
 
 
+@pytest.mark.slow
 def test_a_step_and_a_validation_of_the_other_detector_run_on_a_gpu():
     settings = settings_of("r2plus1d_tiny", ACTIONFORMER)
     network, in_step, _ = step_and_validate(settings, torch.bfloat16)
@@ -154,6 +157,7 @@ def refused(backbone: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_ground_truth_that_stays_on_the_cpu_is_found(monkeypatch):
     monkeypatch.setattr(PaddedActions, "to", lambda self, device: self)
     assert "on cpu" in refused("r2plus1d_tiny")
@@ -175,6 +179,7 @@ def test_pixels_normalised_on_the_cpu_are_found(monkeypatch):
 READS = (lambda x: x.cpu(), lambda x: bool(x.any()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "read", [lambda x: x.sum().item(), *(pytest.param(read, marks=pytest.mark.ci) for read in READS)]
 )

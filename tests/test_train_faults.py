@@ -21,6 +21,7 @@ def shards(tmp_path_factory):
     return make_shards_of(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "message"),
     [

@@ -59,6 +59,7 @@ def assert_same_weights(a: Path, b: Path) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     for name in ("settings.yaml", "log.jsonl", "metrics.json", "detections.json", "report.html"):
         assert (complete / name).stat().st_size > 0, name
@@ -173,6 +174,7 @@ def test_a_copy_that_lost_its_links_goes_on_and_says_so(shards, complete, tmp_pa
     assert result.exit_code == 2 and "settings.yaml: no such file; give the --recipe" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["*optim_states.pt", "*model_states.pt", "rng_*.safetensors"])
 def test_a_damaged_training_state_is_named(shards, complete, tmp_path, name):
     copy = tmp_path / "copy"
@@ -184,6 +186,7 @@ def test_a_damaged_training_state_is_named(shards, complete, tmp_path, name):
     assert f"{path.name}: damaged" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     result = run(shards, tmp_path / "run", quiet=False, optimizer__batch_size=5, run__epochs=1)
     assert result.exit_code == 0, result.output
@@ -191,6 +194,7 @@ def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     assert "1 rank x 5 videos x 1 = 5 videos a step, 1 step an epoch, 1 in all" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_says_so_and_what_to_try(shards, tmp_path):
     slow = {"optimizer__encoder_lr": 1e-9, "optimizer__detector_lr": 1e-9}
     result = run(shards, tmp_path / "run", quiet=False, **slow)
@@ -295,6 +299,7 @@ def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards,
     assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(complete, out, symlinks=True)
@@ -326,6 +331,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp
     assert not (tmp_path / "nan" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
     result = run(
         shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1
@@ -334,12 +340,14 @@ def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_p
     assert [event["step"] for event in events(tmp_path / "run", "train")] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"encoder__frozen": True}, {"encoder__reversible": False}])
 def test_a_frozen_and_a_plain_encoder_train_too(shards, tmp_path, change):
     result = run(shards, tmp_path / "run", run__epochs=1, **change)
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_beta_moves_over_the_run_and_a_checkpoint_keeps_its_own(shards, tmp_path):
     result = run(
         shards,
@@ -369,6 +377,7 @@ def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards,
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_path, monkeypatch):
     moving = {
         "encoder__clip_sampling": "importance",
@@ -398,6 +407,7 @@ def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_p
         assert [step["proposal_ratio"] for step in events(tmp_path / out, "train")] == [1.0, 0.1, 0.1, 0.1]
 
 
+@pytest.mark.slow
 def test_a_step_that_deepspeed_skips_is_reported(shards, tmp_path, monkeypatch):
     """It leaves out an update with infinite gradients, and counts it."""
 

@@ -368,6 +368,7 @@ def test_files_that_are_no_zip_are_refused(run, tmp_path):
     assert "is no model file" in refused(run / "checkpoints" / "last" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cut_or_changed_file_is_one_line_or_the_same_model(model, tmp_path, seed):
     """A changed byte that nothing reads, such as of a date, changes nothing; all else is found."""

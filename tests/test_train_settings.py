@@ -225,6 +225,7 @@ def test_a_key_set_twice_is_refused_by_line(tmp_path):
         load_settings(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -249,6 +250,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_run(arguments, mess
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_ends_at_a_beta_that_all_its_stages_invert(recipe):
     encoder = load_settings(recipe).encoder

@@ -63,6 +63,7 @@ ELSEWHERE = ["http://127.0.0.1:9/set", "S3://bucket/a.tar", "file:///etc", "/etc
 ELSEWHERE += ["{{data,/etc}}/00000.tar", "~/data", "linked"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", COMMANDS + ELSEWHERE)
 def test_eval_uses_no_data_set_that_only_a_strangers_checkpoint_names(here, location):
     (here / "linked").symlink_to("/etc")
@@ -76,6 +77,7 @@ def test_eval_uses_no_data_set_that_only_a_strangers_checkpoint_names(here, loca
     assert not (here / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", COMMANDS)
 @pytest.mark.parametrize("form", ["settings of a run", "whole", "recipe"])
 @pytest.mark.parametrize("command", ["train", "plan"])
