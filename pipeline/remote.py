@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .files import replacing, sha256_of, temporary_folder
+from .files import replacing, sha256_of
 from .records import DESCRIPTION
+from .temporary_folder import temporary_folder
 from .text import short
 
 SCHEME = re.compile(r"^([a-z0-9]+://|pipe:)", re.IGNORECASE)

@@ -17,7 +17,6 @@ import pytest
 from pipeline.files import (
     ABANDONED_SECONDS,
     TEMPORARY,
-    TEMPORARY_FOLDER,
     file_sha256,
     parse_json,
     read_json,
@@ -25,11 +24,11 @@ from pipeline.files import (
     remove_left,
     replacing,
     sha256_of,
-    temporary_folder,
     write_bytes,
     write_json,
     write_text,
 )
+from pipeline.temporary_folder import TEMPORARY_FOLDER, temporary_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,7 +81,8 @@ def test_what_a_killed_process_left_beside_a_file_goes_with_the_next_write(tmp_p
 KILLED = """
 import os, signal
 from pathlib import Path
-from pipeline.files import remove_folder, replacing, temporary_folder
+from pipeline.files import remove_folder, replacing
+from pipeline.temporary_folder import temporary_folder
 {body}
 """
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from train.detection_texts import csv_text, format_detections, subtitles
 from train.detections import (
     DetectionsFile,
     Selection,
     VideoDetections,
     check_outputs,
-    csv_text,
-    format_detections,
     parse_classes,
     read_detections,
-    subtitles,
     write_outputs,
 )
 

@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from pipeline.annotations import Action, Video
-from pipeline.files import temporary_folder
+from pipeline.temporary_folder import temporary_folder
 from pipeline.text import columns
 from tools.benchmarks.common import header
 from train.cli import Command, Output, check_new_file, document_options

@@ -21,7 +21,6 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from pipeline.annotations import Video, read_annotations, read_classes
-from pipeline.files import temporary_folder
 from pipeline.limits import Limits, set_limits
 from pipeline.packing.encoder import ENCODERS
 from pipeline.packing.journal import Journal
@@ -33,6 +32,7 @@ from pipeline.packing.transcode import EncodingSpec
 from pipeline.packing.verify import verify as verify_shards
 from pipeline.packing.video_folder import VideoFolder
 from pipeline.packing.workers import run_jobs
+from pipeline.temporary_folder import temporary_folder
 from pipeline.text import counted, suggestion
 from tools.dataset.packing_summary import summary_of, text_of
 from tools.labels.formats import foreign_title

@@ -32,14 +32,8 @@ from train.cli import (
     remark_on_lock,
     written,
 )
-from train.detections import (
-    Selection,
-    VideoDetections,
-    check_outputs,
-    format_detections,
-    parse_classes,
-    write_outputs,
-)
+from train.detection_texts import format_detections
+from train.detections import Selection, VideoDetections, check_outputs, parse_classes, write_outputs
 
 if TYPE_CHECKING:
     from train.inference import TrainedNetwork

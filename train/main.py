@@ -146,7 +146,7 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
 
 def run_training(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """The run; False if it was interrupted, and saved. Raises TrainingStopped if it cannot go on."""
-    from pipeline.files import own_temporary_files
+    from pipeline.temporary_folder import own_temporary_files
     from train.build_network import resolve_device
     from train.data import open_data
     from train.distributed import lost_connection, shut_down, world_size

@@ -13,8 +13,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from ..files import temporary_folder
 from ..packets import ACCURATE_RND
+from ..temporary_folder import temporary_folder
 from .rates import exact_rate
 
 SCALING = Interpolation.BICUBIC | ACCURATE_RND

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from ..annotations import Repair, Video
-from ..files import temporary_folder
 from ..packets_file import PackedFile
 from ..records import EncodedFrames, PackedVideo
 from ..schemas import Count, Number
+from ..temporary_folder import temporary_folder
 from ..text import counted, first_names, short
 from .journal import Journal
 from .pack_video import Job, PackResult, pack_video, reject

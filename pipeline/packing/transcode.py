@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..files import temporary_folder
+from ..temporary_folder import temporary_folder
 from .clock import is_steady
 from .demux import Damage, Demuxer, reader_logs
 from .encoder import VideoEncoder, to_bt601

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from train.detections import cue_text, cue_times, subtitles
+from train.detection_texts import cue_text, cue_times, subtitles
 
 from .labelled import LabelFile, LabelledVideo, Loss, Report, TimedLabel, by_start, timed
 from .text_files import lines_of, seconds

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from pipeline.files import temporary_folder
+from pipeline.temporary_folder import temporary_folder
 from tools.machine import checks, libraries
 from tools.machine.checks import BROKEN, ROOT, CheckResult, error_text
 from tools.machine.decoders import check_decode
