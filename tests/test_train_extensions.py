@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 from train import extensions
 
@@ -53,6 +54,17 @@ def test_outside_an_environment_pytorchs_folder_stays(monkeypatch):
     without_folder(monkeypatch)
     extensions.use_own_folder()
     assert "TORCH_EXTENSIONS_DIR" not in os.environ
+
+
+def test_the_ninja_of_the_environment_builds_whatever_else_is_in_path(tmp_path, monkeypatch):
+    other = tmp_path / "ninja"
+    other.write_text("#!/bin/sh\necho 0.1\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert subprocess.check_output(["ninja", "--version"], text=True) == "0.1\n"
+    with extensions.own_ninja():
+        assert subprocess.check_output(["ninja", "--version"], text=True).startswith(version("ninja"))
+    assert os.environ["PATH"] == str(tmp_path)
 
 
 class Builder:

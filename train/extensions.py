@@ -38,6 +38,23 @@ def build_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def own_ninja() -> Iterator[None]:
+    """Inside, PyTorch finds the ninja installed in this environment, whatever else PATH has.
+
+    Each version of ninja takes what another one built for out of date: started with the environment's folder
+    in PATH and without it, runs would compile everything anew in turns.
+    """
+    import ninja
+
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{path}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path
+
+
 def load_extensions(builders: Sequence[Any]) -> None:
     """Build what is not built yet, a minute or two each, and load it; DeepSpeed then finds it loaded.
 
@@ -47,7 +64,7 @@ def load_extensions(builders: Sequence[Any]) -> None:
 
     for builder in builders:
         folder = Path(_get_build_directory(builder.name, verbose=False))
-        with build_lock(folder.parent):
+        with build_lock(folder.parent), own_ninja():
             if not list(folder.glob("*.so")):
                 to_stderr(f"compiling DeepSpeed's {builder.name}: once, a minute or two")
             builder.load(verbose=False)
