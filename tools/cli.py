@@ -34,6 +34,10 @@ COMMANDS = {
         "Measure how much of timm's, torchvision's and Hugging Face's networks can be rewired.",
     ),
     "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
+    "bench-growth": (
+        "tools.bench_growth",
+        "Measure by which power each command's cost grows with a data set.",
+    ),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
     "bench-rewire": ("tools.bench_rewire", "Measure the time and the precision of rewired backbones."),
     "bench-sampling": (

@@ -1,0 +1,96 @@
+"""Measures by which power each command's cost grows with the videos, their length, classes and actions."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from pipeline.temporary_folder import temporary_folder
+from pipeline.text import columns
+from train.cli import Command, Output, check_new_file, document_options, exit_with
+
+HELP = """Measure how the cost of packing, an epoch, eval, predict and mAP grows with a data set.
+
+Along each axis (videos, their seconds, classes, actions of a video) the data set grows by the factors; each
+command runs as a user starts it, and its CPU seconds are counted. The last column is p of a + b * factor^p:
+1 grows with the data, 2 with its square, 0 not at all. What is above --most is named, and the exit code is 1.
+"""
+EXAMPLES = """
+\b
+Examples:
+  leantad bench-growth
+  leantad bench-growth --axis actions --factors 1,4,16 --json
+"""
+AXES = ("videos", "seconds", "classes", "actions")
+
+
+def parse_factors(_: click.Context, __: click.Parameter, text: str) -> list[int]:
+    """ "1,2,4" -> [1, 2, 4]: at least three, rising, from 1 on."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"got {text!r}, want whole numbers with commas, as 1,2,4,8")
+    factors = [int(part) for part in parts]
+    if len(factors) < 3 or factors[0] != 1 or factors != sorted(set(factors)):
+        raise click.BadParameter(f"got {text!r}, want at least three rising numbers, the first of them 1")
+    return factors
+
+
+def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
+    """The rows as aligned text."""
+    head = ["axis", "command", *(f"x{factor}, s" for factor in factors), "exponent"]
+    cells = [
+        [row["axis"], row["command"], *(f"{s:.2f}" for s in row["seconds"]), f"{row['exponent']:.2f}"]
+        for row in rows
+    ]
+    return columns([head, *cells], "<<" + ">" * (len(factors) + 1))
+
+
+@click.command(cls=Command, help=HELP, epilog=EXAMPLES)
+@click.option("--axis", "axes", multiple=True, type=click.Choice(AXES), help="Repeatable. Default: all.")
+@click.option("--factors", default="1,2,4,8", show_default=True, callback=parse_factors)
+@click.option("--most", type=click.FloatRange(0), default=1.1, show_default=True, help="Largest exponent.")
+@document_options
+@click.pass_context
+def main(
+    ctx: click.Context,
+    *,
+    axes: tuple[str, ...],
+    factors: list[int],
+    most: float,
+    out: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from tools.benchmarks.growth import Sizes, costs, exponent  # not for --help
+
+    if out is not None:
+        check_new_file(out, force=force)
+    output, base = Output(quiet, as_json), Sizes()
+    wanted = [(axis, factor) for axis in axes or AXES for factor in factors]
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for axis, factor in output.progress(wanted, "measuring", unit="data set", total=len(wanted)):
+        with temporary_folder() as folder:
+            for job, cost in costs(folder, base.times(axis, factor)):
+                seconds.setdefault((axis, job), []).append(round(cost, 3))
+    rows: list[dict[str, Any]] = [
+        {"axis": axis, "command": job, "seconds": row, "exponent": exponent(factors, row)}
+        for (axis, job), row in seconds.items()
+    ]
+    output.say(table(rows, factors))
+    output.document({"base": asdict(base), "factors": factors, "rows": rows}, out)
+    steep = [row for row in rows if row["exponent"] > most]
+    exit_with(
+        ctx, [f"{row['command']} grows with the {row['axis']} to the {row['exponent']}" for row in steep]
+    )
+
+
+if __name__ == "__main__":
+    main()
