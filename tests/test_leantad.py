@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -59,7 +60,10 @@ def test_help_reads_from_the_example_to_the_last_argument():
     code = "import leantad; help(leantad)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "LeanTAD from Python" in done.stdout and 'detector = leantad.load("runs/mine")' in done.stdout
-    assert len(done.stdout.splitlines()) < 80
+    text = re.sub(
+        r"\(\n.*?\n    \)", "(...)", done.stdout, flags=re.DOTALL
+    )  # Python 3.13: a line per argument
+    assert len(text.splitlines()) < 80
     for function in (leantad.load, leantad.evaluate, leantad.pack, leantad.train):
         assert f"    {function.__name__}(" in done.stdout and inspect.getdoc(function)
 

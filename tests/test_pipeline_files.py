@@ -174,7 +174,7 @@ def test_json_comes_back_and_what_json_lacks_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"a": 1,\n}', r"x.json, line 2, column 1: not JSON"),
+        (b'{"a": 1,\n2}', r"x.json, line 2, column 1: not JSON"),
         (b'{"a": 1, "a": 2}', "x.json: 'a' stands twice in one object, want it once"),
         (b"\xff", "x.json: byte 0 is not UTF-8 text"),
         (b"[" * 100_000, "x.json: nested too deeply"),

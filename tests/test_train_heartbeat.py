@@ -45,8 +45,8 @@ class Member:
     leave: Event
 
     def says(self) -> str:
-        """The next that it says; "nothing" after 60 s."""
-        return self.pipe.recv() if self.pipe.poll(60) else "nothing"
+        """The next that it says; "nothing" after two minutes."""
+        return self.pipe.recv() if self.pipe.poll(120) else "nothing"
 
 
 @pytest.fixture

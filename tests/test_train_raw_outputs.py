@@ -103,7 +103,7 @@ def test_links_into_other_files_are_not_followed(path, tmp_path):
         lambda file: file.attrs.__setitem__("meta", "5"),
         lambda file: file.attrs.__setitem__("meta", '{"post": []}'),
         lambda file: file.attrs.__setitem__("meta", '{"videos": 3}'),
-        lambda file: file.attrs.__setitem__("meta", "[" * 5000),
+        lambda file: file.attrs.__setitem__("meta", "[" * 5000 + "]" * 5000),
         lambda file: file.attrs.__setitem__("meta", '{"a": 1e999}'),
         lambda file: replaced(file, "classes", np.zeros(2)),
         lambda file: replaced(file, "classes", None),
