@@ -84,6 +84,8 @@ NOT_RUN = {
     "torchrun --standalone --nproc_per_node 4 tools/predict.py recordings --checkpoint runs/mine": SEVERAL,
     "torchrun --standalone --nproc_per_node 4 train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
     "deepspeed --hostfile hostfile train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
+    "deepspeed --hostfile hostfile --no_ssh --node_rank 0 --master_addr node1 train/main.py "
+    "--recipe mine.yaml --out runs/mine": SEVERAL,
     "torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint node1:29500 "
     "train/main.py --recipe mine.yaml --out runs/mine": SEVERAL,
     "DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 train/main.py --recipe mine.yaml --out runs/two "
