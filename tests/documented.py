@@ -18,7 +18,8 @@ VARIABLE = re.compile(r"^([A-Z_]+)=(\S*)$")
 # of deepspeed and torchrun; of docker
 LAUNCH_OPTIONS = {"--num_gpus", "--num_accelerators", "--hostfile", "--standalone", "--nnodes"}
 LAUNCH_OPTIONS |= {"--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"}
-FOREIGN_OPTIONS = {"--gpus", "--shm-size", "--no_ssh", "--node_rank", "--work"}
+LAUNCH_OPTIONS |= {"--no_ssh", "--node_rank", "--master_addr"}
+FOREIGN_OPTIONS = {"--gpus", "--shm-size", "--work"}
 HOLE = "\x00"  # in the template of a message: something that is filled in
 
 
