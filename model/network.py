@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
+from model.backbones.backbone import Backbone
 from model.backbones.batch_norm import freeze_batch_norms
 from model.detector.build import build_detector
 from model.detector.detector import Prediction
@@ -23,6 +24,18 @@ from model.late_choice import LateChoice, late_choice
 from model.rewire import recompute_modules, rewire
 from model.sampling import num_kept, sample_clips, sample_labelled_clips
 from model.settings import EncoderSettings
+
+
+def _frozen_names(backbone: Backbone, settings: EncoderSettings) -> list[str]:
+    """The modules that encoder.frozen_stages freezes; ValueError if there are not so many stages."""
+    stem, *stages = backbone.parts()
+    number = settings.frozen_stages
+    if number > len(stages):
+        raise ValueError(
+            f"encoder.frozen_stages: got {number}, want -1 to {len(stages)}, the stages of "
+            f"{settings.backbone}; encoder.frozen=true freezes all of it"
+        )
+    return [] if number < 0 else [name for part in (stem, *stages[:number]) for name in part]
 
 
 class ClipEncoder(nn.Module):
@@ -49,14 +62,22 @@ class ClipEncoder(nn.Module):
             )
         elif not self.backbone.stage_names:  # it cannot be reversed, only recomputed
             recompute_modules(self.backbone)
+        self.frozen_names = _frozen_names(self.backbone, settings)
+        for name in self.frozen_names:
+            self.backbone.get_submodule(name).requires_grad_(False)
         if settings.frozen:
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipEncoder:
-        """As nn.Module.train, but batch norm keeps its statistics unless the settings train it."""
+        """As nn.Module.train, but frozen stages stay as they are in evaluation, without drop-path.
+
+        So does batch norm, which keeps its statistics unless the settings train it.
+        """
         super().train(mode)
         if self.batch_norm_in_eval:
             freeze_batch_norms(self)
+        for name in self.frozen_names:
+            self.backbone.get_submodule(name).eval()
         return self
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -68,6 +68,11 @@ class EncoderSettings(SettingsGroup):
     """Whether the encoder is never trained. true: the features are fixed and every clip is encoded once,
     which is faster and needs less memory. false: encoder and detector learn together."""
 
+    frozen_stages: int = Field(-1, ge=-1)
+    """How much of a pretrained backbone stays as it is, as in mmaction2: -1 nothing, 0 its stem, n the stem
+    and the first n stages, their norms too. More take less memory and time, and adapt less to the videos.
+    docs/choose-settings.md says how many stages each backbone has."""
+
     train_batch_norm: bool = False
     """Whether batch norm uses and updates the statistics of the clips at hand: true with random weights.
     false keeps the pretrained statistics, as ETAD and Re2TAL do."""

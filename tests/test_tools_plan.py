@@ -138,6 +138,17 @@ def test_the_estimate_is_the_peak_of_a_real_step_however_clips_are_chosen(strate
     assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.1)
 
 
+@pytest.mark.slow
+def test_frozen_stages_need_less_memory_as_in_a_real_step():
+    peaks = []
+    for number in (-1, 0, 1):
+        settings = run_settings(**DEMO, encoder={"frozen_stages": number})
+        peaks.append(fake_step(settings, 5))
+        assert peaks[-1].total == pytest.approx(real_peak(settings), rel=0.1)
+    assert peaks[0].trainable > peaks[1].trainable > peaks[2].trainable
+    assert peaks[0].total > peaks[1].total > peaks[2].total
+
+
 def test_frames_that_are_kept_for_a_choice_in_the_backward_pass_are_named():
     text = frames_kept(run_settings(encoder={"clip_sampling": "importance"}))
     assert (

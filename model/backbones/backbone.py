@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ..prepared import PreparedNetwork
@@ -17,6 +19,10 @@ class Backbone(PreparedNetwork):
     num_features: int  # D
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def parts(self) -> Sequence[Sequence[str]]:
+        """Dotted names of the modules of the stem, then of each stage, in the order of the forward pass."""
+        return [["stem"], *([name] for name in self.stage_names)]
 
     def pool(self, features: Tensor) -> Tensor:
         """features: (n, D, t, h, w). Returns (n, D, t), the mean over space."""

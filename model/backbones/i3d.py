@@ -122,6 +122,11 @@ class I3D(Backbone):
         self.recomputed_names = [name for name, _ in self.named_children()]
         initialise_convolutions(self)
 
+    def parts(self) -> list[list[str]]:
+        """As in Backbone; the stages are Mixed_3, Mixed_4 and Mixed_5, the stem comes before them."""
+        stages = [[name for name in MIXED if name.startswith(f"Mixed_{stage}")] for stage in (3, 4, 5)]
+        return [[name for name in self.recomputed_names if name not in MIXED], *stages]
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, 1024, t, h, w) in the dtype of x."""
         y = channels_last_on_cpu(x)

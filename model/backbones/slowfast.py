@@ -150,6 +150,13 @@ class SlowFast(Backbone):
             self.add_module(f"lateral{stage}", _lateral(layout, stage))
         _initialise(self)
 
+    def parts(self) -> list[list[str]]:
+        """As in Backbone; the lateral after the stem or a stage reads it alone, and goes with it."""
+        parts = [[f"slow.{layer}", f"fast.{layer}"] for layer in ["stem", *self.layer_names]]
+        for part, lateral in zip(parts, self.lateral_names, strict=False):  # none follows the last stage
+            part.append(lateral)
+        return parts
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x, t = L / alpha.
 

@@ -191,6 +191,11 @@ class VideoSwin(Backbone):
         self.norm = nn.LayerNorm(self.num_features)
         initialise_linears(self)  # as torchvision
 
+    def parts(self) -> list[list[str]]:
+        """As in Backbone; the merging after a stage goes with it."""
+        stages = [[name, merge] for name, merge in zip(self.stage_names, self.merge_names, strict=False)]
+        return [["patch_embed"], *stages, [self.stage_names[-1]]]
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
 

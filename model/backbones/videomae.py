@@ -127,6 +127,10 @@ class VideoMAE(Backbone):
         self.norm = nn.LayerNorm(layout.features, eps=1e-6) if layout.norm else nn.Identity()
         initialise_linears(self)  # as VideoMAE
 
+    def parts(self) -> list[list[str]]:
+        """As in Backbone; all blocks are one stage, as one recurrence runs through them."""
+        return [["patch_embed"], ["blocks"]]
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, C, L, H, W), normalised pixels. Returns (n, D, L/2, H/16, W/16) in the dtype of x.
 
