@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import json
 import pickle  # to make what must be refused
 import re
@@ -19,7 +21,7 @@ from weight_cases import own_tensors, published
 
 from model.backbones import BACKBONES, build_backbone
 from tools.convert_weights import main
-from tools.weights.files import read_tensors
+from tools.weights.files import read_checkpoint, read_tensors
 from tools.weights.matching import best_match, sources_of
 
 PUBLISHED = {
@@ -162,6 +164,60 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
     result = invoke(tmp_path / "bad.pth", "--out", tmp_path / "out.safetensors")
     assert result.exit_code == 2 and "holds more than tensors" in result.stderr
     assert not (tmp_path / "executed").exists() and not (tmp_path / "out.safetensors").exists()
+
+
+def as_tsp(weights: dict[str, Tensor]) -> dict[str, object]:
+    """A checkpoint with what TSP's and others' hold beside their tensors."""
+    options = argparse.Namespace(lr=np.float32(0.1), out=Path("runs"), sizes=[np.int64(3)])
+    best = {"mAP": np.float64(0.37), "curve": np.arange(3.0), "when": datetime.datetime(2021, 1, 2)}
+    return {"model": weights, "args": options, "epoch": np.int64(5), "best": best}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_namespace_and_numpy_numbers_beside_the_tensors_do_no_harm(zipped, tmp_path):
+    weights, path, out = tiny(), tmp_path / "tsp.pth", tmp_path / "ours.safetensors"
+    torch.save(as_tsp(weights), path, _use_new_zipfile_serialization=zipped)
+    result = invoke(path, "--backbone", "r2plus1d_tiny", "--out", out)
+    assert result.exit_code == 0 and "5 objects beside the tensors left unread" in result.output
+    found = load_file(out)
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+def test_averaged_weights_are_preferred_said_aloud_and_another_key_can_be_chosen(tmp_path):
+    weights, averaged, path = tiny(3), tiny(4), tmp_path / "a.pth"
+    torch.save({"state_dict": weights, "state_dict_ema": averaged, "epoch": 3}, path)
+    for options, wanted in (((), averaged), (("--key", "state_dict"), weights)):
+        out = tmp_path / f"{len(options)}.safetensors"
+        result = invoke(path, "--backbone", "r2plus1d_tiny", *options, "--out", out)
+        assert result.exit_code == 0 and (" 'state_dict'" in result.output) == (
+            "state_dict_ema" in result.output
+        )
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(out).items())
+    with pytest.raises(ValueError, match="has no tensors there; did you mean 'state_dict'"):
+        read_checkpoint(path, "state_dicts")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_message_for_what_would_run_code_names_the_key_of_the_tensors(zipped, tmp_path):
+    path = tmp_path / "bad.pth"
+    content = as_tsp(tiny()) | {"meta": Bomb(tmp_path / "executed")}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"\(it has 'model'\): torch.save\(checkpoint\['model'\], ...\)"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_arrays_in_a_pickle_are_not_taken_for_tensors(tmp_path):
+    torch.save({"state_dict": {"w": np.zeros(3)}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"holds no tensors by name \(1 object in it, perhaps numpy arrays"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_that_holds_itself_is_read_to_its_end(tmp_path):
+    content: dict[str, object] = {"a": torch.ones(2)}
+    content["model"] = content
+    torch.save(content, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth").tensors.keys() == {"a"}
 
 
 @pytest.mark.parametrize(

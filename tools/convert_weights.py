@@ -20,7 +20,7 @@ from torch import Tensor
 from model.backbones import BACKBONES, build_backbone
 from pipeline.files import file_sha256, replacing
 from pipeline.text import first_names
-from tools.weights.files import read_tensors
+from tools.weights.files import read_checkpoint
 from tools.weights.matching import SOURCE_NAMES, MatchedWeights, best_match
 from train.cli import Command, Output, check_new_file, exit_with, force_option, output_options
 
@@ -51,10 +51,10 @@ def write_weights(path: Path, matched: MatchedWeights, origin: Path) -> dict[str
     return metadata
 
 
-def text_of(matched: MatchedWeights, out: Path) -> str:
-    """What matched and what did not, for people; at most ten names of a kind."""
+def text_of(matched: MatchedWeights, out: Path, remark: str | None = None) -> str:
+    """What was taken, what matched and what did not, for people; at most ten names of a kind."""
     count = f"{len(matched.tensors)} tensors matched ({matched.share:.1%})"
-    lines = [f"{matched.backbone} from {matched.source}: {count}"]
+    lines = [*([remark] if remark else []), f"{matched.backbone} from {matched.source}: {count}"]
     kinds = {
         "missing, initialised afresh": matched.missing,
         "of another shape, initialised afresh": [
@@ -79,6 +79,9 @@ def text_of(matched: MatchedWeights, out: Path) -> str:
     "--source", type=click.Choice(SOURCE_NAMES), help="Whose names the file has. Default: found by trying."
 )
 @click.option(
+    "--key", help="Which of the file's dicts. Default: averaged weights, if there, else the others."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("weights.safetensors"),
@@ -94,6 +97,7 @@ def main(
     checkpoint: Path,
     backbone: str | None,
     source: str | None,
+    key: str | None,
     out: Path,
     force: bool,
     quiet: bool,
@@ -105,10 +109,11 @@ def main(
     """
     output = Output(quiet, as_json)
     check_new_file(out, force=force)
-    matched = best_match(read_tensors(checkpoint), backbone=backbone, source=source)
+    read = read_checkpoint(checkpoint, key)
+    matched = best_match(read.tensors, backbone=backbone, source=source)
     metadata = write_weights(out, matched, checkpoint)
-    output.say(text_of(matched, out))
-    output.document({**matched.summary(), "out": out, "sha256": metadata["sha256"]})
+    output.say(text_of(matched, out, read.remark()))
+    output.document({**matched.summary(), "key": read.key, "out": out, "sha256": metadata["sha256"]})
     lacking = [*matched.missing, *matched.wrong_shape]
     names = f"{len(lacking)} of the backbone's tensors, initialised afresh: {first_names(lacking)}"
     exit_with(ctx, [f"{checkpoint}: lacks {names}"] if lacking else [])
