@@ -34,9 +34,10 @@ class DataSettings(SettingsGroup):
     """Frames that each clip is made of. More frames show longer movements; time and memory grow with their
     number. Some backbones want a multiple of 2 or 4, see docs/choose-settings.md."""
 
-    stride_frames: int = Field(1, ge=1)
-    """Frames of the video from one frame of a clip to its next. 1 takes all of them; with larger strides a
-    clip spans more time at no cost, and shows less of fast movements."""
+    stride_frames: int | None = Field(1, ge=1)
+    """Frames of the video from one frame of a clip to its next; null: as many as spread the clips' frames
+    over the window. 1 takes all of them; with larger strides a clip spans more time at no cost, and shows
+    less of fast movements. null suits one long clip a window (Re2TAL)."""
 
     resize: Side | tuple[Side, Side] = 128
     """Pixels of a frame's short side after decoding; two numbers: width and height, whatever its shape.

@@ -32,18 +32,31 @@ def windows_of(duration: float, *, window_seconds: float | None, overlap: float)
 
 
 def clip_frame_numbers(
-    window: Window, *, fps: float, num_frames: int, num_clips: int, clip_frames: int, stride_frames: int
+    window: Window,
+    *,
+    fps: float,
+    num_frames: int,
+    num_clips: int,
+    clip_frames: int,
+    stride_frames: int | None,
 ) -> NDArray[np.int64]:
     """Frame numbers of the clips that are spread evenly over `window`. Returns (N, L).
 
     Clip i is centred at `start + (i + 0.5) / N * length`, to within half a frame; frame f is on screen during
     [f, f + 1) / fps. Where a clip reaches over either end of the video the edge frame is repeated.
+    stride_frames: from one frame of a clip to its next; None: the N * L frames are spread evenly over the
+    window, each in the middle of its part, and repeated where there are fewer.
     """
     if fps <= 0 or num_frames < 1:
         raise ValueError(
             f"video: got {num_frames} frames at {fps} fps, want at least one frame and fps above 0"
         )
     start, end = window
+    if stride_frames is None:
+        count = num_clips * clip_frames
+        seconds = start + (np.arange(count) + 0.5) / count * (end - start)
+        spread = np.floor(seconds * fps).astype(np.int64).reshape(num_clips, clip_frames)
+        return np.asarray(np.clip(spread, 0, num_frames - 1), dtype=np.int64)
     centres = start + (np.arange(num_clips) + 0.5) / num_clips * (end - start)
     span = stride_frames * (clip_frames - 1) + 1
     # The clip's middle is first + span / 2; floor(x + 0.5) and not round(), which rounds halves to even.

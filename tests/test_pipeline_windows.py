@@ -70,6 +70,25 @@ def test_edge_frames_are_repeated_at_both_ends():
     assert frames.tolist() == [[0, 0, 0, 1, 2, 2, 2]]
 
 
+@given(num_frames=st.integers(1, 3000), num_clips=st.integers(1, 8), length=st.integers(1, 256))
+def test_without_a_stride_frames_are_spread_over_the_window(num_frames, num_clips, length):
+    window, count = (0.0, num_frames / 15), num_clips * length
+    frames = clip_frame_numbers(
+        window, fps=15, num_frames=num_frames, num_clips=num_clips, clip_frames=length, stride_frames=None
+    )
+    assert frames.shape == (num_clips, length)
+    # The middles of equal parts of the window; a float may round one to either side of a frame's end.
+    middles = [(2 * i + 1) * num_frames / (2 * count) for i in range(count)]
+    assert np.abs(frames.ravel() + 0.5 - middles).max() <= 0.5 + 1e-6
+
+
+def test_frames_spread_over_part_of_a_video_by_hand():
+    frames = clip_frame_numbers((2, 6), fps=2, num_frames=20, num_clips=1, clip_frames=4, stride_frames=None)
+    assert frames.tolist() == [[5, 7, 9, 11]]
+    frames = clip_frame_numbers((0, 1), fps=2, num_frames=2, num_clips=2, clip_frames=2, stride_frames=None)
+    assert frames.tolist() == [[0, 0], [1, 1]]
+
+
 @given(duration=seconds, window_seconds=seconds, overlap=st.floats(0, 0.9))
 @example(duration=0.04000000000000001, window_seconds=0.04, overlap=0.0)  # longer by one rounding
 def test_windows_cover_the_video_and_stay_inside(duration, window_seconds, overlap):
