@@ -3,6 +3,7 @@
 JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the copies of THUMOS-14 use too:
     {"database": {name: {"subset": name, "duration": seconds,
                          "annotations": [{"segment": [start, end], "label": name}]}}}
+MultiTHUMOS's and Charades' {name: {"actions": [[class, start, end]]}} is read, too (numbered_annotations.py).
 CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
 per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
 header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files). Other
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import parse_json
+from .numbered_annotations import as_database, has_numbered_actions
 from .schemas import Number, Text, exact
 from .text import plain_number, short, shown
 
@@ -152,6 +154,8 @@ def _read_text(path: Path) -> str:
 def _read_json(path: Path, text: str) -> dict[str, Video]:
     document = parse_json(text, where=path)
     database = document.get("database") if isinstance(document, dict) else None
+    if database is None and has_numbered_actions(document):
+        database = as_database(document)
     if not isinstance(database, dict):
         raise ValueError(
             f'{path}: no "database" object, want the ActivityNet layout {{"database": {{name: ...}}}}'

@@ -231,6 +231,18 @@ def test_the_defects_of_activitynet_validation_are_found(shared_real):
     assert len(read_annotations(path)) == 14377
 
 
+def test_actions_with_numbered_classes_are_read_as_multithumos_has_them(tmp_path):
+    path = tmp_path / "multithumos.json"
+    entry = {"subset": "testing", "duration": 20, "actions": [[12, 1.5, 3], [3, 0, 2]]}
+    path.write_text(json.dumps({"a": entry, "b": {"subset": "training", "duration": 5, "actions": []}}))
+    videos = read_annotations(path)
+    assert videos["a"].actions == (Action(0.0, 2.0, "class 3"), Action(1.5, 3.0, "class 12"))
+    assert videos["a"].subset == "testing" and videos["a"].duration == 20 and videos["b"].actions == ()
+    path.write_text(json.dumps({"a": {"actions": [[1, 2]]}}))
+    with pytest.raises(ValueError, match=r"database.a.annotations\[0\]: got \[1, 2\], want"):
+        read_annotations(path)
+
+
 @pytest.mark.slow
 def test_every_public_annotation_file_is_read_or_refused_in_one_line(shared_real):
     counts = {}
@@ -246,6 +258,7 @@ def test_every_public_annotation_file_is_read_or_refused_in_one_line(shared_real
         "anet13_rebuilt_trainval_gt.json": (14377, 22152),
         "detad_thumos14_test_extra_characteristics.json": (212, 3358),
         "detad_thumos14_val_extra_characteristics.json": (200, 3003),
+        "multithumos.json": (413, 38690),
         "test_Annotation.csv": (213, 3457),
         "test_Annotation_ours.csv": (212, 3358),
         "thumos_gt.json": (410, 6318),

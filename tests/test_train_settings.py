@@ -58,8 +58,9 @@ def test_the_recipe_of_etads_paper_has_its_values():
 
 
 def test_the_recipe_of_etads_paper_takes_a_step_at_reduced_size():
-    sizes = ["encoder.backbone=r2plus1d_tiny", "encoder.weights=null", "detector.num_steps=16"]
-    sizes += ["detector.neck_dim=16", "detector.fc_dim=16", "detector.head_dim=16", "detector.roi_bins=8"]
+    sizes = ["encoder.backbone=r2plus1d_tiny", "encoder.weights=null", "encoder.frozen_stages=-1"]
+    sizes += ["detector.num_steps=16", "detector.neck_dim=16", "detector.fc_dim=16"]
+    sizes += ["detector.head_dim=16", "detector.roi_bins=8"]
     settings = load_settings(RECIPES / "activitynet_etad_paper.yaml", sizes)
     network = build_network(settings, num_classes=3)
     network.train()
