@@ -63,7 +63,16 @@ SEVERAL = (
     "starts other processes or needs GPUs: two processes run in test_train_loop.py, test_train_engine.py"
 )
 FOREIGN = "needs other libraries: test_tools_rewire.py and test_tools_bench_coverage.py run them"
+RELEASED = "needs a released checkpoint: test_tools_weights_released.py converts and runs such"
 NOT_RUN = {
+    "leantad convert-weights re2tal_thumos_swin_tiny.pth --classes category_idx.txt "
+    "--out detectors/re2tal": RELEASED,
+    "leantad predict match.mp4 --checkpoint detectors/re2tal --min-score 0.3": RELEASED,
+    "leantad convert-weights etad_anet_snippet0.3.pth.tar --out detectors/etad": RELEASED,
+    "leantad eval --checkpoint detectors/etad --shards data/activitynet "
+    "--external-scores cuhk_val.json --out etad.json": RELEASED,
+    "leantad convert-weights re2tal_anet_slowfast101.pth --out detectors/slowfast "
+    "--set post.sigma=0.75": RELEASED,
     "leantad rewire timm:resnet50": FOREIGN,
     "leantad rewire hf:vit": FOREIGN,
     "leantad bench-coverage --rows coverage.jsonl --markdown": FOREIGN,

@@ -29,8 +29,8 @@ class ReadCheckpoint:
     """The tensors of a checkpoint by name.
 
     key: where in the file they lay, such as "state_dict_ema"; empty: by themselves. others: where it has
-    further ones. unread: how many things beside tensors and plain values, such as an argparse.Namespace, were
-    not looked at.
+    further ones. unread: how many objects beside tensors and plain values, such as an argparse.Namespace,
+    were left unread.
     """
 
     tensors: dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 torch.load reads a pickle with weights_only=True: it calls nothing but what rebuilds tensors and plain values.
 Checkpoints often hold a little more, as TSP's their argparse.Namespace and numpy's scalars: in `HARMLESS` are
-the names of such things, and in their place comes an `Unread`, which looks at nothing. A file that names
+the names of such things, and in their place comes an `Unread`, which reads nothing. A file that names
 anything else is refused.
 """
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-LONGEST_SCAN = 1 << 26  # bytes of a pickle that are looked through for an error message
+LONGEST_SCAN = 1 << 26  # bytes of a pickle that are read for an error message
 NUMPY = ("scalar", "_reconstruct")
 PATHS = ("PosixPath", "WindowsPath", "Path", "PurePath", "PurePosixPath", "PureWindowsPath")
 TIMES = ("datetime", "date", "time", "timedelta", "timezone")
