@@ -184,9 +184,10 @@ def bin_checks(data: Mapping[str, Tensor]) -> Iterator[Check]:
         return
     rois, kept = data["roi.rois"], ~data["roi.borderline"]
     for name, want in data.items():
-        if name.startswith("roi.out.size") and name.endswith(".aligned0"):
+        if name.startswith("roi.out.size"):
             features = data["roi.feature"][rois[:, 0].long()]
-            weights = sampled_weights(rois[:, None, 1:], features.shape[2], want.shape[2])
+            aligned = name.endswith(".aligned1")
+            weights = sampled_weights(rois[:, None, 1:], features.shape[2], want.shape[2], aligned=aligned)
             yield compare(name, pool_bins(features, weights)[kept, 0], want[kept])
 
 

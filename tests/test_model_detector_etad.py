@@ -80,6 +80,23 @@ def test_sampled_bins_are_torchvisions_point_by_point(bins):
     assert torch.allclose(got, torch.tensor(want, dtype=torch.float64), atol=1e-9)  # float64, sums reordered
 
 
+@pytest.mark.parametrize("bins", [4, 16])
+def test_aligned_bins_are_half_a_step_earlier_and_empty_where_there_is_no_length(bins):
+    draw = torch.Generator().manual_seed(bins)
+    features = torch.randn(20, generator=draw, dtype=torch.float64)
+    starts, lengths = torch.rand(2, 100, generator=draw, dtype=torch.float64) * 40 - 10
+    lengths = lengths.clamp(min=1)  # shorter ones follow by hand
+    segments = torch.stack([starts, starts + lengths], -1)
+    got = (sampled_weights(segments, 20, bins, aligned=True) * features).sum(-1)
+    want = [sampled_bins(features, *(segment - 0.5).tolist(), bins) for segment in segments]
+    assert torch.allclose(got, torch.tensor(want, dtype=torch.float64), atol=1e-9)  # float64, sums reordered
+    short = torch.tensor([[3.0, 3.2], [3.0, 3.0], [5.0, 4.0]], dtype=torch.float64)
+    weights = sampled_weights(short, 20, 2, aligned=True)
+    # 3.0 to 3.2 in two bins: points at 3.05 and 3.15, 0.55 and 0.65 of the way from centre 2.5 to 3.5
+    assert torch.allclose(weights[0, :, 2:4], torch.tensor([[0.45, 0.55], [0.35, 0.65]], dtype=torch.float64))
+    assert (weights[1:] == 0).all()
+
+
 def test_draws_take_about_as_many_and_all_of_them_where_there_are_too_few():
     group = torch.tensor([1.0, 1, 1, 1, 0, 0])
     draws = torch.tensor([0.1, 0.6, 0.9, 0.49, 0.99, 0.99])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import golden_etad
 import golden_opentad
+import opentad_etad
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -17,6 +18,8 @@ from untrained_run import write_videos
 
 from model.backbones import build_backbone
 from model.detector.build import build_detector
+from model.detector.proposals import candidate_proposals
+from model.detector.settings import DetectorSettings
 from tools.convert_weights import main
 from tools.make_shards import main as make_shards
 from tools.predict import main as predict
@@ -30,6 +33,9 @@ from train.settings import RECIPES, load_settings
 # Lists of whole checkpoints -> family, backbone, reversible, recipe
 WHOLE = {
     "etad_e2e_anet_r2plus1d": ("etad", "r2plus1d_34", False, "activitynet_etad_paper"),
+    "opentad_etad_e2e_anet_r2plus1d": (
+        "opentad-etad", "r2plus1d_34", False, "activitynet_etad_opentad"
+    ),
     "opentad_plain_thumos_slowfast101": (
         "opentad-actionformer", "slowfast_101_mmaction2", False, "thumos_re2tal_slowfast101"
     ),
@@ -53,13 +59,12 @@ ON_FEATURES = {
     "actionformer_release_anet_tsp": ("actionformer", 512, 1),
     "actionformer_release_thumos_i3d": ("actionformer", 2048, 20),
     "etad_feature_anet_tsp": ("etad", 512, 1),
+    "opentad_etad_anet_tsp": ("opentad-etad", 512, 1),
+    "opentad_etad_thumos_i3d": ("opentad-etad", 2048, 1),
     "opentad_actionformer_anet_tsp": ("opentad-actionformer", 512, 1),
     "opentad_actionformer_thumos_i3d": ("opentad-actionformer", 2048, 20),
 }
 OTHERS = {
-    "opentad_etad_anet_tsp": "ETAD's detector in OpenTAD's form",
-    "opentad_etad_e2e_anet_r2plus1d": "ETAD's detector in OpenTAD's form",
-    "opentad_etad_thumos_i3d": "ETAD's detector in OpenTAD's form",
     "opentad_tridet_thumos_i3d": "TriDet's detector",
 }
 SMALL_CLIPS = {"data.num_clips": 8, "data.clip_frames": 4, "data.resize": 18, "data.crop": 16}
@@ -283,6 +288,36 @@ def settings_of_heads(of_tensors: dict, recipe: str):
     values = of_tensors["actionformer"].items()
     changes = [f"detector.actionformer.{key}={json.dumps(value)}" for key, value in values]
     return load_settings(RECIPES / f"{recipe}.yaml", changes).detector
+
+
+def test_etad_in_opentads_form_computes_its_equations(shared_real):
+    """Against tests/opentad_etad.py, on weights under OpenTAD's names, of a width that takes a second."""
+    generator = torch.Generator().manual_seed(1)
+    narrow = {256: 16, 128: 8, 64: 4, 1024: 64, 512: 32, 4096: 16 * 16}
+    weights = {}
+    for name, tensor in listed(shared_real, "opentad_etad_anet_tsp").items():
+        shape = [narrow.get(size, size) for size in tensor.shape]
+        weights[name] = torch.randn(shape, generator=generator) * 0.3
+    family = family_of(weights)
+    assert family is not None and family.name == "opentad-etad"
+    parts = split(weights, family)
+    assert parts.settings["etad"] == {"head_layers": 3, "origin": "opentad", "bins": "aligned"}
+    sizes = {key: value for key, value in parts.settings.items() if key not in ("kind", "etad")}
+    settings = DetectorSettings(kind="etad", num_steps=12, etad=parts.settings["etad"], **sizes)
+    detector = build_detector(settings, num_features=shapes.num_features(parts.detector), num_classes=1)
+    detector.load_state_dict(parts.detector)
+    features = torch.randn(1, detector.num_features, 12, generator=generator)
+    found = detector.predict(features)
+    theirs = {name.removeprefix("module."): tensor.double() for name, tensor in weights.items()}
+    x = opentad_etad.neck(theirs, features[0].double())
+    # float32 against float64, through three networks in a row
+    assert torch.allclose(found.boundary[0].double(), opentad_etad.boundaries(theirs, x), atol=1e-5)
+    for number, (start, end) in enumerate(candidate_proposals(12).tolist()):
+        segment, quality = opentad_etad.cascade(theirs, x, start, end, settings.roi_bins)
+        inside = [min(max(place, 0.0), 12.0) for place in segment]
+        if inside[1] - inside[0] > 0.2:
+            assert found.segments[0, number].tolist() == pytest.approx(inside, abs=1e-3)
+            assert float(found.quality[0, number]) == pytest.approx(quality, abs=1e-4)
 
 
 @pytest.mark.slow

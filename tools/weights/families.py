@@ -22,6 +22,8 @@ from tools.weights.names.renaming import strip
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 # What wraps a whole network: DataParallel, DistributedDataParallel.
 WRAPPER = "module."
+OPENTAD_ENCODER = ("backbone.model.backbone.", "backbone.model.", "backbone.")
+OPENTAD_IGNORED = re.compile(r"backbone\.model\.(cls_head|data_preprocessor)\.")
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,19 @@ FAMILIES = (
         re.compile(r"projection\.branch\.\d+\.attn\."),
         actionformer.from_opentad,
         shapes.actionformer_settings,
-        encoder=("backbone.model.backbone.", "backbone.model.", "backbone."),
+        encoder=OPENTAD_ENCODER,
         sources=("opentad-re2tal", "mmaction2", "tsp"),
-        ignored=re.compile(r"backbone\.model\.(cls_head|data_preprocessor)\."),
+        ignored=OPENTAD_IGNORED,
+    ),
+    Family(
+        "opentad-etad",
+        "ETAD's detector, of OpenTAD",
+        re.compile(r"roi_head\.proposal_heads\.\d+\.se_head\."),
+        etad.from_opentad,
+        shapes.etad_settings,
+        encoder=OPENTAD_ENCODER,
+        sources=("tsp", "torchvision"),
+        ignored=OPENTAD_IGNORED,
     ),
     Family(
         "actionformer",
@@ -71,11 +83,8 @@ ENCODERS = ("feature_extractor.model.backbone.", "backbone.model.backbone.")
 # Detectors that we have no network for, by a name that only they have.
 UNKNOWN_HERE = {
     "TriDet's detector": re.compile(r"(projection|backbone)\.stem\.\d+\.psi\."),
-    "ETAD's detector in OpenTAD's form, another network than its authors'": re.compile(
-        r"roi_head\.proposal_heads\."
-    ),
     "AdaTAD's adapters": re.compile(r".*\.adapter\."),
-    "TemporalMaxer's or another detector of OpenTAD": re.compile(r"rpn_head\."),
+    "another detector of OpenTAD": re.compile(r"(rpn|roi)_head\."),
 }
 
 

@@ -31,6 +31,7 @@ SOURCE = "source.json"
 # Whose detector, which encoder, how many classes it scores -> the recipe that it was trained by.
 TRAINED_BY = {
     ("etad", "r2plus1d_34", 1): "activitynet_etad_paper",
+    ("opentad-etad", "r2plus1d_34", 1): "activitynet_etad_opentad",
     ("opentad-actionformer", "video_swin_t", 1): "activitynet_re2tal_swin_t",
     ("opentad-actionformer", "video_swin_t", 20): "thumos_re2tal_swin_t",
     ("opentad-actionformer", "slowfast_101_mmaction2", 1): "activitynet_re2tal_slowfast101",
@@ -154,6 +155,8 @@ def settings_of_tensors(parts: SplitDetector, encoder: MatchedWeights, recipe: S
     if reversible:  # Re2TAL's network, in floating point
         values |= {"encoder.beta.schedule": "constant", "encoder.beta.end": 1, "encoder.leapfrog": False}
         values["encoder.fixed_point_states"] = False
+    if parts.family.name == "opentad-etad":
+        values["data.crop"] = recipe.data.short_side  # to evaluate, it shows more than to train
     if parts.family.name == "opentad-actionformer":
         values["data.resize"] = recipe.data.crop  # to evaluate, it makes the short side as long as the crop
         if shapes.num_classes(parts.detector) == 1:

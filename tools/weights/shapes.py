@@ -16,15 +16,19 @@ def etad_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     neck_dim = _shape(tensors, "neck.embed.0.weight")[0]
     stages = _count(tensors, r"stages\.(\d+)\.")
     fc_dim, inputs = _shape(tensors, "stages.0.shared.0.weight")
-    layers = sorted(int(m[1]) for n in tensors if (m := re.fullmatch(r"stages\.0\.tiou\.(\d+)\.weight", n)))
+    opentad = "stages.0.offsets.0.weight" in tensors
     return {
         "kind": "etad",
         "neck_dim": neck_dim,
         "fc_dim": fc_dim,
         "head_dim": _shape(tensors, "stages.0.tiou.0.weight")[0],
-        "roi_bins": inputs // (neck_dim // 2),
+        "roi_bins": inputs // (neck_dim if opentad else neck_dim // 2),
         "regression_tiou": [round(0.7 + 0.1 * min(stage, 2), 1) for stage in range(stages)],
-        "etad": {"head_layers": len(layers) - 1},
+        "etad": {
+            "head_layers": _count(tensors, r"stages\.0\.tiou\.(\d+)\.") - 1,
+            "origin": "opentad" if opentad else "authors",
+            "bins": "aligned" if opentad else "sampled",
+        },
     }
 
 

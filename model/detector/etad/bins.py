@@ -1,29 +1,41 @@
 """The bins of a proposal as ETAD computes them: torchvision's RoI align in one dimension.
 
 A bin is the mean of points at equal gaps of at most a step, and the value of step s stands at s, not at its
-centre s + 0.5 (torchvision's `aligned=False`). As in ../align.py it is a product with a weight matrix, so
-the same bits on every run.
+centre s + 0.5 (torchvision's `aligned=False`); in OpenTAD at its centre (`aligned=True`). As in ../align.py
+it is a product with a weight matrix, so the same bits on every run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from ..align import align_weights
+
+Weights = Callable[[Tensor, int, int], Tensor]
 
 _SLACK = 1e-4  # steps; points that near to the border of what counts are computed as torchvision does
 
 
-def sampled_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
+def sampled_weights(segments: Tensor, num_steps: int, num_bins: int, *, aligned: bool = False) -> Tensor:
     """The weight of each step in each bin.
 
     segments: (..., 2) start and end in steps, may leave [0, T]: points before -1 or after T count as 0.
-    Shorter than a step, or turned round, they count as a step long. Returns (..., num_bins, num_steps).
+    Shorter than a step, or turned round, they count as a step long. aligned: values stand at the centres of
+    steps, and segments of no length, or turned round, have no points: 0. Returns (..., num_bins, num_steps).
     """
-    width = (segments[..., 1] - segments[..., 0]).clamp(min=1)[..., None, None] / num_bins
+    length = segments[..., 1] - segments[..., 0]
+    width = (length if aligned else length.clamp(min=1))[..., None, None] / num_bins
+    segments = segments - 0.5 if aligned else segments
     bins = torch.arange(num_bins, dtype=segments.dtype, device=segments.device)[:, None]
     begin = torch.arange(-1, num_steps + 1, dtype=segments.dtype, device=segments.device)
-    count = width.ceil()  # points in a bin, (..., 1, 1)
-    gap, start = width / count, segments[..., 0, None, None] + bins * width  # start of each bin
+    count = width.ceil().clamp(min=0)  # points in a bin, (..., 1, 1)
+    gap, start = width / count.clamp(min=1), segments[..., 0, None, None] + bins * width  # start of each bin
+    gap = torch.where(count > 0, gap, 1)
     # The first point that is not before each step, and how many lie between a step and the next, from -1 on.
     limits = begin.clone()
     limits[0], limits[-1] = -1 - _SLACK, num_steps + _SLACK
@@ -38,4 +50,11 @@ def sampled_weights(segments: Tensor, num_steps: int, num_bins: int) -> Tensor:
     weights = later[..., :-1] + earlier[..., 1:]
     weights[..., 0] += earlier[..., 0]  # outside, the outermost steps go on
     weights[..., -1] += later[..., -1]
-    return weights / count
+    return weights / count.clamp(min=1)
+
+
+def bin_weights(kind: Literal["sampled", "aligned", "exact"]) -> Weights:
+    """How the steps of a segment count in its bins, by the name in the settings."""
+    if kind == "exact":
+        return align_weights
+    return partial(sampled_weights, aligned=kind == "aligned")

@@ -26,6 +26,7 @@ from ..settings import DetectorSettings
 from .heads import BoundaryHead, Stage
 from .losses import boundary_loss, drawn_class_loss, drawn_tiou_loss
 from .neck import Neck
+from .shared_stage import SharedStage
 from .targets import boundary_targets, matched_segments, offset_targets, refine, targets_at_ends, tiou_with
 
 _DRAWS = 5  # uniform numbers of each proposal in a stage: tIoU class; tIoU below, between; start, end
@@ -42,7 +43,8 @@ class Etad(Detector):
         own, dim = settings.etad, settings.neck_dim
         self.neck = Neck(num_features, dim)
         self.boundary = BoundaryHead(dim, norm=own.norms)
-        self.stages = nn.ModuleList(Stage(settings, num_classes) for _ in range(settings.num_stages))
+        stage = SharedStage if own.origin == "opentad" else Stage
+        self.stages = nn.ModuleList(stage(settings, num_classes) for _ in range(settings.num_stages))
         self.step_class = StepHead(dim, num_classes, prior=settings.class_prior) if own.class_scores else None
         # Bypasses the neck: an encoder trained from scratch then gets a class gradient from the first step.
         shortcut = nn.Conv1d(num_features, num_classes, 1, bias=False) if own.step_shortcut else None

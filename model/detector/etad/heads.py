@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...segments import at_least_float32
-from ..align import align_weights, expand_segments, pool_bins
+from ..align import expand_segments, pool_bins
 from ..heads import PROFILE_DIM, StageOutput, proposal_head
 from ..neck import channel_norm, temporal_conv
 from ..settings import DetectorSettings
-from .bins import sampled_weights
+from .bins import bin_weights
 
 
 def conv_block(channels: int, *, norm: bool) -> nn.Sequential:
@@ -74,7 +74,7 @@ class Stage(nn.Module):
         own, hidden = settings.etad, (settings.head_dim,) * settings.etad.head_layers
         fc_dim, bins, half = settings.fc_dim, settings.roi_bins, settings.neck_dim // 2
         self.roi_bins, self.roi_context = bins, settings.roi_context
-        self.weights = align_weights if own.bins == "exact" else sampled_weights
+        self.weights = bin_weights(own.bins)
         self.conv = conv_block(settings.neck_dim, norm=own.norms)
         self.reduce = nn.Sequential(nn.Conv1d(settings.neck_dim, half, 3, padding=1), nn.ReLU())
         norms = [nn.LayerNorm(fc_dim)] if own.norms else []

@@ -33,9 +33,15 @@ class EtadSettings(SettingsGroup):
     """Which action a proposal is trained towards: once, the one that it overlaps most before the first stage,
     in all of them; each_stage, ours, matches again after it was moved."""
 
-    bins: Literal["sampled", "exact"] = "sampled"
+    bins: Literal["sampled", "aligned", "exact"] = "sampled"
     """How the features of a proposal are averaged: sampled at points up to a step apart, half a step late, as
-    in torchvision; exact, ours, integrates over each bin."""
+    in torchvision; aligned is not late; exact integrates over each bin. OpenTAD has aligned, exact is
+    ours."""
+
+    origin: Literal["authors", "opentad"] = "authors"
+    """Whose stages they are: the authors' have convolutions, and offsets of start and end from a quarter of
+    the bins each; OpenTAD's have neither. OpenTAD's weights want detector.etad.bins aligned and 16
+    detector.roi_bins."""
 
     norms: bool = False
     """Whether, as in ours, norms follow the convolutions of boundary head and stages, and the layer that the
