@@ -271,7 +271,7 @@ def run_stage(
     fixed_point_states: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the
         largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
     store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
-        whole; nothing is inverted, and `invert` and `fixed_point_states` are ignored.
+        whole; nothing is inverted, and `invert` is ignored. The output is the same.
     on_reconstruction_error: called after each inverted backward with the relative error of the reconstructed
         stage input: a scalar on the device of x (reading it waits for the device).
     Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
@@ -280,7 +280,7 @@ def run_stage(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not branches:
         return x
-    fixed_point_states = fixed_point_states and beta == 1 and not store_activations
+    fixed_point_states = fixed_point_states and beta == 1
     if invert is None:
         invert = _can_invert(recurrence, branches, x)
     if invert and beta == 0:

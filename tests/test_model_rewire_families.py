@@ -57,14 +57,13 @@ def plain_stage(
     beta: float,
     post_activation: bool,
     fixed_point_states: bool,
-    store_activations: bool,
     **_: object,
 ) -> Tensor:
     """The recurrence under plain autograd; the grid's rounding passes the gradient on."""
     recurrence, grid = Recurrence(beta, post_activation), Grid.of(x)
 
     def rounded(y: Tensor) -> Tensor:
-        if store_activations or not fixed_point_states:
+        if not fixed_point_states:
             return y
         return y + (grid.round(y.detach()) - y.detach())
 
