@@ -100,3 +100,108 @@ def test_frozen_batch_norms_in_a_training_network_are_rewired():
         stage.invert = False
     for a, b in zip(found, gradients(network, image()), strict=True):
         assert torch.equal(a, b)
+
+
+class Positions(nn.Module):
+    """Keeps a table for the length that it got, and in evaluation what it makes of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.bias = nn.Linear(D, D), nn.Parameter(torch.randn(8))
+        self.table: Tensor | None = None
+        self.cache: dict[str, Tensor] = {}
+        self.counting = False
+
+    def train(self, mode: bool = True) -> Positions:
+        self.cache = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        if self.table is None or len(self.table) != length:
+            self.table = torch.arange(length, dtype=x.dtype)[:, None]
+        if self.counting:
+            self.num_calls = getattr(self, "num_calls", 0) + 1
+        bias = self.bias
+        if not self.training:
+            bias = self.cache.setdefault("bias", self.bias * 2)
+        return x + self.f(x + self.table) * bias[:length, None]
+
+
+def test_what_a_block_makes_once_of_its_parameters_and_keeps_is_made_anew():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(Positions(), Positions()), torch.randn(2, 6, D)
+    network.eval()(x)  # fills what it keeps
+    table = rewire(network, beta=0.0, example=x)
+    assert [row.kind for row in table] == ["reversible"] * 2
+    for training in (True, False):
+        network.train(training)
+        with torch.no_grad():
+            network[0].bias.add_(1)
+        plain = nn.Sequential(Positions(), Positions()).train(training)
+        plain.load_state_dict(network.state_dict())
+        for length in (6, 5, 6):
+            y = torch.randn(2, length, D)
+            assert torch.equal(network(y), plain(y))
+
+
+def test_a_block_that_counts_its_calls_is_refused():
+    network = nn.Sequential(Positions(), Positions())
+    for block in network:
+        block.counting = True
+    with pytest.raises(ValueError, match="its forward assigns num_calls"):
+        rewire(network, example=torch.randn(2, 6, D))
+
+
+def test_a_module_may_choose_its_forward_among_its_methods():
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(D, D)
+            self.forward = self.forward_twice
+
+        def forward_twice(self, x: Tensor) -> Tensor:
+            return self.f(self.f(x))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Choosing()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.inner(x)
+
+    network, x = nn.Sequential(Around(), Around()), torch.randn(2, 6, D)
+    plain = copy.deepcopy(network)
+    assert [row.kind for row in rewire(network, beta=0.0)] == ["reversible"] * 2
+    assert torch.equal(network(x), plain(x))
+
+
+def test_a_block_may_be_given_its_state_as_shortcut_again():
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(D, D)
+
+        def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+            return self.f(x) + (x if shortcut is None else shortcut)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Shortcut(), Shortcut()
+            self.b_is_given = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x, shortcut=x)
+            return self.b(y, shortcut=x if self.b_is_given else y)
+
+    torch.manual_seed(0)
+    network, x = Twice(), torch.randn(2, 6, D)
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    assert [(row.name, row.kind) for row in table] == [("a", "reversible"), ("b", "reversible")]
+    assert torch.equal(network(x), plain(x))
+    network.b_is_given = True
+    with pytest.raises(ValueError, match="carries a gradient"):
+        network(x.requires_grad_())

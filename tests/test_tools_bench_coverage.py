@@ -61,7 +61,7 @@ def own(*blocks: type[nn.Module]) -> Own:
 
 def test_blocks_are_modules_that_add_to_what_they_depend_on():
     one = own(Basic, Cost, Double)
-    assert residual_blocks(one.build(), one.input(0)) == {"1": 1, "3": 1}
+    assert residual_blocks(one.build(), one.input(0)) == {"1": {"", "1"}, "3": {"", "3"}}
 
 
 def test_a_row_counts_blocks_measures_both_directions_and_says_why_one_is_left():
@@ -94,7 +94,9 @@ def test_the_row_tells_a_network_that_is_rewired_wrongly(monkeypatch):
 
 
 def test_a_network_that_cannot_be_rewired_or_raises_is_a_row_with_the_reason():
-    assert "no block is known to be residual" in measure(own(Cost)).error
+    assert "no block is known to be residual" in measure(own(Double)).error
+    nothing = measure(own(Cost))
+    assert nothing.blocks == 0 and nothing.error is None and summary([nothing])["networks"] == 0
     assert measure(Own("own:x", "own", (5, 8, 8), blocks=(Basic,))).error.startswith("RuntimeError: Given")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,12 +34,37 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(vars(value).values()))
 
 
+class _State:
+    """In arguments: the block's state itself, which a block may be given a second time, as its shortcut."""
+
+
+STATE = _State()
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What a block is called with besides its state."""
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def besides(state: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """Those of a call with this state."""
+
+        def known(value: Any) -> Any:
+            return STATE if value is state and isinstance(value, Tensor) else value
+
+        return Arguments(tuple(map(known, args)), {name: known(value) for name, value in kwargs.items()})
+
+    def call(self, function: Callable[..., Any], *before: Any) -> Any:
+        """function(*before, *args, **kwargs); the last of `before` is the state."""
+
+        def filled(value: Any) -> Any:
+            return before[-1] if value is STATE else value
+
+        kwargs = {name: filled(value) for name, value in self.kwargs.items()}
+        return function(*before, *map(filled, self.args), **kwargs)
 
     def given(self, block: nn.Module) -> dict[str, Any]:
         """Those that are not at their default, nor None or False, by name of forward's parameters."""
@@ -78,12 +103,13 @@ class Arguments:
 def split_state(name: str, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The state, the first argument of forward however it is passed, and the other Arguments."""
     if args:
-        return args[0], Arguments(tuple(args[1:]), dict(kwargs))
+        return args[0], Arguments.besides(args[0], args[1:], kwargs)
     names = [name for name in inspect.signature(type(block).forward).parameters if name != "self"]
     if not names or names[0] not in kwargs:
         raise RefusedError(name, "it is called without its state")
     others = dict(kwargs)
-    return others.pop(names[0]), Arguments((), others)
+    state = others.pop(names[0])
+    return state, Arguments.besides(state, (), others)
 
 
 NO_ARGUMENTS = Arguments()
@@ -103,6 +129,8 @@ def signature_of(value: Any) -> Any:
     """A hashable description: equal for values with which a block computes by the same operations."""
     if isinstance(value, Tensor):
         return "tensor", tuple(value.shape), value.dtype, value.device
+    if value is STATE:
+        return "state"
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
         return type(value).__name__, value
     if isinstance(value, tuple | list):

@@ -20,11 +20,14 @@ _RANDOM = frozenset(
 
 
 class NotResidualError(Exception):
-    """Why a program is not residual; `transition` if only its shortcut is in the way."""
+    """Why a program is not residual; `transition` if only its shortcut is in the way.
+
+    num_mixed: how many branches there are in part of it.
+    """
 
     def __init__(self, reason: str, transition: bool = False) -> None:
         super().__init__(reason)
-        self.transition = transition
+        self.transition, self.num_mixed = transition, 0
 
 
 def _with_layouts(branches: list[BranchProgram], paths: list[Layout]) -> list[BranchProgram]:
@@ -51,12 +54,16 @@ class BranchSearch:
                 self.num_users[i] += 1
         self.states: list[int] = []  # from the last to the first, with the final ReLU
 
-    def block_program(self) -> BlockProgram:
-        """The branches, first to last. Raises NotResidualError."""
+    def output(self) -> int:
+        """The operation whose result the block returns. Raises NotResidualError."""
         if not isinstance(self.program.output, ResultOf):
             kind = type(self.program.output).__name__
             raise NotResidualError(f"it returns a {kind}, not one tensor")
-        state = self._unchanged(self.program.output.index)
+        return self._unchanged(self.program.output.index)
+
+    def block_program(self) -> BlockProgram:
+        """The branches, first to last. Raises NotResidualError."""
+        state = self.output()
         post_activation = self._ends_in_relu(state)
         if post_activation:
             self.states.append(state)
@@ -154,14 +161,18 @@ class BranchSearch:
                 raise self._no_shortcut(addition, terms)
             position = terms.index(max(sums))
             terms[position : position + 1] = self._operands(terms[position])  # x + f + g: one branch f + g
-        start, path = self._arranged_from(state)
+        start, path = self._start_of(state)
         others = [term for term in terms if term != state]
         return self._branch_between(start, addition, others, len(terms) - 1), path
+
+    def _start_of(self, state: int) -> tuple[int, Layout]:
+        """Where the branch starts whose sum has this state as a term, and how the state is arranged since."""
+        return self._arranged_from(state)
 
     def _state_among(self, terms: list[int]) -> int | None:
         """The term through which alone the others depend on the input, as it is or arranged anew."""
         for state in terms:
-            start, _ = self._arranged_from(state)
+            start, _ = self._start_of(state)
             others = [term for term in terms if term != state]
             depends_on_input = start == 0 or 0 in self._ancestors([start], -1)
             if depends_on_input and 0 not in self._ancestors(others, start):
@@ -209,11 +220,15 @@ class BranchSearch:
             owned = [j for j in operation.writes if self.operations[j].kind in ("attribute", "constant")]
             if owned:
                 raise NotResidualError(f"{self._describe(i)} writes to {self._describe(owned[0])} in forward")
-            for state in self.states if i not in self.states else ():
+            for state in self._protected(i):
                 if state < i and operation.writes & self.operations[state].roots:
                     raise NotResidualError(
                         f"{self._describe(i)} works in place on the state; a branch must not"
                     )
+
+    def _protected(self, i: int) -> list[int]:
+        """The states that an operation must not write to."""
+        return [] if i in self.states else self.states
 
     def _check_random(self, branches: list[BranchProgram]) -> None:
         """A random number used by two branches would be drawn twice."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +35,16 @@ class FoundBlocks:
 def candidates(network: nn.Module) -> list[str]:
     """The names of the modules that may be blocks. Raises ValueError if one is rewired already."""
     names = [name for name, module in network.named_modules() if name and _may_be_block(module)]
+    chosen = [name for name in names if _chooses_its_forward(network.get_submodule(name))]
     for name in names:
-        if "forward" in vars(network.get_submodule(name)):
+        if name not in chosen and "forward" in vars(network.get_submodule(name)):
             raise ValueError(f"rewire: {name} is rewired already, or its forward is patched by somebody else")
-    return names
+    return [name for name in names if name not in chosen]
+
+
+def _chooses_its_forward(module: nn.Module) -> bool:
+    """Whether its forward is another method of its own, chosen when it was made; it is no block, then."""
+    return getattr(vars(module).get("forward"), "__self__", None) is module
 
 
 def find_blocks(
@@ -62,27 +68,64 @@ def find_blocks(
             given = as_residual(branches(module), module) if branches is not None else None
             proofs[name] = given or _prove(name, module, watched)
         result = proofs[name]
-        if isinstance(result, Residual):
+        if isinstance(result, Residual) and not result.mixed:
             found.residual[name] = result
         else:
-            found.others[name] = result
+            found.others[name] = _only_reason(result)
+    _add_mixed_blocks(network, found, watched, proofs)
     return found
 
 
-def _prove(name: str, module: nn.Module, watched: Mapping[bool, Watched]) -> Residual | NotResidual:
+def _only_reason(result: Residual | NotResidual) -> NotResidual:
+    """Of a mixed block that is found already: it may lie around others this time."""
+    if isinstance(result, NotResidual):
+        return result
+    return NotResidual("it holds residual blocks", num_mixed=len(result.branches))
+
+
+def _add_mixed_blocks(
+    network: nn.Module,
+    found: FoundBlocks,
+    watched: Mapping[bool, Watched],
+    proofs: dict[str, Residual | NotResidual],
+) -> None:
+    """Add the innermost modules that are residual in part, and hold no block that is residual as a whole.
+
+    A module around such ones takes their place if it has branches besides theirs.
+    """
+    for name in reversed(list(found.others)):
+        inside = [other for other in found.residual if other.startswith(f"{name}.")]
+        num_inside = sum(len(found.residual[other].branches) for other in inside)
+        if found.others[name].num_mixed <= num_inside:
+            continue
+        if not all(found.residual[other].mixed for other in inside):
+            continue
+        result = proofs[name]
+        if not isinstance(result, Residual):
+            result = _prove(name, network.get_submodule(name), watched, mixed=True)
+        if isinstance(result, NotResidual) or len(result.branches) <= num_inside:
+            continue
+        proofs[name] = found.residual[name] = result
+        for other in inside:
+            del found.residual[other]
+        for other in [other for other in found.others if f"{other}.".startswith(f"{name}.")]:
+            del found.others[other]
+
+
+def _prove(
+    name: str, module: nn.Module, watched: Mapping[bool, Watched], *, mixed: bool = False
+) -> Residual | NotResidual:
     """Whether the module is residual, called as in the watched runs."""
     calls = [(training, call) for training, w in watched.items() for call in w.calls.get(name, ())]
     for _, call in calls:
         if call.carrying:
             names = ", ".join(call.carrying)
             return NotResidual(f"it is called with {names}, which carries a gradient into it; {ADVICE}")
-    if not all(_keeps_shape(call) for _, call in calls):
-        found = residual_block(module, name=name)  # for the reason
-        if isinstance(found, Residual):
-            found = NotResidual("it changes the shape: transition", True)
-        return found
     real = [BlockCall(training, call.state, call.arguments) for training, call in calls]
-    return residual_block(module, name=name, calls=real)
+    found = residual_block(module, name=name, calls=real, mixed=mixed)
+    if not mixed and isinstance(found, Residual) and not all(_keeps_shape(call) for _, call in calls):
+        return NotResidual("it changes the shape: transition", True)
+    return found
 
 
 def _keeps_shape(call: ModuleCall) -> bool:
@@ -92,9 +135,15 @@ def _keeps_shape(call: ModuleCall) -> bool:
     return call.state.shape == output.shape
 
 
-def find_chains(network: nn.Module, names: Sequence[str], example: Example | None) -> list[Chain]:
-    """The chains of the blocks; of those that cannot be proven, what one run on `example` shows."""
-    proven = chains(network, names)
+def find_chains(network: nn.Module, residual: Mapping[str, Residual], example: Example | None) -> list[Chain]:
+    """The chains of the blocks; of those that cannot be proven, what one run on `example` shows.
+
+    A mixed block is a chain of its own.
+    """
+    mixed = [name for name, found in residual.items() if found.mixed]
+    names = [name for name in residual if name not in mixed]
+    proven = [Chain(name.rpartition(".")[0], (name,), "alone", None) for name in mixed]
+    proven += chains(network, names)
     left = {name for chain in proven if chain.reason for name in chain.blocks}
     if example is None or not left:
         return proven

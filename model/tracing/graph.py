@@ -155,7 +155,7 @@ def _name_in_block(name: str) -> str:
     return "it" if name in ("", "block") else name.removeprefix("block.")
 
 
-def _contents(value: Any) -> list[Any] | None:
+def contents(value: Any) -> list[Any] | None:
     """What a list or dict holds."""
     if isinstance(value, dict):
         return list(value.items())
@@ -189,7 +189,7 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
 def restored_afterwards(module: nn.Module, assigned: list[str]) -> Iterator[None]:
     """Undo what happens inside to attributes of all modules and to generators; names go to `assigned`."""
     saved = {
-        name: (m, {key: (value, _contents(value)) for key, value in vars(m).items()})
+        name: (m, {key: (value, contents(value)) for key, value in vars(m).items()})
         for name, m in module.named_modules()
     }
     generators = RngState.capture(torch.device("cpu")), random.getstate(), np.random.get_state()
@@ -214,7 +214,7 @@ def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> list[
             changed.append(key)
             current[key] = value
         if content is not None and not _same_objects(
-            content, _contents(value) or [], pairs=isinstance(value, dict)
+            content, contents(value) or [], pairs=isinstance(value, dict)
         ):
             changed.append(key)
             value.clear()

@@ -184,7 +184,7 @@ def rewire_unprepared(
     proofs: dict[str, Residual | NotResidual] = {}
     while True:
         found = find_blocks(network, branches, watched, proofs)
-        all_chains = find_chains(network, list(found.residual), example)
+        all_chains = find_chains(network, found.residual, example)
         chained = {name for chain in all_chains if chain.reason is None for name in chain.blocks}
         plan = _Plan(found, all_chains, _recomputed(network, chained, watched))
         if not plan.known:
@@ -221,7 +221,9 @@ def _table(network: nn.Module, plan: _Plan, before: Watched | None, after: Watch
     for chain in plan.chains:
         for name in chain.blocks:
             number = len(plan.found.residual[name].branches)
-            if chain.reason is None:
+            if plan.found.residual[name].mixed:
+                rows[name] = ("reversible", number, "residual between operations that are recomputed")
+            elif chain.reason is None:
                 rows[name] = ("reversible", number, f"residual; order {chain.evidence}")
             elif name in plan.recomputed:
                 rows[name] = ("recomputed", number, f"{chain.reason}; recomputed")

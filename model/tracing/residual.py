@@ -2,7 +2,8 @@
 
 Residual: s_0 is the block's one input, s_{j+1} = s_j + F_j(s_j), where F_j takes nothing but s_j, parameters,
 buffers and constants; the output is s_k, or relu(s_0 + F_0(s_0)). The branches then run the block's own
-modules; nothing is copied and nothing registered.
+modules; nothing is copied and nothing registered. A mixed block has other operations before, between or after
+its branches.
 
 A trace cannot see everything (model/tracing/graph.py says what), so the first run of a block in each training
 mode also runs the block itself, compares, and raises ValueError where they differ. Every run checks that
@@ -23,6 +24,7 @@ from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .branches import BranchSearch, NotResidualError
 from .graph import HOOKS, Untraceable, required_arguments, trace
 from .operations import Program, ResultOf, insert_results, result_indices
+from .segments import NothingResidualError, SegmentSearch
 from .tape import tape
 from .traced_block import ADVICE, BlockProgram, TracedBlock, TracedBranch, in_mode, training_flags
 
@@ -34,6 +36,7 @@ class Residual:
     branches: tuple[Branch, ...]  # F_0 .. F_k in order; post-activation: exactly one
     post_activation: bool  # relu(x + F(x))
     traced: TracedBlock | None = None  # None: branches that the caller gave
+    mixed: bool = False  # does something to its state besides adding to it: a chain of its own
 
     def branches_for(self, arguments: Arguments) -> tuple[Branch, ...]:
         """The branches of a call with these arguments besides the state."""
@@ -51,6 +54,7 @@ class NotResidual:
 
     reason: str  # one line: what is in the way, and what to do
     transition: bool = False  # whether only the shortcut is in the way, which computes something
+    num_mixed: int = 0  # branches of it that are residual in part: see model/tracing/segments.py
 
 
 def _operations_to_output(program: Program) -> set[int]:
@@ -72,14 +76,16 @@ def _modules_within_branches(program: Program, branches: BlockProgram) -> set[st
 
 
 def _operations_of(branches: BlockProgram) -> set[int]:
-    return {i for branch in branches.branches for i, _ in branch.operations}
+    programs = [*branches.branches, *(plain.program for plain in branches.plain.values())]
+    return {i for program in programs for i, _ in program.operations}
 
 
 Recorder = Callable[[Collection[str]], Program]  # names of modules to keep whole -> the program
+Search = type[BranchSearch]
 
 
 def _with_whole_modules(
-    block: nn.Module, record: Recorder, program: Program, branches: BlockProgram
+    block: nn.Module, search: Search, record: Recorder, program: Program, branches: BlockProgram
 ) -> tuple[Program, BlockProgram]:
     """The same branches, with modules called as a whole where possible.
 
@@ -88,7 +94,7 @@ def _with_whole_modules(
     whole = _modules_within_branches(program, branches)
     try:
         other = record(whole)
-        found = BranchSearch(other, block).block_program()
+        found = search(other, block).block_program()
     except (Untraceable, NotResidualError):
         return program, branches
     calls = {i for i, op in enumerate(other.operations) if op.kind == "module" and op.target in whole}
@@ -96,14 +102,27 @@ def _with_whole_modules(
     return (other, found) if same else (program, branches)
 
 
-def _recorded_branches(block: nn.Module, record: Recorder) -> tuple[Program, BlockProgram]:
+def _recorded_branches(block: nn.Module, search: Search, record: Recorder) -> tuple[Program, BlockProgram]:
     """The program of the block in its present training mode. Raises NotResidualError or Untraceable."""
     program = record(())
-    return _with_whole_modules(block, record, program, BranchSearch(program, block).block_program())
+    try:
+        branches = search(program, block).block_program()
+    except NotResidualError as error:
+        error.num_mixed = _num_mixed(program, block)
+        raise
+    return _with_whole_modules(block, search, record, program, branches)
 
 
-def _traced_branches(block: nn.Module) -> tuple[Program, BlockProgram]:
-    return _recorded_branches(block, partial(trace, block))
+def _num_mixed(program: Program, block: nn.Module) -> int:
+    """How many branches it has in part. Raises NotResidualError if only something besides is in the way."""
+    try:
+        return len(SegmentSearch(program, block).block_program().branches)
+    except NothingResidualError:
+        return 0
+
+
+def _traced_branches(search: Search, block: nn.Module) -> tuple[Program, BlockProgram]:
+    return _recorded_branches(block, search, partial(trace, block))
 
 
 def _first_output(program: Program) -> tuple[Program, tuple[Any, ...] | None]:
@@ -121,7 +140,9 @@ def _first_output(program: Program) -> tuple[Program, tuple[Any, ...] | None]:
     return replace(program, output=state), tuple(insert_results(others, arguments))
 
 
-def _taped_branches(block: nn.Module, x: Tensor, arguments: Arguments) -> tuple[Program, BlockProgram]:
+def _taped_branches(
+    search: Search, block: nn.Module, x: Tensor, arguments: Arguments
+) -> tuple[Program, BlockProgram]:
     others: list[tuple[Any, ...] | None] = []
 
     def record(names: Collection[str]) -> Program:
@@ -129,7 +150,7 @@ def _taped_branches(block: nn.Module, x: Tensor, arguments: Arguments) -> tuple[
         others.append(rest)
         return program
 
-    program, branches = _recorded_branches(block, record)
+    program, branches = _recorded_branches(block, search, record)
     return program, replace(branches, others=others[-1])
 
 
@@ -142,18 +163,20 @@ def _check_hooks(block: nn.Module, program: Program) -> None:
             )
 
 
-def _trace_at_run_time(name: str, block: nn.Module) -> BlockProgram:
+def _trace_at_run_time(name: str, search: Search, block: nn.Module) -> BlockProgram:
     """The program for a combination of training flags that is new at run time."""
     try:
-        return _traced_branches(block)[1]
+        return _traced_branches(search, block)[1]
     except (Untraceable, NotResidualError) as error:
         raise RefusedError(name, f"with training flags as they are now: {error}; {ADVICE}") from error
 
 
-def _tape_at_run_time(name: str, block: nn.Module, x: Tensor, arguments: Arguments) -> BlockProgram:
+def _tape_at_run_time(
+    name: str, search: Search, block: nn.Module, x: Tensor, arguments: Arguments
+) -> BlockProgram:
     """The program for a call of a kind that is new at run time."""
     try:
-        return _taped_branches(block, x, arguments)[1]
+        return _taped_branches(search, block, x, arguments)[1]
     except (Untraceable, NotResidualError) as error:
         raise RefusedError(name, f"called as it is now: {error}; {ADVICE}") from error
 
@@ -167,7 +190,7 @@ class BlockCall:
     arguments: Arguments
 
 
-def _trace_both_modes(traced: TracedBlock) -> None:
+def _trace_both_modes(traced: TracedBlock, search: Search) -> None:
     block = traced.block
     if len(required := required_arguments(block)) > 1:
         raise NotResidualError(
@@ -175,16 +198,16 @@ def _trace_both_modes(traced: TracedBlock) -> None:
         )
     for training in (block.training, not block.training):
         with in_mode(block, training):
-            program, traced.programs[training_flags(block)] = _traced_branches(block)
+            program, traced.programs[training_flags(block)] = _traced_branches(search, block)
             _check_hooks(block, program)
     _check_alike(list(traced.programs.values()))
 
 
-def _tape_calls(traced: TracedBlock, calls: Sequence[BlockCall]) -> None:
+def _tape_calls(traced: TracedBlock, search: Search, calls: Sequence[BlockCall]) -> None:
     block = traced.block
     for call in calls:
         with in_mode(block, call.training):
-            program, branches = _taped_branches(block, call.x, call.arguments)
+            program, branches = _taped_branches(search, block, call.x, call.arguments)
             _check_hooks(block, program)
             key = (training_flags(block), call_signature(traced.name, call.x, call.arguments))
             traced.taped[key] = branches
@@ -196,28 +219,29 @@ def _check_alike(programs: Sequence[BlockProgram]) -> None:
         raise NotResidualError("it has other branches in training than in evaluation")
 
 
-def _prove(traced: TracedBlock, calls: Sequence[BlockCall]) -> None:
+def _prove(traced: TracedBlock, search: Search, calls: Sequence[BlockCall]) -> None:
     """Fill in the programs of the block. Raises NotResidualError or Untraceable."""
     try:
-        _trace_both_modes(traced)
+        _trace_both_modes(traced, search)
     except (Untraceable, NotResidualError):
         traced.programs.clear()
         traced.trace = None
         if not calls:
             raise
     given = [call for call in calls if traced.trace is None or call.arguments.given(traced.block)]
-    _tape_calls(traced, given)
+    _tape_calls(traced, search, given)
     _check_alike([*traced.programs.values(), *traced.taped.values()])
 
 
 def residual_block(
-    block: nn.Module, *, name: str | None = None, calls: Sequence[BlockCall] = ()
+    block: nn.Module, *, name: str | None = None, calls: Sequence[BlockCall] = (), mixed: bool = False
 ) -> Residual | NotResidual:
     """Prove that block(x) adds branches to its input, in training and in evaluation mode, or tell why not.
 
     name: of the block, for errors at run time; its class if None. calls: how the block is called, in either
     mode; with them a block that cannot be traced is recorded as it runs, and may take further arguments and
-    return its state as the first of a tuple. The block is left as it is. Not detected
+    return its state as the first of a tuple. mixed: let it do something else to its state, too, before,
+    between or after the branches. The block is left as it is. Not detected
     here but when a branch first runs (ValueError): a branch that changes the shape; a module, kept whole
     because it cannot be traced, that writes to its input or to buffers; anything that makes the trace
     compute something else. Not detected at all: random generators of the block's own, files and clocks read
@@ -225,14 +249,18 @@ def residual_block(
     when traced.
     """
     name = name or type(block).__name__
-    traced = TracedBlock(block, name, partial(_trace_at_run_time, name), partial(_tape_at_run_time, name))
+    search = SegmentSearch if mixed else BranchSearch
+    trace_now, tape_now = (partial(f, name, search) for f in (_trace_at_run_time, _tape_at_run_time))
+    traced = TracedBlock(block, name, trace_now, tape_now)
     try:
-        _prove(traced, calls)
+        _prove(traced, search, calls)
     except (Untraceable, NotResidualError) as error:
-        transition = isinstance(error, NotResidualError) and error.transition
-        return NotResidual(str(error) if transition else f"{error}; {ADVICE}", transition)
+        known = error if isinstance(error, NotResidualError) else NotResidualError("")
+        reason = str(error) if known.transition else f"{error}; {ADVICE}"
+        return NotResidual(reason, known.transition, known.num_mixed)
     except RefusedError as error:
         return NotResidual(f"{error.reason}; {ADVICE}")
     program = next(iter([*traced.programs.values(), *traced.taped.values()]))
     functions = (TracedBranch(traced, i) for i in range(len(program.branches)))
-    return Residual(tuple(Branch(function, block) for function in functions), program.post_activation, traced)
+    branches = tuple(Branch(function, block) for function in functions)
+    return Residual(branches, program.post_activation, traced, mixed)

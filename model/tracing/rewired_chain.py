@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..recompute import RngState, frozen_statistics
+from ..recompute import RngState, frozen_statistics, recompute_call
 from ..reversible import Branch, Recurrence, run_stage
 from .arguments import Arguments, split_state
 from .pending import Pending
 from .residual import Residual
+from .traced_block import PlainProgram, TracedBlock
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
 BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
@@ -44,10 +46,17 @@ class RewiredChain:
 
     def run(self, x: Tensor, calls: Sequence[Arguments]) -> Tensor:
         """The chain's output for the first block's input, in the dtype of x: (n, ...)."""
+        first = self.traced.get(self.names[0])
+        if first is not None and first.mixed:
+            assert first.traced is not None
+            return self._run_mixed(first.traced, x, calls[0])
         branches = [b for i, arguments in enumerate(calls) for b in self._branches_of(i, arguments)]
         if not self.compared and type(x) is Tensor and not x.is_meta:
             self._compare(x, calls)
             self.compared = True
+        return self._run_branches(branches, x)
+
+    def _run_branches(self, branches: Sequence[Branch], x: Tensor) -> Tensor:
         y = run_stage(
             branches,
             x,
@@ -61,12 +70,32 @@ class RewiredChain:
         )
         return y.to(x.dtype)
 
+    def _run_mixed(self, traced: TracedBlock, x: Tensor, arguments: Arguments) -> Tensor:
+        """A mixed block: a recurrence of each run of branches; what is between them is recomputed."""
+        program = traced.program(x, arguments)
+        traced.check(program, x, arguments)
+        run: list[Branch] = []
+        for i in range(len(program.branches) + 1):
+            if i in program.plain:
+                x = self._plain(traced, program.plain[i], self._run_branches(run, x) if run else x, arguments)
+                run = []
+            if i < len(program.branches):
+                function = partial(traced.run_branch, program.branches[i], i, arguments=arguments)
+                run.append(Branch(function, traced.block))
+        return self._run_branches(run, x) if run else x
+
+    def _plain(self, traced: TracedBlock, plain: PlainProgram, x: Tensor, arguments: Arguments) -> Any:
+        function = partial(plain.run, traced.block, arguments=arguments.tensors)
+        if self.store_activations or plain.keeps_nothing:
+            return function(x)
+        return recompute_call(traced.name, traced.block, function, x)
+
     def output(self, i: int, state: Tensor, x: Tensor, arguments: Arguments) -> Any:
         """What block i returns, with this state; x: a tensor of its input's kind."""
         residual = self.traced.get(self.names[i])
         if residual is None or residual.traced is None:
             return state
-        dtype = residual.branches[0].dtype
+        dtype = None if residual.mixed else residual.branches[0].dtype
         program = residual.traced.program(x if dtype is None else x.to(dtype), arguments)
         return program.output(state, arguments.tensors)
 

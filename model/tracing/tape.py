@@ -30,6 +30,7 @@ from .graph import (
     restored_afterwards,
     without_hooks,
 )
+from .memo import Attributes, assigned_since, attributes_of, empty_memos
 from .operations import METADATA, Program, program_of
 
 # Operators that reach a torch function mode under their special name.
@@ -121,12 +122,27 @@ class _Tape(TorchFunctionMode):
         if id(tensor) not in self.nodes:
             if id(tensor) in self.owned:
                 name = f"block.{self.owned[id(tensor)]}"
+            elif tensor.grad_fn is not None:
+                raise _ReadsValueError("uses a tensor with a graph that an earlier call left")
             else:
                 name = f"constant{len(self.kept)}"
                 setattr(self.root, name, tensor)
             self.nodes[id(tensor)] = self.graph.create_node("get_attr", name)
             self.kept.append(tensor)
         return self.nodes[id(tensor)]
+
+    def depends_on_arguments(self, value: Any) -> bool:
+        """Whether a tensor in `value` was made of what the block was called with."""
+        left = [self.nodes[id(tensor)] for tensor in tensors_in(value) if id(tensor) in self.nodes]
+        seen = set(left)
+        while left:
+            node = left.pop()
+            if node.op == "placeholder":
+                return True
+            new = [other for other in node.all_input_nodes if other not in seen]
+            seen.update(new)
+            left += new
+        return False
 
     def call(self, name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The forward of a submodule: one operation if it is a leaf, else those within."""
@@ -205,8 +221,42 @@ def _run(block: nn.Module, tape: _Tape, x: Tensor, arguments: Arguments) -> None
     with torch.enable_grad(), frozen_statistics(block), own_forward(block), _calls_recorded(block, tape):
         tape.context = _context()
         with tape:
-            output = block.forward(x, *arguments.args, **arguments.kwargs)
+            output = arguments.call(block.forward, x)
     tape.graph.output(tape._arguments(output))
+
+
+def _check_memos(block: nn.Module, recorder: _Tape, before: Attributes, x: Tensor, given: Arguments) -> None:
+    """Raise Untraceable if the recorded call assigned what another call will not find as it is."""
+    assigned = assigned_since(block, before)
+    refused = [name for name, values in assigned.items() if recorder.depends_on_arguments(values)]
+    if assigned and not refused:
+        filled = attributes_of(block)
+        with torch.no_grad(), frozen_statistics(block), own_forward(block):
+            given.call(block.forward, x.detach().clone())
+        refused = list(assigned_since(block, filled))
+    if refused:
+        raise Untraceable(f"its forward assigns {', '.join(sorted(refused))}")
+
+
+def _record(
+    block: nn.Module, x: Tensor, arguments: Arguments, leaves: Collection[str], *, empty: bool
+) -> tuple[_Tape, str]:
+    """The tape of one call, and what it raised."""
+    recorder, error = _Tape(block, _Root(block), leaves), ""
+    with restored_afterwards(block, []), without_hooks(block):
+        emptied = empty_memos(block) if empty else False
+        before, random_state = attributes_of(block), python_random_state()
+        try:
+            _run(block, recorder, x, arguments)
+        except Exception as raised:  # whatever foreign code raises
+            error = first_line(raised, named=not isinstance(raised, _ReadsValueError))
+        if random_state != python_random_state():
+            raise Untraceable("it draws from Python's or NumPy's random numbers, which are not replayed")
+        if not error:
+            _check_memos(block, recorder, before, x, arguments)
+    if error and emptied:  # no memos, then
+        return _record(block, x, arguments, leaves, empty=False)
+    return recorder, error
 
 
 def tape(block: nn.Module, x: Tensor, arguments: Arguments, leaf_names: Collection[str] = ()) -> Program:
@@ -217,22 +267,11 @@ def tape(block: nn.Module, x: Tensor, arguments: Arguments, leaf_names: Collecti
     """
     leaves = {f"block.{name}": "" for name in leaf_names}  # name -> why it is one operation
     while True:
-        root, assigned, error = _Root(block), list[str](), ""
-        recorder = _Tape(block, root, leaves)
-        random_state = python_random_state()
-        with restored_afterwards(block, assigned), without_hooks(block):
-            try:
-                _run(block, recorder, x, arguments)
-            except Exception as raised:  # whatever foreign code raises
-                error = first_line(raised, named=not isinstance(raised, _ReadsValueError))
-            if random_state != python_random_state():
-                raise Untraceable("it draws from Python's or NumPy's random numbers, which are not replayed")
+        recorder, error = _record(block, x, arguments, leaves, empty=True)
         if not error:
             break
         if recorder.failed is None or recorder.failed in leaves:
             raise Untraceable(f"its forward cannot be recorded ({error})")
         leaves[recorder.failed] = error
-    if assigned:
-        raise Untraceable(f"its forward assigns {', '.join(sorted(set(assigned)))}")
     why = {name.removeprefix("block."): reason for name, reason in leaves.items() if reason}
-    return program_of(recorder.graph, root, why)
+    return program_of(recorder.graph, recorder.root, why)

@@ -56,6 +56,19 @@ class BranchProgram:
 
 
 @dataclass(frozen=True)
+class PlainProgram:
+    """Operations between branches, such as a norm after the sum: they run again in the backward pass."""
+
+    program: BranchProgram  # its one term is the result
+    writes: bool  # changes its input in place
+    keeps_nothing: bool  # only arranges its elements anew
+
+    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Any:
+        """The result; x, any shape, is left as it is."""
+        return self.program.run(owner, x.clone() if self.writes else x, arguments)
+
+
+@dataclass(frozen=True)
 class BlockProgram:
     """All branches of a block, first to last."""
 
@@ -63,16 +76,21 @@ class BlockProgram:
     post_activation: bool
     # What the block returns after its state, if it returns a tuple: values, or tensors as ResultOf arguments
     others: tuple[Any, ...] | None = None
+    # By the number of branches before it: what computes a state from a state without adding to it
+    plain: Mapping[int, PlainProgram] = field(default_factory=dict)
 
     @property
-    def signature(self) -> tuple[int, bool]:
+    def signature(self) -> tuple[Any, ...]:
         """What must be the same in every training mode."""
-        return len(self.branches), self.post_activation
+        return len(self.branches), self.post_activation, *self.plain
 
     def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Tensor:
-        """The block's state, branch after branch."""
-        for branch in self.branches:
-            x = x + branch.run(owner, x, arguments)
+        """The block's state, branch after branch, and what is between them."""
+        for i in range(len(self.branches) + 1):
+            if i in self.plain:
+                x = self.plain[i].run(owner, x, arguments)
+            if i < len(self.branches):
+                x = x + self.branches[i].run(owner, x, arguments)
         return F.relu(x) if self.post_activation else x
 
     def output(self, state: Tensor, arguments: Sequence[Tensor]) -> Any:
@@ -142,14 +160,24 @@ class TracedBlock:
     def run(self, index: int, x: Tensor, arguments: Arguments = NO_ARGUMENTS) -> Tensor:
         """F_index(x), the same shape as x. Raises ValueError where the trace is wrong."""
         program = self.program(x, arguments)
+        if index == 0:
+            self.check(program, x, arguments)
+        return self.run_branch(program.branches[index], index, x, arguments)
+
+    def check(self, program: BlockProgram, x: Tensor, arguments: Arguments) -> None:
+        """Compare the block's first call of a kind with its program. Raises ValueError where they differ."""
         # A tensor of another type is fake (a memory estimate), or has no values to compare.
-        if index == 0 and type(x) is Tensor and not x.is_meta:
-            key = (training_flags(self.block), call_signature(self.name, x, arguments))
-            if key not in self.checked:
-                check(self.block, program, x, arguments, name=self.name)
-                self.checked.add(key)
+        if type(x) is not Tensor or x.is_meta:
+            return
+        key = (training_flags(self.block), call_signature(self.name, x, arguments))
+        if key not in self.checked:
+            check(self.block, program, x, arguments, name=self.name)
+            self.checked.add(key)
+
+    def run_branch(self, branch: BranchProgram, index: int, x: Tensor, arguments: Arguments) -> Tensor:
+        """F(x), the same shape as x. Raises ValueError for another one."""
         version = None if x.is_inference() else x._version
-        y = program.branches[index].run(self.block, x, arguments.tensors)
+        y = branch.run(self.block, x, arguments.tensors)
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise RefusedError(
@@ -194,6 +222,18 @@ def _without_side_effects(block: nn.Module, x: Tensor) -> Iterator[None]:
         yield
 
 
+def _own_output(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Arguments) -> Any:
+    """The state that the block itself returns."""
+    with _without_side_effects(block, x):
+        # Not block(): a rewired block's forward is replaced.
+        returned = arguments.call(type(block).forward, block, x.clone())
+    return returned if program.others is None else returned[0]
+
+
+def _written_since(block: nn.Module, versions: Mapping[str, tuple[int, int]]) -> list[str]:
+    return [key for key, version in tensor_versions(block).items() if versions.get(key) != version]
+
+
 def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Arguments, *, name: str) -> None:
     """Compare block(x) with its branches, in the present mode, with the same random numbers.
 
@@ -201,14 +241,13 @@ def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Argumen
     block's forward writes to its buffers or draws random numbers that recomputation cannot replay.
     """
     versions, random_state = tensor_versions(block), python_random_state()
-    with _without_side_effects(block, x):
-        # Not block(): a rewired block's forward is replaced.
-        returned = type(block).forward(block, x.clone(), *arguments.args, **arguments.kwargs)
-    expected = returned if program.others is None else returned[0]
+    expected = _own_output(block, program, x, arguments)
     if python_random_state() != random_state:
         raise RefusedError(name, "draws from Python's or NumPy's random numbers, want torch's (replayable)")
-    written = [key for key, version in tensor_versions(block).items() if versions.get(key) != version]
-    if written:
+    if _written_since(block, versions):
+        versions = tensor_versions(block)  # a memo is made once
+        _own_output(block, program, x, arguments)
+    if written := _written_since(block, versions):
         raise RefusedError(name, f"its forward writes to {', '.join(written)}; leave this block out")
     with _without_side_effects(block, x):
         found = program.run(block, x, arguments.tensors)

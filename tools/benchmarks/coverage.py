@@ -68,14 +68,14 @@ class _Additions(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = [""]
-        self.found: dict[str, int] = {}
+        self.callers: dict[str, set[str]] = {}  # of a residual block: all modules whose forward was running
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in ("add", "add_", "__iadd__", "__radd__") and len(args) == 2:
             a, b = args
             alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a is not b
             if alike and (_depends_on(a, b) or _depends_on(b, a)):
-                self.found[self.stack[-1]] = self.found.get(self.stack[-1], 0) + 1
+                self.callers.setdefault(self.stack[-1], set()).update(self.stack)
         return func(*args, **(kwargs or {}))
 
 
@@ -97,8 +97,8 @@ def _depends_on(later: Tensor, earlier: Tensor) -> bool:
     return False
 
 
-def residual_blocks(network: nn.Module, x: Tensor) -> dict[str, int]:
-    """The modules with residual connections, and how many each has; the network runs once."""
+def residual_blocks(network: nn.Module, x: Tensor) -> dict[str, set[str]]:
+    """The modules with residual connections, with all modules that call each; the network runs once."""
     additions = _Additions()
     with ExitStack() as stack:
         for name, module in network.named_modules():
@@ -111,7 +111,7 @@ def residual_blocks(network: nn.Module, x: Tensor) -> dict[str, int]:
                 stack.callback(hook.remove)
         stack.enter_context(additions)
         network(x.clone().requires_grad_())
-    return additions.found
+    return additions.callers
 
 
 # ---------------------------------------------------------------------------------------- measuring
@@ -207,12 +207,12 @@ def _other_inputs(network: nn.Module, one: ForeignNetwork) -> list[Tensor]:
     return inputs
 
 
-def _count(row: CoverageRow, blocks: dict[str, int], table: list[Rewired]) -> None:
-    reversible = [line.name for line in table if line.kind == "reversible"]
+def _count(row: CoverageRow, blocks: dict[str, set[str]], table: list[Rewired]) -> None:
+    reversible = {line.name for line in table if line.kind == "reversible"}
     reasons = {line.name: line.reason for line in table if line.kind != "reversible"}
     row.blocks = len(blocks)
-    for name in blocks:
-        if any(name == other or name.startswith(f"{other}.") for other in reversible):
+    for name, callers in blocks.items():
+        if callers.intersection(reversible):
             row.rewired += 1
         else:
             around = [other for other in reasons if name == other or name.startswith(f"{other}.")]
@@ -235,6 +235,8 @@ def _measure(one: ForeignNetwork, row: CoverageRow) -> None:
     plain, x = copy.deepcopy(network), one.input(1)
     blocks = residual_blocks(plain, x)
     row.blocks, row.plain_mib = len(blocks), saved_mib(plain, x)
+    if not blocks:
+        return  # nothing to rewire
     start = time.process_time()
     try:
         table = rewire(network, beta=0.0, example=x)

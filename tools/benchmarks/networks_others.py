@@ -49,7 +49,7 @@ _PIXELS = (3, 32, 32)
 # family, class, shape of the input, options of the configuration
 HUGGING_FACE: list[tuple[str, str, tuple[int, ...], dict[str, Any]]] = [
     ("beit", "BeitModel", _PIXELS, {**_SMALL, "use_relative_position_bias": True}),
-    ("bit", "BitModel", (3, 64, 64), {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [2, 3]}),
+    ("bit", "BitModel", (3, 64, 64), {"embedding_size": 32, "hidden_sizes": [128, 256], "depths": [2, 3]}),
     ("clip", "CLIPVisionModel", _PIXELS, _SMALL),
     ("convnext", "ConvNextModel", (3, 64, 64), _CONVNEXT),
     ("convnextv2", "ConvNextV2Model", (3, 64, 64), _CONVNEXT),

@@ -1,0 +1,157 @@
+"""Blocks that are residual in part: a norm after the sum, a change of shape before it, a token apart."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from foreign_blocks import D
+from torch import Tensor, nn
+
+from model.rewire import rewire, rewired_stages, set_beta
+
+
+class PostNorm(nn.Module):
+    """norm(x + F(x)), twice, as in the first Transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
+        self.norm1, self.norm2 = nn.LayerNorm(D), nn.LayerNorm(D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.f(x))
+        return self.norm2(x + self.g(x))
+
+    def recurrence(self, x: Tensor) -> Tensor:
+        """At beta 1, one branch a stage: half of what the branch adds."""
+        x = self.norm1(x + self.f(x) / 2)
+        return self.norm2(x + self.g(x) / 2)
+
+
+class Widening(nn.Module):
+    """Changes the shape, then adds to what it has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.f = nn.Linear(D, 2 * D), nn.Linear(2 * D, 2 * D)
+        self.narrow = nn.Linear(2 * D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.widen(x)
+        return self.narrow(x + self.f(x).relu())
+
+    def recurrence(self, x: Tensor) -> Tensor:
+        x = self.widen(x)
+        return self.narrow(x + self.f(x).relu() / 2)
+
+
+class ClassToken(nn.Module):
+    """Norms the first token alone, between its branches, and activates the sum in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g, self.norm = nn.Linear(D, D), nn.Linear(D, D), nn.LayerNorm(D)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.norm(x[:, :1]), x[:, 1:]], dim=1)
+        return torch.relu_(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(x + self.f(x))
+        return torch.relu_(x + self.g(x)) * 2
+
+    def recurrence(self, x: Tensor) -> Tensor:
+        x = self.between(x + self.f(x) / 2)
+        return torch.relu_(x + self.g(x) / 2) * 2
+
+
+class Overwriting(PostNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        return self.norm2(x + self.g(x))
+
+
+def gradients(network: nn.Module, y: Tensor) -> list[Tensor]:
+    network.zero_grad()
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return [p.grad.clone() for p in network.parameters()]
+
+
+def tokens() -> Tensor:
+    return torch.randn(2, 5, D, generator=torch.Generator().manual_seed(1))
+
+
+def stack(block: type[nn.Module], depth: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, D), *(block() for _ in range(depth)))
+
+
+@pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken])
+def test_a_block_with_operations_around_its_sums_is_a_recurrence_between_what_is_recomputed(block):
+    network, x = stack(block), tokens()
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    rows = [row for row in table if row.kind == "reversible"]
+    assert len(rows) == 3 and all("between operations that are recomputed" in row.reason for row in rows)
+    for other in (x, torch.randn(3, 7, D)):
+        assert torch.equal(network(other), plain(other))
+    set_beta(network, 1.0)
+    found = gradients(network, network(x))
+    y = plain[0](x)
+    for layer in list(plain)[1:]:
+        y = layer.recurrence(y)
+    for a, b in zip(found, gradients(plain, y), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)  # float32 states on a grid of 20 bits
+    for stage in rewired_stages(network):
+        stage.store_activations = True
+    for a, b in zip(found, gradients(network, network(x)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)  # the same numbers, summed in another order
+
+
+def test_a_block_that_overwrites_its_input_is_refused():
+    with pytest.raises(ValueError, match=r"mul_\(\) works in place on the state"):
+        rewire(stack(Overwriting), example=tokens())
+
+
+def test_a_copy_of_a_network_with_such_blocks_runs_its_own_parameters():
+    network, x = stack(PostNorm), tokens()
+    rewire(network, example=x)
+    other = copy.deepcopy(network)
+    y = network(x)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(network(x), y) and not other(x).any()
+
+
+def test_outer_modules_stay_as_they_are_where_inner_ones_are_residual():
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.layers = nn.Linear(D, D), nn.ModuleList(PostNorm() for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.before(x)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    table = rewire(nn.Sequential(Stage(), Stage()), example=tokens())
+    names = [row.name for row in table if row.kind == "reversible"]
+    assert names == ["0.layers.0", "0.layers.1", "1.layers.0", "1.layers.1"]
+
+
+def test_a_block_takes_the_place_of_parts_of_it_if_it_has_branches_besides_theirs():
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.f, self.norm = Widening(), nn.Linear(D, D), nn.LayerNorm(D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.norm(x + self.f(x))
+
+    table = rewire(stack(Around, 2), example=tokens())
+    assert [(row.name, row.num_branches) for row in table if row.kind == "reversible"] == [("1", 2), ("2", 2)]
