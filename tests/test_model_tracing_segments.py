@@ -67,6 +67,35 @@ class ClassToken(nn.Module):
         return torch.relu_(x + self.g(x) / 2) * 2
 
 
+class FirstToken(nn.Module):
+    """Adds to its first token what depends on all of them, and to that what depends on it alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g, self.norm = nn.Linear(D, D), nn.Linear(D, D), nn.LayerNorm(D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, :1]
+        first = first + self.f(self.norm(x)).mean(dim=1, keepdim=True)
+        first = first + self.g(first)
+        return torch.cat([first, x[:, 1:]], dim=1)
+
+    def recurrence(self, x: Tensor) -> Tensor:
+        first = x[:, :1] + self.f(self.norm(x)).mean(dim=1, keepdim=True)
+        return torch.cat([first + self.g(first) / 2, x[:, 1:]], dim=1)
+
+
+class Parallel(nn.Module):
+    """x + f + g: one branch, f + g, whose sum is rounded in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x) + self.g(x)
+
+
 class Overwriting(PostNorm):
     def forward(self, x: Tensor) -> Tensor:
         x.mul_(2)
@@ -88,7 +117,7 @@ def stack(block: type[nn.Module], depth: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(D, D), *(block() for _ in range(depth)))
 
 
-@pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken])
+@pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken, FirstToken])
 def test_a_block_with_operations_around_its_sums_is_a_recurrence_between_what_is_recomputed(block):
     network, x = stack(block), tokens()
     plain = copy.deepcopy(network)
@@ -155,3 +184,32 @@ def test_a_block_takes_the_place_of_parts_of_it_if_it_has_branches_besides_their
 
     table = rewire(stack(Around, 2), example=tokens())
     assert [(row.name, row.num_branches) for row in table if row.kind == "reversible"] == [("1", 2), ("2", 2)]
+
+
+@pytest.mark.parametrize("last", [Parallel, PostNorm])
+def test_parallel_branches_are_the_original_bit_for_bit_at_beta_zero(last):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(D, D), Parallel(), Parallel(), last()), tokens()
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    assert [row.kind for row in table if row.name in "123"] == ["reversible"] * 3
+    for other in (x, torch.randn(3, 7, D)):
+        assert torch.equal(network(other), plain(other))
+    for a, b in zip(gradients(network, network(x)), gradients(plain, plain(x)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+    set_beta(network, 1.0)
+    assert not torch.equal(network(x), plain(x))
+
+
+def test_a_block_is_refused_if_two_parts_of_it_use_what_one_module_returns():
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.g = nn.BatchNorm1d(5), nn.Linear(D, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.f(x)
+            return (x + self.g(h)) * h
+
+    with pytest.raises(ValueError, match="no block is known to be residual"):
+        rewire(stack(Gated), example=tokens())

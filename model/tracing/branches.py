@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from .block_program import BlockProgram, BranchProgram
 from .layout import Layout, arranges
 from .operations import Operation, Program, ResultOf
-from .traced_block import BlockProgram, BranchProgram
 
 _ADDITIONS = frozenset({"add", "add_", "iadd"})
 _RELUS = frozenset({"relu", "relu_"})

@@ -21,12 +21,19 @@ from torch import Tensor, nn
 
 from ..reversible import Branch
 from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
+from .block_program import BlockProgram, PlainStep
 from .branches import BranchSearch, NotResidualError
 from .graph import HOOKS, Untraceable, required_arguments, trace
 from .operations import Program, ResultOf, insert_results, result_indices
 from .segments import NothingResidualError, SegmentSearch
 from .tape import tape
-from .traced_block import ADVICE, BlockProgram, TracedBlock, TracedBranch, in_mode, training_flags
+from .traced_block import (
+    ADVICE,
+    TracedBlock,
+    TracedBranch,
+    in_mode,
+    training_flags,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ def _modules_within_branches(program: Program, branches: BlockProgram) -> set[st
 
 
 def _operations_of(branches: BlockProgram) -> set[int]:
-    programs = [*branches.branches, *(plain.program for plain in branches.plain.values())]
+    plain = [step.program for step in branches.steps if isinstance(step, PlainStep)]
+    programs = [*branches.branches, *plain]
     return {i for program in programs for i, _ in program.operations}
 
 

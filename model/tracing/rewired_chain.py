@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..recompute import RngState, frozen_statistics, recompute_call
 from ..reversible import Branch, Recurrence, run_stage
 from .arguments import Arguments, split_state
+from .block_program import BranchStep, PlainStep
 from .pending import Pending
 from .residual import Residual
-from .traced_block import PlainProgram, TracedBlock
+from .traced_block import TracedBlock
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
 BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
@@ -46,6 +47,8 @@ class RewiredChain:
 
     def run(self, x: Tensor, calls: Sequence[Arguments]) -> Tensor:
         """The chain's output for the first block's input, in the dtype of x: (n, ...)."""
+        if self.beta == 0 and any(r.traced is not None and r.traced.inexact for r in self.traced.values()):
+            return self._run_originals(x, calls)
         first = self.traced.get(self.names[0])
         if first is not None and first.mixed:
             assert first.traced is not None
@@ -74,21 +77,34 @@ class RewiredChain:
         """A mixed block: a recurrence of each run of branches; what is between them is recomputed."""
         program = traced.program(x, arguments)
         traced.check(program, x, arguments)
-        run: list[Branch] = []
-        for i in range(len(program.branches) + 1):
-            if i in program.plain:
-                x = self._plain(traced, program.plain[i], self._run_branches(run, x) if run else x, arguments)
-                run = []
-            if i < len(program.branches):
-                function = partial(traced.run_branch, program.branches[i], i, arguments=arguments)
-                run.append(Branch(function, traced.block))
-        return self._run_branches(run, x) if run else x
 
-    def _plain(self, traced: TracedBlock, plain: PlainProgram, x: Tensor, arguments: Arguments) -> Any:
-        function = partial(plain.run, traced.block, arguments=arguments.tensors)
-        if self.store_activations or plain.keeps_nothing:
-            return function(x)
-        return recompute_call(traced.name, traced.block, function, x)
+        def plain(step: PlainStep, inputs: list[Tensor]) -> Tensor:
+            function = partial(step.run, traced.block, arguments.tensors)
+            kept = self.store_activations or step.keeps_nothing
+            result: Tensor = function(*inputs) if kept else self._recomputed(0, function, *inputs)
+            return result
+
+        def added(step: BranchStep, state: Tensor) -> Tensor:
+            functions = (
+                partial(traced.run_branch, branch, i, arguments=arguments)
+                for i, branch in enumerate(step.branches)
+            )
+            return self._run_branches([Branch(function, traced.block) for function in functions], state)
+
+        return program.run_steps(x, plain, added)
+
+    def _run_originals(self, x: Tensor, calls: Sequence[Arguments]) -> Tensor:
+        """At beta 0, blocks whose branches add up in another order: their own forwards, recomputed."""
+        for i, arguments in enumerate(calls):
+            if self.names[i] not in self.traced:
+                x = self._run_branches(self._branches_of(i, arguments), x)
+                continue
+            forward = partial(_original, self.blocks[i], arguments)
+            x = forward(x) if self.store_activations else self._recomputed(i, forward, x)
+        return x
+
+    def _recomputed(self, i: int, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        return recompute_call(self.names[i], self.blocks[i], function, *inputs)
 
     def output(self, i: int, state: Tensor, x: Tensor, arguments: Arguments) -> Any:
         """What block i returns, with this state; x: a tensor of its input's kind."""
@@ -134,6 +150,12 @@ class RewiredChain:
 
     def _store_error(self, error: Tensor) -> None:
         self.reconstruction_error = error
+
+
+def _original(block: nn.Module, arguments: Arguments, x: Tensor) -> Any:
+    """The state that the block's own forward returns; x is left as it is."""
+    returned = arguments.call(type(block).forward, block, x.clone())
+    return returned[0] if isinstance(returned, tuple | list) else returned
 
 
 @dataclass(eq=False)

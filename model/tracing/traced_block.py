@@ -2,102 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..recompute import RngState, frozen_statistics
 from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
+from .block_program import BlockProgram, BranchProgram
 from .graph import python_random_state
-from .layout import Layout, arrange, undo
-from .operations import Operation, insert_results
 
 MAX_PROGRAMS = 256  # of a block: combinations of training flags, sizes and arguments that are remembered
 ADVICE = "if it is residual all the same, name its branches with branches="
-
-
-@dataclass(frozen=True)
-class BranchProgram:
-    """One branch: the operations from the state it starts from to the terms that it adds to it."""
-
-    input_state: int  # index of the operation whose result is its input
-    operations: tuple[tuple[int, Operation], ...]  # with their indices, in order
-    terms: tuple[int, ...]  # the operations whose sum is the branch
-    unneeded: tuple[tuple[int, ...], ...]  # after each operation: results that no later one takes
-    enter: Layout = ()  # arranges the block's input as the branch's
-    leave: Layout = ()  # as the sum of the terms is arranged
-
-    @staticmethod
-    def of(input_state: int, operations: Mapping[int, Operation], terms: tuple[int, ...]) -> BranchProgram:
-        """The branch that runs `operations`, given by index."""
-        order = sorted(operations)
-        last_use = {i: user for user in order for i in (*operations[user].inputs, user)}
-        kept = {*terms, input_state}
-        unneeded = (tuple(i for i, user in last_use.items() if user == n and i not in kept) for n in order)
-        return BranchProgram(input_state, tuple((i, operations[i]) for i in order), terms, tuple(unneeded))
-
-    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Any:
-        """F(x), with the modules and parameters of `owner`, and the tensors that it was called with."""
-        arranged = arrange(self.leave, owner, x)
-        values: dict[int, Any] = {self.input_state: arranged[len(self.enter)]}
-        for (index, operation), unneeded in zip(self.operations, self.unneeded, strict=True):
-            values[index] = operation.run(owner, values, arguments)
-            for i in unneeded:
-                del values[i]
-        first, *others = (values[i] for i in self.terms)
-        for other in others:
-            first = first + other
-        return undo(self.leave, arranged, first)
-
-
-@dataclass(frozen=True)
-class PlainProgram:
-    """Operations between branches, such as a norm after the sum: they run again in the backward pass."""
-
-    program: BranchProgram  # its one term is the result
-    writes: bool  # changes its input in place
-    keeps_nothing: bool  # only arranges its elements anew
-
-    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Any:
-        """The result; x, any shape, is left as it is."""
-        return self.program.run(owner, x.clone() if self.writes else x, arguments)
-
-
-@dataclass(frozen=True)
-class BlockProgram:
-    """All branches of a block, first to last."""
-
-    branches: tuple[BranchProgram, ...]
-    post_activation: bool
-    # What the block returns after its state, if it returns a tuple: values, or tensors as ResultOf arguments
-    others: tuple[Any, ...] | None = None
-    # By the number of branches before it: what computes a state from a state without adding to it
-    plain: Mapping[int, PlainProgram] = field(default_factory=dict)
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """What must be the same in every training mode."""
-        return len(self.branches), self.post_activation, *self.plain
-
-    def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Tensor:
-        """The block's state, branch after branch, and what is between them."""
-        for i in range(len(self.branches) + 1):
-            if i in self.plain:
-                x = self.plain[i].run(owner, x, arguments)
-            if i < len(self.branches):
-                x = x + self.branches[i].run(owner, x, arguments)
-        return F.relu(x) if self.post_activation else x
-
-    def output(self, state: Tensor, arguments: Sequence[Tensor]) -> Any:
-        """What the block returns, with this state."""
-        if self.others is None:
-            return state
-        return (state, *insert_results(self.others, dict(enumerate(arguments))))
 
 
 TrainingFlags = tuple[bool, ...]
@@ -137,6 +56,7 @@ class TracedBlock:
     programs: dict[TrainingFlags, BlockProgram] = field(default_factory=dict)
     taped: dict[Hashable, BlockProgram] = field(default_factory=dict)
     checked: set[Hashable] = field(default_factory=set)
+    inexact: bool = False  # the sum of its branches differs from its output by roundings: x + f + g, say
 
     def _stored(
         self, programs: dict[Any, BlockProgram], key: Hashable, program: BlockProgram
@@ -171,7 +91,8 @@ class TracedBlock:
             return
         key = (training_flags(self.block), call_signature(self.name, x, arguments))
         if key not in self.checked:
-            check(self.block, program, x, arguments, name=self.name)
+            equal = check(self.block, program, x, arguments, name=self.name)
+            self.inexact = self.inexact or not equal
             self.checked.add(key)
 
     def run_branch(self, branch: BranchProgram, index: int, x: Tensor, arguments: Arguments) -> Tensor:
@@ -234,11 +155,12 @@ def _written_since(block: nn.Module, versions: Mapping[str, tuple[int, int]]) ->
     return [key for key, version in tensor_versions(block).items() if versions.get(key) != version]
 
 
-def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Arguments, *, name: str) -> None:
+def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Arguments, *, name: str) -> bool:
     """Compare block(x) with its branches, in the present mode, with the same random numbers.
 
-    x: the block's input, any shape. Raises ValueError where they differ by more than roundings, or where the
-    block's forward writes to its buffers or draws random numbers that recomputation cannot replay.
+    x: the block's input, any shape. Returns whether they are equal bit for bit. Raises ValueError where they
+    differ by more than roundings, or where the block's forward writes to its buffers or draws random numbers
+    that recomputation cannot replay.
     """
     versions, random_state = tensor_versions(block), python_random_state()
     expected = _own_output(block, program, x, arguments)
@@ -258,3 +180,4 @@ def check(block: nn.Module, program: BlockProgram, x: Tensor, arguments: Argumen
     limit = torch.finfo(expected.dtype).eps ** 0.5
     if expected.isfinite().all() and error > limit:
         raise RefusedError(name, f"its branches differ from its own output by {error:.1g} of it; {ADVICE}")
+    return bool(torch.equal(found, expected))
