@@ -228,6 +228,8 @@ class _BackwardPass:
                 recurrence, self.stage.branches[i], self.calls[i], current, d_z
             )
             d_following, d_current = d_current + (1 - beta) * d_z, beta * d_z
+            if i == 0:  # x_{-1} is x_0: summed in the order of plain autograd
+                d_following, d_current = d_following + d_current, torch.zeros_like(d_current)
             if d_branch is not None:
                 d_following = d_following + d_branch
             following, current = current, self._previous_state(i, current, following, increment)

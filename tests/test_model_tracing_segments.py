@@ -85,6 +85,21 @@ class FirstToken(nn.Module):
         return torch.cat([first + self.g(first) / 2, x[:, 1:]], dim=1)
 
 
+class DroppedSum(nn.Module):
+    """Scales the sum in training alone, as a drop-path after it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.f(x)
+        return x * 0.5 if self.training else x
+
+    def recurrence(self, x: Tensor) -> Tensor:
+        return (x + self.f(x) / 2) * 0.5
+
+
 class Parallel(nn.Module):
     """x + f + g: one branch, f + g, whose sum is rounded in another order."""
 
@@ -117,7 +132,7 @@ def stack(block: type[nn.Module], depth: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(D, D), *(block() for _ in range(depth)))
 
 
-@pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken, FirstToken])
+@pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken, FirstToken, DroppedSum])
 def test_a_block_with_operations_around_its_sums_is_a_recurrence_between_what_is_recomputed(block):
     network, x = stack(block), tokens()
     plain = copy.deepcopy(network)

@@ -87,10 +87,9 @@ class BlockProgram:
     steps: tuple[PlainStep | BranchStep, ...] = ()  # of a block that does more than to add to its state
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[int, bool]:
         """What must be the same in every training mode."""
-        steps = (len(step.branches) if isinstance(step, BranchStep) else 0 for step in self.steps)
-        return len(self.branches), self.post_activation, *steps
+        return len(self.branches), self.post_activation
 
     def run(self, owner: nn.Module, x: Tensor, arguments: Sequence[Tensor] = ()) -> Tensor:
         """The block's state, step by step."""
