@@ -24,6 +24,7 @@ from tools.convert_weights import main
 from tools.make_shards import main as make_shards
 from tools.predict import main as predict
 from tools.weights import shapes
+from tools.weights.class_names import read_class_names
 from tools.weights.families import family_of, split
 from tools.weights.released import ConvertedDetector, convert_detector
 from train.eval import main as evaluate
@@ -101,8 +102,18 @@ def test_every_list_of_whole_checkpoints_is_known_here(shared_real):
     assert found == {*WHOLE, *ON_FEATURES, *OTHERS}
 
 
+# The others differ from these in one thing each; they take seconds.
+QUICK = (
+    "opentad_re2tal_thumos_swin_tiny",
+    "opentad_re2tal_anet_slowfast101",
+    "opentad_etad_e2e_anet_r2plus1d",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.ci) for name in WHOLE]
+)
 def test_every_tensor_of_a_whole_detector_finds_its_place(name, shared_real):
     family, backbone, reversible, recipe = WHOLE[name]
     weights = listed(shared_real, name, prefix="" if name.startswith("etad") else "module.")
@@ -257,6 +268,23 @@ def test_wrong_names_get_a_suggestion(etad, tmp_path):
     assert "--recipe: none is known for etad with r2plus1d_tiny" in message
     torch.save(build_backbone("r2plus1d_tiny").state_dict(), tmp_path / "encoder.pth")
     assert "the file holds no detector" in refused(tmp_path / "encoder.pth", "--source", "etad", *out)
+
+
+def test_class_names_are_read_in_the_order_of_the_scores(tmp_path):
+    (tmp_path / "names.txt").write_text("\ufeffrun\n\njump \n", encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt") == ["run", "jump"]
+    actions = [{"label": "run", "label_id": 1}, {"label": "jump", "label_id": 0}]
+    path = tmp_path / "thumos14.json"
+    path.write_text(json.dumps({"database": {"v": {"annotations": actions}}}))
+    assert read_class_names(path) == ["jump", "run"]
+    for wrong, message in (
+        ([{"label": "run"}], "has no label_id"),
+        ([{"label": "run", "label_id": 2}], r"got numbers \[2\], want all from 0 on"),
+        ([*actions, {"label": "swim", "label_id": 1}], "1 is both 'run' and 'swim'"),
+    ):
+        path.write_text(json.dumps({"database": {"v": {"annotations": wrong}}}))
+        with pytest.raises(ValueError, match=message):
+            read_class_names(path)
 
 
 # ------------------------------------------------------------------------------ OpenTAD's

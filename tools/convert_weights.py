@@ -21,6 +21,7 @@ from torch import Tensor
 from model.backbones import BACKBONES, build_backbone
 from pipeline.files import file_sha256, replacing
 from pipeline.text import first_names
+from tools.weights.class_names import read_class_names
 from tools.weights.families import FAMILIES, Family, check_known, encoder_of, family_of, named_family
 from tools.weights.files import ReadCheckpoint, read_checkpoint
 from tools.weights.matching import SOURCE_NAMES, MatchedWeights, best_match
@@ -133,16 +134,6 @@ def refuse_options_of_detectors(given: Mapping[str, object]) -> None:
         )
 
 
-def read_names(path: Path | None) -> list[str] | None:
-    """The lines of a file with class names, in its order."""
-    if path is None:
-        return None
-    if not path.is_file():
-        raise ValueError(f"--classes {path}: no such file; want one with a name a line")
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    return [line for line in lines if line]
-
-
 @click.command(
     cls=Command,
     epilog="""\b
@@ -171,7 +162,7 @@ Examples:
 @click.option(
     "--classes",
     type=click.Path(path_type=Path),
-    help="Of a whole detector: a file with the names of its classes, one a line, in the order of the scores.",
+    help="Of a whole detector: its classes in the scores' order, a name a line, or ActionFormer's JSON.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of a whole detector.")
 @click.option(
@@ -204,7 +195,7 @@ def main(
     """
     output = Output(quiet, as_json)
     check_recipe(recipe)
-    names = read_names(classes)
+    names = read_class_names(classes) if classes else None
     read = read_checkpoint(checkpoint, key)
     family = detector_family(read, source, encoder_only=encoder_only)
     if family is None:
