@@ -17,7 +17,7 @@ from settings_group import groups_of, settings_of
 from train.build_network import build_network
 from train.cli import one_line
 from train.main import main
-from train.optimizer import parameter_groups
+from train.parameter_groups import parameter_groups
 from train.settings import (
     RECIPES,
     RENAMED,
