@@ -41,6 +41,12 @@ class Batch:
             _check("gt_segments", segments, torch.float64, (len(labels), 2))
             _check("gt_labels", labels, torch.int64, (len(labels),))
 
+    @property
+    def video_shares(self) -> torch.Tensor:
+        """(B,) float64, above 0, at most 1: the share of each window that its video fills, from the start."""
+        start, end = self.windows.unbind(1)
+        return ((self.durations - start) / (end - start)).clamp(max=1.0)
+
     def __len__(self) -> int:
         return len(self.keys)
 

@@ -39,9 +39,10 @@ def collate(
 def ground_truth_of(
     sample: Sample, labels: Mapping[str, int], *, min_overlap: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Segments (A, 2) and labels (A,) of a window; if it is the whole video every action counts."""
-    actions = sample.video.actions
-    is_whole = sample.window == (0.0, sample.video.duration)
+    """Segments (A, 2) and labels (A,) of a window; if it holds the whole video every action counts."""
+    actions, (start, end) = sample.video.actions, sample.window
+    assert sample.video.duration is not None, "a packed video has a duration"
+    is_whole = start == 0 and end >= sample.video.duration
     segments, kept = segments_in(
         [(action.start, action.end) for action in actions],
         sample.window,

@@ -65,7 +65,10 @@ class Loader:
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
         self.samples = samples_of(
-            source.packed(subset), window_seconds=settings.window_seconds, overlap=settings.window_overlap
+            source.packed(subset),
+            window_seconds=settings.window_seconds,
+            overlap=settings.window_overlap,
+            pad=settings.pad_short_videos,
         )
         self.labels = {name: number for number, name in enumerate(source.classes)}
         share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}

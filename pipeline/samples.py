@@ -29,13 +29,13 @@ class Sample:
 
 
 def samples_of(
-    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float
+    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float, pad: bool = False
 ) -> list[Sample]:
-    """The windows of packed videos, those of a video in a row."""
+    """The windows of packed videos, those of a video in a row; see `windows_of`."""
     samples: list[Sample] = []
     for video in videos:
         assert video.duration is not None, "a packed video has a duration"
-        windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap)
+        windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap, pad=pad)
         samples += [Sample(video, window) for window in windows]
     return samples
 

@@ -56,6 +56,11 @@ class DataSettings(SettingsGroup):
     """Share of a window that the next one repeats. With 0.5 an action of up to half a window lies wholly in
     one of them; more overlap means more windows, and so more time."""
 
+    pad_short_videos: bool = False
+    """Whether a video shorter than data.window_seconds is seen in a window of that length all the same, whose
+    empty end is masked: the detector neither sees nor reports it. true keeps the seconds of a step equal in
+    all videos, as ActionFormer does; false stretches short videos, and so places their actions finer."""
+
     min_action_overlap: float = Field(0.5, ge=0, le=1)
     """Share of an action that must lie inside a window to be trained on there, cut off at the window's ends.
     Smaller trains on more fragments of actions; if the window is the whole video, every action counts."""
@@ -114,6 +119,12 @@ class DataSettings(SettingsGroup):
             raise ValueError(
                 f"crop: got {self.crop}, want at most resize ({self.short_side}), the short side"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _padding_has_a_length(self) -> DataSettings:
+        if self.pad_short_videos and self.window_seconds is None:
+            raise ValueError("pad_short_videos: got true without data.window_seconds, want it: the length")
         return self
 
     @property

@@ -15,6 +15,15 @@ def test_samples_are_the_windows_of_each_video_in_a_row():
     assert samples == [Sample(video(key), window) for key in "ab" for window in windows]
 
 
+def test_a_short_video_gets_a_window_as_long_as_the_others_if_it_is_padded():
+    for seconds, window in ((2.0, (0.0, 2.0)), (1.0, (0.0, 1.0))):
+        (sample,) = samples_of([video("a")], window_seconds=seconds, overlap=0.0, pad=True)  # of a second
+        assert sample.window == window
+    assert [s.window for s in samples_of([video("a")], window_seconds=2.0, overlap=0.0)] == [(0.0, 1.0)]
+    both = [samples_of([video("a")], window_seconds=0.4, overlap=0.5, pad=pad) for pad in (True, False)]
+    assert both[0] == both[1], "a video longer than a window needs no padding"
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_in_training_a_slot_is_filled_by_the_next_samples_of_the_epoch(world_size):
     samplers = [TrainingSampler(7, 2, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]

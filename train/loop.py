@@ -109,7 +109,10 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     losses: list[dict[str, Tensor]] = []
     for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
-        loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
+        shares = batch.video_shares if run.settings.data.pad_short_videos else None
+        loss, parts = engine(  # --------------------------------------------------------- forward
+            batch.clips, segments, labels, generator=generator, video_shares=shares
+        )
         losses.append({"loss": loss.detach(), **parts})
         if len(losses) == len(batches):  # ---------------------------------------------- the only wait
             numbers, finite, interrupted = read_losses(losses, interrupted=interrupted)

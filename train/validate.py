@@ -40,7 +40,11 @@ def validate(run: Run) -> dict[str, Any]:
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
     with run.average.swapped_in() if run.average is not None else nullcontext():
-        own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
+        own = postprocess_videos(
+            infer(run.engine, run.val_loader, masked=run.settings.data.pad_short_videos),
+            dataset.classes,
+            settings.post,
+        )
     detections = gather_detections(run.folder, own)
     ground_truth = dataset.ground_truth(subset)
     results = {key: detections.get(key, []) for key in ground_truth}  # a rejected video has no detections

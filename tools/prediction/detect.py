@@ -51,7 +51,7 @@ class SecondsBar:
         """The windows of one video, counted as they are yielded."""
         before = self.done
         for window in windows:
-            self.done = before + window.window[1]
+            self.done = before + min(window.window[1], window.duration)
             self.bar.update(round(self.done) - self.bar.n)
             yield window
         self.bar.set_description("preparing")
