@@ -170,7 +170,7 @@ class Loader:
         """The first of the candidates that can be read, and whether one can; if not, its clips are black."""
         while pending is not None:
             if self.reader.complete(pending):
-                return self.samples[pending.index], True
+                return self.reader.sample_at(pending.index, epoch), True
             pending = self._start_first(candidates, epoch, into)
         into.zero_()
         return self.samples[candidates[0] if len(candidates) else 0], False

@@ -22,10 +22,20 @@ Candidates = Sequence[int] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """One window of one video."""
+    """One window of one video.
+
+    end: seconds at which it ends to show the video, if that is before its own end and the video's.
+    """
 
     video: PackedVideo
     window: Window
+    end: float | None = None
+
+    @property
+    def shown_end(self) -> float:
+        """Seconds at which what it shows of the video ends."""
+        assert self.video.duration is not None, "a packed video has a duration"
+        return min(self.window[1], self.video.duration, *([] if self.end is None else [self.end]))
 
 
 def samples_of(

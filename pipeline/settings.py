@@ -65,6 +65,11 @@ class DataSettings(SettingsGroup):
     """Share of an action that must lie inside a window to be trained on there, cut off at the window's ends.
     Smaller trains on more fragments of actions; if the window is the whole video, every action counts."""
 
+    truncate_to: float = Field(1.0, gt=0, le=1)
+    """Least share of its window that a training sample shows, drawn anew each time, as is the place; at least
+    one action keeps data.min_action_overlap of its length. Smaller makes few videos go further, and actions
+    longer in steps (with data.pad_short_videos: not longer). 1: all of it; ActionFormer takes 0.9."""
+
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that a training sample is mirrored, left to right. Set it to 0 if a mirrored video would
     have another label, as a slide to the left would."""

@@ -135,6 +135,7 @@ def test_raw_windows_end_with_the_video_and_hold_nothing_behind_it(kind):
         keys=("a", "b", "c"),
         windows=windows,
         durations=20 * SHARES,
+        ends=20 * SHARES,
         gt_segments=(empty[0],) * 3,
         gt_labels=(empty[1],) * 3,
         padding=(False,) * 3,
