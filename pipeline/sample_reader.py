@@ -130,4 +130,6 @@ class SampleReader:
             flip=settings.flip,
             random_crop=settings.random_crop,
             color=settings.color,
+            least_area=settings.least_area,
+            blur=settings.blur,
         )

@@ -82,6 +82,15 @@ class DataSettings(SettingsGroup):
     """Largest relative change of brightness, contrast and saturation in training: 0 changes nothing, 0.2 up
     to 20 %. More makes the network depend less on light and camera."""
 
+    least_area: float = Field(1.0, gt=0, le=1)
+    """Least share of the picture's area that training cuts out and resizes to the square, one part for each
+    window (random resized crop); 1: data.resize and data.crop instead. Smaller makes the network depend less
+    on size and place; 0.08 is usual for images, too little where what happens is small."""
+
+    blur: float = Field(0.0, ge=0, le=10)
+    """Largest standard deviation in pixels of the blur of a training window, drawn from 0 to it; 0: none.
+    More makes the network depend less on sharp detail, such as of a better camera."""
+
     shuffle_frames: bool = False
     """Whether the frames of each clip are put in random order. For experiments: what is still found then is
     found without motion."""
