@@ -14,7 +14,7 @@ from .order import next_step
 from .prefetch import Prefetch
 from .records import VideoSource
 from .sample_reader import PendingSample, SampleReader
-from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, samples_of
+from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, long_enough, samples_of
 from .settings import DataSettings
 
 
@@ -64,8 +64,9 @@ class Loader:
         set_limits(settings.limits)
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
+        least = settings.min_action_seconds if training else 0.0
         self.samples = samples_of(
-            source.packed(subset),
+            (long_enough(video, least) for video in source.packed(subset)),
             window_seconds=settings.window_seconds,
             overlap=settings.window_overlap,
             pad=settings.pad_short_videos,

@@ -7,7 +7,7 @@ read does. Where none can, the slot is padding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,12 @@ from .records import PackedVideo
 from .windows import Window, windows_of
 
 Candidates = Sequence[int] | NDArray[np.int64]
+
+
+def long_enough(video: PackedVideo, seconds: float) -> PackedVideo:
+    """The video without its actions of less than so many seconds."""
+    kept = tuple(action for action in video.actions if action.end - action.start >= seconds)
+    return video if len(kept) == len(video.actions) else replace(video, actions=kept)
 
 
 @dataclass(frozen=True)

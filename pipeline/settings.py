@@ -65,6 +65,10 @@ class DataSettings(SettingsGroup):
     """Share of an action that must lie inside a window to be trained on there, cut off at the window's ends.
     Smaller trains on more fragments of actions; if the window is the whole video, every action counts."""
 
+    min_action_seconds: float = Field(0.0, ge=0)
+    """Seconds below which an action is left out of training, by its whole length; evaluation counts all. Too
+    short ones, below half a step, only make the loss noisier; 0 leaves none out."""
+
     truncate_to: float = Field(1.0, gt=0, le=1)
     """Least share of its window that a training sample shows, drawn anew each time, as is the place; at least
     one action keeps data.min_action_overlap of its length. Smaller makes few videos go further, and actions
