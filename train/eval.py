@@ -51,7 +51,7 @@ class EvalOptions:
     """The options of the command, but for --quiet and --json."""
 
     checkpoint: Path | None
-    from_raw: Path | None
+    from_raw: tuple[Path, ...]  # several are fused
     detections: Path | DetectionsFile | None  # a file, or what is in one
     shards: str | None
     ground_truth: Path | None
@@ -261,6 +261,7 @@ EXAMPLES = """
 Examples:
   leantad eval --checkpoint runs/demo --shards data/demo --raw raw.h5
   leantad eval --from-raw raw.h5 --shards data/demo --set post.sigma=0.5
+  leantad eval --from-raw one.h5 --from-raw two.h5 --shards data/demo
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
   leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
@@ -271,7 +272,12 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
-@click.option("--from-raw", type=FILE, help="HDF5 file of --raw: post-process again, without the model.")
+@click.option(
+    "--from-raw",
+    type=FILE,
+    multiple=True,
+    help="HDF5 file of --raw: post-process again, without the model; repeatable: fused.",
+)
 @click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")
 @click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json.")
