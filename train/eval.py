@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from train.evaluation.files import (
     read_ground_truth,
     rename_videos,
 )
+from train.evaluation.proposals import are_proposals, without_classes
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
@@ -195,6 +196,10 @@ def metrics_of(
         )
     detections, names_line = rename_videos(detections, ground_truth)
     check_overlap(ground_truth, detections.results)
+    proposals_line = ""
+    if are_proposals(detections.results):
+        ground_truth = replace(ground_truth, videos=without_classes(ground_truth.videos))
+        proposals_line = "proposals without classes: all true actions count as one class"
     tiou, protocol = parse_tiou(options.tiou or options.protocol)
     metrics = evaluate(
         ground_truth.videos,
@@ -206,7 +211,7 @@ def metrics_of(
         bins=options.protocol,
         resamples=options.resamples or 0,
     )
-    lines = [line for line in (blocked_line, names_line) if line]
+    lines = [line for line in (blocked_line, names_line, proposals_line) if line]
     lines += [*coverage_lines(ground_truth, detections)]
     if options.drop_duplicates:
         lines.append(f"{metrics['num_truth']} true actions after --drop-duplicates")

@@ -26,7 +26,7 @@ from train.optimizer import has_compiler
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
-from train.validate import update_report, validate, write_metrics
+from train.validate import ground_truth_of, update_report, validate, write_metrics
 
 
 class TrainingStopped(RuntimeError):
@@ -175,7 +175,7 @@ def log_step(
 
 def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
     """Say so if the last validation, from a third of the steps on, found no more than chance would."""
-    ground_truth = run.dataset.ground_truth(run.settings.data.val_subset)
+    ground_truth = ground_truth_of(run)
     step, total_steps = run.progress.step, run.total_steps
     warning = learning_warning(
         run.progress.metrics, ground_truth, run.settings, step=step, total_steps=total_steps
