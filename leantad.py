@@ -80,7 +80,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     *,
     detections: Detections | str | Path | None = None,
-    from_raw: str | Path | None = None,
+    from_raw: str | Path | Sequence[str | Path] = (),
     shards: str | Path | None = None,
     ground_truth: str | Path | None = None,
     subset: str | None = None,
@@ -101,8 +101,8 @@ def evaluate(
     """mAP and what else `leantad eval --json` prints, of a checkpoint, of raw outputs or of detections.
 
     detections: what a detector returned, or a detections.json; with ground_truth: annotations, or the
-    dataset.json of a packed data set. out: also write the detections to this file; None writes none. trust:
-    use the data that somebody else's checkpoint names, wherever it lies.
+    dataset.json of a packed data set. from_raw: several files are fused. out: also write the detections to
+    this file; None writes none. trust: use the data that somebody else's checkpoint names, wherever it lies.
     """
     given = locals()
     from train.cli import Output, options_of

@@ -155,6 +155,8 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     """The type in a JSON Schema in plain English: "integer", "number or null", "list of numbers"."""
     if "anyOf" in schema:
         return " or ".join(_type_of(option) for option in schema["anyOf"])
+    if schema["type"] == "object":
+        return f"{_type_of(schema['additionalProperties'])}s by name"
     if schema["type"] != "array":
         return TYPES[schema["type"]]
     if "prefixItems" in schema:
@@ -168,8 +170,8 @@ def _allowed_by(schema: Mapping[str, Any]) -> str:
         return ", ".join(filter(None, map(_allowed_by, schema["anyOf"])))
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
-    if "items" in schema:
-        each = _allowed_by(schema["items"])
+    if "items" in schema or "additionalProperties" in schema:
+        each = _allowed_by(schema.get("items") or schema["additionalProperties"])
         return f"each {each}" if each else ""
     bounds = {
         "minimum": "at least {:g}",

@@ -110,17 +110,22 @@ class Network(nn.Module):
         gt_labels: Sequence[Tensor] | None = None,
         *,
         generator: torch.Generator | None = None,
+        video_shares: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | Prediction:
         """clips: (B, N, C, L, H, W) uint8, as `sampled_encode` takes them; gt_segments, gt_labels: per video
         (A, 2) feature steps and (A,), on the CPU, where the proposals are drawn (from a GPU they would be
-        copied back, which waits for it).
+        copied back, which waits for it). video_shares: (B,) on the CPU, the share of each window that its
+        video fills; the rest is masked. None: all of all.
 
         With ground truth: the loss and its detached parts; `generator` (CPU) draws clips and proposals.
         Without: Prediction. Both go through forward: ZeRO-3 gathers its parameters in the hooks of this very
         call. Raises ValueError if ground truth comes without its other half or without a generator.
         """
         if gt_segments is None and gt_labels is None:
-            return self.detector.predict(self.encode(clips, kept=None))
+            features = self.encode(clips, kept=None)
+            if video_shares is None:
+                return self.detector.predict(features)
+            return self.detector.masked_predict(features, video_shares)
         if gt_segments is None or gt_labels is None or generator is None:
             training = {"gt_segments": gt_segments, "gt_labels": gt_labels, "generator": generator}
             missing = next(name for name, value in training.items() if value is None)
@@ -130,7 +135,9 @@ class Network(nn.Module):
             )
         kept = self._choose_clips(clips, gt_segments, generator)
         features = self.encode(clips, kept=kept)  # (B, D, N * t)
-        return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
+        if video_shares is None:
+            return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
+        return self.detector.masked_loss(features, gt_segments, gt_labels, video_shares, generator=generator)
 
     def _choose_clips(
         self, clips: Tensor, gt_segments: Sequence[Tensor], generator: torch.Generator

@@ -1,4 +1,4 @@
-"""Deterministic crop, flip and colour jitter of one sample.
+"""Deterministic crop, flip, colour jitter and blur of one sample.
 
 A view is drawn from (seed, epoch, key, window) alone, so decoding a sample again gives the same pixels, and
 every frame of a sample gets the same one: a crop or a colour that jumps between clips would look like motion.
@@ -17,6 +17,8 @@ from .order import stable_seed
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601, the matrix that the decoder uses as well
 CHUNK_FRAMES = 64  # frames converted to float at a time
+MOST_ASPECT = 4 / 3  # width / height of a zoomed part, or its inverse, as in torchvision's RandomResizedCrop
+LEAST_BLUR = 0.1  # pixels; a standard deviation below it changes nothing
 RESIZED_AT_ONCE = 16  # frames of source size that a GPU has in float, for each of several decoders
 
 
@@ -30,13 +32,23 @@ class Colour:
 
 
 @dataclass(frozen=True)
+class Zoom:
+    """The part of the picture that becomes the square, in place of resize and crop."""
+
+    area: float  # share of the picture's area; less where the shape does not fit into the picture
+    aspect: float  # width / height
+
+
+@dataclass(frozen=True)
 class View:
-    """One crop, flip and colour change of a sample."""
+    """One crop, flip, colour change and blur of a sample."""
 
     crop_x: float = 0.5  # fraction of the width that is left over, 0 is the left edge, 0.5 the centre
     crop_y: float = 0.5  # the same for the height, 0 is the top edge
     flip: bool = False
     colour: Colour | None = None
+    zoom: Zoom | None = None
+    blur: float = 0.0  # standard deviation in pixels of the square
 
 
 CENTRE = View()  # of evaluation and prediction
@@ -51,14 +63,24 @@ def draw_view(
     flip: float,
     random_crop: bool,
     color: float,
+    least_area: float = 1.0,
+    blur: float = 0.0,
 ) -> View:
-    """The view of a training sample. flip: probability; color: largest relative change of each factor."""
+    """The view of a training sample.
+
+    flip: probability; color: largest relative change of each factor; least_area: smallest share of the
+    picture's area that is cut out and resized, 1: none is; blur: largest standard deviation, pixels.
+    """
     generator = np.random.PCG64(stable_seed("view", seed, epoch, key, *map(float, window)))
     # 53 bits to [0, 1); raw output, since NumPy promises never to change that stream
-    x, y, mirror, *factors = (generator.random_raw(6) >> np.uint64(11)) / 2.0**53
+    x, y, mirror, *factors, area, shape, sigma = (generator.random_raw(9) >> np.uint64(11)) / 2.0**53
     colour = Colour(*(float(1 + color * (2 * value - 1)) for value in factors)) if color > 0 else None
     crop_x, crop_y = (float(x), float(y)) if random_crop else (0.5, 0.5)
-    return View(crop_x, crop_y, bool(mirror < flip), colour)
+    zoom = None
+    if least_area < 1:
+        aspect = math.exp((2 * float(shape) - 1) * math.log(MOST_ASPECT))
+        zoom = Zoom(float(least_area + (1 - least_area) * area), aspect)
+    return View(crop_x, crop_y, bool(mirror < flip), colour, zoom, float(blur * sigma))
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
@@ -73,24 +95,43 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tupl
 
 
 def apply_view(frames: torch.Tensor, view: View, *, resize: int | tuple[int, int], crop: int) -> torch.Tensor:
-    """Resize, crop, mirror and recolour decoded frames.
+    """Resize, crop, mirror, recolour and blur decoded frames.
 
     frames: (F, H, W, 3) uint8. Returns (F, 3, crop, crop) uint8 on the same device. The resize is bilinear
     and antialiased (the kernel widens with the reduction).
     """
-    height, width = resized_size(frames.shape[1], frames.shape[2], resize)
     images = frames.permute(0, 3, 1, 2)  # (F, 3, H, W)
-    if (height, width) != tuple(images.shape[2:]):
-        images = _resize(images, height, width)
-    top = math.floor(view.crop_y * (height - crop) + 0.5)
-    left = math.floor(view.crop_x * (width - crop) + 0.5)
-    images = images[:, :, top : top + crop, left : left + crop]
+    if view.zoom is None:
+        images = _resize(images, *resized_size(images.shape[2], images.shape[3], resize))
+        images = _cut(images, view, crop, crop)
+    else:
+        images = _cut(images, view, *zoomed_size(images.shape[2], images.shape[3], view.zoom))
+        images = _resize(images, crop, crop)
     if view.flip:
         images = images.flip(3)
-    return images if view.colour is None else _recolour(images, view.colour)
+    if view.colour is not None:
+        images = _recolour(images, view.colour)
+    return _blur(images, view.blur) if view.blur >= LEAST_BLUR else images
+
+
+def zoomed_size(height: int, width: int, zoom: Zoom) -> tuple[int, int]:
+    """Height and width of the part of a picture, made smaller in its shape where it does not fit; pixels."""
+    side = math.sqrt(zoom.area * height * width)
+    part_height, part_width = side / math.sqrt(zoom.aspect), side * math.sqrt(zoom.aspect)
+    fits = min(1.0, height / part_height, width / part_width)
+    return max(1, math.floor(part_height * fits + 0.5)), max(1, math.floor(part_width * fits + 0.5))
+
+
+def _cut(images: torch.Tensor, view: View, height: int, width: int) -> torch.Tensor:
+    """The part of this size where the view says."""
+    top = math.floor(view.crop_y * (images.shape[2] - height) + 0.5)
+    left = math.floor(view.crop_x * (images.shape[3] - width) + 0.5)
+    return images[:, :, top : top + height, left : left + width]
 
 
 def _resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if (height, width) == tuple(images.shape[2:]):
+        return images
     if images.device.type == "cpu":  # 8-bit kernel: 4 to 20 times as fast as float32, within 1 of it
         return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
     chunks = [  # CUDA has the float kernel only; a few frames at a time bound its memory
@@ -120,3 +161,23 @@ def _recolour(images: torch.Tensor, colour: Colour) -> torch.Tensor:
         for chunk in torch.split(images, CHUNK_FRAMES)
     ]
     return torch.cat([chunk.round_().clamp_(0, 255).to(torch.uint8) for chunk in chunks])
+
+
+def blur_kernel(sigma: float) -> torch.Tensor:
+    """Weights of the pixels within three standard deviations (pixels), (2 r + 1,) float32; their sum is 1."""
+    radius = max(1, math.ceil(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def _blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur, along columns, then rows; the outermost pixels stand for those outside."""
+    kernel = blur_kernel(sigma).to(images.device)
+    radius = len(kernel) // 2
+    chunks = []
+    for chunk in torch.split(images, CHUNK_FRAMES):
+        x = chunk.float().flatten(0, 1)[:, None]  # (F * 3, 1, h, w)
+        x = F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
+        x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+        chunks.append(torch.unflatten(x[:, 0], 0, (-1, 3)).round_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(chunks)

@@ -16,6 +16,7 @@ class Batch:
     durations: (B,) float64, length of the whole video in seconds.
     gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
     gt_labels: per window (A,) int64, index into the data set's classes.
+    ends: (B,) float64, seconds of the video at which what a window shows of it ends.
     padding: per window, True where a sample is only there so that all ranks have as many: drop its result.
     """
 
@@ -23,6 +24,7 @@ class Batch:
     keys: tuple[str, ...]
     windows: torch.Tensor
     durations: torch.Tensor
+    ends: torch.Tensor
     gt_segments: tuple[torch.Tensor, ...]
     gt_labels: tuple[torch.Tensor, ...]
     padding: tuple[bool, ...]
@@ -32,6 +34,7 @@ class Batch:
         _check("clips", self.clips, torch.uint8, (size, None, 3, None, None, None))
         _check("windows", self.windows, torch.float64, (size, 2))
         _check("durations", self.durations, torch.float64, (size,))
+        _check("ends", self.ends, torch.float64, (size,))
         for name in ("gt_segments", "gt_labels", "padding"):
             if len(getattr(self, name)) != size:
                 raise ValueError(
@@ -40,6 +43,12 @@ class Batch:
         for segments, labels in zip(self.gt_segments, self.gt_labels, strict=True):
             _check("gt_segments", segments, torch.float64, (len(labels), 2))
             _check("gt_labels", labels, torch.int64, (len(labels),))
+
+    @property
+    def video_shares(self) -> torch.Tensor:
+        """(B,) float64, above 0, at most 1: the share of each window that shows its video, from the start."""
+        start, end = self.windows.unbind(1)
+        return ((self.ends - start) / (end - start)).clamp(max=1.0)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -30,6 +30,7 @@ def collate(
         keys=tuple(sample.video.key for sample in samples),
         windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
         durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),
+        ends=torch.tensor([sample.shown_end for sample in samples], dtype=torch.float64),
         gt_segments=tuple(segments for segments, _ in ground_truth),
         gt_labels=tuple(numbers for _, numbers in ground_truth),
         padding=tuple(padding),
@@ -39,12 +40,12 @@ def collate(
 def ground_truth_of(
     sample: Sample, labels: Mapping[str, int], *, min_overlap: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Segments (A, 2) and labels (A,) of a window; if it is the whole video every action counts."""
-    actions = sample.video.actions
-    is_whole = sample.window == (0.0, sample.video.duration)
+    """Segments (A, 2) and labels (A,) of a window; if it holds the whole video every action counts."""
+    actions, start = sample.video.actions, sample.window[0]
+    is_whole = start == 0 and sample.shown_end == sample.video.duration
     segments, kept = segments_in(
         [(action.start, action.end) for action in actions],
-        sample.window,
+        (start, sample.shown_end),
         min_overlap=0.0 if is_whole else min_overlap,
     )
     numbers = [labels[actions[index].label] for index in kept]

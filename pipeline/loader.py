@@ -14,7 +14,7 @@ from .order import next_step
 from .prefetch import Prefetch
 from .records import VideoSource
 from .sample_reader import PendingSample, SampleReader
-from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, samples_of
+from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, long_enough, samples_of
 from .settings import DataSettings
 
 
@@ -64,8 +64,12 @@ class Loader:
         set_limits(settings.limits)
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
+        least = settings.min_action_seconds if training else 0.0
         self.samples = samples_of(
-            source.packed(subset), window_seconds=settings.window_seconds, overlap=settings.window_overlap
+            (long_enough(video, least) for video in source.packed(subset)),
+            window_seconds=settings.window_seconds,
+            overlap=settings.window_overlap,
+            pad=settings.pad_short_videos,
         )
         self.labels = {name: number for number, name in enumerate(source.classes)}
         share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
@@ -167,7 +171,7 @@ class Loader:
         """The first of the candidates that can be read, and whether one can; if not, its clips are black."""
         while pending is not None:
             if self.reader.complete(pending):
-                return self.samples[pending.index], True
+                return self.reader.sample_at(pending.index, epoch), True
             pending = self._start_first(candidates, epoch, into)
         into.zero_()
         return self.samples[candidates[0] if len(candidates) else 0], False

@@ -14,6 +14,7 @@ from .order import stable_seed
 from .records import VideoSource
 from .samples import Sample
 from .settings import DataSettings
+from .truncate import truncated
 from .windows import clip_frame_numbers
 
 
@@ -49,12 +50,26 @@ class SampleReader:
         videos = {sample.video.key: sample.video for sample in samples}
         self.decoder = ClipDecoder(settings, device, videos=list(videos.values()), remark=remark)
 
+    def sample_at(self, index: int, epoch: int) -> Sample:
+        """The sample as it is seen in an epoch: in training a random part of its window, if so set."""
+        settings, sample = self.settings, self.samples[index]
+        if not self.training or settings.truncate_to == 1:
+            return sample
+        return truncated(
+            sample,
+            seed=self.seed,
+            epoch=epoch,
+            least=settings.truncate_to,
+            min_overlap=settings.min_action_overlap,
+            pad=settings.pad_short_videos,
+        )
+
     def start(self, index: int, epoch: int, clips: torch.Tensor) -> PendingSample | None:
         """Begin to read a sample into `clips` (N, C, L, H, W) uint8; None if it was skipped before."""
         if index in self.skipped:
             return None
         try:
-            return PendingSample(index, self.decode(self.samples[index], epoch, clips))
+            return PendingSample(index, self.decode(self.sample_at(index, epoch), epoch, clips))
         except (ValueError, OSError) as error:
             return PendingSample(index, error)
 
@@ -115,4 +130,6 @@ class SampleReader:
             flip=settings.flip,
             random_crop=settings.random_crop,
             color=settings.color,
+            least_area=settings.least_area,
+            blur=settings.blur,
         )

@@ -7,7 +7,7 @@ read does. Where none can, the slot is padding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,22 +20,38 @@ from .windows import Window, windows_of
 Candidates = Sequence[int] | NDArray[np.int64]
 
 
+def long_enough(video: PackedVideo, seconds: float) -> PackedVideo:
+    """The video without its actions of less than so many seconds."""
+    kept = tuple(action for action in video.actions if action.end - action.start >= seconds)
+    return video if len(kept) == len(video.actions) else replace(video, actions=kept)
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One window of one video."""
+    """One window of one video.
+
+    end: seconds at which it ends to show the video, if that is before its own end and the video's.
+    """
 
     video: PackedVideo
     window: Window
+    end: float | None = None
+
+    @property
+    def shown_end(self) -> float:
+        """Seconds at which what it shows of the video ends."""
+        assert self.video.duration is not None, "a packed video has a duration"
+        return min(self.window[1], self.video.duration, *([] if self.end is None else [self.end]))
 
 
 def samples_of(
-    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float
+    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float, pad: bool = False
 ) -> list[Sample]:
-    """The windows of packed videos, those of a video in a row."""
+    """The windows of packed videos, those of a video in a row; see `windows_of`."""
     samples: list[Sample] = []
     for video in videos:
         assert video.duration is not None, "a packed video has a duration"
-        windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap)
+        windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap, pad=pad)
         samples += [Sample(video, window) for window in windows]
     return samples
 

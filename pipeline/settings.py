@@ -56,9 +56,23 @@ class DataSettings(SettingsGroup):
     """Share of a window that the next one repeats. With 0.5 an action of up to half a window lies wholly in
     one of them; more overlap means more windows, and so more time."""
 
+    pad_short_videos: bool = False
+    """Whether a video shorter than data.window_seconds is seen in a window of that length all the same, whose
+    empty end is masked: the detector neither sees nor reports it. true keeps the seconds of a step equal in
+    all videos, as ActionFormer does; false stretches short videos, and so places their actions finer."""
+
     min_action_overlap: float = Field(0.5, ge=0, le=1)
     """Share of an action that must lie inside a window to be trained on there, cut off at the window's ends.
     Smaller trains on more fragments of actions; if the window is the whole video, every action counts."""
+
+    min_action_seconds: float = Field(0.0, ge=0)
+    """Seconds below which an action is left out of training, by its whole length; evaluation counts all. Too
+    short ones, below half a step, only make the loss noisier; 0 leaves none out."""
+
+    truncate_to: float = Field(1.0, gt=0, le=1)
+    """Least share of its window that a training sample shows, drawn anew each time, as is the place; at least
+    one action keeps data.min_action_overlap of its length. Smaller makes few videos go further, and actions
+    longer in steps (with data.pad_short_videos: not longer). 1: all of it; ActionFormer takes 0.9."""
 
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that a training sample is mirrored, left to right. Set it to 0 if a mirrored video would
@@ -71,6 +85,15 @@ class DataSettings(SettingsGroup):
     color: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of brightness, contrast and saturation in training: 0 changes nothing, 0.2 up
     to 20 %. More makes the network depend less on light and camera."""
+
+    least_area: float = Field(1.0, gt=0, le=1)
+    """Least share of the picture's area that training cuts out and resizes to the square, one part for each
+    window (random resized crop); 1: data.resize and data.crop instead. Smaller makes the network depend less
+    on size and place; 0.08 is usual for images, too little where what happens is small."""
+
+    blur: float = Field(0.0, ge=0, le=10)
+    """Largest standard deviation in pixels of the blur of a training window, drawn from 0 to it; 0: none.
+    More makes the network depend less on sharp detail, such as of a better camera."""
 
     shuffle_frames: bool = False
     """Whether the frames of each clip are put in random order. For experiments: what is still found then is
@@ -114,6 +137,12 @@ class DataSettings(SettingsGroup):
             raise ValueError(
                 f"crop: got {self.crop}, want at most resize ({self.short_side}), the short side"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _padding_has_a_length(self) -> DataSettings:
+        if self.pad_short_videos and self.window_seconds is None:
+            raise ValueError("pad_short_videos: got true without data.window_seconds, want it: the length")
         return self
 
     @property

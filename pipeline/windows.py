@@ -10,13 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 Window = tuple[float, float]  # start and end in seconds
 
 
-def windows_of(duration: float, *, window_seconds: float | None, overlap: float) -> list[Window]:
+def windows_of(
+    duration: float, *, window_seconds: float | None, overlap: float, pad: bool = False
+) -> list[Window]:
     """Cut `duration` seconds into windows; together they cover all of it and none leaves it.
 
-    `window_seconds` None, or a video no longer than it: one window, the whole video. Otherwise windows of
-    that length slide by `(1 - overlap)` of it, and the last one is aligned to the end of the video.
-    `window_seconds` is above 0 and `overlap` in [0, 1), as DataSettings has them. Raises ValueError for a
-    duration that is none.
+    `window_seconds` None, or a video no longer than it: one window, the whole video; with `pad` it is of that
+    length all the same, and ends after the video. Otherwise windows of that length slide by `(1 - overlap)`
+    of it, and the last one is aligned to the end of the video. `window_seconds` is above 0 and `overlap` in
+    [0, 1), as DataSettings has them. Raises ValueError for a duration that is none.
     """
     if not (math.isfinite(duration) and duration > 0):
         raise ValueError(f"duration: got {duration}, want more than 0 seconds; check the video's entry")
@@ -26,7 +28,7 @@ def windows_of(duration: float, *, window_seconds: float | None, overlap: float)
     # How many strides fit before the last window; 1e-9 of one is rounding, not a further window.
     count = math.ceil((duration - window_seconds) / stride - 1e-9)
     if count <= 0:
-        return [(0.0, float(duration))]
+        return [(0.0, max(float(duration), float(window_seconds) if pad else 0.0))]
     starts = [i * stride for i in range(count)] + [duration - window_seconds]
     return [(start, min(start + window_seconds, duration)) for start in starts]
 

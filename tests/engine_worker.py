@@ -55,7 +55,9 @@ SETTINGS = OptimizerSettings(
     eps=1e-6,
     warmup_steps=2,
     gradient_clip=0.5,
+    decay_weights_alone=False,
 )
+LAYERS = {"layer_lrs": {"encoder.backbone.layer1.2": 3, "encoder": 0.5}, "decay_weights_alone": True}
 
 ACTIONFORMER = DetectorSettings(
     kind="actionformer",
@@ -84,6 +86,7 @@ class Mode:
     clip_sampling: str = "random"
     actionformer: bool = False  # in place of the small head
     ema: bool = False  # an average of the weights beside them
+    layers: bool = False  # learning rates and weight decay by layer
 
 
 MODES = {
@@ -111,6 +114,12 @@ MODES = {
     "zero 3, dpp": Mode(3, clip_sampling="dpp"),
     "zero 3, top_gradient": Mode(3, clip_sampling="top_gradient"),
     "zero 3, offload, importance": Mode(3, offload=True, clip_sampling="importance"),
+    "zero 0, layers": Mode(0, layers=True),
+    "zero 1, layers": Mode(1, layers=True),
+    "zero 2, offload, layers": Mode(2, offload=True, layers=True),
+    "zero 3, layers, actionformer": Mode(3, layers=True, actionformer=True),
+    "zero 3, layers, ema": Mode(3, layers=True, ema=True),
+    "zero 3, offload, 2 micro steps, layers": Mode(3, offload=True, accumulation=2, layers=True),
     "zero 0, actionformer": Mode(0, actionformer=True),
     "zero 1, actionformer": Mode(1, actionformer=True),
     "zero 2, offload, actionformer": Mode(2, offload=True, actionformer=True),
@@ -127,7 +136,13 @@ MODES = {
 EMA_DECAY = 0.7
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
 RESUMED += ("zero 1, offload, torch's Adam", "zero 1, bf16, offload, torch's Adam", "zero 3, actionformer")
-RESUMED += ("zero 0, ema", "zero 1, ema", "zero 3, offload, ema")
+RESUMED += (
+    "zero 1, layers",
+    "zero 3, layers, ema",
+    "zero 0, ema",
+    "zero 1, ema",
+    "zero 3, offload, ema",
+)
 
 
 class Block(nn.Module):
@@ -270,17 +285,28 @@ class StepsResult:
     average: dict[str, Tensor] | None = None
 
 
-def adamw(network: nn.Module) -> torch.optim.Optimizer:
-    groups = [
-        {"params": list(network.encoder.parameters()), "lr": SETTINGS.encoder_lr},
-        {"params": list(network.detector.parameters()), "lr": SETTINGS.detector_lr},
-    ]
-    return torch.optim.AdamW(groups, betas=SETTINGS.betas, eps=SETTINGS.eps, weight_decay=0.05)
+def adamw(network: nn.Module, layers: bool) -> torch.optim.Optimizer:
+    """A group for each parameter; the factors are written out by hand."""
+    groups = []
+    for name, p in network.named_parameters():
+        rate = SETTINGS.encoder_lr if name.startswith("encoder.") else SETTINGS.detector_lr
+        decay = 0.05
+        if layers:
+            if name.startswith("encoder.backbone.layer1.2."):
+                rate *= 3.0
+            elif name.startswith("encoder."):
+                rate *= 0.5
+            is_norm = p.ndim == 1 or p.shape[0] == 1 and p.ndim == 3 and name.endswith("scale")
+            decay = 0.0 if is_norm else 0.05
+        groups.append({"params": [p], "lr": rate, "weight_decay": decay})
+    return torch.optim.AdamW(groups, betas=SETTINGS.betas, eps=SETTINGS.eps)
 
 
-def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation: int) -> StepsResult:
+def torch_steps(
+    network: Network, loss_of: Callable[[int], Tensor], accumulation: int, *, layers: bool = False
+) -> StepsResult:
     """STEPS steps of plain torch: mean loss over the micro steps, clip, AdamW, the schedule by hand."""
-    optimizer, norms = adamw(network), []
+    optimizer, norms = adamw(network, layers), []
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(STEPS):
@@ -299,7 +325,7 @@ def torch_steps(network: Network, loss_of: Callable[[int], Tensor], accumulation
 
 @cache
 def reference(
-    accumulation: int, frozen: str, actionformer: bool, clip_sampling: str = "random"
+    accumulation: int, frozen: str, actionformer: bool, clip_sampling: str = "random", layers: bool = False
 ) -> StepsResult:
     """Plain autograd over the data of all ranks."""
     network = Network(frozen=frozen, actionformer=actionformer)
@@ -310,7 +336,7 @@ def reference(
             count_by_hand(network.detector, [kept for _, kept in batches])
         return sum(network.plain(*of_rank) for of_rank in batches) / world_size()
 
-    return torch_steps(network, loss_of, accumulation)
+    return torch_steps(network, loss_of, accumulation, layers=layers)
 
 
 def by_torch() -> StepsResult:
@@ -328,6 +354,7 @@ def engine_of(network: Network, mode: Mode):
         config["zero_optimization"]["offload_param"]["device"] = "cpu" if mode.stage == 3 else "none"
     config["bf16"]["enabled"] = mode.bf16
     changes = {"accumulation_steps": mode.accumulation, "batch_size": 2, "cpu_adam": mode.cpu_adam}
+    changes |= LAYERS if mode.layers else {}
     settings = SETTINGS.model_copy(update=changes)
     return build_engine(network, settings, ds_config=config, total_steps=TOTAL_STEPS)
 
@@ -381,7 +408,7 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
         average = WeightAverage(engine, EMA_DECAY) if mode.ema else None
         norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling, average)
         got = StepsResult(full_state_dict(engine), norms, average.full_state_dict() if average else None)
-        want = reference(mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling)
+        want = reference(mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling, mode.layers)
         results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
         engine.destroy()
@@ -453,6 +480,9 @@ def refusals(folder: Path) -> dict[str, object]:
     other = engine_of(Network(), Mode(2))
     result: dict[str, object] = {"stage": refused(other, folder), "nothing": refused(other, folder / "no")}
     other.destroy()
+    regrouped = engine_of(Network(), Mode(1, layers=True))
+    result["groups"] = refused(regrouped, folder)
+    regrouped.destroy()
     engine = engine_of(Network(), Mode(1))
     mark = folder / "executed"
     if rank() == 0:

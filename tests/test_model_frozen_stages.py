@@ -9,7 +9,8 @@ from model.backbones import BACKBONES, WITHOUT_RESIDUALS, build_backbone
 from model.detector.settings import DetectorSettings
 from model.network import ClipEncoder, Network
 from model.settings import EncoderSettings
-from train.optimizer import OptimizerSettings, parameter_groups
+from train.optimizer import OptimizerSettings
+from train.parameter_groups import parameter_groups
 
 SMALL = DetectorSettings(num_steps=8, neck_dim=16, fc_dim=16, head_dim=16, roi_bins=4)
 STAGES = {"r2plus1d_tiny": 2, "i3d": 3} | dict.fromkeys([n for n in BACKBONES if "videomae" in n], 1)

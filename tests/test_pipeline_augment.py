@@ -4,13 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.augment import CENTRE, Colour, View, apply_view, draw_view, resized_size
+from pipeline.augment import (
+    CENTRE,
+    Colour,
+    View,
+    Zoom,
+    apply_view,
+    blur_kernel,
+    draw_view,
+    resized_size,
+    zoomed_size,
+)
 
 WINDOW = (0.0, 12.5)
 
 
-def draw(seed=0, epoch=0, key="a", window=WINDOW, flip=0.5, random_crop=True, color=0.4):
-    return draw_view(seed, epoch, key, window, flip=flip, random_crop=random_crop, color=color)
+def draw(seed=0, epoch=0, key="a", window=WINDOW, flip=0.5, random_crop=True, color=0.4, **more):
+    return draw_view(seed, epoch, key, window, flip=flip, random_crop=random_crop, color=color, **more)
 
 
 def noise(*shape):
@@ -103,3 +113,52 @@ def test_the_gpu_resizes_to_the_same_pixels():
     there = apply_view(frames.cuda(), view, resize=48, crop=40).cpu().int()
     # the CPU's resize kernel computes in 8-bit fixed point, within 1 of float32; colour factors can make it 2
     assert (here - there).abs().max() <= 2
+
+
+def test_zooms_and_blurs_spread_over_what_is_allowed_and_leave_the_rest_of_the_view_alone():
+    views = [draw(key=str(i), least_area=0.2, blur=2.0) for i in range(1000)]
+    areas, aspects = np.array([(view.zoom.area, view.zoom.aspect) for view in views]).T
+    blurs = np.array([view.blur for view in views])
+    assert areas.min() >= 0.2 and areas.max() <= 1 and abs(areas.mean() - 0.6) < 0.04  # 5 standard errors
+    assert aspects.min() >= 0.75 and aspects.max() <= 4 / 3 and abs(np.log(aspects).mean()) < 0.03
+    assert blurs.min() < 0.02 and 1.98 < blurs.max() <= 2
+    for i, view in enumerate(views[:20]):
+        plain = draw(key=str(i))
+        assert (plain.crop_x, plain.flip, plain.colour) == (view.crop_x, view.flip, view.colour)
+        assert plain.zoom is None and plain.blur == 0
+
+
+@pytest.mark.parametrize("size", [(240, 320), (320, 240), (9, 200)])
+def test_a_zoomed_part_fits_and_has_its_area_where_that_is_possible(size):
+    for aspect in (0.75, 1.0, 4 / 3):
+        for area in (0.08, 0.5, 1.0):
+            height, width = zoomed_size(*size, Zoom(area, aspect))
+            assert 1 <= height <= size[0] and 1 <= width <= size[1]
+            if min(size) > 100 and area <= 0.5:
+                assert height * width == pytest.approx(area * size[0] * size[1], rel=0.02)  # rounded sides
+                assert width / height == pytest.approx(aspect, rel=0.02)
+
+
+def test_a_zoomed_part_is_cut_where_the_view_says_and_resized_to_the_square():
+    frames = noise(2, 40, 60, 3)
+    view = View(crop_x=1.0, crop_y=0.0, zoom=Zoom(20 * 20 / (40 * 60), 1.0))
+    assert torch.equal(apply_view(frames, view, resize=36, crop=20), frames[:, :20, 40:].permute(0, 3, 1, 2))
+    small = apply_view(frames, view, resize=36, crop=10)
+    part = frames[:, :20, 40:].permute(0, 3, 1, 2)
+    want = torch.nn.functional.interpolate(part, size=(10, 10), mode="bilinear", antialias=True)
+    assert torch.equal(small, want)
+
+
+def test_a_blur_is_the_gaussian_mean_of_each_neighbourhood_and_keeps_a_flat_picture():
+    frames, sigma = noise(1, 12, 12, 3), 0.8
+    blurred = apply_view(frames, View(blur=sigma), resize=12, crop=12)[0]
+    kernel, pixels = blur_kernel(sigma).double(), frames[0].permute(2, 0, 1).double()
+    radius = len(kernel) // 2
+    for y, x in ((0, 0), (5, 7), (11, 3)):
+        rows = [min(max(y + d, 0), 11) for d in range(-radius, radius + 1)]
+        columns = [min(max(x + d, 0), 11) for d in range(-radius, radius + 1)]
+        want = kernel @ pixels[:, rows][:, :, columns] @ kernel
+        assert (blurred[:, y, x] - want).abs().max() <= 0.51  # rounded to a whole number
+    flat = torch.full((70, 9, 9, 3), 77, dtype=torch.uint8)
+    assert (apply_view(flat, View(blur=3.0), resize=9, crop=9) == 77).all()
+    assert torch.equal(apply_view(frames, View(blur=0.05), resize=12, crop=12)[0], pixels.byte())

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import pytest
-from dataset_cases import video
+from dataset_cases import video, write_five_videos
 
+from pipeline.dataset import Dataset
+from pipeline.loader import Loader
 from pipeline.order import epoch_order
-from pipeline.samples import EvaluationSampler, Sample, TrainingSampler, samples_of
+from pipeline.samples import EvaluationSampler, Sample, TrainingSampler, long_enough, samples_of
+from pipeline.settings import DataSettings
 
 
 def test_samples_are_the_windows_of_each_video_in_a_row():
     samples = samples_of([video("a"), video("b")], window_seconds=0.5, overlap=0.0)  # both last a second
     windows = [(0.0, 0.5), (0.5, 1.0)]
     assert samples == [Sample(video(key), window) for key in "ab" for window in windows]
+
+
+def test_a_short_video_gets_a_window_as_long_as_the_others_if_it_is_padded():
+    for seconds, window in ((2.0, (0.0, 2.0)), (1.0, (0.0, 1.0))):
+        (sample,) = samples_of([video("a")], window_seconds=seconds, overlap=0.0, pad=True)  # of a second
+        assert sample.window == window
+    assert [s.window for s in samples_of([video("a")], window_seconds=2.0, overlap=0.0)] == [(0.0, 1.0)]
+    both = [samples_of([video("a")], window_seconds=0.4, overlap=0.5, pad=pad) for pad in (True, False)]
+    assert both[0] == both[1], "a video longer than a window needs no padding"
+
+
+def test_actions_that_are_too_short_are_left_out_by_their_whole_length():
+    one = video("a")  # an action of half a second
+    assert long_enough(one, 0.5) is one and long_enough(one, 0.0) is one
+    assert long_enough(one, 0.51).actions == () and long_enough(one, 0.51).key == "a"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_loader_leaves_short_actions_out_of_training_alone(tmp_path, training):
+    settings = DataSettings(shards=str(tmp_path), min_action_seconds=0.6, resize=8, crop=8)
+    subset = "training" if training else "validation"
+    parts = {"subset": subset, "batch_size": 1, "seed": 0, "rank": 0, "world_size": 1, "device": "cpu"}
+    dataset = Dataset.open(str(write_five_videos(tmp_path)))
+    loader = Loader(dataset, settings, training=training, remark=print, **parts)
+    loader.close()
+    assert {len(sample.video.actions) for sample in loader.samples} == {0 if training else 1}
+    assert all(video.actions for video in dataset.packed(subset)), "the ground truth is that of all"
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

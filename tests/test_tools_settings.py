@@ -172,6 +172,7 @@ def test_quiet_prints_nothing():
         ),
         ("detector.neck_dim", "integer, at least 8, a multiple of 4; default 256"),
         ("detector.regression_tiou", "list of numbers, each above 0, below 1; default [0.7, 0.8, 0.9]"),
+        ("optimizer.layer_lrs", "numbers by name, each at least 0; default {}"),
         ("optimizer.betas", "list of 2 numbers; default [0.9, 0.999]"),
     ],
 )

@@ -78,6 +78,7 @@ def batch() -> Batch:
         keys=("a", "b"),
         windows=torch.tensor([[0.0, 8.0], [0.0, 6.0]], dtype=torch.float64),
         durations=torch.tensor([8.0, 6.0], dtype=torch.float64),
+        ends=torch.tensor([8.0, 6.0], dtype=torch.float64),
         gt_segments=(torch.tensor([[2.0, 4.0], [3.0, 7.0]], dtype=torch.float64), torch.zeros(0, 2).double()),
         gt_labels=(torch.tensor([1, 0]), torch.zeros(0, dtype=torch.int64)),
         padding=(False, False),

@@ -12,7 +12,7 @@ from model.backbones import build_backbone
 from pipeline.annotations import read_annotations
 from pipeline.windows import windows_of
 from train.build_network import build_network
-from train.optimizer import parameter_groups
+from train.parameter_groups import parameter_groups
 from train.settings import RECIPES, Settings, load_settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -22,7 +22,7 @@ class Engine:
     def __init__(self, losses: list[dict[str, float]]):
         self.losses, self.calls = iter(losses), Counter()
 
-    def __call__(self, clips, segments, labels, *, generator):
+    def __call__(self, clips, segments, labels, *, generator, video_shares):
         loss, *parts = next(self.losses).items()
         return torch.tensor(loss[1]), {name: torch.tensor(value) for name, value in parts}
 
@@ -37,7 +37,9 @@ class Engine:
 
 
 def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
-    settings = SimpleNamespace(seed=3, detector=SimpleNamespace(num_steps=4))
+    settings = SimpleNamespace(
+        seed=3, detector=SimpleNamespace(num_steps=4), data=SimpleNamespace(pad_short_videos=False)
+    )
     betas: list[int] = []
     return SimpleNamespace(
         settings=settings,
@@ -108,9 +110,9 @@ class LookingEngine(Engine):
         super().__init__(losses)
         self.given: list[torch.Tensor] = []
 
-    def __call__(self, clips, segments, labels, *, generator):
+    def __call__(self, clips, segments, labels, *, generator, video_shares):
         self.given.append(clips)
-        return super().__call__(clips, segments, labels, generator=generator)
+        return super().__call__(clips, segments, labels, generator=generator, video_shares=video_shares)
 
 
 def test_no_batch_is_moved_to_the_device_as_a_whole():

@@ -152,7 +152,7 @@ def section(group: Group) -> str:
 
 def linked(text: str) -> str:
     """The text with names of settings and files as code, and pages of docs/ as links from within docs/."""
-    text = re.sub(r"(?<![\w/-])[a-z_]+(?:\.[a-z_]+)+", r"`\g<0>`", text)
+    text = re.sub(r"(?<![\w/-])[a-z_]+(?:\.[a-z_][a-z_0-9]*)+", r"`\g<0>`", text)
     return re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", text)
 
 

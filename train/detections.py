@@ -19,6 +19,7 @@ from train.detection_texts import csv_text, subtitles
 from train.trust import is_own, signature_of
 
 JSON_NAME, CSV_NAME = "detections.json", "detections.csv"  # what runs and predictions call them
+PROPOSAL = "proposal"  # the label of detections without classes, see post.proposals_only
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # video -> [{"segment", "label", "score"}], best first
 LONGEST_SECONDS = 1e9  # what a file states beyond it is no duration of a video
 WANTED = 'want {"segment": [start, end], "label": text, "score": number}, all finite; fix or remove it'

@@ -44,9 +44,9 @@ from train.optimizer import (
     deepspeed_dict,
     fit_buckets,
     has_compiler,
-    parameter_groups,
     resolve_auto,
 )
+from train.parameter_groups import WITHOUT_DECAY, group_sizes, parameter_groups
 
 STATE_TAG = "engine"  # DeepSpeed's name for the folder inside the one it is given
 
@@ -125,7 +125,7 @@ def build_engine(
     total_steps: int,
     device: torch.device | None = None,
 ) -> Any:
-    """A DeepSpeed engine around `network`, whose `encoder` and `detector` are the two learning-rate groups.
+    """A DeepSpeed engine around `network`, whose `encoder` and `detector` each have a learning rate.
 
     Use: `loss = engine(...)`, `engine.backward(loss)` once per micro step, `engine.step()`. total_steps:
     optimizer steps of the whole run, the length of the schedule. ds_config: of `read_ds_config`; what is
@@ -138,18 +138,19 @@ def build_engine(
     config = deepspeed_dict(settings, _resolved(ds_config, network))
     if config["optimizer"]["params"].get("adam_w_mode"):  # DeepSpeed's Adam for CPUs
         _load_extensions("CPUAdamBuilder")
-    factor = lr_factor(settings, total_steps)
+    factor, groups = lr_factor(settings, total_steps), parameter_groups(network, settings)
+    sizes = group_sizes(groups)  # before they are partitioned
     try:
         engine, *_ = deepspeed.initialize(
             model=network,
-            model_parameters=parameter_groups(network, settings),
+            model_parameters=groups,
             config=config,
             lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
             dist_init_required=False,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value that only DeepSpeed knows
         raise ValueError(f"run.ds_config: DeepSpeed refuses it ({short(error, 200)})") from error
-    engine.checkpoint_engine.load = _load_safely
+    engine.checkpoint_engine.load, engine.group_sizes = _load_safely, sizes
     return engine
 
 
@@ -168,8 +169,9 @@ def precision_of(engine: Any) -> Literal["bf16", "float32"]:
 
 
 def learning_rates(engine: Any) -> dict[str, float]:
-    """The rate of the next step by group name."""
-    return {group["name"]: group["lr"] for group in engine.optimizer.param_groups}
+    """The rate of the next step by group name; a group without weight decay has that of its other half."""
+    groups = engine.optimizer.param_groups
+    return {group["name"].removesuffix(WITHOUT_DECAY): group["lr"] for group in groups}
 
 
 def log_scalars(engine: Any, step: int, values: dict[str, float]) -> None:
@@ -228,8 +230,16 @@ def save_state(engine: Any, folder: str | Path, client_state: dict[str, Any]) ->
     rng = RngState.capture(torch.device(engine.device))
     save_file({"cpu": rng.cpu} | ({"cuda": rng.cuda} if rng.cuda is not None else {}), _rng_file(folder))
     if rank() == 0:
-        write_json(folder / STATE_FILE, {"layout": _partitioning(engine), "client_state": client_state})
+        state = {"layout": _partitioning(engine), "groups": engine.group_sizes, "client_state": client_state}
+        write_json(folder / STATE_FILE, state)
     barrier()
+
+
+def _sizes(groups: Any) -> str:
+    """Names and elements of groups of parameters; a state of an older LeanTAD has none."""
+    if not isinstance(groups, dict):
+        return "not stated, by an older LeanTAD"
+    return ", ".join(f"{name}: {size}" for name, size in groups.items())
 
 
 def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
@@ -237,7 +247,8 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
 
     Bitwise: the steps that follow are those of the run that did not stop (with DeepSpeed's Adam for CPUs they
     differ by some 3e-7). Nothing in the files is executed. Every rank calls it. ValueError if the folder
-    holds no state, or one saved by another number of processes, ZeRO stage or precision.
+    holds no state, or one saved by another number of processes, ZeRO stage or precision, or with other groups
+    of parameters.
     """
     folder = Path(folder)
     try:
@@ -250,6 +261,12 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: saved with {saved}, now {partitioning}; resume with what it was saved with, "
             "or start a new run from its weights"
+        )
+    if (groups := state.get("groups")) != engine.group_sizes:
+        raise ValueError(
+            f"{folder}: saved with other groups of parameters ({_sizes(groups)}; now "
+            f"{_sizes(engine.group_sizes)}); resume with the optimizer.layer_lrs, "
+            "optimizer.decay_weights_alone and frozen parts of that run, or start a new run from its weights"
         )
     try:
         path, _ = engine.load_checkpoint(str(folder), tag=STATE_TAG)

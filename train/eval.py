@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from train.evaluation.files import (
     read_ground_truth,
     rename_videos,
 )
+from train.evaluation.proposals import are_proposals, without_classes
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
@@ -51,7 +52,7 @@ class EvalOptions:
     """The options of the command, but for --quiet and --json."""
 
     checkpoint: Path | None
-    from_raw: Path | None
+    from_raw: tuple[Path, ...]  # several are fused
     detections: Path | DetectionsFile | None  # a file, or what is in one
     shards: str | None
     ground_truth: Path | None
@@ -195,6 +196,10 @@ def metrics_of(
         )
     detections, names_line = rename_videos(detections, ground_truth)
     check_overlap(ground_truth, detections.results)
+    proposals_line = ""
+    if are_proposals(detections.results):
+        ground_truth = replace(ground_truth, videos=without_classes(ground_truth.videos))
+        proposals_line = "proposals without classes: all true actions count as one class"
     tiou, protocol = parse_tiou(options.tiou or options.protocol)
     metrics = evaluate(
         ground_truth.videos,
@@ -206,7 +211,7 @@ def metrics_of(
         bins=options.protocol,
         resamples=options.resamples or 0,
     )
-    lines = [line for line in (blocked_line, names_line) if line]
+    lines = [line for line in (blocked_line, names_line, proposals_line) if line]
     lines += [*coverage_lines(ground_truth, detections)]
     if options.drop_duplicates:
         lines.append(f"{metrics['num_truth']} true actions after --drop-duplicates")
@@ -261,6 +266,7 @@ EXAMPLES = """
 Examples:
   leantad eval --checkpoint runs/demo --shards data/demo --raw raw.h5
   leantad eval --from-raw raw.h5 --shards data/demo --set post.sigma=0.5
+  leantad eval --from-raw one.h5 --from-raw two.h5 --shards data/demo
   leantad eval --detections detections.json --ground-truth truth.json --tiou 0.1:0.1:0.9
   leantad eval --detections detections.json --ground-truth truth.json --diagnose --bootstrap 1000
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
@@ -271,7 +277,12 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
-@click.option("--from-raw", type=FILE, help="HDF5 file of --raw: post-process again, without the model.")
+@click.option(
+    "--from-raw",
+    type=FILE,
+    multiple=True,
+    help="HDF5 file of --raw: post-process again, without the model; repeatable: fused.",
+)
 @click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")
 @click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json.")

@@ -125,35 +125,44 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
-    """The batch's predictions as numpy, one RawWindow a sample; padded samples are left out."""
-    num_steps = prediction.boundary.shape[-1]
+    """The batch's predictions as numpy, one RawWindow a sample; padded samples are left out.
+
+    A window that its video fills in part ends with the last step that the video reaches.
+    """
+    whole = prediction.boundary.shape[-1]
+    steps = prediction.num_steps or (whole,) * len(batch)
+    counts = None if prediction.counts is None else prediction.counts.cpu().numpy()
     segments, quality, class_scores, boundary = (
         tensor.float().cpu().numpy()
         for tensor in (prediction.segments, prediction.quality, prediction.class_scores, prediction.boundary)
     )
     for i, key in enumerate(batch.keys):
         if not batch.padding[i]:
+            start, end = batch.windows[i].tolist()
+            rows = slice(None) if counts is None else counts[i]
             yield RawWindow(
                 key=key,
-                window=(float(batch.windows[i, 0]), float(batch.windows[i, 1])),
+                window=(start, end if steps[i] == whole else start + (end - start) * steps[i] / whole),
                 duration=float(batch.durations[i]),
-                num_steps=num_steps,
-                segments=segments[i],
-                quality=quality[i],
-                class_scores=class_scores[i],
-                boundary=boundary[i],
+                num_steps=steps[i],
+                segments=segments[i][rows].clip(max=steps[i]),
+                quality=quality[i][rows],
+                class_scores=class_scores[i][rows],
+                boundary=boundary[i][:, : steps[i]],
             )
 
 
-def infer(network: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[RawWindow]:
+def infer(network: torch.nn.Module, batches: Iterable[Batch], *, masked: bool = False) -> Iterator[RawWindow]:
     """Raw windows of every sample, in the loader's order. `network`: a Network, or its engine.
+
+    masked: hide from the detector what of a window lies behind its video's end (data.pad_short_videos).
 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.clips)
+            prediction = network(batch.clips, video_shares=batch.video_shares if masked else None)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
@@ -200,7 +209,7 @@ def detect_in(
         remark=remark,
     )
     with closing(loader):
-        windows = watch(infer(trained.network, loader))
+        windows = watch(infer(trained.network, loader, masked=settings.data.pad_short_videos))
         if record is not None:
             windows = _recorded(windows, record)
         return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

@@ -26,7 +26,7 @@ from train.optimizer import has_compiler
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
-from train.validate import update_report, validate, write_metrics
+from train.validate import ground_truth_of, update_report, validate, write_metrics
 
 
 class TrainingStopped(RuntimeError):
@@ -109,7 +109,10 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     losses: list[dict[str, Tensor]] = []
     for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
-        loss, parts = engine(batch.clips, segments, labels, generator=generator)  # ----- forward
+        shares = batch.video_shares if run.settings.data.pad_short_videos else None
+        loss, parts = engine(  # --------------------------------------------------------- forward
+            batch.clips, segments, labels, generator=generator, video_shares=shares
+        )
         losses.append({"loss": loss.detach(), **parts})
         if len(losses) == len(batches):  # ---------------------------------------------- the only wait
             numbers, finite, interrupted = read_losses(losses, interrupted=interrupted)
@@ -172,7 +175,7 @@ def log_step(
 
 def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
     """Say so if the last validation, from a third of the steps on, found no more than chance would."""
-    ground_truth = run.dataset.ground_truth(run.settings.data.val_subset)
+    ground_truth = ground_truth_of(run)
     step, total_steps = run.progress.step, run.total_steps
     warning = learning_warning(
         run.progress.metrics, ground_truth, run.settings, step=step, total_steps=total_steps

@@ -11,10 +11,9 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import nn
 
 from pipeline.files import parse_json
 from pipeline.text import suggestion
@@ -67,9 +66,18 @@ class OptimizerSettings(SettingsGroup):
     detector_lr: float = Field(default=5e-4, ge=0)
     """Highest learning rate of the detector. Larger trains faster, until the loss no longer falls."""
 
+    layer_lrs: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Factors of the learning rate by the beginning of parameter names, whole parts of them, such as
+    {encoder: 0.1, encoder.backbone.layer4: 0.5}; the longest that fits counts. Smaller ones keep early layers
+    nearer to what was pretrained; 0 trains nothing, but saves no memory, as encoder.frozen_stages does."""
+
     weight_decay: float = Field(default=1e-4, ge=0)
     """Share by which an optimizer step shrinks the weights of encoder and detector, times the learning rate.
     Larger overfits less and fits less."""
+
+    decay_weights_alone: bool = True
+    """Whether optimizer.weight_decay leaves out norms, biases and scales, as in ActionFormer and OpenTAD.
+    false shrinks them, too, as ETAD does."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay per optimizer step of the running means of the gradient and of its square, each below 1. Nearer
@@ -280,16 +288,3 @@ def deepspeed_dict(settings: OptimizerSettings, ds_config: dict[str, Any]) -> di
         "gradient_clipping": settings.gradient_clip,
         "optimizer": {"type": "AdamW", "params": adam | chosen},
     }
-
-
-def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The trainable parameters of `network.encoder` and `network.detector`, each with its learning rate."""
-    rates = {"encoder": settings.encoder_lr, "detector": settings.detector_lr}
-    others = [n for n, p in network.named_parameters() if p.requires_grad and n.split(".")[0] not in rates]
-    assert not others, f"trainable parameters outside encoder and detector: {others[:3]}"
-    groups = []
-    for name, lr in rates.items():
-        parameters = [p for p in getattr(network, name).parameters() if p.requires_grad]
-        if parameters:
-            groups.append({"params": parameters, "lr": lr, "name": name})
-    return groups

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline.windows import steps_to_seconds
 from settings_group import SettingsGroup
+from train.detections import PROPOSAL
 from train.soft_nms import soft_nms
 from train.voting import vote
 
@@ -71,6 +72,11 @@ class PostSettings(SettingsGroup):
     boundary_power: float = Field(0.0, ge=0)
     """Exponent of the boundary score, start probability times end probability, in the score of a detection.
     Larger prefers clear starts and ends; 0 leaves it out."""
+
+    proposals_only: bool = False
+    """Whether detections are segments alone, all with the label proposal and suppressed together: to measure
+    AR@AN, or for a classifier of your own. Their score leaves the class score out; mAP is that of all actions
+    as one class, in validation too."""
 
     boundary_peaks: bool = False
     """Whether a proposal is dropped unless the boundary scores where it starts and ends are peaks, or above
@@ -236,11 +242,16 @@ def postprocess_video(
     first.
 
     Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What is
-    returned is what detections.json holds, so mAP is the same from memory and from the file.
+    returned is what detections.json holds, so mAP is the same from memory and from the file. With
+    post.proposals_only all have the label of proposals.
     external_scores: {video: {label: score}}; the video's best labels then replace the detector's own class
     scores. ValueError naming the video if an output is not finite or external scores lack the video.
     """
     names, external = list(classes), None
+    if settings.proposals_only:
+        if external_scores is not None:
+            raise ValueError("post.proposals_only: they have no class; leave it out, or --external-scores")
+        names, external = [PROPOSAL], np.ones((1, 1))  # one label, whose score changes nothing
     key: str | None = None
     parts: list[Candidates] = []  # of hours of video: the best of each window, never its raw output
     for window in windows:

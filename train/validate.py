@@ -6,12 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from pipeline.annotations import Video
 from pipeline.files import write_json
 from train.detections import JSON_NAME, Results, read_detections, write_detections
 from train.distributed import barrier, rank, world_size
 from train.evaluation.average_precision import mean_average_precision
 from train.evaluation.class_thresholds import choose_thresholds
 from train.evaluation.files import subset_metadata
+from train.evaluation.proposals import without_classes
 from train.inference import infer
 from train.postprocess import postprocess_videos
 from train.report.build import write_report
@@ -30,6 +32,12 @@ def gather_detections(folder: Path, own: Results) -> dict[str, Any]:
     return merged
 
 
+def ground_truth_of(run: Run) -> dict[str, Video]:
+    """The videos of the validation subset with what the detections are compared with."""
+    videos = run.dataset.ground_truth(run.settings.data.val_subset)
+    return without_classes(videos) if run.settings.post.proposals_only else videos
+
+
 def validate(run: Run) -> dict[str, Any]:
     """Detect on the validation subset; writes detections.json, returns the metrics (same on every rank).
 
@@ -40,9 +48,13 @@ def validate(run: Run) -> dict[str, Any]:
     settings, dataset = run.settings, run.dataset
     subset = settings.data.val_subset
     with run.average.swapped_in() if run.average is not None else nullcontext():
-        own = postprocess_videos(infer(run.engine, run.val_loader), dataset.classes, settings.post)
+        own = postprocess_videos(
+            infer(run.engine, run.val_loader, masked=run.settings.data.pad_short_videos),
+            dataset.classes,
+            settings.post,
+        )
     detections = gather_detections(run.folder, own)
-    ground_truth = dataset.ground_truth(subset)
+    ground_truth = ground_truth_of(run)
     results = {key: detections.get(key, []) for key in ground_truth}  # a rejected video has no detections
     metrics = mean_average_precision(ground_truth, results, protocol=settings.run.protocol)
     if rank() == 0:
@@ -55,7 +67,7 @@ def validate(run: Run) -> dict[str, Any]:
 def update_report(run: Run) -> None:
     """Write report.html from what the run folder holds so far."""
     if rank() == 0:
-        write_report(run.folder, ground_truth=run.dataset.ground_truth(run.settings.data.val_subset))
+        write_report(run.folder, ground_truth=ground_truth_of(run))
 
 
 def write_metrics(run: Run) -> None:

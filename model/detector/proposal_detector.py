@@ -31,6 +31,8 @@ from .settings import DetectorSettings
 class ProposalDetector(Detector):
     """Neck, step heads and cascade; see `loss` and `predict`."""
 
+    settings: DetectorSettings
+
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
         super().__init__(num_steps=settings.num_steps, num_features=num_features, num_classes=num_classes)

@@ -59,19 +59,22 @@ def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
     """Bytes while videos are decoded (pipeline/clip_decoder.py, pipeline/augment.py), at most.
 
     The decode chunks at the source's size; if they are resized, the results twice, as bytes, and some frames
-    of each decoder in float32; if they are recoloured, the crops in float32; and the crops once more.
+    of each decoder in float32; if they are recoloured or blurred, the crops in float32; and the crops once
+    more.
     """
     workers = data.decode_workers or MAX_WORKERS
     frames = max(workers, frames_per_chunk(source.height, source.width, data.decode_chunk_mib))
     frames = min(frames, data.num_clips * data.clip_frames)
     pixels = frames * 3 * source.height * source.width
     height, width = resized_size(source.height, source.width, data.resize)
+    if data.least_area < 1:  # then the part of the picture becomes the square at once
+        height = width = data.crop
     crops, resized = frames * 3 * data.crop**2, 0
     if (height, width) != (source.height, source.width):
         in_float = min(frames, workers * RESIZED_AT_ONCE) * 3 * 4
         resized = frames * 3 * height * width * 2
         resized += in_float * (source.height * source.width + height * width)
-    recoloured = crops * (4 + 1) if data.color > 0 else 0
+    recoloured = crops * (4 + 1) if data.color > 0 or data.blur > 0 else 0
     return pixels + resized + recoloured + crops
 
 

@@ -24,6 +24,7 @@ from model.network import Network
 from model.rewire import rewired_stages, set_beta
 from model.schedule import largest_ratio
 from tools.benchmarks.trackers import LiveBytes
+from train.parameter_groups import group_sizes, parameter_groups
 from train.settings import Settings
 
 WEIGHTS, GRADIENTS, FRAMES, BUCKETS = "weights", "gradients", "frames", "gradient buckets"
@@ -40,7 +41,7 @@ class StepPeak:
 
     parts: dict[str, int]  # in the backward pass
     forward: dict[str, int]  # in the forward pass
-    groups: tuple[int, ...]  # trainable elements (not bytes) of encoder and detector, without the frozen
+    groups: tuple[int, ...]  # trainable elements (not bytes) of each group of the optimizer
     tensors: tuple[int, ...]  # elements of each trainable parameter
     accumulates: bool = False  # several micro steps make a step
 
@@ -230,7 +231,7 @@ def measure_step(
     """
     tracker = LiveBytes(part=FEATURES)
     trainable = _trainable(network)
-    groups = [sum(p.numel() for p in _trainable(part)) for part in (network.encoder, network.detector)]
+    groups = group_sizes(parameter_groups(network, settings.optimizer))
     tracker.include([*network.parameters(), *network.buffers()], WEIGHTS)
     tracker.include([clips], FRAMES)
     tracker.include([p.grad for p in trainable if p.grad is not None], GRADIENTS)
@@ -242,7 +243,7 @@ def measure_step(
     return StepPeak(
         parts=dict(tracker.parts_at_peak()),
         forward=in_forward,
-        groups=tuple(size for size in groups if size),
+        groups=tuple(groups.values()),
         tensors=tuple(p.numel() for p in trainable),
         accumulates=settings.optimizer.accumulation_steps > 1,
     )

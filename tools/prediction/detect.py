@@ -22,7 +22,7 @@ from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
 from pipeline.text import first_names, shown
 from train.cli import Output, one_line, to_stderr
-from train.detections import Selection, VideoDetections
+from train.detections import PROPOSAL, Selection, VideoDetections
 
 if TYPE_CHECKING:
     from train.inference import TrainedNetwork
@@ -51,7 +51,7 @@ class SecondsBar:
         """The windows of one video, counted as they are yielded."""
         before = self.done
         for window in windows:
-            self.done = before + window.window[1]
+            self.done = before + min(window.window[1], window.duration)
             self.bar.update(round(self.done) - self.bar.n)
             yield window
         self.bar.set_description("preparing")
@@ -155,12 +155,13 @@ def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: O
     changed = [name for name in overrides if name.startswith("post.")]
     if changed:
         output.warn(f"thresholds were chosen without {changed[0]}, which may change scores")
-    rows = [(f"{shown(name)} {score:.3f}") for name, score in chosen.scores(trained.classes).items()]
-    common = [name for name in trained.classes if name not in chosen.classes]
+    labels = (PROPOSAL,) if trained.settings.post.proposals_only else trained.classes
+    rows = [(f"{shown(name)} {score:.3f}") for name, score in chosen.scores(labels).items()]
+    common = [name for name in labels if name not in chosen.classes]
     same = f"; that of all classes for {first_names(common)}, not found there" if common else ""
     best = first_names(rows, 10, quoted=False)
     output.remark(f"thresholds of best F1 on {chosen.subset!r}: {best}{same}")
-    return chosen.scores(trained.classes)
+    return chosen.scores(labels)
 
 
 def detect_in_files(

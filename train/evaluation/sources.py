@@ -124,20 +124,21 @@ def packing_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> st
 
 
 def postprocess_raw(
-    raw: Path, *, overrides: Sequence[str], external_scores: ExternalScores | None
+    raws: Sequence[Path], *, overrides: Sequence[str], external_scores: ExternalScores | None
 ) -> DetectionsFile:
-    """Post-process a raw file anew; `overrides`: post.key=value on top of the settings in the file."""
+    """Post-process raw files anew, several fused; `overrides`: post.key=value on top of the first's own."""
+    from train.fused_outputs import read_fused, read_fused_header
     from train.postprocess import postprocess_videos
-    from train.raw_outputs import read_raw, read_raw_header
 
-    classes, metadata = read_raw_header(raw)
+    classes, metadata = read_fused_header(raws)
     settings = post_settings({**metadata.pop("post", {}), **post_overrides(overrides)})
     if external_scores is not None:
         names = DetectionsFile({key: [] for key in metadata.get("videos", ())}, metadata).names
         external_scores = {**external_scores, **scores_by_video(external_scores, names)}
-    found = postprocess_videos(read_raw(raw), classes, settings, external_scores=external_scores)
+    found = postprocess_videos(read_fused(raws), classes, settings, external_scores=external_scores)
     results = {**{key: [] for key in metadata.get("videos", ())}, **found}
-    return DetectionsFile(results, {**metadata, "raw": str(raw)})
+    paths = [str(raw) for raw in raws]
+    return DetectionsFile(results, {**metadata, "raw": paths[0] if len(paths) == 1 else paths})
 
 
 def post_settings(values: Mapping[str, Any]) -> PostSettings:

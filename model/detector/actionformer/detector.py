@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...segments import at_least_float32, clamp_segments
-from ..detector import Detector, Prediction
+from ..detector import Detector, Prediction, hold_last, valid_steps
 from ..ground_truth import PaddedActions
 from ..losses import step_class_targets
 from ..settings import DetectorSettings
@@ -24,6 +25,7 @@ from .head import LevelHead, LevelScales
 from .losses import RunningNormaliser, distance_iou_losses, focal_losses, smooth_labels
 from .points import assign_actions, make_points
 from .pyramid import Pyramid
+from .settings import ActionFormerSettings
 
 _MIN_LENGTH = 1e-3  # steps; a shorter segment scores 0
 _STEP_POSITIVES = 5.0  # weight of the classes that are there at a step against the others
@@ -31,6 +33,8 @@ _STEP_POSITIVES = 5.0  # weight of the classes that are there at a step against 
 
 class ActionFormer(Detector):
     """Pyramid and two heads; see `loss` and `predict`."""
+
+    settings: ActionFormerSettings
 
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
@@ -130,6 +134,36 @@ class ActionFormer(Detector):
             class_scores=scores,
             boundary=scores.new_ones(len(scores), 2, num_steps),
         )
+
+    def masked_loss(
+        self,
+        features: Tensor,
+        gt_segments: Sequence[Tensor],
+        gt_labels: Sequence[Tensor],
+        video_shares: Tensor,
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Detector.masked_loss`; the mask goes through pyramid and heads, all videos at once."""
+        features, mask = self._masked(features, video_shares)
+        return self.loss(features, gt_segments, gt_labels, generator=generator, mask=mask)
+
+    @torch.no_grad()
+    def masked_predict(self, features: Tensor, video_shares: Tensor) -> Prediction:
+        """See `Detector.masked_predict`."""
+        features, mask = self._masked(features, video_shares)
+        prediction = self.predict(features, mask)
+        num_steps = valid_steps(video_shares, self.num_steps)
+        ends = torch.tensor(num_steps, device=features.device)[:, None]
+        inside = prediction.segments[..., 0] < ends
+        return replace(prediction, num_steps=num_steps, counts=inside & (prediction.quality > 0))
+
+    def _masked(self, features: Tensor, video_shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D, T), zero behind each video's end, and the mask (B, T) of its steps."""
+        features = self.features_in_steps(hold_last(features, video_shares))
+        ends = torch.tensor(valid_steps(video_shares, self.num_steps), device=features.device)
+        mask = torch.arange(self.num_steps, device=features.device) < ends[:, None]
+        return features * mask[:, None], mask
 
     def _prepared(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features (B, D, T) in the weights' dtype, and a mask (B, 1, T). Features are interpolated to

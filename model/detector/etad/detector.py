@@ -36,6 +36,8 @@ _BOUNDARY = 0.5  # boundary target above which a proposal's end counts as near a
 class Etad(Detector):
     """Neck, boundary head and cascade; see `loss` and `predict`."""
 
+    settings: DetectorSettings
+
     def __init__(self, settings: DetectorSettings, *, num_features: int, num_classes: int):
         """num_features: D, channels of the features; num_classes: K."""
         super().__init__(num_steps=settings.num_steps, num_features=num_features, num_classes=num_classes)

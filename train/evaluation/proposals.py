@@ -1,0 +1,23 @@
+"""Proposals: detections without classes, and what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.annotations import Video
+from train.detections import PROPOSAL, Results
+
+
+def are_proposals(results: Results) -> bool:
+    """Whether all detections, of which there must be some, have the label of proposals."""
+    labels = {entry["label"] for entries in results.values() for entry in entries}
+    return labels == {PROPOSAL}
+
+
+def without_classes(videos: Mapping[str, Video]) -> dict[str, Video]:
+    """The videos with the label of proposals in place of each action's own."""
+    return {
+        key: replace(video, actions=tuple(replace(action, label=PROPOSAL) for action in video.actions))
+        for key, video in videos.items()
+    }
