@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .order import epoch_order, indices_by_video, rank_indices, steps_per_epoch
-from .records import PackedVideo
+from .records import AnyVideo
 from .windows import Window, windows_of
 
 Candidates = Sequence[int] | NDArray[np.int64]
@@ -24,13 +24,11 @@ Candidates = Sequence[int] | NDArray[np.int64]
 class Sample:
     """One window of one video."""
 
-    video: PackedVideo
+    video: AnyVideo
     window: Window
 
 
-def samples_of(
-    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float
-) -> list[Sample]:
+def samples_of(videos: Iterable[AnyVideo], *, window_seconds: float | None, overlap: float) -> list[Sample]:
     """The windows of packed videos, those of a video in a row."""
     samples: list[Sample] = []
     for video in videos:

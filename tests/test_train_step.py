@@ -119,7 +119,7 @@ def test_no_batch_is_moved_to_the_device_as_a_whole():
     run, batches = run_of(losses), batches_of("u", "v", "w")
     run.engine = LookingEngine(losses)
     train_step(run, batches, interrupted=False)
-    assert all(clips is batch.clips for clips, batch in zip(run.engine.given, batches, strict=True))
+    assert all(clips is batch.inputs for clips, batch in zip(run.engine.given, batches, strict=True))
 
 
 def test_no_batch_is_held_while_the_run_validates(monkeypatch):
@@ -127,7 +127,7 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
 
     def new_batch():
         (batch,) = batches_of("v")
-        made.append(weakref.ref(batch.clips))
+        made.append(weakref.ref(batch.inputs))
         return batch
 
     run = run_of([{"loss": 1.0, "a": 1.0}] * 4)
