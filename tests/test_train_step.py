@@ -54,7 +54,7 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
 def batches_of(*keys: str) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(
-            clips=torch.zeros(1),
+            inputs=torch.zeros(1),
             keys=(key,),
             windows=torch.tensor([[0.0, 8.0]], dtype=torch.float64),
             gt_segments=(torch.tensor([[2.0, 4.0]], dtype=torch.float64),),
