@@ -35,6 +35,7 @@ setup(
     # By hand: the names are generic, and find_packages would pick up whatever lies beside them.
     packages=[
         "pipeline",
+        "pipeline.features",
         "pipeline.packing",
         "model",
         "model.backbones",
@@ -49,6 +50,7 @@ setup(
         "tools.ablation",
         "tools.benchmarks",
         "tools.dataset",
+        "tools.features",
         "tools.gpu_checks",
         "tools.labels",
         "tools.machine",

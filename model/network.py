@@ -91,6 +91,22 @@ class ClipEncoder(nn.Module):
         return average_steps(features, self.steps_per_clip)  # (n, D, steps_per_clip)
 
 
+def check_training(
+    gt_segments: Sequence[Tensor] | None,
+    gt_labels: Sequence[Tensor] | None,
+    generator: torch.Generator | None,
+) -> tuple[Sequence[Tensor], Sequence[Tensor], torch.Generator]:
+    """What a loss needs beside the videos; ValueError if one of the three is missing."""
+    if gt_segments is None or gt_labels is None or generator is None:
+        training = {"gt_segments": gt_segments, "gt_labels": gt_labels, "generator": generator}
+        missing = next(name for name, value in training.items() if value is None)
+        raise ValueError(
+            f"network: {missing}: got None with ground truth, want all of {', '.join(training)} for the "
+            "loss, or neither gt_segments nor gt_labels for a prediction"
+        )
+    return gt_segments, gt_labels, generator
+
+
 class Network(nn.Module):
     """Encoder and detector, trained by one loss."""
 
@@ -126,13 +142,7 @@ class Network(nn.Module):
             if video_shares is None:
                 return self.detector.predict(features)
             return self.detector.masked_predict(features, video_shares)
-        if gt_segments is None or gt_labels is None or generator is None:
-            training = {"gt_segments": gt_segments, "gt_labels": gt_labels, "generator": generator}
-            missing = next(name for name, value in training.items() if value is None)
-            raise ValueError(
-                f"network: {missing}: got None with ground truth, want all of {', '.join(training)} for the "
-                "loss, or neither gt_segments nor gt_labels for a prediction"
-            )
+        gt_segments, gt_labels, generator = check_training(gt_segments, gt_labels, generator)
         kept = self._choose_clips(clips, gt_segments, generator)
         features = self.encode(clips, kept=kept)  # (B, D, N * t)
         if video_shares is None:

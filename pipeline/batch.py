@@ -1,4 +1,4 @@
-"""The batch that the loader hands to the network: clips and ground truth of a few windows."""
+"""The batch that the loader hands to the network: clips or features, and ground truth, of a few windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 class Batch:
     """B windows of videos (the whole video is one window); the same for training, evaluation and prediction.
 
-    clips: (B, N, C, L, H, W) uint8 RGB. All tensors are on the CPU; the network copies clips to its device.
+    inputs: clips (B, N, C, L, H, W) uint8 RGB, or features (B, D, T) float32. All tensors are on the CPU; the
+    network copies inputs to its device.
     windows: (B, 2) float64, start and end in seconds of the video.
     durations: (B,) float64, length of the whole video in seconds.
     gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
@@ -20,7 +21,7 @@ class Batch:
     padding: per window, True where a sample is only there so that all ranks have as many: drop its result.
     """
 
-    clips: torch.Tensor
+    inputs: torch.Tensor
     keys: tuple[str, ...]
     windows: torch.Tensor
     durations: torch.Tensor
@@ -31,7 +32,10 @@ class Batch:
 
     def __post_init__(self) -> None:
         size = len(self.keys)
-        _check("clips", self.clips, torch.uint8, (size, None, 3, None, None, None))
+        if self.inputs.dim() == 3:
+            _check("inputs", self.inputs, torch.float32, (size, None, None))
+        else:
+            _check("inputs", self.inputs, torch.uint8, (size, None, 3, None, None, None))
         _check("windows", self.windows, torch.float64, (size, 2))
         _check("durations", self.durations, torch.float64, (size,))
         _check("ends", self.ends, torch.float64, (size,))

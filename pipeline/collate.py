@@ -1,4 +1,4 @@
-"""Joins samples and their clips into one batch, with the ground truth of each window."""
+"""Joins samples and what was read of them into one batch, with the ground truth of each window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .windows import segments_in
 
 def collate(
     samples: Sequence[Sample],
-    clips: torch.Tensor,
+    inputs: torch.Tensor,
     *,
     padding: Sequence[bool],
     labels: Mapping[str, int],
@@ -21,12 +21,12 @@ def collate(
 ) -> Batch:
     """One batch of samples.
 
-    clips: (B, N, C, L, H, W) uint8. padding: per sample, True where its result is to be dropped.
+    inputs: clips or features, see Batch. padding: per sample, True where its result is to be dropped.
     labels: number of each class. min_action_overlap: fraction of an action that must lie in a window.
     """
     ground_truth = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
     return Batch(
-        clips=clips,
+        inputs=inputs,
         keys=tuple(sample.video.key for sample in samples),
         windows=torch.tensor([sample.window for sample in samples], dtype=torch.float64),
         durations=torch.tensor([sample.video.duration for sample in samples], dtype=torch.float64),

@@ -20,6 +20,7 @@ from .records import (
     PackedVideo,
     read_description,
     read_index,
+    videos_of_subset,
 )
 from .remote import (
     DESCRIPTION_BYTES,
@@ -73,6 +74,10 @@ class Dataset:
         tar is cut or missing; a remote one is checked when it is fetched. Without a single tar the data set
         can still be opened for what dataset.json says about its videos, such as their ground truth.
         """
+        if str(location).lower().endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"{location}: is a feature file; want the packed videos, a folder of make-shards"
+            )
         found = locate(location)
         folder, document = _read_description(found)
         where = short(found.url, 200, quoted=False) if found.url else folder / DESCRIPTION
@@ -107,14 +112,7 @@ class Dataset:
 
     def packed(self, subset: str) -> list[PackedVideo]:
         """The videos of a subset that have pixels, by key. Raises ValueError when there are none."""
-        found = [video for _, video in sorted(self.videos.items()) if video.subset == subset and video.shard]
-        if not found:
-            counts: dict[str, int] = {}
-            for video in self.videos.values():
-                counts[video.subset] = counts.get(video.subset, 0) + (video.shard is not None)
-            subsets = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-            raise ValueError(f"{self.folder}: no packed video in subset {subset!r}, want one of: {subsets}")
-        return found
+        return videos_of_subset(self.videos, subset, where=self.folder)
 
     def ground_truth(self, subset: str) -> dict[str, Video]:
         """All videos of a subset, the rejected ones too: they stay in the denominator of mAP."""

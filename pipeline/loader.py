@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from .batch import Batch
 from .collate import collate
+from .features.reader import FeatureReader
+from .features.records import FeatureSource
 from .limits import set_limits
 from .order import next_step
 from .prefetch import Prefetch
+from .reader import PendingSample, Reader
 from .records import VideoSource
-from .sample_reader import PendingSample, SampleReader
+from .sample_reader import SampleReader
 from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, long_enough, samples_of
 from .settings import DataSettings
 
 
 @dataclass(frozen=True)
 class _BegunBatch:
-    """A batch that is being decoded: what each slot may show, and its first sample that was not skipped."""
+    """A batch that is being read: what each slot may show, and its first sample that was not skipped."""
 
     epoch: int
     candidates: Sequence[Candidates]
-    clips: torch.Tensor
+    inputs: torch.Tensor
     started: Sequence[PendingSample | None]
 
 
@@ -35,6 +39,8 @@ class Loader:
     first samples. In evaluation it is one pass in the subset's order, every sample once over all ranks and
     the windows of a video on one rank; no batch is larger than what is left. All ranks do equal steps of
     equal size: one that has less left than another adds black clips, flagged in `Batch.padding`.
+
+    With `settings.num_features` the source is a feature file: all of this holds, with features for clips.
 
     A thread makes `settings.prefetch` batches ahead, whose videos `settings.decode_workers` threads decode.
     Batches lie in host memory (pinned, where `device` is a GPU), so the device has at most the decode chunks
@@ -47,7 +53,7 @@ class Loader:
 
     def __init__(
         self,
-        source: VideoSource,
+        source: VideoSource | FeatureSource,
         settings: DataSettings,
         *,
         subset: str,
@@ -79,7 +85,7 @@ class Loader:
         else:
             self.sampler = EvaluationSampler([sample.video.key for sample in self.samples], **share)
         self.steps_per_epoch = self.sampler.steps_per_epoch
-        self.reader = SampleReader(
+        self.reader = _reader(
             source, self.samples, settings, seed=seed, training=training, device=device, remark=remark
         )
         self._epoch, self._step = 0, 0
@@ -119,7 +125,7 @@ class Loader:
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
-        self.reader.decoder.close()
+        self.reader.close()
 
     def _steps(self) -> Iterator[tuple[int, int]]:
         """(epoch, step) from the current one on: without end in training, else to the end of the pass."""
@@ -136,29 +142,25 @@ class Loader:
         torch.set_num_threads(1)  # as in the decoders' threads
         epoch = epoch if self.training else 0  # evaluation is the same in every epoch
         candidates = self.sampler.candidates(epoch, step)
-        clips = self._empty_clips(len(candidates))
-        started = [self._start_first(slot, epoch, into) for slot, into in zip(candidates, clips, strict=True)]
-        return _BegunBatch(epoch, candidates, clips, started)
+        inputs = self.reader.empty(len(candidates), pin_memory=self._pin_memory)
+        started = [
+            self._start_first(slot, epoch, into) for slot, into in zip(candidates, inputs, strict=True)
+        ]
+        return _BegunBatch(epoch, candidates, inputs, started)
 
     def _complete(self, begun: _BegunBatch) -> Batch:
-        """Wait until all clips of a batch are there."""
+        """Wait until all of a batch is there."""
         taken = [
             self._complete_first(slot, begun.epoch, into, pending)
-            for slot, into, pending in zip(begun.candidates, begun.clips, begun.started, strict=True)
+            for slot, into, pending in zip(begun.candidates, begun.inputs, begun.started, strict=True)
         ]
         return collate(
             [sample for sample, _ in taken],
-            begun.clips,
+            begun.inputs,
             padding=[not was_read for _, was_read in taken],
             labels=self.labels,
             min_action_overlap=self.settings.min_action_overlap,
         )
-
-    def _empty_clips(self, batch_size: int) -> torch.Tensor:
-        """Room for the clips of a batch, (B, N, C, L, H, W) uint8."""
-        s = self.settings
-        shape = (batch_size, s.num_clips, 3, s.clip_frames, s.crop, s.crop)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
 
     def _start_first(self, candidates: Candidates, epoch: int, into: torch.Tensor) -> PendingSample | None:
         """Begin to read the first of the candidates that was not skipped yet."""
@@ -168,10 +170,41 @@ class Loader:
     def _complete_first(
         self, candidates: Candidates, epoch: int, into: torch.Tensor, pending: PendingSample | None
     ) -> tuple[Sample, bool]:
-        """The first of the candidates that can be read, and whether one can; if not, its clips are black."""
+        """The first of the candidates that can be read, and whether one can; if not, all is zero."""
         while pending is not None:
             if self.reader.complete(pending):
                 return self.reader.sample_at(pending.index, epoch), True
             pending = self._start_first(candidates, epoch, into)
         into.zero_()
         return self.samples[candidates[0] if len(candidates) else 0], False
+
+
+def _reader(
+    source: VideoSource | FeatureSource,
+    samples: Sequence[Sample],
+    settings: DataSettings,
+    *,
+    seed: int,
+    training: bool,
+    device: torch.device,
+    remark: Callable[[str], None],
+) -> Reader:
+    """What reads the samples: features, where the settings state their width, or clips."""
+    if settings.num_features is not None:
+        return FeatureReader(
+            cast(FeatureSource, source),
+            samples,
+            settings,
+            seed=seed,
+            training=training,
+            remark=remark,
+        )
+    return SampleReader(
+        cast(VideoSource, source),
+        samples,
+        settings,
+        seed=seed,
+        training=training,
+        device=device,
+        remark=remark,
+    )

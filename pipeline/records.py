@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-def _action_entry(entry: Any) -> Any:
+def action_entry(entry: Any) -> Any:
     """The fields of an action as dataset.json spells them; anything else as it is."""
     if isinstance(entry, dict) and entry.keys() == {"segment", "label"}:
         segment = entry["segment"]
@@ -53,13 +53,18 @@ class PackedVideo:
     width: Size
     height: Size
     codec: Text
-    actions: tuple[Annotated[Action, BeforeValidator(_action_entry)], ...]
+    actions: tuple[Annotated[Action, BeforeValidator(action_entry)], ...]
     shard: Text | None
     reject: Text | None
     source: Text
     sha256: Text | None = None
     file: Text | None = None
     pix_fmt: Text | None = None
+
+    @property
+    def where(self) -> str:
+        """For messages: the shard that it lies in, or its file."""
+        return str(self.shard or self.file)
 
     @property
     def name(self) -> str:
@@ -82,6 +87,43 @@ class EncodedFrames(NamedTuple):
     data: bytes
     frames: NDArray[np.int64]
     num_frames: int
+
+
+class AnyVideo(Protocol):
+    """A video of a data set, of frames or of features; rejected ones have a reason and neither."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def subset(self) -> str: ...
+
+    @property
+    def duration(self) -> float | None: ...
+
+    @property
+    def actions(self) -> tuple[Action, ...]: ...
+
+    @property
+    def reject(self) -> str | None: ...
+
+    @property
+    def where(self) -> str: ...
+
+
+V = TypeVar("V", bound=AnyVideo)
+
+
+def videos_of_subset(videos: Mapping[str, V], subset: str, *, where: object) -> list[V]:
+    """The videos of a subset that are not rejected, by key. ValueError, naming `where`, if there are none."""
+    found = [video for _, video in sorted(videos.items()) if video.subset == subset and video.reject is None]
+    if not found:
+        counts: dict[str, int] = {}
+        for video in videos.values():
+            counts[video.subset] = counts.get(video.subset, 0) + (video.reject is None)
+        subsets = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+        raise ValueError(f"{where}: no packed video in subset {subset!r}, want one of: {subsets}")
+    return found
 
 
 class VideoSource(Protocol):

@@ -1,9 +1,8 @@
-"""Reads the clips of samples; one that cannot be read is skipped, up to a limit, or stops the run."""
+"""Reads the clips of samples of videos."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,22 +10,14 @@ import torch
 from .augment import CENTRE, View, draw_view
 from .clip_decoder import ClipDecoder, ClipRequest, PendingClips
 from .order import stable_seed
-from .records import VideoSource
+from .reader import Reader
+from .records import PackedVideo, VideoSource
 from .samples import Sample
 from .settings import DataSettings
-from .truncate import truncated
 from .windows import clip_frame_numbers
 
 
-@dataclass(frozen=True)
-class PendingSample:
-    """A sample that is being read: its clips, or the error that it began with."""
-
-    index: int
-    clips: PendingClips | Exception
-
-
-class SampleReader:
+class SampleReader(Reader):
     """Reads the clips of samples from a source of videos.
 
     training: draw crop, flip and colours of each sample from (seed, epoch, key, window); else the centre.
@@ -44,65 +35,27 @@ class SampleReader:
         device: torch.device,
         remark: Callable[[str], None],
     ):
-        self.source, self.samples, self.settings = source, samples, settings
-        self.seed, self.training, self.device, self.remark = seed, training, device, remark
-        self.skipped: set[int] = set()
-        videos = {sample.video.key: sample.video for sample in samples}
+        super().__init__(samples, settings, seed=seed, training=training, remark=remark)
+        self.source = source
+        videos = {
+            sample.video.key: sample.video for sample in samples if isinstance(sample.video, PackedVideo)
+        }
         self.decoder = ClipDecoder(settings, device, videos=list(videos.values()), remark=remark)
 
-    def sample_at(self, index: int, epoch: int) -> Sample:
-        """The sample as it is seen in an epoch: in training a random part of its window, if so set."""
-        settings, sample = self.settings, self.samples[index]
-        if not self.training or settings.truncate_to == 1:
-            return sample
-        return truncated(
-            sample,
-            seed=self.seed,
-            epoch=epoch,
-            least=settings.truncate_to,
-            min_overlap=settings.min_action_overlap,
-            pad=settings.pad_short_videos,
-        )
+    def empty(self, batch_size: int, *, pin_memory: bool) -> torch.Tensor:
+        """Room for the clips of a batch, (B, N, C, L, H, W) uint8."""
+        s = self.settings
+        shape = (batch_size, s.num_clips, 3, s.clip_frames, s.crop, s.crop)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
 
-    def start(self, index: int, epoch: int, clips: torch.Tensor) -> PendingSample | None:
-        """Begin to read a sample into `clips` (N, C, L, H, W) uint8; None if it was skipped before."""
-        if index in self.skipped:
-            return None
-        try:
-            return PendingSample(index, self.decode(self.sample_at(index, epoch), epoch, clips))
-        except (ValueError, OSError) as error:
-            return PendingSample(index, error)
+    def close(self) -> None:
+        """Stop and join the decoder's threads."""
+        self.decoder.close()
 
-    def complete(self, pending: PendingSample) -> bool:
-        """Wait for the clips of a sample; False if it cannot be read and is skipped.
-
-        Raises ValueError naming shard and key when `settings.skip_bad` samples were skipped before, or no
-        sample is left.
-        """
-        try:
-            if isinstance(pending.clips, Exception):
-                raise pending.clips
-            pending.clips.wait()
-            return True
-        except (ValueError, OSError) as error:
-            if pending.index not in self.skipped:  # it may have stood in for one before it in the batch
-                self._skip(pending.index, error)
-            return False
-
-    def _skip(self, index: int, error: Exception) -> None:
-        video, reason = self.samples[index].video, " ".join(str(error).split())
-        message = f"{video.shard or video.file}: video {video.key}: {reason}"
-        if len(self.skipped) >= self.settings.skip_bad:
-            raise ValueError(message) from error
-        if len(self.skipped) + 1 == len(self.samples):
-            raise ValueError(f"loader: none of the {len(self.samples)} samples could be read; last {message}")
-        self.skipped.add(index)
-        count = f"{len(self.skipped)} of at most {self.settings.skip_bad}"
-        self.remark(f"loader: skipped {message} ({count})")
-
-    def decode(self, sample: Sample, epoch: int, clips: torch.Tensor) -> PendingClips:
-        """Begin to decode a sample into `clips`. Raises ValueError or OSError when it cannot be read."""
+    def begin(self, sample: Sample, epoch: int, into: torch.Tensor) -> PendingClips:
+        """Begin to decode a sample into its clips (N, C, L, H, W) uint8."""
         settings, video = self.settings, sample.video
+        assert isinstance(video, PackedVideo), "a sample of a data set of videos"
         frames = clip_frame_numbers(
             sample.window,
             fps=video.fps,
@@ -116,7 +69,7 @@ class SampleReader:
             frames = rng.permuted(frames, axis=1)
         part = self.source.encoded_frames(video.key, frames)
         view = self._view(sample, epoch)
-        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, clips))
+        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, into))
 
     def _view(self, sample: Sample, epoch: int) -> View:
         if not self.training:

@@ -13,14 +13,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .features.records import FeatureVideo
 from .order import epoch_order, indices_by_video, rank_indices, steps_per_epoch
-from .records import PackedVideo
+from .records import AnyVideo, PackedVideo
 from .windows import Window, windows_of
 
 Candidates = Sequence[int] | NDArray[np.int64]
 
 
-def long_enough(video: PackedVideo, seconds: float) -> PackedVideo:
+def long_enough(video: PackedVideo | FeatureVideo, seconds: float) -> PackedVideo | FeatureVideo:
     """The video without its actions of less than so many seconds."""
     kept = tuple(action for action in video.actions if action.end - action.start >= seconds)
     return video if len(kept) == len(video.actions) else replace(video, actions=kept)
@@ -33,7 +34,7 @@ class Sample:
     end: seconds at which it ends to show the video, if that is before its own end and the video's.
     """
 
-    video: PackedVideo
+    video: AnyVideo
     window: Window
     end: float | None = None
 
@@ -45,7 +46,7 @@ class Sample:
 
 
 def samples_of(
-    videos: Iterable[PackedVideo], *, window_seconds: float | None, overlap: float, pad: bool = False
+    videos: Iterable[AnyVideo], *, window_seconds: float | None, overlap: float, pad: bool = False
 ) -> list[Sample]:
     """The windows of packed videos, those of a video in a row; see `windows_of`."""
     samples: list[Sample] = []

@@ -18,7 +18,12 @@ class DataSettings(SettingsGroup):
     """Where the videos are and how clips are taken from them."""
 
     shards: str
-    """Packed videos: a folder, tar file, glob, brace range or URL of what make-shards wrote."""
+    """Packed videos: a folder, tar file, glob, brace range or URL of what make-shards wrote; or, with
+    data.num_features, a feature file."""
+
+    num_features: int | None = Field(None, ge=1)
+    """Channels of the features in data.shards, which is then a feature file (.h5) of extract-features or
+    import-features, and there is no encoder; null: data.shards holds videos. See docs/features.md."""
 
     train_subset: str = "training"
     """Name of the subset to train on, as in the annotations."""
@@ -27,8 +32,8 @@ class DataSettings(SettingsGroup):
     """Name of the subset that mAP is measured on, as in the annotations."""
 
     num_clips: int = Field(128, ge=1)
-    """Clips per window, spread evenly over it. More clips find shorter actions; time, and memory for frames,
-    grow with their number."""
+    """Clips per window, spread evenly over it; with data.num_features: feature steps, between which features
+    are interpolated. More find shorter actions; time, and memory for frames, grow with their number."""
 
     clip_frames: int = Field(16, ge=1)
     """Frames that each clip is made of. More frames show longer movements; time and memory grow with their

@@ -54,6 +54,7 @@ SMALLER = {
     "--backbone video_swin_t --source torchvision": "--backbone r2plus1d_tiny --source tsp",
     "encoder.backbone=video_swin_t": "encoder.backbone=r2plus1d_tiny",
     "run.epochs=60": "run.epochs=1",
+    "data.num_features=512": "data.num_features=64",
     "--workers 16": "--workers 1",
     "--bootstrap 1000": "--bootstrap 20",
 }
@@ -123,6 +124,8 @@ PREPARED = {
     "docs/read-the-report.md": ["runs/demo", "data/demo"],
     "docs/choose-settings.md": ["data/mine", "mine.yaml", "swin3d_t.pth"]
     + ["r2plus1d_34-tsp_on_activitynet.pth", "match.mp4", "rgb_imagenet.pt", "label_map.txt"],
+    "docs/features.md": ["data/mine", "mine.yaml", "runs/mine", "r2plus1d_34-tsp_on_activitynet.pth"]
+    + ["i3d_features", "annotations.json", "match.mp4"],
     "docs/memory.md": ["data/mine", "mine.yaml"],
     "docs/several-gpus-and-machines.md": ["data/mine", "mine.yaml"],
     "docs/resume.md": ["data/mine", "mine.yaml", "runs/mine", "match.mp4"],

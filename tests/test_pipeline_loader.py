@@ -61,7 +61,7 @@ def take(loader, count):
 
 
 def same(first, second) -> bool:
-    return first.keys == second.keys and torch.equal(first.clips, second.clips)
+    return first.keys == second.keys and torch.equal(first.inputs, second.inputs)
 
 
 @pytest.mark.slow
@@ -136,16 +136,16 @@ def test_iterating_again_goes_on_where_the_last_iteration_stopped(dataset):
 
 def test_epochs_differ_in_order_and_in_pixels(dataset):
     batches = take(loader_of(dataset), 14)
-    first, second = ({batch.keys[0]: batch.clips for batch in half} for half in (batches[:7], batches[7:]))
+    first, second = ({batch.keys[0]: batch.inputs for batch in half} for half in (batches[:7], batches[7:]))
     assert list(first) != list(second)
     assert not any(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_batch_holds_the_frames_that_its_windows_name(dataset):
     (batch,) = take(loader_of(dataset, STILL, training=False, batch_size=7), 1)
-    assert batch.clips.shape == (7, 4, 3, 3, 64, 64) and len(batch) == 7
+    assert batch.inputs.shape == (7, 4, 3, 3, 64, 64) and len(batch) == 7
     assert batch.windows.tolist() == [[0.0, 2.0]] * 7 and batch.durations.tolist() == [2.0] * 7
-    numbers = [number_of(frame) for clip in batch.clips[3].permute(0, 2, 3, 4, 1).numpy() for frame in clip]
+    numbers = [number_of(frame) for clip in batch.inputs[3].permute(0, 2, 3, 4, 1).numpy() for frame in clip]
     # clips centred at 0.25, 0.75, ... s: frame positions 6.25, 18.75, 31.25, 43.75 of 25 per second
     assert numbers == [5, 6, 7, 17, 18, 19, 30, 31, 32, 42, 43, 44]
 
@@ -159,7 +159,7 @@ def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
     assert not torch.equal(plain.clips, mixed.clips) and torch.equal(mixed.clips, again.clips)
 
     def frames_of(batch):
-        return [sorted(frame.sum().item() for frame in clip.unbind(1)) for clip in batch.clips[0]]
+        return [sorted(frame.sum().item() for frame in clip.unbind(1)) for clip in batch.inputs[0]]
 
     assert frames_of(plain) == frames_of(mixed)
 
@@ -308,7 +308,7 @@ def test_frames_that_wait_lie_in_pinned_host_memory(dataset):
         batches = iter(loader)
         batch = next(batches)
         time.sleep(1)  # the next one is decoded ahead
-        assert batch.clips.is_pinned() and torch.cuda.memory_allocated() == before
+        assert batch.inputs.is_pinned() and torch.cuda.memory_allocated() == before
 
 
 def test_closing_joins_the_thread(dataset):

@@ -69,7 +69,7 @@ def test_the_videos_of_make_demo_cannot_fail_on_a_gpu(demo, monkeypatch, subset,
     lines: list[str] = []
     got = batches_of(demo, subset, lines, training=training)
     assert len(got) == len(want) and all(
-        first.keys == second.keys and torch.equal(first.clips, second.clips)
+        first.keys == second.keys and torch.equal(first.inputs, second.inputs)
         for first, second in zip(got, want, strict=True)
     )
     total = len(Dataset.open(demo).packed(subset))

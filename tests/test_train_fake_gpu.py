@@ -74,7 +74,7 @@ def settings_of(backbone: str, detector: dict = PROPOSALS, **encoder) -> Setting
 def batch() -> Batch:
     """Two videos of four clips of uint8 pixels, on the CPU as the loader has them; one without actions."""
     return Batch(
-        clips=torch.zeros(2, 4, 3, 16, 64, 64, dtype=torch.uint8),
+        inputs=torch.zeros(2, 4, 3, 16, 64, 64, dtype=torch.uint8),
         keys=("a", "b"),
         windows=torch.tensor([[0.0, 8.0], [0.0, 6.0]], dtype=torch.float64),
         durations=torch.tensor([8.0, 6.0], dtype=torch.float64),

@@ -56,7 +56,7 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
 def batches_of(*keys: str) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(
-            clips=torch.zeros(1),
+            inputs=torch.zeros(1),
             keys=(key,),
             windows=torch.tensor([[0.0, 8.0]], dtype=torch.float64),
             gt_segments=(torch.tensor([[2.0, 4.0]], dtype=torch.float64),),
@@ -121,7 +121,7 @@ def test_no_batch_is_moved_to_the_device_as_a_whole():
     run, batches = run_of(losses), batches_of("u", "v", "w")
     run.engine = LookingEngine(losses)
     train_step(run, batches, interrupted=False)
-    assert all(clips is batch.clips for clips, batch in zip(run.engine.given, batches, strict=True))
+    assert all(clips is batch.inputs for clips, batch in zip(run.engine.given, batches, strict=True))
 
 
 def test_no_batch_is_held_while_the_run_validates(monkeypatch):
@@ -129,7 +129,7 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
 
     def new_batch():
         (batch,) = batches_of("v")
-        made.append(weakref.ref(batch.clips))
+        made.append(weakref.ref(batch.inputs))
         return batch
 
     run = run_of([{"loss": 1.0, "a": 1.0}] * 4)

@@ -19,6 +19,14 @@ COMMANDS = {
     "inspect": ("tools.inspect_shards", "Show what is in a data set and which settings fit it."),
     "settings": ("tools.settings", "Explain every setting: type, range, default and meaning."),
     "plan": ("tools.plan", "Estimate the GPU memory of a run, by part, and what fits."),
+    "extract-features": (
+        "tools.extract_features",
+        "Encode a data set once, to train detectors on its features.",
+    ),
+    "import-features": (
+        "tools.import_features",
+        "Make a feature file of other projects' features and annotations.",
+    ),
     "train": ("train.main", "Train a detector end to end from a recipe."),
     "predict": ("tools.predict", "Find actions in video files: JSON, CSV and subtitles."),
     "export": ("tools.export", "Write a model as one file, to give to somebody."),

@@ -55,7 +55,13 @@ class PlanOptions:
         from train.settings import load_settings
 
         shards = (f"data.shards={self.shards}",) if self.shards else ()
-        return load_settings(self.recipe, (*self.overrides, *shards), trust=self.trust)
+        settings = load_settings(self.recipe, (*self.overrides, *shards), trust=self.trust)
+        if settings.data.num_features is not None:
+            raise ValueError(
+                f"{self.recipe}: trains on features (data.num_features), without an encoder, and its memory "
+                "needs no plan; want a recipe of videos"
+            )
+        return settings
 
     def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
         """What DeepSpeed's file and the settings of the run say about memory."""

@@ -18,10 +18,11 @@ if __name__ == "__main__":
 import click
 
 from pipeline.lock import writing_folder
-from pipeline.packing.prepare import find_videos, left_out
+from pipeline.packing.prepare import left_out
 from tools.labels.formats import FORMATS
 from tools.labels.predictions import CHOICES, check_formats, write_formats
 from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
+from tools.prediction.features import find_inputs
 from train.cli import (
     Command,
     Output,
@@ -143,7 +144,8 @@ FILE = click.Path(path_type=Path)
 @local_rank_option
 @click.pass_context
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
-    """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match.
+    """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match; or, with a
+    detector that was trained on features, in the videos of feature files (.h5).
 
     Writes detections.json (ActivityNet's format), detections.csv and one .srt of subtitles per video, and
     with --format the files of labelling tools, YouTube chapters, or a table of events per hour. Scores and
@@ -154,7 +156,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     from train.distributed import shared_work
 
     options = PredictOptions(**values)
-    files = find_videos(options.videos)
+    files = find_inputs(options.videos)
     with writing_folder(options.out, "predict") if launched_as_first() else nullcontext() as last:
         check_outputs(options.out, list(files), force=options.force)
         check_formats(options.out, list(files), options.formats, force=options.force)

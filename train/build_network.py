@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from model.feature_network import FeatureNetwork
 from model.network import Network
 from train.checkpoint import read_safetensors
 from train.cli import to_stderr
@@ -48,13 +49,19 @@ def say_that_classes_are_unknown(num_classes: int) -> None:
         )
 
 
-def build_network(settings: Settings, num_classes: int) -> Network:
-    """The network, initialised from settings.seed, then from encoder.weights."""
+def build_network(settings: Settings, num_classes: int) -> Network | FeatureNetwork:
+    """The network, initialised from settings.seed, then from encoder.weights; of features, a detector."""
     torch.manual_seed(settings.seed)
-    network = Network(settings.encoder, settings.detector, num_classes=num_classes)
+    network: Network | FeatureNetwork
+    if settings.data.num_features is not None:
+        network = FeatureNetwork(
+            settings.detector, num_features=settings.data.num_features, num_classes=num_classes
+        )
+    else:
+        network = Network(settings.encoder, settings.detector, num_classes=num_classes)
     if settings.detector.kind == "etad" and not settings.detector.etad.class_scores:
         say_that_classes_are_unknown(num_classes)
-    if settings.encoder.weights is not None:
+    if settings.encoder.weights is not None and isinstance(network, Network):
         load_encoder_weights(network, Path(settings.encoder.weights))
     return network
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pipeline.dataset import Dataset
+from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.text import counted, first_names
 from train.evaluation.average_precision import parse_tiou
 from train.settings import Settings
 
 
-def open_data(settings: Settings) -> Dataset:
+def open_data(settings: Settings) -> AnyDataset:
     """The data set of a run; ValueError if it cannot be trained on, or not be validated on.
 
     A failure at the first validation would come after hours of work, and again at each --resume.
     """
-    data, dataset = settings.data, Dataset.open(settings.data.shards)
+    data, dataset = settings.data, open_of_settings(settings.data)
     if not dataset.classes:
         raise ValueError(
             f"{data.shards}: no classes, as no video has an action; annotate some, and pack it again"
@@ -27,11 +27,11 @@ def open_data(settings: Settings) -> Dataset:
     return dataset
 
 
-def _without_actions(dataset: Dataset, setting: str, subset: str) -> str:
+def _without_actions(dataset: AnyDataset, setting: str, subset: str) -> str:
     """The message for a subset without actions: it names the subsets that have some."""
     counts: dict[str, int] = {}
     for video in dataset.videos.values():
-        if video.shard is not None:
+        if video.reject is None:
             counts[video.subset] = counts.get(video.subset, 0) + len(video.actions)
     others = [f"{name} ({counted(count, 'action')})" for name, count in sorted(counts.items()) if count]
     purpose = {"train_subset": "learn from", "val_subset": "validate on"}[setting]

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 
 from model.detector.detector import Prediction
+from model.feature_network import FeatureNetwork
 from model.network import Network
 from pipeline.batch import Batch
+from pipeline.features.records import FeatureSource
 from pipeline.limits import set_limits
 from pipeline.loader import Loader
 from pipeline.records import VideoSource
@@ -57,7 +59,7 @@ class TrainedNetwork:
     classes: tuple[str, ...]
     packing: Mapping[str, Any] | None
     thresholds: ClassThresholds | None
-    network: Network
+    network: Network | FeatureNetwork
     device: torch.device
 
 
@@ -70,7 +72,7 @@ class _Saved:
     classes: tuple[str, ...]
     packing: Mapping[str, Any] | None
     thresholds: ClassThresholds | None
-    load: Callable[[Network], None]
+    load: Callable[[Network | FeatureNetwork], None]
 
 
 def _read_folder(checkpoint: Path, overrides: Iterable[str]) -> _Saved:
@@ -97,7 +99,7 @@ def _read_file(path: Path, overrides: Iterable[str]) -> _Saved:
             "or use the run's checkpoint"
         )
 
-    def load(network: Network) -> None:
+    def load(network: Network | FeatureNetwork) -> None:
         check_tensors(network, model.tensors, where=path)
         network.load_state_dict(model.tensors)
 
@@ -162,7 +164,7 @@ def infer(network: torch.nn.Module, batches: Iterable[Batch], *, masked: bool = 
     network.eval()
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.clips, video_shares=batch.video_shares if masked else None)
+            prediction = network(batch.inputs, video_shares=batch.video_shares if masked else None)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "
@@ -180,7 +182,7 @@ def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None])
 
 def detect_in(
     trained: TrainedNetwork,
-    videos: VideoSource,
+    videos: VideoSource | FeatureSource,
     *,
     subset: str,
     batch_size: int,

@@ -41,20 +41,26 @@ def learning_warning(
 
 def remedies(settings: Settings, total_steps: int) -> list[str]:
     """What to try, likeliest first, given the settings of the run."""
-    encoder, optimizer, tries = settings.encoder, settings.optimizer, []
-    if encoder.weights is None and not encoder.frozen and optimizer.encoder_lr < LEARNING_RATE:
+    encoder, optimizer, tries = settings.encoder, settings.optimizer, list[str]()
+    has_encoder = settings.data.num_features is None
+    if (
+        has_encoder
+        and encoder.weights is None
+        and not encoder.frozen
+        and optimizer.encoder_lr < LEARNING_RATE
+    ):
         rate = f"{LEARNING_RATE:g}"
         tries.append(
             "the rates that random weights need, --set "
             f"optimizer.encoder_lr={rate} --set optimizer.detector_lr={rate}, with backbone r2plus1d_tiny"
         )
-    elif encoder.weights is None and encoder.frozen:
+    elif has_encoder and encoder.weights is None and encoder.frozen:
         tries.append("--set encoder.frozen=false, for random weights that stay frozen see nothing")
     elif optimizer.detector_lr < LEARNING_RATE / 10:
         tries.append(f"a higher optimizer.detector_lr than {optimizer.detector_lr:g}")
     if total_steps < ENOUGH_STEPS:
         epochs = -(-ENOUGH_STEPS * settings.run.epochs // total_steps)
         tries.append(f"more steps, --set run.epochs={epochs}")
-    if encoder.weights is None:
+    if has_encoder and encoder.weights is None:
         tries.append("pretrained encoder.weights")
     return [*tries, "and `leantad view`, to see that the annotations fit the videos"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.rewire import reconstruction_error
 from pipeline.batch import Batch
+from pipeline.features.reader import FeatureReader
 from pipeline.order import stable_seed
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
@@ -111,7 +112,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         shares = batch.video_shares if run.settings.data.pad_short_videos else None
         loss, parts = engine(  # --------------------------------------------------------- forward
-            batch.clips, segments, labels, generator=generator, video_shares=shares
+            batch.inputs, segments, labels, generator=generator, video_shares=shares
         )
         losses.append({"loss": loss.detach(), **parts})
         if len(losses) == len(batches):  # ---------------------------------------------- the only wait
@@ -244,6 +245,8 @@ def describe_steps(run: Run, log: RunLog) -> None:
         f"{counted(run.steps_per_epoch, 'step')} an epoch, {run.total_steps} in all, on {run.device} "
         f"in {run.precision}"
     )
+    if isinstance(reader := run.train_loader.reader, FeatureReader) and (text := reader.stride_warning()):
+        log.warn(text)
     if size > num_windows:
         log.warn(
             f"a step takes {size} windows of video, {run.settings.data.train_subset} has {num_windows}, so "

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from pipeline.features.records import FEATURE_FIELDS
 from pipeline.files import file_sha256, parse_json, replacing, sha256_of
 from pipeline.packing.prepare import ENCODING_FIELDS, encoding_spec_of
 from pipeline.text import first_names, short
@@ -60,7 +61,7 @@ class WeightsEntry(BaseModel):
 
 
 class Document(BaseModel):
-    """model.json. packing: those of PACKING_FIELDS that the data set has."""
+    """model.json. packing: those of PACKING_FIELDS and FEATURE_FIELDS that the data set has."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     format: Literal["leantad-model"]
@@ -111,7 +112,7 @@ def write_model_file(path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...
         "format": FORMAT,
         "version": VERSION,
         "classes": read_classes(folder),
-        "packing": {name: packing[name] for name in PACKING_FIELDS if name in packing},
+        "packing": {name: packing[name] for name in (*PACKING_FIELDS, *FEATURE_FIELDS) if name in packing},
         "thresholds": thresholds,
         "weights": {"bytes": weights.stat().st_size, "sha256": file_sha256(weights)},
         "settings": settings.model_dump(mode="json"),
@@ -178,7 +179,8 @@ def _read_document(text: bytes, *, where: Path) -> Document:
         document = Document.model_validate(value)
         if _longest_list(document.settings) > MOST_VALUES:
             raise ValueError(f"settings: a list of more than {MOST_VALUES} values")
-        _check_packing(document.packing)
+        of_features = (document.settings.get("data") or {}).get("num_features") is not None
+        _check_packing(document.packing, of_features=of_features)
         if len(set(document.classes)) < len(document.classes):
             raise ValueError("classes: one stands twice")
         "".join(document.classes).encode()  # half a character, which JSON can state, could not be printed
@@ -194,12 +196,13 @@ def _longest_list(values: object) -> int:
     return len(values) if isinstance(values, list) else 0
 
 
-def _check_packing(packing: Mapping[str, Any]) -> None:
-    """ValueError unless videos can be encoded so, at a size and rate that videos have."""
-    unknown = packing.keys() - set(PACKING_FIELDS)
+def _check_packing(packing: Mapping[str, Any], *, of_features: bool) -> None:
+    """ValueError unless videos can be encoded so, at a size and rate they have; or features be made so."""
+    unknown = packing.keys() - {*PACKING_FIELDS, *(FEATURE_FIELDS if of_features else ())}
     if unknown:
         raise ValueError(f"packing: {first_names(sorted(unknown))} unknown")
-    encoding_spec_of(packing)
+    if not of_features:
+        encoding_spec_of(packing)
 
 
 def _model_of(document: Document, data: bytes, path: Path) -> ModelFile:

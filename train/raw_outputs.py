@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
@@ -20,11 +20,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, with_confi
 from typing_extensions import TypedDict
 
 from pipeline.files import parse_json, replacing
+from pipeline.hdf5 import attributes, member, open_hdf5, reading
 from pipeline.schemas import Count, Number, Table, Text, finite, validated
 from pipeline.text import short
 from train.postprocess import RawWindow
-
-Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 FORMAT, VERSION = "leantad-raw", 1
 ARRAYS = ("segments", "quality", "class_scores", "boundary")
@@ -90,62 +89,18 @@ def write_raw(
 AGAIN = "write it again with --raw"
 MOST_NUMBERS = 1 << 26  # in one array: 256 MiB, 100 times what the largest recipe writes for a window
 MOST_CLASSES = 1 << 16
-# What h5py raises for a file whose structure is damaged, besides ValueError and OSError.
-DAMAGED = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError)
-
-
-@contextmanager
-def _reading(where: object) -> Iterator[None]:
-    """What h5py raises within becomes a ValueError that names `where`."""
-    try:
-        yield
-    except (*DAMAGED, ValueError, OSError) as error:
-        raise ValueError(f"{where}: cannot be read ({short(error, 150)}); {AGAIN}") from None
 
 
 def _open(path: str | Path) -> h5py.File:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, want the HDF5 file that `leantad eval --raw` wrote")
-    try:
-        file = h5py.File(path, "r")
-    except (*DAMAGED, ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a whole HDF5 file ({short(error, 150)}); {AGAIN}") from None
-    try:
-        found = _attributes(file, ("format", "version"), path)
-        if found != {"format": FORMAT, "version": VERSION}:
-            raise ValueError(f"{path}: not a {FORMAT} file of version {VERSION}; {AGAIN}")
-    except ValueError:
-        file.close()
-        raise
-    return file
-
-
-def _attributes(node: h5py.Group, names: Sequence[str], where: object) -> dict[str, Any]:
-    """Attributes as plain values; those that are not there are left out."""
-    with _reading(where):
-        found = {name: node.attrs[name] for name in names if name in node.attrs}
-        return {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()
-        }
-
-
-def _member(group: h5py.Group, name: str, kind: type[Member], where: object) -> Member:
-    """The member, which must lie in this very file: HDF5 can point into other files, and we do not follow."""
-    with _reading(where):
-        member = group.get(name) if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-        if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
-            member = None
-    if not isinstance(member, kind):
-        raise ValueError(
-            f"{where}: {name} is missing or lies in another file, or is no {kind.__name__}; {AGAIN}"
-        )
-    return member
+    return open_hdf5(Path(path), kind=FORMAT, version=VERSION, advice=AGAIN)
 
 
 def read_raw_header(path: str | Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The class names and the metadata that the file was written with."""
     with _open(path) as file:
-        text = _attributes(file, ["meta"], path).get("meta")
+        text = attributes(file, ["meta"], path, AGAIN).get("meta")
         if not isinstance(text, str):
             raise ValueError(f"{path}: has no metadata; {AGAIN}")
         metadata = validated(_METADATA, parse_json(text, where=path), where=f"{path}: metadata", advice=AGAIN)
@@ -166,8 +121,8 @@ _METADATA = TypeAdapter(Annotated[_Metadata, BeforeValidator(finite)])
 
 
 def _classes(file: h5py.File, path: str | Path) -> tuple[str, ...]:
-    stored = _member(file, "classes", h5py.Dataset, path)
-    with _reading(path):
+    stored = member(file, "classes", h5py.Dataset, path, AGAIN)
+    with reading(path, AGAIN):
         if len(stored.shape) != 1 or not 0 < stored.shape[0] <= MOST_CLASSES:
             raise ValueError(f"got class names of shape {stored.shape}")
         return tuple(stored.asstr()[()])
@@ -180,13 +135,13 @@ def read_raw(path: str | Path) -> Iterator[RawWindow]:
     """
     with _open(path) as file:
         num_classes = len(_classes(file, path))
-        windows = _member(file, "windows", h5py.Group, path)
-        with _reading(path):
+        windows = member(file, "windows", h5py.Group, path, AGAIN)
+        with reading(path, AGAIN):
             names = sorted(windows)
         key, complete = None, set[str | None]()
         for name in names:
             where = f"{path}, window {short(name, quoted=False)}"
-            window = _read_window(_member(windows, name, h5py.Group, where), num_classes, where)
+            window = _read_window(member(windows, name, h5py.Group, where, AGAIN), num_classes, where)
             if window.key != key:
                 complete.add(key)
                 key = window.key
@@ -211,12 +166,12 @@ _HEADER = TypeAdapter(_WindowHeader)
 
 def _read_window(group: h5py.Group, num_classes: int, where: str) -> RawWindow:
     names = [field.name for field in fields(_WindowHeader)]
-    header = validated(_HEADER, _attributes(group, names, where), where=where, advice=AGAIN)
-    stored = {name: _member(group, name, h5py.Dataset, where) for name in ARRAYS}
+    header = validated(_HEADER, attributes(group, names, where, AGAIN), where=where, advice=AGAIN)
+    stored = {name: member(group, name, h5py.Dataset, where, AGAIN) for name in ARRAYS}
     check_shapes(stored, header.num_steps, num_classes, where=where)
     arrays = {}
     for name, array in stored.items():
-        with _reading(f"{where}, {name}"):
+        with reading(f"{where}, {name}", AGAIN):
             if array.dtype.kind != "f" or array.size > MOST_NUMBERS:
                 raise ValueError(f"{array.size} values of {array.dtype}, want numbers")
             arrays[name] = array[()].astype(np.float32, copy=False)

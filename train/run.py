@@ -128,17 +128,19 @@ class Run:
 
     def set_beta(self, step: int) -> None:
         """Give the network the coefficient of a step, counted from 0."""
-        encoder = self.settings.encoder
-        self.beta = beta_at(encoder.beta, step, self.total_steps) if encoder.reversible else None
+        encoder, has_encoder = self.settings.encoder, self.settings.data.num_features is None
+        reversible = encoder.reversible and has_encoder
+        self.beta = beta_at(encoder.beta, step, self.total_steps) if reversible else None
         if self.beta is not None:
             set_beta(self.engine.module, self.beta)
 
     def set_ratios(self, step: int) -> None:
         """Give the network the sampling ratios of a step, counted from 0."""
         encoder = self.settings.encoder
-        self.engine.module.clip_ratio = ratio_at(
-            encoder.clip_ratio, encoder.clip_ratio_schedule, step, self.total_steps
-        )
+        if self.settings.data.num_features is None:
+            self.engine.module.clip_ratio = ratio_at(
+                encoder.clip_ratio, encoder.clip_ratio_schedule, step, self.total_steps
+            )
         detector = self.settings.detector
         self.engine.module.detector.proposal_ratio = ratio_at(
             detector.proposal_ratio, detector.proposal_ratio_schedule, step, self.total_steps

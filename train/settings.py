@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
@@ -107,6 +107,15 @@ class Settings(SettingsGroup):
     optimizer: OptimizerSettings = OptimizerSettings()
     post: PostSettings = PostSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _features_have_no_encoder(self) -> Settings:
+        if self.data.num_features is not None and self.encoder.weights is not None:
+            raise ValueError(
+                "encoder.weights: with data.num_features there is no encoder, its features are in "
+                "data.shards already; leave it out, or set data.num_features=null to train on videos"
+            )
+        return self
 
 
 def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: str = "") -> None:

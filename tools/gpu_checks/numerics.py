@@ -24,7 +24,9 @@ def small_network(backbone: str, **encoder: object) -> Network:
     values = {"backbone": backbone, "clips_per_forward": 2, "clip_ratio": 0.5, **encoder}
     detector = {"num_steps": 32, "neck_dim": 64, "fc_dim": 128, "head_dim": 64}
     settings = settings_from({"data": {"shards": "-"}, "encoder": values, "detector": detector})
-    return build_network(settings, 5).train()
+    network = build_network(settings, 5)
+    assert isinstance(network, Network), "of videos"
+    return network.train()
 
 
 def small_batch() -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -143,7 +143,7 @@ def classify(
     )
     with closing(loader):
         for batch in watch(loader):
-            rows = classifier.probabilities(batch.clips[:, 0])
+            rows = classifier.probabilities(batch.inputs[:, 0])
             for (start, end), row, is_padding in zip(
                 batch.windows.tolist(), rows, batch.padding, strict=True
             ):

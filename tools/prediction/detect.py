@@ -21,6 +21,7 @@ from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prep
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
 from pipeline.text import first_names, shown
+from tools.prediction.features import check_kind, predict_features
 from train.cli import Output, one_line, to_stderr
 from train.detections import PROPOSAL, Selection, VideoDetections
 
@@ -80,6 +81,9 @@ def predict(
     """
     from train.distributed import world_size
 
+    if trained.settings.data.num_features is not None:
+        yield from predict_features(trained, files, output=output)
+        return
     is_only_one = len(files) == 1 and world_size() == 1  # whose reason the caller gives
     spec, remark = encoding_spec(trained), cache(to_stderr)  # each line once, not for each file
     bar = SecondsBar({key: stated_seconds(path) for key, path in files.items()}, no_bar=output.no_bar)
@@ -174,6 +178,7 @@ def detect_in_files(
     """
     from train.distributed import gather_json, rank, world_size
 
+    check_kind(trained, files)
     own = dict(list(files.items())[rank() :: world_size()])
     workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
     found = [

@@ -139,15 +139,15 @@ class Detector:
         video. classes: these only. A file that cannot be used is named on stderr and in `rejected`;
         ValueError if none can be used.
         """
-        from pipeline.packing.prepare import find_videos
         from tools.prediction.detect import auto_thresholds, detect_in_files
+        from tools.prediction.features import find_inputs
         from train.cli import Output
         from train.detections import Selection
 
         output = Output(self._quiet)
         thresholds = auto_thresholds(self._trained, (), output) if auto_threshold else {}
         selection = Selection(_known(classes, self.classes), min_score, top, thresholds)
-        files = find_videos([name for given in videos for name in _names(given)])
+        files = find_inputs([name for given in videos for name in _names(given)])
         if not files:
             raise ValueError("no video given, want files, folders of them, or globs")
         found = detect_in_files(self._trained, files, selection, output=output)

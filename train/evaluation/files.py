@@ -14,7 +14,9 @@ from train.detections import DetectionsFile
 from train.evaluation.video_names import Names, match_videos
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
+    from pipeline.features.dataset import AnyDataset
+    from pipeline.features.records import FeatureVideo
+    from pipeline.records import PackedVideo
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ def check_external_scores(scores: Mapping[str, Mapping[str, float]], videos: lis
 def read_ground_truth(location: str | Path, subset: str | None, *, hint: str | None = None) -> GroundTruth:
     """The ground truth of one subset.
 
-    location: annotations (.json, .csv), a dataset.json, or whatever Dataset.open takes. Without `subset`, the
-    `hint` (what the detections state) if there is such a subset, or the only one; ValueError listing them if
-    there are more.
+    location: annotations (.json, .csv), a dataset.json, a feature file, or whatever Dataset.open takes.
+    Without `subset`, the `hint` (what the detections state) if there is such a subset, or the only one;
+    ValueError listing them if there are more.
     """
     videos, names = _all_videos(location)
     chosen = choose_subset(_counts(videos), subset, hint, where=location)
@@ -72,30 +74,31 @@ def _all_videos(location: str | Path) -> tuple[dict[str, Video], Names]:
     if path.suffix.lower() in (".json", ".csv") and path.name != "dataset.json":
         videos = read_annotations(path)
         return videos, dict.fromkeys(videos, ())
-    from pipeline.dataset import Dataset
+    from pipeline.features.dataset import open_any
 
-    dataset = Dataset.open(path.parent if path.name == "dataset.json" else location)
+    dataset = open_any(path.parent if path.name == "dataset.json" else location)
     subsets = sorted({video.subset for video in dataset.videos.values()})
     packed = {key: video for subset in subsets for key, video in dataset.ground_truth(subset).items()}
     return packed, video_names_of(dataset)
 
 
-def ground_truth_of(dataset: Dataset, subset: str) -> GroundTruth:
+def ground_truth_of(dataset: AnyDataset, subset: str) -> GroundTruth:
     """The ground truth of a packed data set's subset."""
     return GroundTruth(dataset.ground_truth(subset), subset, video_names_of(dataset))
 
 
-def video_names_of(dataset: Dataset) -> Names:
+def video_names_of(dataset: AnyDataset) -> Names:
     """What the videos of a packed data set are called: their names in the annotations, and their files."""
     return {key: [name for name in (v.source, v.file) if name] for key, v in dataset.videos.items()}
 
 
-def subset_metadata(dataset: Dataset, subset: str) -> dict[str, Any]:
+def subset_metadata(dataset: AnyDataset, subset: str) -> dict[str, Any]:
     """The "external_data" of detections in a packed subset, with the keys that predict writes too.
 
     "videos": name in the annotations and seconds of each; "rejected": why videos could not be read.
     """
-    videos = {key: video for key, video in sorted(dataset.videos.items()) if video.subset == subset}
+    all_videos: Mapping[str, PackedVideo | FeatureVideo] = dataset.videos
+    videos = {key: video for key, video in sorted(all_videos.items()) if video.subset == subset}
     return {
         "videos": {key: {"source": v.source, "duration": v.duration} for key, v in videos.items()},
         "rejected": {key: v.reject for key, v in videos.items() if v.reject is not None},

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
+from pipeline.features.dataset import AnyDataset, FeatureDataset
+from pipeline.features.records import FeatureVideo
 from pipeline.records import EncodedFrames, PackedVideo
 from train.distributed import barrier, rank, world_size
 from train.raw_outputs import RawWriter, raw_writer, read_raw, write_raw
@@ -38,6 +40,35 @@ class VideosOfRank:
     def encoded_frames(self, key: str, frames: NDArray[np.int64]) -> EncodedFrames:
         """The encoded bytes that `frames` need."""
         return self.dataset.encoded_frames(key, frames)
+
+
+@dataclass(frozen=True)
+class FeaturesOfRank:
+    """As VideosOfRank, of a feature file."""
+
+    dataset: FeatureDataset
+    rank: int
+    world_size: int
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The file's."""
+        return self.dataset.classes
+
+    def packed(self, subset: str) -> list[FeatureVideo]:
+        """This rank's videos of the subset; there may be none."""
+        return self.dataset.packed(subset)[self.rank :: self.world_size]
+
+    def features(self, key: str, first: int, end: int) -> NDArray[np.float32]:
+        """Features `first` to `end` (excluded) of a video, (n, D)."""
+        return self.dataset.features(key, first, end)
+
+
+def share_of_rank(dataset: AnyDataset) -> VideosOfRank | FeaturesOfRank:
+    """What this rank evaluates of a data set."""
+    if isinstance(dataset, FeatureDataset):
+        return FeaturesOfRank(dataset, rank(), world_size())
+    return VideosOfRank(dataset, rank(), world_size())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pipeline.features.records import check_made_alike
 from pipeline.schemas import parse_yaml
 from pipeline.text import first_names
 from settings_group import explain
@@ -25,7 +26,7 @@ from train.evaluation.files import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
+    from pipeline.features.dataset import AnyDataset
     from train.inference import TrainedNetwork
     from train.postprocess import ExternalScores, PostSettings
 
@@ -53,16 +54,16 @@ def detect_with_checkpoint(
     overrides: key=value on top of the checkpoint's own settings. raw: also write the detector's outputs to
     this HDF5 file.
     """
-    from pipeline.dataset import Dataset
-    from train.distributed import gather_json, rank, world_size
-    from train.evaluation.shared_videos import VideosOfRank, shared_raw_writer
+    from pipeline.features.dataset import open_of_settings
+    from train.distributed import gather_json
+    from train.evaluation.shared_videos import share_of_rank, shared_raw_writer
     from train.inference import detect_in, load_trained
 
     trained = load_trained(checkpoint, overrides)
     settings, subset = trained.settings, trained.settings.data.val_subset
     if not settings.data.shards:
         raise ValueError(f"{checkpoint}: is a model without a data set; name yours with --shards")
-    dataset = Dataset.open(settings.data.shards)
+    dataset = open_of_settings(settings.data)
     for line in data_set_differences(trained, dataset):
         output.warn(f"{settings.data.shards}: {line}")
     if external_scores is not None:
@@ -71,7 +72,7 @@ def detect_with_checkpoint(
     metadata = {"checkpoint": str(trained.source), "shards": settings.data.shards, "subset": subset}
     metadata |= subset_metadata(dataset, subset)
     header = {**metadata, "post": settings.post.model_dump(mode="json")}
-    source, keys = VideosOfRank(dataset, rank(), world_size()), [v.key for v in dataset.packed(subset)]
+    source, keys = share_of_rank(dataset), [v.key for v in dataset.packed(subset)]
     raws = shared_raw_writer(raw, keys, classes=trained.classes, metadata=header) if raw else nullcontext()
     found: dict[str, Any] = {}
     with raws as writer:
@@ -90,10 +91,15 @@ def detect_with_checkpoint(
     return DetectionsFile({key: found.get(key, []) for key in ground_truth.videos}, metadata), ground_truth
 
 
-def data_set_differences(trained: TrainedNetwork, dataset: Dataset) -> list[str]:
-    """In what a data set differs from the one the weights were trained on: packing, classes; a line each."""
+def data_set_differences(trained: TrainedNetwork, dataset: AnyDataset) -> list[str]:
+    """In what a data set differs from the one the weights were trained on: packing, classes; a line each.
+
+    ValueError for features that were made otherwise: to the weights they are noise.
+    """
     lines = []
-    if trained.packing is not None:  # older releases kept none
+    if trained.settings.data.num_features is not None:
+        check_made_alike(dataset.packing, trained.packing or {}, where=trained.settings.data.shards)
+    elif trained.packing is not None:  # older releases kept none
         differ = packing_differences(dataset.packing, trained.packing)
         if differ:
             lines.append(f"packed otherwise than what the weights were trained on ({differ}); mAP may suffer")

@@ -68,9 +68,11 @@ def sections(run: RunFiles, ground_truth: Mapping[str, Video]) -> list[Markup]:
 
 
 def subtitle(run: RunFiles, folder: Path) -> list[str]:
-    """Date, backbone, epochs."""
+    """Date, backbone or width of the features, epochs."""
     parts = [date_of(run, folder)]
     backbone = (run.settings.get("encoder") or {}).get("backbone")
+    width = (run.settings.get("data") or {}).get("num_features")
+    backbone = f"features of width {width}" if width else backbone
     epochs = (run.settings.get("run") or {}).get("epochs")
     parts += [str(backbone)] if backbone else []
     parts += [counted(int(epochs), "epoch")] if epochs else []

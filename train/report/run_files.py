@@ -44,11 +44,17 @@ class _EncoderGroup(TypedDict, total=False):
 
 
 @with_config(ConfigDict(extra="allow"))
+class _DataGroup(TypedDict, total=False):
+    num_features: Count | None
+
+
+@with_config(ConfigDict(extra="allow"))
 class _SettingsFile(TypedDict, total=False):
     """What the report reads of settings.yaml; older releases had other settings."""
 
     run: _RunGroup
     encoder: _EncoderGroup
+    data: _DataGroup
 
 
 _SETTINGS = TypeAdapter(_SettingsFile)

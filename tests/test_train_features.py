@@ -1,0 +1,180 @@
+"""Whole runs on features: exact resume, evaluation, two ranks, and files that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from feature_cases import SETTINGS, feature_file
+from safetensors.torch import load_file
+from tiny_run import run, start
+
+from model.detector.proposal_detector import ProposalDetector
+from model.feature_network import FeatureNetwork
+from tools.cli import main as leantad
+from train.build_network import build_network
+from train.eval import main as evaluate
+from train.settings import RECIPES, load_settings
+
+ACTIONFORMER = {
+    "detector__kind": "actionformer",
+    "detector__actionformer__embed_dim": 16,
+    "detector__actionformer__head_dim": 16,
+    "detector__actionformer__max_distances": [4, 8],
+    "detector__actionformer__attention_windows": [5],
+}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoints" / "last" / "model.safetensors")
+
+
+def evaluated(run_folder: Path, out: Path, *options: str):
+    arguments = ["--checkpoint", str(run_folder), "--json", "--quiet", "--out", str(out), *options]
+    return CliRunner().invoke(evaluate, arguments)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return feature_file(tmp_path_factory.mktemp("features") / "f.h5")
+
+
+@pytest.fixture(scope="module")
+def whole(features, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = run(features, out, **SETTINGS, run__checkpoint_every=1)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_on_features_resumes_exactly(features, whole, tmp_path, monkeypatch):
+    cut, options = tmp_path / "cut", {**SETTINGS, "run__checkpoint_every": 1}
+    loss, calls = ProposalDetector.loss, []
+
+    def failing(self, *args, **values):
+        calls.append(None)
+        if len(calls) == 3:
+            raise RuntimeError("power is gone")
+        return loss(self, *args, **values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProposalDetector, "loss", failing)
+        assert run(features, cut, **options).exit_code != 0
+    again = run(features, cut, "--resume", **options)
+    assert again.exit_code == 0, again.output
+    ours, theirs = weights(whole), weights(cut)
+    assert ours.keys() == theirs.keys() and not [name for name in ours if name.startswith("encoder")]
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.slow
+def test_evaluation_repeats_the_validation_and_names_the_video_without_features(whole, tmp_path):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    result = evaluated(whole, tmp_path / "d.json")
+    assert result.exit_code == 1 and "gone" in result.stderr, result.output  # one could not be read
+    assert json.loads(result.stdout)["average_mAP"] == metrics["average_mAP"]
+    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    step = next(event for event in log if event["event"] == "train")
+    assert (
+        step["beta"] is None
+        and step["clip_ratio"] == 1.0
+        and "features of width 12" in (whole / "report.html").read_text()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights_sha256": "f" * 64}, "made otherwise than those that the weights were trained on"),
+        ({"stride_frames": 8}, "stride_frames 8 here, None there"),
+    ],
+)
+def test_features_made_otherwise_are_refused(whole, tmp_path, change, message):
+    other = feature_file(tmp_path / "other.h5", **change)
+    result = evaluated(whole, tmp_path / "d.json", "--shards", str(other))
+    assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "d.json").exists()
+
+
+@pytest.mark.slow
+def test_predict_and_an_exported_model_give_the_detections_of_eval(features, whole, tmp_path):
+    one = ("--set", "optimizer.batch_size=1")  # as predict, so that sums are added in the same order
+    assert evaluated(whole, tmp_path / "d.json", *one).exit_code == 1
+    want = json.loads((tmp_path / "d.json").read_text())["results"]
+    model = tmp_path / "m.leantad"
+    done = CliRunner().invoke(leantad, ["export", str(whole), str(model)])
+    assert done.exit_code == 0, done.output
+    for name, checkpoint in (("a", whole), ("b", model)):
+        out = tmp_path / name
+        arguments = ["predict", str(features), "--checkpoint", str(checkpoint), "--out", str(out), "--quiet"]
+        done = CliRunner().invoke(leantad, arguments)
+        assert done.exit_code == 1 and "gone: no video stream" in done.stderr, done.output
+        found = json.loads((out / "detections.json").read_text())["results"]
+        assert {key: found[key] for key in want if key != "gone"} == {
+            key: want[key] for key in want if key != "gone"
+        }
+        assert set(found) >= {f"v{number}" for number in range(6)}, "the videos of all subsets"
+
+
+@pytest.mark.slow
+def test_predict_says_what_a_detector_of_features_wants(whole, tmp_path):
+    video, out = tmp_path / "match.mp4", str(tmp_path / "out")
+    video.write_bytes(b"")
+    other = feature_file(tmp_path / "other.h5", stride_frames=8)
+    for given, message in (
+        ([video], "was trained on features; give it a feature file (.h5), leantad extract-features makes"),
+        ([video, other], "got it beside feature files; want one kind at a time"),
+        ([other], "made otherwise than those that the weights were trained on"),
+    ):
+        arguments = ["predict", *map(str, given), "--checkpoint", str(whole), "--out", out]
+        result = CliRunner().invoke(leantad, arguments)
+        assert result.exit_code == 2 and message in result.stderr, result.output
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_actionformer_trains_on_features(features, tmp_path):
+    done = run(features, tmp_path / "run", **SETTINGS, **ACTIONFORMER)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_two_ranks_train_on_features_as_one_does_on_twice_as_many(features, tmp_path):
+    options = {**SETTINGS, "run__epochs": 1, "run__eval_every": 1, "optimizer__warmup_steps": 0}
+    process = start(features, tmp_path / "two", launcher=2, **options)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert next(event for event in log if event["event"] == "start")["world_size"] == 2
+    one = run(features, tmp_path / "one", **{**options, "optimizer__batch_size": 4})
+    assert one.exit_code == 0, one.output
+    steps = [sum(e["event"] == "train" for e in log)]
+    log = [json.loads(line) for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
+    assert steps == [sum(e["event"] == "train" for e in log)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("thumos_i3d", "actionformer"), ("activitynet_tsp", "etad")])
+def test_the_recipes_of_features_take_a_step_at_reduced_width(name, kind):
+    small = [
+        "actionformer.embed_dim=16",
+        "actionformer.head_dim=16",
+        "neck_dim=16",
+        "fc_dim=16",
+        "head_dim=16",
+    ]
+    settings = load_settings(RECIPES / f"{name}_features.yaml", [f"detector.{change}" for change in small])
+    data, num_steps = settings.data, settings.detector.num_steps
+    assert settings.detector.kind == kind and data.num_clips == num_steps
+    network = build_network(settings, 3).train()
+    assert isinstance(network, FeatureNetwork)
+    features = torch.randn(1, data.num_features, num_steps)
+    truth = [torch.tensor([[2.0, num_steps / 2.0]])], [torch.tensor([1])]
+    loss, _ = network(features, *truth, generator=torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.isfinite() and any(p.grad is not None for p in network.detector.parameters())
