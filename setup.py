@@ -98,7 +98,11 @@ setup(
             "types-PyYAML",
             "transformers",
             "selenium",
-        ]
+        ],
+        # Other libraries' networks as backbones (docs/any-network.md). timm brings torchvision.
+        "timm": ["timm"],
+        "torchvision": ["torchvision"],
+        "transformers": ["transformers"],
     },
     entry_points={"console_scripts": ["leantad = tools.cli:main"]},
 )

@@ -21,21 +21,24 @@ from model.detector.settings import DetectorSettings
 from model.deterministic import average_steps
 from model.encode import sampled_encode
 from model.late_choice import LateChoice, late_choice
-from model.rewire import recompute_modules, rewire
+from model.rewire import recompute_modules
+from model.rewire_backbone import is_prepared, rewire_backbone
 from model.sampling import num_kept, sample_clips, sample_labelled_clips
 from model.settings import EncoderSettings
 
 
 def _frozen_names(backbone: Backbone, settings: EncoderSettings) -> list[str]:
     """The modules that encoder.frozen_stages freezes; ValueError if there are not so many stages."""
-    stem, *stages = backbone.parts()
     number = settings.frozen_stages
+    if number < 0:
+        return []
+    stem, *stages = backbone.parts()
     if number > len(stages):
         raise ValueError(
             f"encoder.frozen_stages: got {number}, want -1 to {len(stages)}, the stages of "
             f"{settings.backbone}; encoder.frozen=true freezes all of it"
         )
-    return [] if number < 0 else [name for part in (stem, *stages[:number]) for name in part]
+    return [name for part in (stem, *stages[:number]) for name in part]
 
 
 class ClipEncoder(nn.Module):
@@ -46,7 +49,7 @@ class ClipEncoder(nn.Module):
 
     def __init__(self, settings: EncoderSettings):
         super().__init__()
-        self.backbone = build_backbone(settings.backbone)
+        self.backbone = build_backbone(settings.backbone, settings.temporal)
         self.num_features = self.backbone.num_features
         self.steps_per_clip = settings.steps_per_clip
         self.batch_norm_in_eval = not settings.train_batch_norm
@@ -54,13 +57,15 @@ class ClipEncoder(nn.Module):
         self.mean = torch.tensor(self.backbone.mean).view(1, 3, 1, 1, 1) * 255
         self.std = torch.tensor(self.backbone.std).view(1, 3, 1, 1, 1) * 255
         if settings.reversible:
-            rewire(
+            rewire_backbone(
                 self.backbone,
                 beta=settings.beta.end,
                 fixed_point_states=settings.fixed_point_states,
                 leapfrog=settings.leapfrog,
             )
-        elif not self.backbone.stage_names:  # it cannot be reversed, only recomputed
+        elif (
+            is_prepared(self.backbone) and not self.backbone.stage_names
+        ):  # it cannot be reversed, only recomputed
             recompute_modules(self.backbone)
         self.frozen_names = _frozen_names(self.backbone, settings)
         for name in self.frozen_names:

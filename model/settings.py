@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from model.backbones import BACKBONES, WITHOUT_RESIDUALS
+from model.backbones import BACKBONES, WITHOUT_RESIDUALS, check_backbone_name
 from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
 
-if TYPE_CHECKING:
-    BackboneName = str
-else:
-    BackboneName = Literal[tuple(BACKBONES)]  # pydantic refuses other names; type checkers cannot read it
+# Another library's network is looked up when it is built: settings are read where it is not installed, too.
+BackboneName = Annotated[
+    str,
+    AfterValidator(check_backbone_name),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "enum": [*BACKBONES, "timm:NAME", "torchvision:NAME", "hf:NAME", "hf:FOLDER", "entry:NAME"],
+        }
+    ),
+]
+
+
+PRETRAINED = "pretrained"  # encoder.weights: those that the backbone's library downloads
 
 
 class BetaSettings(SettingsGroup):
@@ -42,8 +52,13 @@ class EncoderSettings(SettingsGroup):
     """The network that turns clips into features, what it stores, and which clips get a gradient."""
 
     backbone: BackboneName = "r2plus1d_34"
-    """Network that turns a clip into features, by name. Their sizes, and the clips they were pretrained on,
-    are in docs/choose-settings.md."""
+    """Network that turns a clip into features, by name: ours, whose sizes are in docs/choose-settings.md, or
+    one of timm, torchvision, Hugging Face (hf) or an installed package (entry), see docs/any-network.md."""
+
+    temporal: Literal["shift", "mean"] = "shift"
+    """How another library's network for images sees motion. shift: some channels of each residual block come
+    from the frames before and after, as in TSM. mean: each frame is seen alone, as in pretraining. Unused for
+    networks that take clips."""
 
     reversible: bool = True
     """Whether the residual stages are rewired so that activations are computed again from the outputs instead
@@ -62,7 +77,7 @@ class EncoderSettings(SettingsGroup):
 
     weights: str | None = None
     """File with the backbone's pretrained weights, as convert-weights writes it; null: random weights, which
-    need more videos and epochs."""
+    need more videos and epochs. pretrained: those that timm, torchvision or Hugging Face downloads."""
 
     frozen: bool = False
     """Whether the encoder is never trained. true: the features are fixed and every clip is encoded once,
@@ -111,5 +126,10 @@ class EncoderSettings(SettingsGroup):
             raise ValueError(
                 f"reversible: {self.backbone} has no residual sum, so nothing of it can be reversed; "
                 "set it to false: its modules are then recomputed, and encoder.clip_ratio keeps a step small"
+            )
+        if self.weights == PRETRAINED and self.backbone in BACKBONES:
+            raise ValueError(
+                f"weights: {PRETRAINED} is for timm:, torchvision: and hf: backbones, and {self.backbone} is "
+                "ours; get a file and convert it with leantad convert-weights"
             )
         return self

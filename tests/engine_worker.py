@@ -87,6 +87,7 @@ class Mode:
     actionformer: bool = False  # in place of the small head
     ema: bool = False  # an average of the weights beside them
     layers: bool = False  # learning rates and weight decay by layer
+    traced: bool = False  # a backbone that nobody prepared for rewiring
 
 
 MODES = {
@@ -132,6 +133,10 @@ MODES = {
     "zero 3, offload, ema": Mode(3, offload=True, ema=True),
     "zero 1, bf16, ema": Mode(1, bf16=True, ema=True),
     "zero 3, bf16, ema": Mode(3, bf16=True, ema=True),
+    "zero 1, traced": Mode(1, traced=True),
+    "zero 2, offload, traced": Mode(2, offload=True, traced=True),
+    "zero 3, traced": Mode(3, traced=True),
+    "zero 3, offload, traced": Mode(3, offload=True, traced=True),
 }
 EMA_DECAY = 0.7
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
@@ -175,14 +180,41 @@ class Backbone(nn.Module):
         return self.layer1(self.stem(x)).to(x.dtype)
 
 
+class ForeignBlock(Block):
+    """The same as another library writes it, with a parameter of its own; `branches` is for `plain` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((8, 1, 1, 1), 0.8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.gamma * self.first(x)
+        return x + self.second(x)
+
+    @property
+    def branches(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        return (lambda x: self.gamma * self.first(x)), self.second
+
+
+class ForeignBackbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.Tanh())
+        self.layer1 = nn.Sequential(ForeignBlock(), ForeignBlock(), ForeignBlock())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(self.stem(x))
+
+
 class Encoder(nn.Module):
     """A rewired stem and stage; with dropout it draws from the global generator."""
 
-    def __init__(self, dropout: float):
+    def __init__(self, dropout: float, traced: bool = False):
         super().__init__()
-        self.backbone = Backbone()
+        self.backbone = ForeignBackbone() if traced else Backbone()
         self.dropout = nn.Dropout(dropout)
-        rewire(self.backbone, beta=1.0)
+        table = rewire(self.backbone, beta=1.0)
+        assert sum(row.num_branches for row in table) == 6
 
     def forward(self, clips: Tensor) -> Tensor:
         pixels = clips.to(self.backbone.stem[0].weight.dtype) / 64 - 2
@@ -200,10 +232,18 @@ class Encoder(nn.Module):
 class Network(nn.Module):
     """Encoder and a small head with a loss that mixes all clips of a video."""
 
-    def __init__(self, seed: int = 7, *, dropout: float = 0.0, frozen: str = "", actionformer: bool = False):
+    def __init__(
+        self,
+        seed: int = 7,
+        *,
+        dropout: float = 0.0,
+        frozen: str = "",
+        actionformer: bool = False,
+        traced: bool = False,
+    ):
         super().__init__()
         torch.manual_seed(seed)
-        self.encoder = Encoder(dropout)
+        self.encoder = Encoder(dropout, traced)
         self.detector = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Tanh(), nn.Conv1d(16, 2, 3))
         if actionformer:
             self.detector = ActionFormer(ACTIONFORMER, num_features=8, num_classes=2)
@@ -325,10 +365,15 @@ def torch_steps(
 
 @cache
 def reference(
-    accumulation: int, frozen: str, actionformer: bool, clip_sampling: str = "random", layers: bool = False
+    accumulation: int,
+    frozen: str,
+    actionformer: bool,
+    clip_sampling: str = "random",
+    layers: bool = False,
+    traced: bool = False,
 ) -> StepsResult:
     """Plain autograd over the data of all ranks."""
-    network = Network(frozen=frozen, actionformer=actionformer)
+    network = Network(frozen=frozen, actionformer=actionformer, traced=traced)
 
     def loss_of(number: int) -> Tensor:
         batches = [batch(number, r, clip_sampling) for r in range(world_size())]
@@ -404,11 +449,14 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
     results["moved"] = difference(want.state, Network().state_dict())  # what there is to get wrong
     for name, mode in MODES.items():
         start = time.perf_counter()
-        engine = engine_of(Network(frozen=mode.frozen, actionformer=mode.actionformer), mode)
+        network = Network(frozen=mode.frozen, actionformer=mode.actionformer, traced=mode.traced)
+        engine = engine_of(network, mode)
         average = WeightAverage(engine, EMA_DECAY) if mode.ema else None
         norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling, average)
         got = StepsResult(full_state_dict(engine), norms, average.full_state_dict() if average else None)
-        want = reference(mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling, mode.layers)
+        want = reference(
+            mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling, mode.layers, mode.traced
+        )
         results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)
         engine.destroy()

@@ -2,8 +2,8 @@
 
 FOLDER holds one folder per fixture: meta.json with the configuration, data.safetensors with inputs and
 outputs, weights.safetensors. Beside them, or in a folder `weights` of FOLDER or next to it, may lie
-i3d_golden.safetensors with I3D's weights. Prints a line each, with its largest relative error; exit code 1 if
-one of them fails, or there is none.
+i3d_golden.safetensors and efficientnet_lite0_golden.safetensors (which wants timm) with their weights. Prints
+a line each, with its largest relative error; exit code 1 if one of them fails, or there is none.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden_authors import check_authors
 from golden_check import Check
+from golden_efficientnet import GOLDEN as EFFICIENTNET
+from golden_efficientnet import check_efficientnet
 from golden_etad import check_etad
 from golden_i3d import GOLDEN as I3D
 from golden_i3d import check_i3d
 from golden_opentad import check_opentad
+
+from model.backbones.libraries import missing_library
 
 Runner = Callable[[Path], Iterator[Check]]
 
@@ -34,7 +38,7 @@ class Result:
     """What became of a fixture: a line for a person, and whether it is as the reference has it."""
 
     name: str
-    passed: bool
+    passed: bool | None  # None: a library is missing that it needs
     text: str
 
 
@@ -66,7 +70,7 @@ def run(name: str, folder: Path, runner: Runner) -> Result:
 
 
 def results(root: Path) -> Iterator[Result]:
-    """The fixtures below `root`, and I3D's if it is there."""
+    """The fixtures below `root`, and those of pretrained weights that are there."""
     for meta in sorted(root.glob("*/meta.json")):
         folder = meta.parent
         try:
@@ -77,10 +81,16 @@ def results(root: Path) -> Iterator[Result]:
             yield Result(folder.name, False, runner)
         else:
             yield run(folder.name, folder, runner)
-    for folder in (root, root / "weights", root.parent / "weights"):
-        if (folder / I3D).is_file():
-            yield run("i3d", folder, check_i3d)
-            break
+    folders = (root, root / "weights", root.parent / "weights")
+    for name, file, check in (
+        ("i3d", I3D, check_i3d),
+        ("efficientnet_lite0", EFFICIENTNET, check_efficientnet),
+    ):
+        folder = next((each for each in folders if (each / file).is_file()), None)
+        if folder is None:
+            continue
+        missing = missing_library("timm") if check is check_efficientnet else None
+        yield run(name, folder, check) if missing is None else Result(name, None, missing)
 
 
 def main(arguments: list[str]) -> int:
@@ -90,8 +100,9 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     failed, count = 0, 0
     for result in results(Path(arguments[0])):
-        print(f"{'OK' if result.passed else 'FAILED':6} {result.name}: {result.text}", flush=True)
-        failed, count = failed + (not result.passed), count + 1
+        word = {True: "OK", False: "FAILED", None: "NOT RUN"}[result.passed]
+        print(f"{word:7} {result.name}: {result.text}", flush=True)
+        failed, count = failed + (result.passed is False), count + 1
     if not count:
         print(f"{arguments[0]}: no fixture in it, want folders with a meta.json", file=sys.stderr)
     return 1 if failed or not count else 0

@@ -65,6 +65,7 @@ SEVERAL = (
 )
 FOREIGN = "needs other libraries: test_tools_rewire.py and test_tools_bench_coverage.py run them"
 RELEASED = "needs a released checkpoint: test_tools_weights_released.py converts and runs such"
+NAMED = "needs timm: test_model_backbones_named.py does the same with a small stand-in"
 NOT_RUN = {
     "leantad convert-weights re2tal_thumos_swin_tiny.pth --classes category_idx.txt "
     "--out detectors/re2tal": RELEASED,
@@ -76,6 +77,11 @@ NOT_RUN = {
     "--set post.sigma=0.75": RELEASED,
     "leantad rewire timm:resnet50": FOREIGN,
     "leantad rewire hf:vit": FOREIGN,
+    'pip install "leantad[timm]"': "installs; setup.py has the extra",
+    'pip install "leantad[timm]" --extra-index-url https://download.pytorch.org/whl/cpu': "installs, too",
+    "leantad plan --recipe own_videos_timm": NAMED,
+    "leantad train --recipe own_videos_timm --out runs/timm": NAMED,
+    "leantad convert-weights resnet50.pth --backbone timm:resnet50 --out resnet50.safetensors": NAMED,
     "leantad bench-coverage --rows coverage.jsonl --markdown": FOREIGN,
     "docker build -t leantad .": "needs a daemon: test_release_files.py holds the Dockerfile",
     'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from foreign_blocks import Basic
 from torch import Tensor, nn
 
+from model.backbones import libraries
 from model.rewire import rewired_stages
 from tools import bench_coverage
 from tools.bench_coverage import main, measured_apart, read_rows, summary, table
-from tools.benchmarks import coverage, libraries
+from tools.benchmarks import coverage
 from tools.benchmarks.coverage import CoverageRow, measure, residual_blocks
 from tools.benchmarks.networks import ForeignNetwork, known_networks
 
@@ -164,7 +165,8 @@ def test_without_a_library_one_line_says_so(monkeypatch):
     result = CliRunner().invoke(main, ["--library", "timm"])
     assert result.exit_code == 2 and not result.stdout
     first, second = result.stderr.splitlines()
-    assert first == "warning: timm is not installed (pip install timm): its networks are left out"
+    missing = 'timm is not installed (pip install "leantad[timm]")'
+    assert first == f"warning: {missing}: its networks are left out"
     assert second == "error: nothing to measure: install timm, torchvision or transformers"
 
 

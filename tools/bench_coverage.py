@@ -25,10 +25,10 @@ if __name__ == "__main__":
 
 import click
 
+from model.backbones.libraries import LIBRARIES, missing_library
 from pipeline.text import columns, suggestion
 from tools.benchmarks.common import environment, header
 from tools.benchmarks.coverage import CoverageRow
-from tools.benchmarks.libraries import LIBRARIES, missing_library
 from tools.benchmarks.networks import ForeignNetwork, known_networks
 from train.cli import Command, Output, check_new_file, document_options
 

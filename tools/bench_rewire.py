@@ -27,7 +27,10 @@ from torch.utils.checkpoint import checkpoint
 
 from model.backbones import BACKBONES, build_backbone
 from model.backbones.backbone import Backbone
-from model.rewire import reconstruction_error, rewire, rewired_stages
+from model.backbones.named import NamedBackbone
+from model.rewire import reconstruction_error, rewired_stages
+from model.rewire_backbone import rewire_backbone
+from model.tracing.find import residual_names
 from pipeline.text import columns
 from tools.benchmarks.common import check_backbone, clip_options, environment, header, parse_clip
 from train.build_network import resolve_device
@@ -74,9 +77,16 @@ def build(name: str, device: str) -> Backbone:
 
 def checkpoint_blocks(network: Backbone) -> None:
     """Let torch recompute every residual block as a whole."""
-    for name in network.stage_names:
-        for block in network.get_submodule(name).children():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for block in residual_blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def residual_blocks(network: Backbone) -> list[nn.Module]:
+    """The blocks of all stages; of another library's network those that are proven residual."""
+    if isinstance(network, NamedBackbone):
+        names = residual_names(network.network, network.example())
+        return [network.network.get_submodule(name) for name in names]
+    return [block for name in network.stage_names for block in network.get_submodule(name).children()]
 
 
 def build_mode(name: str, mode: str, device: str) -> Backbone:
@@ -85,7 +95,7 @@ def build_mode(name: str, mode: str, device: str) -> Backbone:
     if mode == "checkpoint":
         checkpoint_blocks(network)
     if mode == "reversible":
-        rewire(network)
+        rewire_backbone(network)
     return network
 
 
@@ -136,7 +146,7 @@ def gradients(network: nn.Module) -> Tensor:
 def error_rows(name: str, clip: Tensor, dtype: str) -> list[dict[str, Any]]:
     """For each of BETAS, with all stages inverted: their largest reconstruction error, the gradient's."""
     network, rows = build(name, clip.device.type), []
-    rewire(network)
+    rewire_backbone(network)
     for beta, fixed_point_states in BETAS:
         by_method = []
         for invert in (False, True):
@@ -186,7 +196,7 @@ def error_table(rows: list[dict[str, Any]]) -> str:
     "backbones",
     multiple=True,
     default=["r2plus1d_34"],
-    help=f"Repeatable: {', '.join(BACKBONES)}.",
+    help=f"Repeatable: {', '.join(BACKBONES)}; or timm:NAME and the like.",
 )
 @clip_options
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.backbones import BACKBONES, build_backbone
+from model.backbones import build_backbone
 from pipeline.files import file_sha256, replacing
 from pipeline.text import first_names
+from tools.benchmarks.common import check_backbone
 from tools.weights.class_names import read_class_names
 from tools.weights.families import FAMILIES, Family, check_known, encoder_of, family_of, named_family
 from tools.weights.files import ReadCheckpoint, read_checkpoint
@@ -36,7 +37,7 @@ def all_tensors(matched: MatchedWeights) -> dict[str, Tensor]:
     tensors = dict(matched.tensors)
     if matched.missing or matched.wrong_shape:
         torch.manual_seed(0)
-        fresh = build_backbone(matched.backbone).state_dict()
+        fresh = build_backbone(matched.backbone).weighted.state_dict()
         tensors = {name: tensors.get(name, tensor) for name, tensor in fresh.items()}
     return {
         name: (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
@@ -143,7 +144,10 @@ Examples:
 """,
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Default: the one that matches best.")
+@click.option(
+    "--backbone",
+    help="Default: the one of ours that matches best. Another library's is named, as timm:resnet50.",
+)
 @click.option(
     "--source",
     type=click.Choice([*SOURCE_NAMES, *FAMILY_NAMES]),
@@ -194,6 +198,8 @@ def main(
     Exit code 1: written, but some of the backbone's tensors were not in the file.
     """
     output = Output(quiet, as_json)
+    if backbone is not None:
+        check_backbone(backbone)
     check_recipe(recipe)
     names = read_class_names(classes) if classes else None
     read = read_checkpoint(checkpoint, key)

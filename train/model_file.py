@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from model.backbones.libraries import named_folder
 from pipeline.features.records import FEATURE_FIELDS
 from pipeline.files import file_sha256, parse_json, replacing, sha256_of
 from pipeline.packing.prepare import ENCODING_FIELDS, encoding_spec_of
@@ -104,6 +105,7 @@ def write_model_file(path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...
     settings = read_settings(
         folder / SETTINGS, [f"{name}={json.dumps(value)}" for name, value in LOCAL.items()]
     )
+    _check_backbone(settings)
     weights = folder / (AVERAGE if settings.optimizer.ema_decay else WEIGHTS)
     packing, thresholds = read_packing(folder), None
     if (folder / THRESHOLDS).is_file():
@@ -189,6 +191,15 @@ def _read_document(text: bytes, *, where: Path) -> Document:
     return document
 
 
+def _check_backbone(settings: Settings) -> None:
+    """ValueError for a backbone that is described by a folder of one machine."""
+    if named_folder(settings.encoder.backbone) is not None:
+        raise ValueError(
+            f"encoder.backbone: {short(settings.encoder.backbone)} is a folder of one machine; want a "
+            "name that means the same everywhere, as hf:ORG/NAME"
+        )
+
+
 def _longest_list(values: object) -> int:
     """The length of the longest list in nested settings."""
     if isinstance(values, Mapping):
@@ -209,6 +220,7 @@ def _model_of(document: Document, data: bytes, path: Path) -> ModelFile:
     """The content of a file from its two members."""
     try:
         settings = settings_from(document.settings)
+        _check_backbone(settings)
     except ValueError as error:
         raise _refusal(path, error) from None
     for name, blank in LOCAL.items():

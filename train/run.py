@@ -13,7 +13,7 @@ from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
-from train.build_network import build_network, resolve_device
+from train.build_network import build_network, resolve_device, say_what_the_backbone_is
 from train.changes import measured_otherwise
 from train.checkpoint import (
     PROGRESS,
@@ -63,8 +63,10 @@ class Run:
         accumulation = settings.optimizer.accumulation_steps
         self.steps_per_epoch = max(1, self.train_loader.steps_per_epoch // accumulation)
         self.total_steps = settings.run.epochs * self.steps_per_epoch
+        network = build_network(settings, len(self.dataset.classes))
+        say_what_the_backbone_is(network, settings.data)
         self.engine = build_engine(
-            build_network(settings, len(self.dataset.classes)),
+            network,
             self._optimizer_settings(),
             ds_config=self._ds_config(),
             total_steps=self.total_steps,

@@ -18,12 +18,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from model.backbones.libraries import named_folder
 from pipeline.remote import SCHEME
 from pipeline.text import short
 
 # The settings that name locations. Below the working folder those of others are harmless, but for DeepSpeed's
 # own file, which can name further ones to write to, and services to report to.
-LOCATIONS = ("data.shards", "encoder.weights", "run.ds_config")
+LOCATIONS = ("data.shards", "encoder.backbone", "encoder.weights", "run.ds_config")
 ALWAYS_NAMED = ("run.ds_config",)
 SIGNATURE = re.compile(r"# signature: ([0-9a-f]{64})\n\Z")
 KEY_BYTES = 32
@@ -115,6 +116,8 @@ def check_locations(
     """
     for name, location in locations.items():
         instead = option or f"--set {name}=..."
+        if name == "encoder.backbone" and isinstance(location, str):
+            location = named_folder(location)  # of hf:FOLDER; all other names are no location
         if not isinstance(location, str):
             continue
         if location.lower().startswith("pipe:"):

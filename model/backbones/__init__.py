@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from .backbone import Backbone
 from .i3d import i3d
+from .libraries import FOREIGN, is_foreign_name
+from .named import build_named
 from .r2plus1d import r2plus1d_18, r2plus1d_34, r2plus1d_tiny
 from .slowfast import (
     slowfast_50,
@@ -51,6 +53,17 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 WITHOUT_RESIDUALS = frozenset({"i3d"})  # cannot be reversible
 
 
-def build_backbone(name: str) -> Backbone:
-    """A backbone of BACKBONES with fresh weights, plain (not rewired)."""
-    return BACKBONES[name]()
+def check_backbone_name(name: str) -> str:
+    """The name; ValueError for one that is neither ours nor formed as another library's. Looks nothing up."""
+    if name not in BACKBONES and not is_foreign_name(name):
+        raise ValueError(f"want one of {', '.join(BACKBONES)}, or {FOREIGN}")
+    return name
+
+
+def build_backbone(name: str, temporal: str = "shift") -> Backbone:
+    """A backbone with fresh weights, plain (not rewired): of BACKBONES, or of another library.
+
+    temporal: how another library's network for images sees motion, see encoder.temporal. Raises ValueError
+    for a library or a network that is not there.
+    """
+    return BACKBONES[name]() if name in BACKBONES else build_named(name, temporal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..prepared import PreparedNetwork
 
@@ -27,3 +27,13 @@ class Backbone(PreparedNetwork):
     def pool(self, features: Tensor) -> Tensor:
         """features: (n, D, t, h, w). Returns (n, D, t), the mean over space."""
         return features.mean(dim=(3, 4))
+
+    @property
+    def weighted(self) -> nn.Module:
+        """The module whose state dict a file of weights holds."""
+        return self
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Modules that such a file may hold besides, and that are left out: a classifier's."""
+        return ()

@@ -40,6 +40,23 @@ class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
         )
 
 
+class KeepsStatistics(nn.modules.batchnorm._BatchNorm):
+    """Derived together with a batch norm of any class: its forward, with weights of the statistics' type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, D, ...) -> the same, in the dtype of x."""
+        statistics, weight = self.running_mean, self.weight
+        if statistics is None or weight is None or weight.dtype == statistics.dtype:
+            return super().forward(x)
+        own = dict(self._parameters)
+        for name, parameter in own.items():
+            self._parameters[name] = None if parameter is None else parameter.to(statistics.dtype)  # type: ignore[assignment]
+        try:
+            return super().forward(x)
+        finally:
+            self._parameters.update(own)
+
+
 class BatchNorm2d(_MixedPrecision, nn.BatchNorm2d):
     """torch.nn.BatchNorm2d, with float32 statistics whatever the weights."""
 

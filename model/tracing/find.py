@@ -14,7 +14,7 @@ from .observe import observe
 from .residual import BlockCall, NotResidual, Residual, residual_block
 from .rewired_chain import BranchesOfBlock, as_residual
 from .traced_block import ADVICE
-from .watch import ModuleCall, Watched
+from .watch import ModuleCall, Watched, watch_both_modes
 
 
 def _may_be_block(module: nn.Module) -> bool:
@@ -133,6 +133,24 @@ def _keeps_shape(call: ModuleCall) -> bool:
     if not isinstance(call.state, torch.Tensor) or not isinstance(output, torch.Tensor):
         return False
     return call.state.shape == output.shape
+
+
+def residual_names(network: nn.Module, example: Example) -> list[str]:
+    """The modules that are proven residual, called as in a run on the example, by name.
+
+    A sequence of residual blocks is one itself; it stands here by the blocks in it.
+    """
+    watched = watch_both_modes(network, candidates(network), example)
+
+    def blocks_in(name: str) -> list[str]:
+        module = network.get_submodule(name)
+        if not isinstance(module, nn.Sequential):
+            return [name]
+        children = [f"{name}.{child}" for child, inner in module.named_children() if _may_be_block(inner)]
+        found = [c for c in children if isinstance(_prove(c, network.get_submodule(c), watched), Residual)]
+        return [block for child in found for block in blocks_in(child)] or [name]
+
+    return [block for name in find_blocks(network, None, watched, {}).residual for block in blocks_in(name)]
 
 
 def find_chains(network: nn.Module, residual: Mapping[str, Residual], example: Example | None) -> list[Chain]:

@@ -53,14 +53,20 @@ for _name in WRITING_OPERATORS:
     setattr(_Value, f"__{_name}__", partialmethod(_Value._operate, getattr(operator, _name)))
 
 
+class OneOperation(nn.Module):
+    """A base of modules that a trace keeps whole, as it does torch's layers."""
+
+
 def is_layer(module: nn.Module) -> bool:
-    """Whether the module is one operation: a layer of torch's, or a batch norm of any class.
+    """Whether the module is one operation: a layer of torch's, an OneOperation, or a batch norm of any class.
 
     Batch norms of others derive from torch's and count their calls in forward (timm's BatchNormAct2d, say);
     `frozen_statistics` stops the counting, as in torch's.
     """
     of_torch = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-    return isinstance(module, _BatchNorm) or (of_torch and not isinstance(module, nn.Sequential))
+    return isinstance(module, _BatchNorm | OneOperation) or (
+        of_torch and not isinstance(module, nn.Sequential)
+    )
 
 
 def first_line(error: Exception, *, named: bool) -> str:

@@ -46,11 +46,12 @@ def parse_clip(text: str) -> tuple[int, int, int, int]:
 
 
 def check_backbone(name: str) -> None:
-    """ValueError for a name that is not in model/backbones, before anything is measured."""
+    """ValueError for a name that no backbone can have, before anything is measured."""
     from model.backbones import BACKBONES  # not for --help
+    from model.backbones.libraries import FOREIGN, is_foreign_name
 
-    if name not in BACKBONES:
-        raise ValueError(f"--backbone: got {name!r}; {suggestion(name, BACKBONES)}")
+    if name not in BACKBONES and not is_foreign_name(name):
+        raise ValueError(f"--backbone: got {name!r}; {suggestion(name, BACKBONES)}; or {FOREIGN}")
 
 
 def environment(device: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from model.backbones import build_backbone
 from model.backbones.backbone import Backbone
 from model.encode import sampled_encode
 from model.reversible import Recurrence
-from model.rewire import rewire
+from model.rewire_backbone import rewire_backbone
 from model.sampling import num_kept, sample_clips
 from tools.benchmarks.common import check_backbone
 from tools.benchmarks.trackers import LiveBytes, SavedBytes
@@ -74,7 +74,7 @@ def build_encoder(options: MemoryOptions, mode: str) -> Encoder:
     torch.manual_seed(0)
     backbone = build_backbone(options.backbone)
     if mode != "plain":
-        rewire(backbone, beta=0.0 if mode == "checkpoint" else options.beta)
+        rewire_backbone(backbone, beta=0.0 if mode == "checkpoint" else options.beta)
     encoder = Encoder(backbone.to(options.device, getattr(torch, options.dtype)))
     for parameter in encoder.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from model.backbones.libraries import is_foreign_name
 from model.detector import ProposalDetector
 from model.late_choice import ChosenClips, LateChoice
 from model.network import Network
@@ -161,8 +162,12 @@ def _without_choosing() -> Iterator[None]:
 
 def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode: FakeTensorMode) -> Network:
     """The run's network in training mode, on fake tensors; pretrained weights are not read."""
-    with mode, _without_trunc_normal():
+    of_library = is_foreign_name(settings.encoder.backbone)
+    with nullcontext() if of_library else mode, _without_trunc_normal():
         network = Network(settings.encoder, settings.detector, num_classes=num_classes).train()
+    if of_library:  # it has to run for its blocks to be proven
+        _make_fake(network, mode)
+    with mode:
         encoder, detector = settings.encoder, settings.detector
         network.clip_ratio = largest_ratio(encoder.clip_ratio, encoder.clip_ratio_schedule)
         network.detector.proposal_ratio = largest_ratio(
@@ -174,6 +179,21 @@ def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode
         for stage in network.detector.stages:  # the first anchors are drawn, hence real; the rest need not be
             stage.register_forward_pre_hook(lambda _, inputs: tuple(_as_fake(mode, x) for x in inputs))
     return network
+
+
+def _make_fake(network: nn.Module, mode: FakeTensorMode) -> None:
+    """Put fake tensors in the place of all parameters and buffers; a shared one stays shared."""
+    fakes: dict[int, Tensor] = {}
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in fakes:
+                    fake = mode.from_tensor(tensor.data)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+                tensors[name] = fakes[id(tensor)]  # type: ignore[assignment]
 
 
 def _as_fake(mode: FakeTensorMode, x: Tensor) -> Tensor:

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.backbones import BACKBONES, build_backbone
-from tools.weights.names import i3d, leantad, r2plus1d, slowfast, tsm, video_swin, videomae
+from model.backbones.libraries import is_foreign_name
+from tools.weights.names import (
+    efficientnet,
+    i3d,
+    leantad,
+    library,
+    r2plus1d,
+    slowfast,
+    tsm,
+    video_swin,
+    videomae,
+)
 
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -43,7 +54,10 @@ SOURCES: dict[str, dict[str, Rename]] = {
         "huggingface": videomae.from_huggingface,
     },
 }
-SOURCE_NAMES = sorted({"leantad", *(source for sources in SOURCES.values() for source in sources)})
+OF_LIBRARIES = ("library", "efficientnet-pytorch")  # whose names other libraries' networks can be in
+SOURCE_NAMES = sorted(
+    {"leantad", *OF_LIBRARIES, *(source for sources in SOURCES.values() for source in sources)}
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,11 @@ class MatchedWeights:
 
 def sources_of(backbone: str) -> dict[str, Rename]:
     """The sources whose checkpoints fit a backbone of this name."""
+    if is_foreign_name(backbone):
+        own = backbone_tensors(backbone)
+        rules = (library.from_library, efficientnet.from_efficientnet_pytorch)
+        found = {source: partial(rule, own=own) for source, rule in zip(OF_LIBRARIES, rules, strict=True)}
+        return {**found, "leantad": library.from_checkpoint}
     family = max((name for name in SOURCES if backbone.startswith(name)), key=len)
     return {**SOURCES[family], "leantad": leantad.from_checkpoint}
 
@@ -84,7 +103,7 @@ def sources_of(backbone: str) -> dict[str, Rename]:
 def backbone_tensors(backbone: str) -> dict[str, Tensor]:
     """The backbone's state_dict, shapes only."""
     with torch.device("meta"):
-        return build_backbone(backbone).state_dict()
+        return build_backbone(backbone).weighted.state_dict()
 
 
 def match_weights(weights: dict[str, Tensor], backbone: str, source: str) -> MatchedWeights | None:
