@@ -87,6 +87,8 @@ NOT_RUN = {
     'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (
         "needs a daemon and a GPU"
     ),
+    "leantad bench-step --backbone r2plus1d_34 --clips 128 --batch 4 --dtype bf16 --zero 1 "
+    "--offload optimizer": "is for a GPU; the same page runs a small one",
     "leantad gpu-check --out gpu-check": "needs a GPU; test_tools_gpu_check.py rehearses it",
     "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/frozen": (
         "six runs in processes of their own; test_tools_ablate.py has the smallest"

@@ -156,7 +156,7 @@ def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
     (plain,) = take(loader_of(dataset, settings, training=False), 1)
     (mixed,) = take(loader_of(dataset, shuffled, training=False), 1)
     (again,) = take(loader_of(dataset, shuffled, training=False), 1)
-    assert not torch.equal(plain.clips, mixed.clips) and torch.equal(mixed.clips, again.clips)
+    assert not torch.equal(plain.inputs, mixed.inputs) and torch.equal(mixed.inputs, again.inputs)
 
     def frames_of(batch):
         return [sorted(frame.sum().item() for frame in clip.unbind(1)) for clip in batch.inputs[0]]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,14 @@ if __name__ == "__main__":
 import click
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from model.backbones import BACKBONES, build_backbone
+from model.backbones import BACKBONES
 from model.backbones.backbone import Backbone
-from model.backbones.named import NamedBackbone
 from model.rewire import reconstruction_error, rewired_stages
 from model.rewire_backbone import rewire_backbone
-from model.tracing.find import residual_names
 from pipeline.text import columns
 from tools.benchmarks.common import check_backbone, clip_options, environment, header, parse_clip
+from tools.benchmarks.trained import build, checkpoint_blocks
 from train.build_network import resolve_device
 from train.cli import Command, Output, check_new_file, document_options
 
@@ -57,36 +53,6 @@ class RewireOptions:
         generator = torch.Generator().manual_seed(2)
         pixels = torch.randn(1, *parse_clip(self.clip), generator=generator)
         return pixels.to(resolve_device(self.device, where="--device"))
-
-
-def build(name: str, device: str) -> Backbone:
-    """The backbone with weights of a fixed seed, training, but for the statistics of its batch norms.
-
-    A norm that starts at weight 0, as at the end of SlowFast's branches, gets weight 1/2: its branch would
-    be nothing, and reversed without error.
-    """
-    torch.manual_seed(0)
-    network = build_backbone(name).to(device).train()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-            if not module.weight.any():
-                nn.init.constant_(module.weight, 0.5)
-    return network
-
-
-def checkpoint_blocks(network: Backbone) -> None:
-    """Let torch recompute every residual block as a whole."""
-    for block in residual_blocks(network):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def residual_blocks(network: Backbone) -> list[nn.Module]:
-    """The blocks of all stages; of another library's network those that are proven residual."""
-    if isinstance(network, NamedBackbone):
-        names = residual_names(network.network, network.example())
-        return [network.network.get_submodule(name) for name in names]
-    return [block for name in network.stage_names for block in network.get_submodule(name).children()]
 
 
 def build_mode(name: str, mode: str, device: str) -> Backbone:

@@ -41,6 +41,10 @@ COMMANDS = {
         "tools.bench_coverage",
         "Measure how much of timm's, torchvision's and Hugging Face's networks can be rewired.",
     ),
+    "bench-data": (
+        "tools.bench_data",
+        "Measure how fast clips are decoded, against PyAV, decord and torchcodec.",
+    ),
     "bench-eval": ("tools.bench_eval", "Measure the speed of evaluation and soft-NMS on made-up data."),
     "bench-growth": (
         "tools.bench_growth",
@@ -51,6 +55,10 @@ COMMANDS = {
     "bench-sampling": (
         "tools.bench_sampling",
         "Measure the gradient of each way to sample clips against the full one.",
+    ),
+    "bench-step": (
+        "tools.bench_step",
+        "Measure a training step in each way to save memory, against plain.",
     ),
     "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),
     "gpu-check": ("tools.gpu_check", "Measure on a GPU what cannot be proven without one."),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from array import array
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -20,15 +20,18 @@ REORDERED_FRAMES = 16
 
 def in_order(frames: Iterator[tuple[Fraction, av.VideoFrame]]) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """The same frames and time stamps, stamps rising."""
-    stamps: list[Fraction] = []
+    stamps: deque[Fraction] = deque()  # rising
     waiting: deque[av.VideoFrame] = deque()
     for stamp, frame in frames:
-        heapq.heappush(stamps, stamp)
+        if not stamps or stamp >= stamps[-1]:
+            stamps.append(stamp)
+        else:
+            insort(stamps, stamp)
         waiting.append(frame)
         if len(waiting) > REORDERED_FRAMES:
-            yield heapq.heappop(stamps), waiting.popleft()
+            yield stamps.popleft(), waiting.popleft()
     while waiting:
-        yield heapq.heappop(stamps), waiting.popleft()
+        yield stamps.popleft(), waiting.popleft()
 
 
 class Clock:
@@ -39,15 +42,20 @@ class Clock:
 
     def __init__(self, stated: Fraction | None):
         self.stated, self.count = stated, 0
-        self.last = self.end = Fraction(0)
+        self.last = self.step = Fraction(0)
         self.times = array("d")
 
     def add(self, time: Fraction, shown: Fraction) -> None:
         """Note the next frame; shown: for how long, 0 where the file does not say."""
-        step = shown or (time - self.last) or (1 / self.stated if self.stated else Fraction(1, 25))
-        self.last, self.end = time, time + step
+        self.step = shown or (time - self.last) or (1 / self.stated if self.stated else Fraction(1, 25))
+        self.last = time
         self.times.append(float(time))
         self.count += 1
+
+    @property
+    def end(self) -> Fraction:
+        """When the last frame ends."""
+        return self.last + self.step
 
     def rate(self) -> Fraction:
         """Frames per second; the stated rate where it is near and the frames are evenly spaced by it."""

@@ -56,7 +56,7 @@ class Demuxer:
         self.source, self.container, self.stream, self.logs = source, container, stream, logs
         self.is_timed = not container.format.flags & NO_TIMESTAMPS
         self.flagged = self.joins = self._count = 0
-        self._end = Fraction(0)  # the latest time stamp of any stream, in seconds
+        self._ends: dict[int, int] = {}  # the latest end of a packet of each stream, in ticks of its clock
         self._shift = self._latest = 0  # in ticks of the stream
         in_order = container.format.flags & TS_DISCONT
         self._recent: deque[int] = deque(maxlen=1 if in_order else REORDERED_FRAMES + 1)  # last times
@@ -64,12 +64,14 @@ class Demuxer:
     def __iter__(self) -> Iterator[VideoPacket | Damage]:
         # Parts of transport streams are numbered; where files were joined the numbers jump, which is no
         # damage. Parts of program streams hold several frames: one that is cut off may hold whole ones.
-        in_parts = bool(self.container.format.flags & TS_DISCONT)
+        in_parts, wanted = bool(self.container.format.flags & TS_DISCONT), self.stream.index
         try:
             for packet in self.container.demux():
-                if packet.pts is not None and packet.time_base is not None:
-                    self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream.index != self.stream.index or not packet.size:
+                index = packet.stream_index
+                if packet.pts is not None:
+                    end = packet.pts + (packet.duration or 0)
+                    self._ends[index] = max(self._ends.get(index, 0), end)
+                if index != wanted or not packet.size:
                     continue
                 self._count += 1
                 if packet.is_corrupt and not in_parts:
@@ -94,8 +96,9 @@ class Demuxer:
                 self.joins += 1
             self._latest = max(self._latest, time + self._shift) if self._recent else time
             self._recent.append(time + self._shift)
-        packet.pts = None if packet.pts is None else packet.pts + self._shift
-        packet.dts = None if packet.dts is None else packet.dts + self._shift
+        if self._shift:
+            packet.pts = None if packet.pts is None else packet.pts + self._shift
+            packet.dts = None if packet.dts is None else packet.dts + self._shift
         return packet
 
     def _missing(self) -> Iterator[Damage]:
@@ -113,10 +116,17 @@ class Demuxer:
             stated = Fraction(self.container.duration or 0, av.time_base)
         elif name == "avi":
             stated = self.stream.frames * (self.stream.time_base or Fraction(0))
-        if stated - self._end > max(Fraction(1), stated / 50):
-            text = f"the file ends at {float(self._end):.2f} s, its header says {float(stated):.2f} s"
+        end = self._end()
+        if stated - end > max(Fraction(1), stated / 50):
+            text = f"the file ends at {float(end):.2f} s, its header says {float(stated):.2f} s"
             # AVI has no time stamps: a part that is gone from a whole file would move all that follows.
             yield Damage(text, inside=name == "avi" and not _is_cut_avi(self.source))
+
+    def _end(self) -> Fraction:
+        """The latest time stamp of any stream, in seconds."""
+        streams = self.container.streams
+        clocks = {index: streams[index].time_base or Fraction(0) for index in self._ends}
+        return max([Fraction(0), *(end * clocks[index] for index, end in self._ends.items())])
 
 
 def _is_cut_avi(source: str | Path | bytes) -> bool:

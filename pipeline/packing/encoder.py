@@ -48,7 +48,7 @@ class VideoEncoder:
     """Writes yuv420p frames of one size into an mp4 of constant rate whose index comes first."""
 
     def __init__(self, path: Path, *, fps: Fraction, codec: str, gop: int, comment: str = ""):
-        self.fps, self.gop, self.count = fps, gop, 0
+        self.fps, self.gop, self.count, self._clock = fps, gop, 0, 1 / fps
         self.encoder, options = ENCODERS[codec]
         self.options = {**options, "keyint_min": str(gop)}
         self.container = av.open(str(path), "w", format="mp4", options=MP4)
@@ -68,10 +68,15 @@ class VideoEncoder:
                 f"frame {self.count}: got {frame.width}x{frame.height}, want {self.stream.width}x"
                 f"{self.stream.height} as the first"
             )
-        frame.pts, frame.time_base = self.count, 1 / self.fps
+        frame.pts, frame.time_base = self.count, self._clock
         frame.pict_type = PictureType.NONE  # else a decoder's key frames become the encoder's
         self.container.mux(self.stream.encode(frame))
         self.count += 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of all frames; 0 before the first."""
+        return (self.stream.width, self.stream.height) if self.stream is not None else (0, 0)
 
     def _start(self, width: int, height: int) -> av.VideoStream:
         if width % 2 or height % 2:

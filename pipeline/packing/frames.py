@@ -59,14 +59,14 @@ class FrameDecoder:
 
     def __init__(self, demuxer: Demuxer, rate: Fraction | None):
         self.demuxer, self.rate = demuxer, rate
-        self.context = demuxer.stream.codec_context
+        self.context, self.clock = demuxer.stream.codec_context, demuxer.stream.time_base
         self.leading = self.unstamped = 0
         self.failure: str | None = None
         self.ending: str | None = None
         self._number = -1  # of the packet that went in last
         self._needs_key = False  # whether what comes out leans on frames that are not there
         self._first: tuple[int, Fraction] | None = None  # packet and time stamp of the first good frame
-        self._next = Fraction(0)  # time stamp of a frame that has none
+        self._last: tuple[Fraction, int] | None = None  # time stamp of the last frame, its ticks on screen
         self._origin: Fraction | None = None  # time stamp of the first packet
         self._opening: dict[int, _Packet] | None = {}  # the first packets, until their frames come out
         self._begin: list[Fraction] = []  # `begin`, once the opening is closed
@@ -102,15 +102,15 @@ class FrameDecoder:
 
     def _note(self, packet: VideoPacket) -> None:
         packet.opaque = self._number
-        stamp = _seconds(packet.pts, packet.time_base)
         if self._number == 0:
-            self._origin = stamp
+            self._origin = self._seconds(packet.pts)
             self._needs_key = not packet.is_keyframe and self.context.name not in WAITING
         if self._first is not None and self._number > self._first[0] + DELAY:
             self._close_opening()
         if self._opening is not None:
-            self._opening[self._number] = _Packet(stamp, packet.is_discard)
+            self._opening[self._number] = _Packet(self._seconds(packet.pts), packet.is_discard)
         if packet.is_corrupt:  # until its frame comes out
+            stamp = self._seconds(packet.pts)
             self._fail(self._number, stamp, "a packet marked as damaged gives no frame", is_lost=False)
 
     def _close_opening(self) -> None:
@@ -143,34 +143,44 @@ class FrameDecoder:
         try:
             frames = self.demuxer.stream.decode(packet)
         except av.FFmpegError as error:
-            stamp = None if packet is None else _seconds(packet.pts, packet.time_base)
+            stamp = None if packet is None else self._seconds(packet.pts)
             reason = f"{decoding_reason(error)} ({self.context.name})"
             self._fail(self._number, stamp, reason, is_lost=self.context.name not in MARKING)
             self._needs_key |= self._first is None and packet is not None and packet.is_keyframe
             return
         for frame in frames:
-            frame.time_base = frame.time_base or self.demuxer.stream.time_base  # none on the last ones
             number = frame.opaque if isinstance(frame.opaque, int) else self._number
             stamp = self._stamp(frame)
             if self._is_good(number, stamp, frame):
-                self._held.append((number, stamp, frame))
-                yield from self._settle()
+                if self._failed or self._held:
+                    self._held.append((number, stamp, frame))
+                    yield from self._settle()
+                else:
+                    yield stamp, frame
 
     def _stamp(self, frame: av.VideoFrame) -> Fraction:
-        stamp = _seconds(frame.pts, frame.time_base) if self.demuxer.is_timed else None
+        stamp = self._seconds(frame.pts) if self.demuxer.is_timed else None
         if stamp is None:
             if self.rate is None:
                 raise Unstamped
             self.unstamped += 1
-            stamp = self._next
-        step = _seconds(frame.duration or None, frame.time_base) if self.demuxer.is_timed else None
-        self._next = stamp + (step or (1 / self.rate if self.rate else 0))
+            stamp = self._next()
+        self._last = stamp, frame.duration if self.demuxer.is_timed else 0
         return stamp
+
+    def _next(self) -> Fraction:
+        """The time stamp of a frame that has none."""
+        if self._last is None:
+            return Fraction(0)
+        stamp, ticks = self._last
+        return stamp + (self._seconds(ticks or None) or (1 / self.rate if self.rate else 0))
+
+    def _seconds(self, ticks: int | None) -> Fraction | None:
+        return None if ticks is None or self.clock is None else ticks * self.clock
 
     def _is_good(self, number: int, stamp: Fraction, frame: av.VideoFrame) -> bool:
         """Note a frame that came out; not good is one marked as damaged, or that leans on what is missing."""
-        is_whole = frame.key_frame or frame.pict_type == PictureType.I
-        if frame.is_corrupt or (self._needs_key and not is_whole):
+        if frame.is_corrupt or (self._needs_key and not _is_whole(frame)):
             self._fail(number, stamp, "a frame is marked as damaged")
             return False
         if number in self._failed and self._failed[number].is_lost:
@@ -211,5 +221,6 @@ class FrameDecoder:
         self._held.clear()
 
 
-def _seconds(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
-    return None if ticks is None or time_base is None else ticks * time_base
+def _is_whole(frame: av.VideoFrame) -> bool:
+    """Whether a frame leans on no other."""
+    return bool(frame.key_frame or frame.pict_type == PictureType.I)

@@ -92,7 +92,7 @@ class FrameReader:
         self.source, self.strict = source, strict
         self.name = "video" if isinstance(source, bytes) else str(source)
         self.rotation, self.aspect = 0, Fraction(1)  # as in VideoMetadata; known from the first frame on
-        self._count, self._seconds = 0, 0.0  # decoded so far
+        self._count, self._begun, self._ended = 0, Fraction(0), Fraction(0)  # of what is decoded so far
         self._formats: dict[str, None] = {}
         self._metadata: VideoMetadata | None = None
 
@@ -105,7 +105,7 @@ class FrameReader:
         with reader_logs() as logs, self.opened() as (container, stream):
             demuxer = Demuxer(self.source, container, stream, logs)
             decoder = FrameDecoder(demuxer, coded_rate(stream))
-            clock = Clock(stated_rate(stream))
+            clock, tick = Clock(stated_rate(stream)), stream.time_base or Fraction(0)
             for stamp, frame in in_order(self._counted(decoder)):
                 if not clock.count:
                     first, first_frame = stamp, frame
@@ -116,7 +116,7 @@ class FrameReader:
                 time = stamp - first
                 if time < clock.last:
                     raise self._refuse(f"time stamps are in disorder; give it its rate: {GIVE_RATE}")
-                clock.add(time, Fraction(frame.duration or 0) * (frame.time_base or 0))
+                clock.add(time, frame.duration * tick)
                 yield begin + time, frame
             if not clock.count:
                 raise self._refuse(decoder.failure or "no frame in it")
@@ -130,14 +130,15 @@ class FrameReader:
 
     def _counted(self, decoder: FrameDecoder) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """The decoder's frames, counted; what stops it is an Unreadable."""
-        start: Fraction | None = None
+        tick, layout = decoder.clock or Fraction(0), (0, 0, "")
         try:
             for stamp, frame in decoder:
-                start = stamp if start is None else start
-                shown = stamp - start + Fraction(frame.duration or 0) * (frame.time_base or 0)
+                if not self._count:
+                    self._begun = self._ended = stamp
                 self._count += 1
-                self._seconds = max(self._seconds, float(shown))
-                self._formats.setdefault(f"{frame.width}x{frame.height} {frame.format.name}")
+                self._ended = max(self._ended, stamp + frame.duration * tick)
+                if layout != (layout := (frame.width, frame.height, frame.format.name)):
+                    self._formats.setdefault("{}x{} {}".format(*layout))
                 yield stamp, frame
         except DamagedInside as error:
             raise self._refuse(f"{error}; more follows, so re-encode it to mend it: {RE_ENCODE}") from None
@@ -148,7 +149,8 @@ class FrameReader:
             raise self._refuse(missing)
 
     def _refuse(self, reason: str) -> Unreadable:
-        done = f"decoded {self._count} frames ({self._seconds:.2f} s), then: " if self._count else ""
+        seconds = float(self._ended - self._begun)
+        done = f"decoded {self._count} frames ({seconds:.2f} s), then: " if self._count else ""
         return Unreadable(self.name, done + reason)
 
     def _check_orientation(self, frame: av.VideoFrame) -> None:

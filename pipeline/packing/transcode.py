@@ -1,9 +1,9 @@
 """Re-encode a video for training: constant rate, small, upright, BT.601, closed groups of pictures.
 
 Frame k of the result is what a player shows of the source k / fps seconds after its start; before the
-source's first frame, that one. Memory is a few frames whatever the length; the source is decoded once. Equal
-input gives equal bytes. Colours become BT.601 limited range, which both training decoders assume; HDR is not
-tone-mapped.
+source's first frame, that one. Memory is a few frames whatever the length; the source is decoded once, the
+result not again (describe.py says what is checked of it). Equal input gives equal bytes. Colours become
+BT.601 limited range, which both training decoders assume; HDR is not tone-mapped.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from ..temporary_folder import temporary_folder
 from .clock import is_steady
 from .demux import Damage, Demuxer, reader_logs
+from .describe import describe
 from .encoder import VideoEncoder, to_bt601
-from .probe import FrameReader, Unreadable, VideoMetadata, probe
+from .probe import FrameReader, Unreadable, VideoMetadata
 from .rates import closest_rate, coded_rate, moving_rate, stated_rate
 
 Size = tuple[int, int]
@@ -53,7 +55,7 @@ class EncodingSpec:
 def transcode(
     source: str | Path | bytes, spec: EncodingSpec, *, strict: bool = False
 ) -> tuple[bytes, VideoMetadata, VideoMetadata]:
-    """Re-encode a video; returns mp4 bytes, metadata of the source, metadata of those bytes decoded again.
+    """Re-encode a video; returns mp4 bytes, metadata of the source, metadata of those bytes.
 
     The result lasts as long as the source to half a frame; its picture is upright, pixels square, sides even.
     Raises Unreadable when the source is damaged; strict: when any frame of it is missing.
@@ -68,9 +70,12 @@ def transcode(
             for frame in resample(reader, fps):
                 encoder.write(scale(frame, reader))
         data = path.read_bytes()
-    result = probe(data)
-    if result.num_frames != encoder.count or result.fps != fps:
-        raise Unreadable(reader.name, f"encoded {encoder.count} frames, {result.num_frames} came back")
+    try:
+        result = describe(
+            data, fps=fps, num_frames=encoder.count, size=encoder.size, codec=spec.codec, gop=spec.gop
+        )
+    except (ValueError, av.FFmpegError) as error:
+        raise Unreadable(reader.name, str(error)) from None
     return data, reader.metadata, result
 
 
@@ -103,10 +108,13 @@ def resample(reader: FrameReader, fps: Fraction) -> Iterator[av.VideoFrame]:
     """The frame on screen at k / fps seconds for k = 0 .. round(duration * fps) - 1, at least one."""
     due: deque[av.VideoFrame] = deque()  # shown at number / fps and on, unless the video ends before
     number = 0
+    rounding, half = STAMP_ROUNDING * fps, Fraction(1, 2)
     for shown, until in _shown_until(reader):
-        while (number + len(due)) / fps + STAMP_ROUNDING < until:
+        ended = until * fps  # in frames of the result
+        first_late, last_shown = ceil(ended - rounding), floor(ended - half)
+        while number + len(due) < first_late:
             due.append(shown)
-        while due and number + Fraction(1, 2) <= until * fps:
+        while due and number <= last_shown:
             yield due.popleft()
             number += 1
     if number == 0:  # shorter than half a frame
@@ -223,10 +231,18 @@ def _cropped(frame: av.VideoFrame, size: Size) -> av.VideoFrame:
     if (frame.width, frame.height) == size:
         return frame
     left, top = (frame.width - width) // 4 * 2, (frame.height - height) // 4 * 2  # even: whole chroma samples
-    luma, *chroma = planes_of(frame)
-    planes = [luma[top : top + height, left : left + width]]
-    planes += [p[top // 2 : (top + height) // 2, left // 2 : (left + width) // 2] for p in chroma]
-    return _frame_of(planes)
+    cropped = av.VideoFrame(width, height, "yuv420p")
+    for plane, into, scale in zip(frame.planes, cropped.planes, (1, 2, 2), strict=True):
+        rows = slice(top // scale, (top + height) // scale)
+        _rows_of(into)[: height // scale, : width // scale] = _rows_of(plane)[
+            rows, left // scale : (left + width) // scale
+        ]
+    return cropped
+
+
+def _rows_of(plane: VideoPlane) -> NDArray[np.uint8]:
+    """The bytes of a plane, (rows, bytes of a row with its padding) uint8, not copied."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
 def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:

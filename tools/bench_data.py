@@ -1,0 +1,101 @@
+"""Measures how fast clips are decoded: our decoder, a plain PyAV loop, decord and torchcodec where installed.
+
+All get the same clips of the same videos, packed in H.264 and VP9, from memory, with one thread each; RGB
+frames of the source's size come out. They take turns, the least of --repeats counts, and pixels are compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+
+from pipeline.text import columns
+from tools.benchmarks.common import environment, header
+from train.cli import Command, Output, check_new_file, document_options
+
+if TYPE_CHECKING:
+    from tools.benchmarks.data import DataRow
+
+HELP = """Measure how fast clips are decoded: ours, a plain PyAV loop, decord, torchcodec.
+
+The same clips for all, from memory, one thread each. CPU seconds as multiples of ours: above 1, the other
+one takes longer. The last columns are levels of 255 from our pixels. A library that is not installed has no
+figures.
+"""
+EXAMPLES = """
+\b
+Examples:
+  leantad bench-data
+  leantad bench-data --videos my_videos --short-side 256 --clips 16
+"""
+
+
+def table(rows: list[DataRow]) -> str:
+    """The rows as aligned text; what was not measured is a dash."""
+    cells = [["codec", "decoder", "version", "clips/s", "CPU s", "x ours", "most off", "mean off"]]
+    for row in rows:
+        figures = [(row.clips_per_second, ".1f"), (row.cpu_seconds, ".3f"), (row.times_ours, ".2f")]
+        figures += [(row.most_off, "d"), (row.mean_off, ".2f")]
+        shown = ["-" if value is None else format(value, layout) for value, layout in figures]
+        cells.append([row.codec, row.decoder, row.version, *shown])
+    return columns(cells, "<<<>")
+
+
+@click.command(cls=Command, help=HELP, epilog=EXAMPLES)
+@click.option(
+    "--videos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of video files [default: built-in ones].",
+)
+@click.option(
+    "--codec",
+    "codecs",
+    type=click.Choice(["h264", "vp9"]),
+    multiple=True,
+    default=["h264", "vp9"],
+    help="They are packed in; repeatable.",
+)
+@click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Videos, at most.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, max=3600),
+    default=20.0,
+    show_default=True,
+    help="Of a built-in video.",
+)
+@click.option("--short-side", type=click.IntRange(16), default=128, show_default=True, help="Pixels.")
+@click.option("--clips", type=click.IntRange(1), default=8, show_default=True, help="Of each video.")
+@click.option("--frames", type=click.IntRange(1), default=16, show_default=True, help="Of a clip.")
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Frames from one of a clip to the next.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
+@document_options
+def main(*, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+    from tools.benchmarks.data import DataOptions, measure
+
+    options, output = DataOptions(**values), Output(quiet, as_json)
+    if options.short_side % 16:
+        raise ValueError(f"--short-side: got {options.short_side}, want a multiple of 16")
+    if out is not None:
+        check_new_file(out, force=force)
+    described = environment("cpu")
+    output.say(header({**described, **asdict(options)}))
+    rows = [row for codec in dict.fromkeys(options.codecs) for row in measure(options, codec)]
+    output.say(table(rows))
+    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]}, out)
+
+
+if __name__ == "__main__":
+    main()
