@@ -52,8 +52,9 @@ class EncoderSettings(SettingsGroup):
     """The network that turns clips into features, what it stores, and which clips get a gradient."""
 
     backbone: BackboneName = "r2plus1d_34"
-    """Network that turns a clip into features, by name: ours, whose sizes are in docs/choose-settings.md, or
-    one of timm, torchvision, Hugging Face (hf) or an installed package (entry), see docs/any-network.md."""
+    """Network that turns a clip into features, by name: one of ours, or timm:NAME, torchvision:NAME, hf:NAME
+    or entry:NAME for one of another library. Larger ones see more and take longer; docs/choose-settings.md has
+    the sizes of ours, docs/any-network.md what holds for others."""
 
     temporal: Literal["shift", "mean"] = "shift"
     """How another library's network for images sees motion. shift: some channels of each residual block come

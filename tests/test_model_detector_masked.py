@@ -131,7 +131,7 @@ def test_raw_windows_end_with_the_video_and_hold_nothing_behind_it(kind):
     windows = torch.tensor([[0.0, 20.0]] * 3, dtype=torch.float64)
     empty = torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     batch = Batch(
-        clips=torch.zeros(3, 1, 3, 1, 8, 8, dtype=torch.uint8),
+        inputs=torch.zeros(3, 1, 3, 1, 8, 8, dtype=torch.uint8),
         keys=("a", "b", "c"),
         windows=windows,
         durations=20 * SHARES,

@@ -6,7 +6,8 @@ from tiny_run import SMALL
 
 from model.feature_network import FeatureNetwork
 from train.build_network import build_network
-from train.optimizer import OptimizerSettings, parameter_groups
+from train.optimizer import OptimizerSettings
+from train.parameter_groups import parameter_groups
 from train.settings import RECIPES, load_settings
 
 TINY = {**SMALL, "data.shards": "unused", "encoder.frozen": True, "optimizer.batch_size": 2}
@@ -55,10 +56,10 @@ def test_loss_gradients_and_predictions_are_those_of_the_frozen_network(kind):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
-def test_it_has_one_learning_rate_group_and_no_loss_without_ground_truth_for_it():
+def test_it_has_the_groups_of_a_detector_alone_and_no_loss_without_ground_truth_for_it():
     _, alone = networks("proposals")
     groups = parameter_groups(alone, OptimizerSettings())
-    assert [group["name"] for group in groups] == ["detector"]
+    assert [group["name"] for group in groups] == ["detector", "detector, without decay"]
     with pytest.raises(ValueError, match="gt_labels: got None with ground truth"):
         alone(torch.zeros(1, alone.detector.num_features, 16), [torch.zeros(0, 2)])
 

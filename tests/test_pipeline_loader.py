@@ -214,14 +214,14 @@ def test_a_data_set_of_which_nothing_can_be_read_is_no_result(tmp_path, video):
 
 
 def test_what_fills_up_an_evaluation_is_not_decoded(dataset, monkeypatch):
-    decoded, decode = [], SampleReader.decode
+    decoded, begin = [], SampleReader.begin
     monkeypatch.setattr(
-        SampleReader, "decode", lambda *args: decoded.append(args[1].video.key) or decode(*args)
+        SampleReader, "begin", lambda *args: decoded.append(args[1].video.key) or begin(*args)
     )
     ranks = [list(loader_of(dataset, rank=r, world_size=3, batch_size=5, training=False)) for r in range(3)]
     assert sorted(decoded) == [f"v{number}" for number in range(7)]
     assert [len(batch) for batches in ranks for batch in batches] == [3, 3, 3]  # not 5
-    assert ranks[2][0].padding == (False, False, True) and not ranks[2][0].clips[2].any()
+    assert ranks[2][0].padding == (False, False, True) and not ranks[2][0].inputs[2].any()
 
 
 def test_skipped_samples_are_counted_reported_and_left_black(broken):

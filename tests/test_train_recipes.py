@@ -55,15 +55,19 @@ def test_every_recipe_takes_a_step_at_reduced_size(name):
     optimizer = torch.optim.AdamW(parameter_groups(network, settings.optimizer))
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
     shape = (1, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
-    clips = torch.randint(0, 256, shape, dtype=torch.uint8)
+    inputs = torch.randint(0, 256, shape, dtype=torch.uint8)
+    if data.num_features is not None:
+        inputs = torch.randn(1, data.num_features, data.num_clips)
     truth = [torch.tensor([[2.0, num_steps / 2.0]])], [torch.tensor([1])]
-    loss, parts = network(clips, *truth, generator=torch.Generator().manual_seed(0))
+    loss, parts = network(inputs, *truth, generator=torch.Generator().manual_seed(0))
     loss.backward()
     optimizer.step()
     assert loss.isfinite() and len(parts) > 1
     changed = {key for key, value in network.named_parameters() if not torch.equal(value, before[key])}
     assert any(key.startswith("detector.") for key in changed)
-    assert any(key.startswith("encoder.") for key in changed) or settings.encoder.frozen
+    assert any(key.startswith("encoder.") for key in changed) or (
+        settings.encoder.frozen or data.num_features is not None
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -137,7 +137,10 @@ def test_a_renamed_setting_is_refused_with_its_new_name(old, new):
             "detector.regression_tiou.1: Input should be less than 1 (got 2); tIoU with an action above "
             "which a proposal's offsets are trained, one value per stage",
         ),
-        (["data.pad_short_videos=true"], "data.pad_short_videos: got true without data.window_seconds"),
+        (
+            ["data.pad_short_videos=true"],
+            "data.pad_short_videos: got true without data.window_seconds, want it: the length",
+        ),
         (["data.crop=300"], "data.crop: got 300, want at most resize (36), the short side"),
         (["post.nms=hard"], "post.nms_tiou: got 0 with nms=hard, want a tIoU above 0, such as 0.5"),
     ],

@@ -68,7 +68,7 @@ class OptimizerSettings(SettingsGroup):
 
     layer_lrs: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Factors of the learning rate by the beginning of parameter names, whole parts of them, such as
-    {encoder: 0.1, encoder.backbone.layer4: 0.5}; the longest that fits counts. Smaller ones keep early layers
+    {encoder: 0.1, detector: 0.5}; the longest that fits counts. Smaller ones keep early layers
     nearer to what was pretrained; 0 trains nothing, but saves no memory, as encoder.frozen_stages does."""
 
     weight_decay: float = Field(default=1e-4, ge=0)

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from model.backbones.libraries import named_folder
 from pipeline.remote import SCHEME
 from pipeline.text import short
 
@@ -114,6 +113,8 @@ def check_locations(
     run or checkpoint; of a recipe, which a person has chosen, only a program is refused. option: what names a
     location instead; None: --set.
     """
+    from model.backbones.libraries import named_folder  # not for reading detections: it imports torch
+
     for name, location in locations.items():
         instead = option or f"--set {name}=..."
         if name == "encoder.backbone" and isinstance(location, str):
