@@ -171,9 +171,11 @@ def rewire(
     of network.
     """
     Recurrence(beta)  # refuses a beta outside [0, 1]
-    options, prepared = RecurrenceOptions(beta, fixed_point_states, leapfrog), hasattr(network, "stage_names")
+    options = RecurrenceOptions(beta, fixed_point_states, leapfrog)
+    # Backbones of transformers have `stage_names`, too, which mean something else.
+    prepared = hasattr(network, "stage_names") and hasattr(network, "recomputed_names")
     if not prepared and stored:
-        raise ValueError("rewire: stored: want a prepared network, with `stage_names`")
+        raise ValueError("rewire: stored: want a prepared network, with `stage_names` and `recomputed_names`")
     if not prepared:
         call = None if example is None else Example.of(example)
         return rewire_unprepared(network, options, branches=branches, example=call)

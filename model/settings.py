@@ -53,8 +53,8 @@ class EncoderSettings(SettingsGroup):
 
     backbone: BackboneName = "r2plus1d_34"
     """Network that turns a clip into features, by name: one of ours, or timm:NAME, torchvision:NAME, hf:NAME
-    or entry:NAME for one of another library. Larger ones see more and take longer; docs/choose-settings.md has
-    the sizes of ours, docs/any-network.md what holds for others."""
+    or entry:NAME for one of another library. Larger ones see more and take longer. docs/choose-settings.md
+    has the sizes of ours, docs/any-network.md what holds for others."""
 
     temporal: Literal["shift", "mean"] = "shift"
     """How another library's network for images sees motion. shift: some channels of each residual block come

@@ -205,3 +205,9 @@ def test_a_block_may_be_given_its_state_as_shortcut_again():
     network.b_is_given = True
     with pytest.raises(ValueError, match="carries a gradient"):
         network(x.requires_grad_())
+
+
+def test_stage_names_alone_do_not_make_a_network_a_prepared_one():
+    network = nn.Sequential(Basic(), Basic())
+    network.stage_names = ["stem", "stage1"]
+    assert [row.kind for row in rewire(network, example=image())] == ["reversible"] * 2

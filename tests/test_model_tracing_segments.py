@@ -228,3 +228,24 @@ def test_a_block_is_refused_if_two_parts_of_it_use_what_one_module_returns():
 
     with pytest.raises(ValueError, match="no block is known to be residual"):
         rewire(stack(Gated), example=tokens())
+
+
+def test_the_reason_is_that_of_the_block_within_what_is_recomputed():
+    class Trained(PostNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm1(x + self.f(x))
+            return self.norm2(x + self.g(x)) if self.training else x
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Trained(), Trained()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x))
+
+    network = nn.Sequential(Pair(), PostNorm())
+    reasons = {row.name: (row.kind, row.reason) for row in rewire(network, example=tokens())}
+    for name in ("0.a", "0.b"):
+        kind, reason = reasons[name]
+        assert kind == "recomputed" and "other branches in training than in evaluation" in reason

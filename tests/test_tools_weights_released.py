@@ -240,6 +240,7 @@ def test_the_encoder_of_a_whole_detector_can_be_had_alone(etad, tmp_path):
     [
         ({"base_detector.tem.2.bias": None}, "1 missing: detector.boundary.logits.bias"),
         ({"base_detector.stage_pem.2.iou_fc.6.bias": torch.zeros(3)}, "(3,), want (2,)"),
+        ({"base_detector.stage_pem.0.reduce_dim_ext.0.weight": torch.zeros(3)}, "is (3,), want outputs x"),
         ({"base_detector.adapter.weight": torch.zeros(3)}, "does not have: 'base_detector.adapter.weight'"),
         (
             {"feature_extractor.model.backbone.layer9.weight": torch.zeros(3)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -103,7 +103,10 @@ def _add_mixed_blocks(
         result = proofs[name]
         if not isinstance(result, Residual):
             result = _prove(name, network.get_submodule(name), watched, mixed=True)
-        if isinstance(result, NotResidual) or len(result.branches) <= num_inside:
+        if isinstance(result, NotResidual):
+            found.others[name] = replace(result, num_mixed=found.others[name].num_mixed)
+            continue
+        if len(result.branches) <= num_inside:
             continue
         proofs[name] = found.residual[name] = result
         for other in inside:

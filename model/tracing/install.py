@@ -215,9 +215,12 @@ def _table(network: nn.Module, plan: _Plan, before: Watched | None, after: Watch
     for name, refused in plan.found.others.items():
         if any(part.startswith(f"{name}.") for part in plan.replaced):
             continue  # a container of what has lines of its own
-        if any(name.startswith(f"{part}.") for part in plan.recomputed):
+        around = [part for part in plan.recomputed if name.startswith(f"{part}.")]
+        if around and refused.num_mixed:
+            rows[name] = ("recomputed", 0, f"{refused.reason}; recomputed within {around[0]}")
+        elif around:
             continue
-        if name in plan.recomputed:
+        elif name in plan.recomputed:
             kind = "transition" if refused.transition else "recomputed"
             rows[name] = (kind, 0, f"{refused.reason}; recomputed")
         elif _in_sequence(network, name):

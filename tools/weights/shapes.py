@@ -68,7 +68,11 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """The first two numbers of the shape of a weight: outputs and inputs."""
     if name not in tensors:
         raise ValueError(f"weights: the detector lacks {name}; is the file whole?")
-    return tuple(tensors[name].shape)
+    shape = tuple(tensors[name].shape)
+    if len(shape) < 2 or 0 in shape:
+        raise ValueError(f"weights: {name} is {shape}, want outputs x inputs; is it another detector's file?")
+    return shape[0], shape[1]
