@@ -73,6 +73,12 @@ NOT_RUN = {
     "leantad convert-weights etad_anet_snippet0.3.pth.tar --out detectors/etad": RELEASED,
     "leantad eval --checkpoint detectors/etad --shards data/activitynet "
     "--external-scores cuhk_val.json --out etad.json": RELEASED,
+    "leantad convert-weights actionformer_thumos_i3d.pth.tar --classes thumos14.json "
+    "--out detectors/actionformer": RELEASED,
+    "leantad eval --checkpoint detectors/actionformer --shards i3d.h5 --subset test --protocol thumos "
+    "--out actionformer.json": RELEASED,
+    "leantad import-features i3d_features thumos_gt.json --stride 4 --fps 30 --clip-frames 16 "
+    "--out i3d.h5": RELEASED,
     "leantad convert-weights re2tal_anet_slowfast101.pth --out detectors/slowfast "
     "--set post.sigma=0.75": RELEASED,
     "leantad rewire timm:resnet50": FOREIGN,

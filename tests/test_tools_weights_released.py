@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import golden_authors
 import golden_etad
 import golden_opentad
+import numpy as np
 import opentad_etad
 import pytest
 import torch
@@ -21,6 +23,7 @@ from model.detector.build import build_detector
 from model.detector.proposals import candidate_proposals
 from model.detector.settings import DetectorSettings
 from tools.convert_weights import main
+from tools.import_features import main as import_features
 from tools.make_shards import main as make_shards
 from tools.predict import main as predict
 from tools.weights import shapes
@@ -29,7 +32,6 @@ from tools.weights.families import family_of, split
 from tools.weights.released import ConvertedDetector, convert_detector
 from train.eval import main as evaluate
 from train.inference import load_trained
-from train.settings import RECIPES, load_settings
 
 # Lists of whole checkpoints -> family, backbone, reversible, recipe
 WHOLE = {
@@ -130,15 +132,16 @@ def test_every_tensor_of_a_whole_detector_finds_its_place(name, shared_real):
 
 
 @pytest.mark.parametrize("name", ON_FEATURES)
-def test_a_detector_on_features_is_split_and_measured(name, shared_real):
+def test_a_detector_on_features_needs_no_encoder(name, shared_real):
     family, num_features, num_classes = ON_FEATURES[name]
     weights = listed(shared_real, name)
     found = family_of(weights)
     assert found is not None and found.name == family
-    parts = split(weights, found)
-    assert parts.encoder == {}
-    assert shapes.num_features(parts.detector) == num_features
-    assert shapes.num_classes(parts.detector) == num_classes
+    names = [f"class{number}" for number in range(num_classes)]
+    whole = converted(weights, classes=names)
+    assert whole.encoder is None and whole.settings.data.num_features == num_features
+    assert len(whole.classes) == num_classes
+    assert {name.partition(".")[0] for name in whole.state} == {"detector"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -208,6 +211,37 @@ def test_predict_and_eval_take_the_converted_checkpoint_alike(etad, tmp_path):
     assert set(evaluated) == set(predicted) == {"first", "second"} and evaluated["first"]
     for name, detections in evaluated.items():
         assert [each["segment"] for each in predicted[name]] == [each["segment"] for each in detections]
+
+
+@pytest.mark.slow
+def test_a_detector_on_features_predicts_and_evaluates_in_a_feature_file(shared_real, tmp_path):
+    heads = load_file(shared_real / "golden" / "etad_quarter" / "weights.safetensors")
+    torch.save({"state_dict": {f"base_detector.{n}": t for n, t in heads.items()}}, tmp_path / "a.pth.tar")
+    given = ("--recipe", "activitynet_tsp_features", "--set", "run.device=cpu")
+    done = call(
+        main, tmp_path / "a.pth.tar", *given, "--set", "detector.num_steps=32", "--out", tmp_path / "etad"
+    )
+    assert done.exit_code == 0 and "on features of width 64" in done.output, done.output
+    (tmp_path / "features").mkdir()
+    np.save(
+        tmp_path / "features" / "v_one.npy", np.random.default_rng(0).standard_normal((40, 64), np.float32)
+    )
+    action = {"segment": [5, 20], "label": "run"}
+    entry = {"subset": "validation", "duration": 44.0, "annotations": [action]}
+    (tmp_path / "one.json").write_text(json.dumps({"database": {"one": entry}}))
+    options = ("--stride", 16, "--fps", 15, "--out", tmp_path / "f.h5", "--quiet")
+    done = call(import_features, tmp_path / "features", tmp_path / "one.json", *options)
+    assert done.exit_code == 0, done.output
+    done = call(predict, tmp_path / "f.h5", "--checkpoint", tmp_path / "etad", "--out", tmp_path / "found")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "cuhk.json").write_text(
+        json.dumps({"results": {"one": [0.2, 0.9]}, "class": ["jump", "run"]})
+    )
+    files = ("--shards", tmp_path / "f.h5", "--external-scores", tmp_path / "cuhk.json")
+    done = call(evaluate, "--checkpoint", tmp_path / "etad", *files, "--out", tmp_path / "e.json")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "e.json").read_text())["results"]
+    assert {each["label"] for each in next(iter(found.values()))} == {"jump", "run"}
 
 
 def test_a_detector_is_replaced_with_force_and_nothing_else_ever(etad, shared_real, tmp_path):
@@ -291,32 +325,40 @@ def test_class_names_are_read_in_the_order_of_the_scores(tmp_path):
 # ------------------------------------------------------------------------------ OpenTAD's
 
 
-@pytest.mark.parametrize("name", ["opentad_re2tal_thumos", "opentad_re2tal_anet"])
-def test_the_golden_outputs_of_re2tals_head_come_out_of_converted_weights(name, shared_real):
-    folder = shared_real / "golden" / name
-    reference = golden_opentad.opentad_fixture(folder)
-    weights = {f"module.{n}": tensor for n, tensor in load_file(folder / "weights.safetensors").items()}
-    family = family_of(weights)
-    assert family is not None
-    parts = split(weights, family)
-    recipe = "thumos_re2tal_swin_t" if "thumos" in name else "activitynet_re2tal_swin_t"
-    settings = settings_of_heads(parts.settings, recipe)
-    detector = build_detector(
-        settings,
-        num_features=shapes.num_features(parts.detector),
-        num_classes=shapes.num_classes(parts.detector),
-    )
-    detector.load_state_dict(parts.detector)
+GOLDEN_HEADS = {
+    "opentad_re2tal_thumos": "thumos_re2tal_swin_t",
+    "opentad_re2tal_anet": "activitynet_re2tal_swin_t",
+    "opentad_actionformer_thumos_i3d": "thumos_i3d_features",
+    "opentad_actionformer_anet_tsp": "activitynet_tsp_actionformer",
+    "actionformer_thumos_i3d": "thumos_i3d_features",
+    "actionformer_anet_tsp": "activitynet_tsp_actionformer",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_HEADS)
+def test_the_golden_outputs_of_heads_come_out_of_a_converted_file(name, shared_real, tmp_path):
+    """Heads at reduced width, so on features of width 32, by way of the file, the folder and its settings."""
+    folder, opentad = shared_real / "golden" / name, name.startswith("opentad")
+    heads = load_file(folder / "weights.safetensors")
+    torch.save({"state_dict_ema": {f"module.{n}": t for n, t in heads.items()}}, tmp_path / "a.pth")
+    (tmp_path / "names.txt").write_text("\n".join(f"class{number}" for number in range(20)))
+    given = ("--recipe", GOLDEN_HEADS[name], "--set", "detector.actionformer.point_offset=0")
+    classes = ("--classes", tmp_path / "names.txt") if "thumos" in name else ()
+    done = call(main, tmp_path / "a.pth", *given, *classes, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    fixture_of = golden_opentad.opentad_fixture if opentad else golden_authors.authors_fixture
+    reference = fixture_of(folder)
+    steps = f"detector.num_steps={reference.detector.num_steps}"
+    detector = load_trained(tmp_path / "out", [steps, "run.device=cpu"]).network.detector
     fixture = golden_opentad.Fixture(reference.meta, reference.data, detector)
-    checks = [*golden_opentad.opentad_evaluation(fixture), *golden_opentad.opentad_epsilon(fixture)]
+    if opentad:
+        checks = [*golden_opentad.opentad_evaluation(fixture), *golden_opentad.opentad_epsilon(fixture)]
+    else:
+        checks = list(golden_authors.authors_epsilon(fixture))
+        checks += [
+            each for case in fixture.meta["eval"] for each in golden_authors.authors_evaluation(fixture, case)
+        ]
     assert checks and all(check.passed for check in checks)
-
-
-def settings_of_heads(of_tensors: dict, recipe: str):
-    """The detector's settings: the recipe's, with what the tensors say."""
-    values = of_tensors["actionformer"].items()
-    changes = [f"detector.actionformer.{key}={json.dumps(value)}" for key, value in values]
-    return load_settings(RECIPES / f"{recipe}.yaml", changes).detector
 
 
 def test_etad_in_opentads_form_computes_its_equations(shared_real):

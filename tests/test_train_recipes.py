@@ -47,15 +47,9 @@ def reduced(name: str) -> Settings:
     return recipe(name, *(f"{key}={value}" for key, value in changes.items()))
 
 
-def features_of(settings: Settings) -> int | None:
-    """D of a recipe that trains on features; None: on videos."""
-    width = settings.data.model_dump().get("num_features")
-    return None if width is None else int(width)
-
-
 def inputs(settings: Settings) -> torch.Tensor:
     """What one sample of a data set is to the network."""
-    data, width = settings.data, features_of(settings)
+    data, width = settings.data, settings.data.num_features
     if width is not None:
         return torch.randn(1, width, settings.detector.num_steps)
     shape = (1, data.num_clips, 3, data.clip_frames, data.crop, data.crop)
@@ -65,7 +59,7 @@ def inputs(settings: Settings) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_a_step_at_reduced_size(name):
     settings = reduced(name)
-    num_steps, width = settings.detector.num_steps, features_of(settings)
+    num_steps, width = settings.detector.num_steps, settings.data.num_features
     network = build_network(settings, num_classes=3).train()
     optimizer = torch.optim.AdamW(parameter_groups(network, settings.optimizer))
     before = {key: value.detach().clone() for key, value in network.named_parameters()}

@@ -102,13 +102,16 @@ def detector_family(read: ReadCheckpoint, source: str | None, *, encoder_only: b
 
 def detector_text(found: ConvertedDetector, out: Path, remark: str | None) -> str:
     """What was converted, for people, and what to do with it."""
-    encoder = f"{found.encoder.backbone}{', reversible' if found.settings.encoder.reversible else ''}"
+    encoder, files = f"on features of width {found.settings.data.num_features}", "FEATURES.h5"
+    if found.encoder is not None:
+        reversible = ", reversible" if found.settings.encoder.reversible else ""
+        encoder, files = f"with {found.encoder.backbone}{reversible}", "VIDEO"
     lines = [
         *([remark] if remark else []),
-        f"{found.family.what}, with {encoder}: all {len(found.state)} tensors matched, none left over",
+        f"{found.family.what}, {encoder}: all {len(found.state)} tensors matched, none left over",
         f"from recipe {found.recipe}, as tensors do not tell: {found.settings.detector.num_steps} steps, "
         "attention windows, clips, suppression",
-        f"use it with leantad predict VIDEO --checkpoint {out}",
+        f"use it with leantad predict {files} --checkpoint {out}",
     ]
     return "\n".join(lines)
 

@@ -143,8 +143,11 @@ FEATURE_FIELDS = (
 def check_made_alike(here: Mapping[str, Any], there: Mapping[str, Any], *, where: object) -> None:
     """ValueError unless two feature files' `settings` say that their features were made in the same way.
 
-    here: of the file `where`; there: of the one that weights were trained on.
+    here: of the file `where`; there: of the one that weights were trained on; empty: nobody knows, as of a
+    detector of another project.
     """
+    if not there:
+        return
     differ = [
         f"{name} {short(here.get(name))} here, {short(there.get(name))} there"
         for name in sorted({*here, *there} - {MADE_BY, PRECISION})

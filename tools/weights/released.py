@@ -1,4 +1,4 @@
-"""Converts whole detectors of other projects, encoder and head, into a checkpoint that predict and eval take.
+"""Converts detectors of other projects, with their encoder or on features, into what predict and eval take.
 
 What tensors tell, such as widths and layers, is read off them; what they do not, such as the number of
 feature steps, the attention windows and the suppression, is in the recipe of that detector. The network of
@@ -37,6 +37,16 @@ TRAINED_BY = {
     ("opentad-actionformer", "slowfast_101_mmaction2", 1): "activitynet_re2tal_slowfast101",
     ("opentad-actionformer", "slowfast_101_mmaction2", 20): "thumos_re2tal_slowfast101",
 }
+# The same of detectors on features: whose, their width, how many classes.
+TRAINED_ON_FEATURES_BY = {
+    ("etad", 512, 1): "activitynet_tsp_features",
+    ("opentad-etad", 512, 1): "activitynet_tsp_features",
+    ("opentad-etad", 2048, 1): "thumos_etad",
+    ("actionformer", 512, 1): "activitynet_tsp_actionformer",
+    ("opentad-actionformer", 512, 1): "activitynet_tsp_actionformer",
+    ("actionformer", 2048, 20): "thumos_i3d_features",
+    ("opentad-actionformer", 2048, 20): "thumos_i3d_features",
+}
 # How the recipes want videos packed, and so how predict encodes them.
 PACKED = EncodingSpec(fps=Fraction(15), short_side=256, side_multiple=16)  # as make-shards packs
 OPTIONAL = frozenset({"detector.normaliser.value"})  # counts in training alone; some files have it
@@ -46,13 +56,16 @@ AGNOSTIC = "action"  # the class of a detector that knows none
 
 @dataclass(frozen=True)
 class ConvertedDetector:
-    """A whole detector as our network: its state_dict, and the settings that build it."""
+    """A detector as our network: its state_dict, and the settings that build it.
+
+    encoder: None for one that takes features.
+    """
 
     family: Family
     recipe: str
     settings: Settings
     classes: tuple[str, ...]
-    encoder: MatchedWeights
+    encoder: MatchedWeights | None
     state: dict[str, Tensor]
 
     def summary(self) -> dict[str, Any]:
@@ -60,8 +73,9 @@ class ConvertedDetector:
         return {
             "detector": self.family.name,
             "recipe": self.recipe,
-            "backbone": self.encoder.backbone,
-            "reversible": self.settings.encoder.reversible,
+            "backbone": self.encoder and self.encoder.backbone,
+            "reversible": self.encoder and self.settings.encoder.reversible,
+            "num_features": self.settings.data.num_features,
             "num_steps": self.settings.detector.num_steps,
             "classes": len(self.classes),
             "tensors": len(self.state),
@@ -83,9 +97,9 @@ def convert_detector(
     overrides: key=value on top of the recipe. ValueError for what is missing, unexpected or of another shape.
     """
     parts = split(weights, family)
-    encoder = match_encoder(parts, backbone)
+    encoder = match_encoder(parts, backbone) if parts.encoder else None
     num_classes = shapes.num_classes(parts.detector)
-    name = recipe or recipe_for(family, encoder.backbone, num_classes)
+    name = recipe or recipe_for(parts, encoder)
     found = settings_of_tensors(parts, encoder, load_settings(Path(name)))
     settings = load_settings(Path(name), [*found, *overrides])
     names = class_names(classes, num_classes)
@@ -96,11 +110,6 @@ def convert_detector(
 
 def match_encoder(parts: SplitDetector, backbone: str | None) -> MatchedWeights:
     """The encoder's tensors as those of a backbone; ValueError unless they are all of it and no more."""
-    if not parts.encoder:
-        raise ValueError(
-            f"weights: {parts.family.what}, trained on features: the file holds no encoder; want a detector "
-            "trained end to end"
-        )
     found = []
     for source in parts.family.sources:
         if backbone is None or source in sources_of(backbone):
@@ -121,47 +130,66 @@ def match_encoder(parts: SplitDetector, backbone: str | None) -> MatchedWeights:
     return best
 
 
-def recipe_for(family: Family, backbone: str, num_classes: int) -> str:
+def recipe_for(parts: SplitDetector, encoder: MatchedWeights | None) -> str:
     """The recipe that a detector was trained by; ValueError if none is known."""
-    found = TRAINED_BY.get((family.name, backbone, num_classes))
+    family, num_classes = parts.family, shapes.num_classes(parts.detector)
+    width = shapes.num_features(parts.detector)
+    if encoder is None:
+        found = TRAINED_ON_FEATURES_BY.get((family.name, width, num_classes))
+        source = f"features of width {width}"
+    else:
+        found = TRAINED_BY.get((family.name, encoder.backbone, num_classes))
+        source = encoder.backbone
     if found is None:
-        known = sorted({recipe for (name, *_), recipe in TRAINED_BY.items() if name == family.name})
+        tables = [*TRAINED_BY.items(), *TRAINED_ON_FEATURES_BY.items()]
+        known = sorted({recipe for (name, *_), recipe in tables if name == family.name})
         raise ValueError(
-            f"--recipe: none is known for {family.name} with {backbone} and "
+            f"--recipe: none is known for {family.name} with {source} and "
             f"{counted(num_classes, 'class', 'classes')}; name one with its number of steps, attention "
             f"windows and suppression, as {first_names(known, quoted=False)} has them"
         )
     return found
 
 
-def settings_of_tensors(parts: SplitDetector, encoder: MatchedWeights, recipe: Settings) -> list[str]:
+def settings_of_tensors(parts: SplitDetector, encoder: MatchedWeights | None, recipe: Settings) -> list[str]:
     """Settings as key=value: what tensors and family tell, where the recipe may say otherwise."""
-    detector = {key: value for key, value in parts.settings.items() if key != "actionformer"}
-    values = {f"detector.{key}": value for key, value in detector.items() if not isinstance(value, dict)}
+    values = {f"detector.{key}": v for key, v in parts.settings.items() if not isinstance(v, dict)}
     for group in ("actionformer", "etad"):
         values |= {f"detector.{group}.{key}": v for key, v in parts.settings.get(group, {}).items()}
-    distances = values.get("detector.actionformer.max_distances", ())
-    if len(distances) == len(recipe.detector.actionformer.max_distances):
-        values.pop("detector.actionformer.max_distances", None)
+    if (
+        len(values.get("detector.actionformer.max_distances", ()))
+        == recipe.detector.actionformer.num_levels - 1
+    ):
+        del values["detector.actionformer.max_distances"]
     if len(values.get("detector.regression_tiou", ())) == recipe.detector.num_stages:
-        values.pop("detector.regression_tiou", None)
+        del values["detector.regression_tiou"]
+    values |= {"encoder.weights": None, "optimizer.ema_decay": 0}  # there is one set of weights
+    if encoder is None:
+        values["data.num_features"] = shapes.num_features(parts.detector)
+    else:
+        values |= settings_of_encoder(parts, encoder, recipe)
+    if parts.family.name == "opentad-etad":
+        values["post.boundary_peaks"] = False
+    if parts.settings["kind"] == "actionformer":
+        if shapes.num_classes(parts.detector) == 1:
+            values |= {"post.quality_power": 1, "post.class_power": 1}  # times an external class score
+        if parts.family.name == "opentad-actionformer":
+            values["detector.actionformer.point_offset"] = 0
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def settings_of_encoder(parts: SplitDetector, encoder: MatchedWeights, recipe: Settings) -> dict[str, Any]:
+    """What the encoder's tensors tell, and how its project shows it pictures to evaluate."""
     reversible = any(mark in name for name in parts.encoder for mark in REVERSIBLE)
-    values |= {
-        "encoder.backbone": encoder.backbone,
-        "encoder.weights": None,
-        "encoder.reversible": reversible,
-        "optimizer.ema_decay": 0,  # there is one set of weights
-    }
+    values: dict[str, Any] = {"encoder.backbone": encoder.backbone, "encoder.reversible": reversible}
     if reversible:  # Re2TAL's network, in floating point
         values |= {"encoder.beta.schedule": "constant", "encoder.beta.end": 1, "encoder.leapfrog": False}
         values["encoder.fixed_point_states"] = False
     if parts.family.name == "opentad-etad":
-        values["data.crop"] = recipe.data.short_side  # to evaluate, it shows more than to train
+        values["data.crop"] = recipe.data.short_side  # it shows more than to train
     if parts.family.name == "opentad-actionformer":
-        values["data.resize"] = recipe.data.crop  # to evaluate, it makes the short side as long as the crop
-        if shapes.num_classes(parts.detector) == 1:
-            values |= {"post.quality_power": 1, "post.class_power": 1}  # times an external class score
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+        values["data.resize"] = recipe.data.crop  # it makes the short side as long as the crop
+    return values
 
 
 def class_names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
@@ -178,10 +206,11 @@ def class_names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
 
 
 def state_of(
-    parts: SplitDetector, encoder: MatchedWeights, wanted: Mapping[str, Tensor], *, recipe: str
+    parts: SplitDetector, encoder: MatchedWeights | None, wanted: Mapping[str, Tensor], *, recipe: str
 ) -> dict[str, Tensor]:
     """The whole network's tensors, float32; ValueError unless they are those of the network of the recipe."""
-    state = {f"encoder.backbone.{name}": tensor for name, tensor in encoder.tensors.items()}
+    own = {} if encoder is None else encoder.tensors
+    state = {f"encoder.backbone.{name}": tensor for name, tensor in own.items()}
     state |= {f"detector.{name}": tensor for name, tensor in parts.detector.items()}
     state |= {name: tensor for name, tensor in wanted.items() if name in OPTIONAL and name not in state}
     problems = {
@@ -220,6 +249,8 @@ def write_detector(out: Path, found: ConvertedDetector, source: Mapping[str, Any
         settings = found.settings.model_dump(mode="json")
         write_weights(temporary, state=found.state, settings=settings, classes=found.classes)
         packing = {"copy": False, **vars(PACKED), "fps": float(PACKED.fps)}
+        if found.encoder is None:
+            packing = {}  # how its features were made is not in the file
         (temporary / PACKING).write_text(json.dumps(packing, indent=1), encoding="utf-8")
         (temporary / SOURCE).write_text(json.dumps(dict(source), indent=1), encoding="utf-8")
         if out.exists():
