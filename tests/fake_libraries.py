@@ -75,7 +75,7 @@ class Residual3d(nn.Module):
 NETWORKS = {"small": Images, "tokens": Tokens, "plain": lambda **o: Images(residual=False, **o)}
 
 
-def _create_model(name: str, *, pretrained: bool, **options: object) -> nn.Module:
+def create_model(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     if name not in NETWORKS:
         raise RuntimeError(f"Unknown model ({name})")
     network = NETWORKS[name](**options)
@@ -107,7 +107,7 @@ def install(monkeypatch) -> None:
         list_models=lambda module: ["r3d_tiny"],
         get_model_weights=lambda name: weights,
     )
-    timm = _module("timm", create_model=_create_model, data=data)
+    timm = _module("timm", create_model=create_model, data=data)
     torchvision = _module("torchvision", models=models)
     for module in (timm, data, torchvision, models):
         monkeypatch.setitem(sys.modules, module.__name__, module)

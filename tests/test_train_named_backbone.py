@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import fake_libraries
@@ -33,6 +34,12 @@ def call(command, *arguments: object):
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
+def offline(name: str, *, pretrained: bool, **options: object):
+    """timm where nothing can be downloaded."""
+    assert not pretrained, "downloads again"
+    return fake_libraries.create_model(name, pretrained=False, **options)
+
+
 def interrupted(method, *, at: int):
     """The method, which is as if somebody pressed Ctrl-C when it is called with this step."""
 
@@ -48,7 +55,7 @@ def interrupted(method, *, at: int):
 @pytest.mark.slow
 def test_it_trains_with_a_schedule_of_beta_resumes_exactly_and_is_exported(tmp_path, monkeypatch):
     shards = make_shards_of(tmp_path)
-    chosen = {"encoder__backbone": NAME, "run__eval_every": 1, **BETA}
+    chosen = {"encoder__backbone": NAME, "encoder__weights": "pretrained", "run__eval_every": 1, **BETA}
     whole = run(shards, tmp_path / "whole", quiet=False, **chosen)
     assert whole.exit_code == 0, whole.output
     assert f"{NAME}: D = 8, sees frame by frame, 3 blocks with a shift" in whole.stderr
@@ -56,6 +63,7 @@ def test_it_trains_with_a_schedule_of_beta_resumes_exactly_and_is_exported(tmp_p
     with monkeypatch.context() as patch:  # Ctrl-C in the third step
         patch.setattr(Run, "set_beta", interrupted(Run.set_beta, at=2))
         run(shards, tmp_path / "halves", **chosen)
+    monkeypatch.setattr(sys.modules["timm"], "create_model", offline)
     resumed = run(shards, tmp_path / "halves", "--resume", **chosen)
     assert resumed.exit_code == 0, resumed.output
     folders = [(tmp_path / name / "checkpoints" / "last").resolve() for name in ("whole", "halves")]

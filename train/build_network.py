@@ -99,6 +99,14 @@ def build_network(settings: Settings, num_classes: int) -> Network | FeatureNetw
     return network
 
 
+def for_resume(settings: Settings) -> Settings:
+    """The settings of a network that a checkpoint will fill: nothing is downloaded for it a second time."""
+    if settings.encoder.weights != PRETRAINED:
+        return settings
+    encoder = settings.encoder.model_copy(update={"weights": None})
+    return settings.model_copy(update={"encoder": encoder})
+
+
 def resolve_device(name: str, *, where: str = "run.device") -> torch.device:
     """`auto` is cuda where there is one; asking for a cuda that is not there is an error, not a fallback.
 

@@ -13,7 +13,7 @@ from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
-from train.build_network import build_network, resolve_device, say_what_the_backbone_is
+from train.build_network import build_network, for_resume, resolve_device, say_what_the_backbone_is
 from train.changes import measured_otherwise
 from train.checkpoint import (
     PROGRESS,
@@ -63,7 +63,7 @@ class Run:
         accumulation = settings.optimizer.accumulation_steps
         self.steps_per_epoch = max(1, self.train_loader.steps_per_epoch // accumulation)
         self.total_steps = settings.run.epochs * self.steps_per_epoch
-        network = build_network(settings, len(self.dataset.classes))
+        network = build_network(for_resume(settings) if resume else settings, len(self.dataset.classes))
         say_what_the_backbone_is(network, settings.data)
         self.engine = build_engine(
             network,
