@@ -130,6 +130,7 @@ def test_subsets_classes_and_windows_of_recipes_are_those_of_the_real_annotation
     assert len(classes) == 65
     settings = recipe("multithumos_actionformer")
     assert num_windows(multithumos, settings, settings.data.train_subset) == 742
+    assert num_windows(multithumos, recipe("multithumos_i3d_features"), "training") == 277
     assert len(read_annotations(multithumos, subset=settings.data.val_subset)) == 213
     # THUMOS-14's own file states no durations; the videos are the same.
     for name in ("thumos_re2tal_swin_t", "thumos_re2tal_slowfast101"):
