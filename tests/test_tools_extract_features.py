@@ -16,7 +16,7 @@ from pipeline.features.dataset import FeatureDataset
 from pipeline.loader import Loader
 from pipeline.settings import DataSettings
 from tools.cli import main
-from tools.features.extraction import clip_grid
+from tools.features.extraction import ClipGrid, clip_grid
 from tools.features.parts import Parts
 from train.inference import load_trained
 
@@ -140,3 +140,8 @@ def test_video_files_are_encoded_as_the_data_set_of_the_run_was(run_folder, tmp_
     assert dataset.features("first", 0, first.num_steps).shape == (first.num_steps, dataset.num_features)
     wrong = CliRunner().invoke(main, ["extract-features", str(videos), "--recipe", "demo", "--out", "x.h5"])
     assert wrong.exit_code == 2 and "VIDEO: want --checkpoint with it" in wrong.stderr
+
+
+def test_a_short_video_of_a_padded_run_has_the_clips_of_its_own_seconds():
+    padded = DataSettings(shards="", num_clips=4, window_seconds=30, pad_short_videos=True)
+    assert clip_grid(12.0, padded) == ClipGrid(((0.0, 30.0),), 7.5, 2)

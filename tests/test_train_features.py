@@ -13,11 +13,8 @@ from safetensors.torch import load_file
 from tiny_run import run, start
 
 from model.detector.proposal_detector import ProposalDetector
-from model.feature_network import FeatureNetwork
 from tools.cli import main as leantad
-from train.build_network import build_network
 from train.eval import main as evaluate
-from train.settings import RECIPES, load_settings
 
 ACTIONFORMER = {
     "detector__kind": "actionformer",
@@ -156,25 +153,3 @@ def test_two_ranks_train_on_features_as_one_does_on_twice_as_many(features, tmp_
     steps = [sum(e["event"] == "train" for e in log)]
     log = [json.loads(line) for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
     assert steps == [sum(e["event"] == "train" for e in log)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("thumos_i3d", "actionformer"), ("activitynet_tsp", "etad")])
-def test_the_recipes_of_features_take_a_step_at_reduced_width(name, kind):
-    small = [
-        "actionformer.embed_dim=16",
-        "actionformer.head_dim=16",
-        "neck_dim=16",
-        "fc_dim=16",
-        "head_dim=16",
-    ]
-    settings = load_settings(RECIPES / f"{name}_features.yaml", [f"detector.{change}" for change in small])
-    data, num_steps = settings.data, settings.detector.num_steps
-    assert settings.detector.kind == kind and data.num_clips == num_steps
-    network = build_network(settings, 3).train()
-    assert isinstance(network, FeatureNetwork)
-    features = torch.randn(1, data.num_features, num_steps)
-    truth = [torch.tensor([[2.0, num_steps / 2.0]])], [torch.tensor([1])]
-    loss, _ = network(features, *truth, generator=torch.Generator().manual_seed(0))
-    loss.backward()
-    assert loss.isfinite() and any(p.grad is not None for p in network.detector.parameters())

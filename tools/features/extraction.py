@@ -48,10 +48,11 @@ class ClipGrid:
 def clip_grid(duration: float, data: DataSettings) -> ClipGrid:
     """The clips that the windows of a run see, each once: of half overlapping windows, half of each window.
 
-    A video that is one window has data.num_clips clips, whatever its length. duration: seconds.
+    A video that is one window has data.num_clips clips, whatever its length, unless it is padded. duration:
+    seconds.
     """
     length = data.window_seconds
-    if length is None or duration <= length:
+    if length is None or (duration <= length and not data.pad_short_videos):
         return ClipGrid(((0.0, duration),), duration / data.num_clips, data.num_clips)
     step = length / data.num_clips
     count = max(1, math.floor(duration / step + 0.5))  # those whose middle lies in the video
@@ -82,7 +83,7 @@ class FeatureEncoder:
             "weights_sha256": self.weights_sha256,
             "num_clips": data.num_clips,
             "clip_frames": data.clip_frames,
-            "stride_frames": data.stride_frames,
+            "stride_frames": data.stride_frames or 0,  # 0: over the whole window
             "resize": resize,
             "crop": data.crop,
             "window_seconds": data.window_seconds or 0,  # 0: the whole video
