@@ -216,18 +216,23 @@ def test_parallel_branches_are_the_original_bit_for_bit_at_beta_zero(last):
     assert not torch.equal(network(x), plain(x))
 
 
-def test_a_block_is_refused_if_two_parts_of_it_use_what_one_module_returns():
+def test_a_sum_whose_branch_something_else_uses_is_recomputed():
     class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.f, self.g = nn.BatchNorm1d(5), nn.Linear(D, D)
+            self.f, self.g, self.h = nn.BatchNorm1d(5), nn.Linear(D, D), nn.Linear(D, D)
 
         def forward(self, x: Tensor) -> Tensor:
             h = self.f(x)
-            return (x + self.g(h)) * h
+            x = (x + self.g(h)) * h
+            return x + self.h(x)
 
-    with pytest.raises(ValueError, match="no block is known to be residual"):
-        rewire(stack(Gated), example=tokens())
+    network, x = stack(Gated), tokens()
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    assert [row.num_branches for row in table if row.kind == "reversible"] == [1, 1, 1]
+    assert torch.equal(network(x), plain(x))
+    assert torch.equal(network[1].f.running_mean, plain[1].f.running_mean)
 
 
 def test_the_reason_is_that_of_the_block_within_what_is_recomputed():

@@ -257,5 +257,7 @@ def _no_block_message(network: nn.Module, found: FoundBlocks, all_chains: list[C
         f"{name}: {refused.reason}" for name, refused in found.others.items() if _in_sequence(network, name)
     ]
     reasons += [f"{name}: {refused.reason}" for name, refused in found.others.items()]
+    # True of every layer without a shortcut, so it says little: last.
+    reasons.sort(key=lambda reason: "its output comes from" in reason)
     first = reasons[0] if reasons else "it holds no module but torch's layers"
     return f"rewire: {type(network).__name__}: no block is known to be residual ({first})"

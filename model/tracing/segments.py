@@ -36,18 +36,29 @@ class SegmentSearch(BranchSearch):
         return BlockProgram(tuple(branches), False, steps=steps)
 
     def _residual_sums(self, end: int) -> dict[int, BranchProgram]:
-        """The additions on the way to `end` that add to a state what depends on it alone, outer ones."""
+        """The additions on the way to `end` that add to a state what depends on it alone, outer ones.
+
+        Where something else uses what the branch computes on its way, the addition is none of them.
+        """
         found: dict[int, BranchProgram] = {}
         within = set[int]()
-        for i in sorted(self._ancestors([end], -1), reverse=True):
+        on_way = self._ancestors([end], -1)
+        for i in sorted(on_way, reverse=True):
             if i in within or not self._is_addition(i):
                 continue
             try:
-                found[i], _ = self._branch_before(i)
+                branch, _ = self._branch_before(i)
             except NotResidualError:
                 continue
-            within.update(j for j, _ in found[i].operations)
+            inside = {j for j, _ in branch.operations}
+            if not any(self._takes(k, inside) for k in on_way - inside - {i}):
+                found[i] = branch
+                within |= inside
         return found
+
+    def _takes(self, i: int, results: set[int]) -> bool:
+        """Whether the operation takes one of these results that depends on the input."""
+        return any(0 in self._ancestors([j], -1) for j in results.intersection(self.operations[i].needs))
 
     def _steps(self, sums: dict[int, BranchProgram], end: int) -> list[PlainStep | BranchStep]:
         """Every sum after what computes the state that it is added to; last what computes `end`."""
