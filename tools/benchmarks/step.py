@@ -246,7 +246,7 @@ class Trainer:
 
 def _existing_storages() -> set[int]:
     """Data pointers of all tensors that are alive: parameters, gradients, optimizer state, clips."""
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    tensors = [item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]  # no fake ones
     return {t.untyped_storage().data_ptr() for t in tensors if t.layout == torch.strided and not t.is_meta}
 
 
