@@ -2,8 +2,8 @@
 
 - seconds: forward, backward and update under a DeepSpeed engine; in turns, the least of --repeats counts. On
   a CPU the seconds are the process's own, so that other processes count for less.
-- peak: above what is there between steps (weights, optimizer state, clips). On a GPU the allocator's; on a
-  CPU the most bytes in tensors alive at one time.
+- peak: of forward and backward, above what is there between steps (weights, optimizer state, clips). On a
+  GPU the allocator's; on a CPU the most bytes in tensors alive at one time. The update's is the same for all.
 - loss off, gradient off: relative, of one step from the same weights, against ordinary autograd of the same
   function: the rewired network for the reversible modes, the same chosen clips for the sampled ones.
 """

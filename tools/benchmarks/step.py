@@ -216,9 +216,13 @@ class Trainer:
     clips: Tensor
     kept: Tensor
 
+    def backward(self) -> None:
+        """Forward and backward."""
+        self.engine.backward(self.engine(self.clips, self.kept))
+
     def step(self) -> None:
         """Forward, backward, and the update of the weights."""
-        self.engine.backward(self.engine(self.clips, self.kept))
+        self.backward()
         self.engine.step()
         if self.clips.is_cuda:
             torch.cuda.synchronize()
@@ -231,16 +235,21 @@ class Trainer:
         return clock() - start
 
     def peak(self) -> int:
-        """The most bytes alive at one time in a step, above those that are there before it."""
+        """The most bytes alive at one time in forward and backward, above those that are there before.
+
+        Without the update: its own memory is the same in every mode, and at small shapes hides theirs.
+        """
         if self.clips.is_cuda:
             before: int = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            self.step()
+            self.backward()
             highest: int = torch.cuda.max_memory_allocated()
+            self.engine.step()
             return highest - before
         live = LiveBytes(_existing_storages())
         with live:
-            self.step()
+            self.backward()
+        self.engine.step()
         return live.peak
 
 
