@@ -18,7 +18,8 @@ PATH = [
     *("model/feature_buffer.py", "model/diversity.py", "model/schedule.py"),
     "model/segments.py",
     *sorted(str(path.relative_to(ROOT)) for room in ("detector", "detector/etad", "backbones")
-            for path in (ROOT / "model" / room).glob("*.py")),
+            for path in (ROOT / "model" / room).glob("*.py")
+            if path.name != "described.py"),  # it reads a library's description, when a network is built
     "train/loop.py",
 ]  # fmt: skip
 # Calls that read a tensor's values; `.to(device)` from the host waits, too, unless it is non_blocking.
@@ -40,6 +41,8 @@ ON_THE_HOST = {
     "ground_truth_in_steps": "ground truth is on the CPU",
     "sample_proposals": "candidates and generator are on the CPU",
     "log_step": "runs after the step",
+    "valid_steps": "the shares of videos are on the CPU",
+    "hold_last": "the shares of videos are on the CPU",
 }
 THE_ONLY_WAIT = "read_losses"
 # Not by default: clips that features or gradients decide are chosen on the CPU, which waits for these.
