@@ -121,6 +121,7 @@ NOT_RUN = {
     "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/thumos_video_swin_t.yaml "
     "--out runs/thumos_swin --set data.shards=data/thumos256": SEVERAL,
 }
+LONG_PAGES = ("docs/memory.md", "docs/sampling.md", "docs/speed.md")  # benchmarks; `make test-ci` runs them
 # What lies in the folder before a page is run from top to bottom.
 PREPARED = {
     "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo"],
@@ -271,7 +272,7 @@ def run_block(block: Block, name: str, space: dict, monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.ci) if name == "docs/memory.md" else name for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.ci) if name in LONG_PAGES else name for name in NAMES]
 )
 def test_everything_that_a_page_tells_you_to_run_runs(name, world, monkeypatch):
     space = {"__name__": "documented_page"}

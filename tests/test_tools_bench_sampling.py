@@ -38,7 +38,7 @@ def test_chance_in_the_mean_of_few_draws_is_not_called_bias():
     assert found.bias < 0.15, "the mean of five is off by 0.45"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_every_strategy_is_a_row_at_every_ratio(tmp_path):
     path = tmp_path / "rows.json"
     result = bench("--ratio", "0.5", "--ratio", "1", "--json", "--out", str(path))

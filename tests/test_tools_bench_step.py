@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_a_dash_and_not_drawn():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_rows_hold_every_mode_and_the_savings_show(tmp_path):
     files = tmp_path / "rows.json", tmp_path / "rows.svg"
     result = bench(

@@ -55,10 +55,8 @@ def raw_of(path: Path) -> list[tuple]:
     return [(w.key, w.window, w.duration, w.segments.tolist(), w.class_scores.tolist()) for w in windows]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "processes"), [(DEEPSPEED, 2), pytest.param(TORCHRUN, 4, marks=pytest.mark.ci)]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize(("launcher", "processes"), [(DEEPSPEED, 2), (TORCHRUN, 4)])
 def test_processes_of_a_launcher_evaluate_what_one_does(world, tmp_path, launcher, processes):
     """Also where there are more than videos. In another batch a number may be rounded otherwise."""
     batch = ["--set", "optimizer.batch_size=1", "--set", "data.window_seconds=4"]

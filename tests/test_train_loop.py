@@ -138,7 +138,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, complete, tmp
     assert_same_weights(out, complete)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, tmp_path):
     out = tmp_path / "two"
     process = start(shards, out, launcher=2, optimizer__batch_size=1, run__epochs=1)
@@ -224,7 +224,7 @@ def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_second_run_stays_out_of_the_folder_until_the_first_is_gone(shards, complete, tmp_path):
     out = tmp_path / "run"
     first = start_and_hold(shards, out, 1, run__checkpoint_every=1)
@@ -506,7 +506,7 @@ def test_an_average_that_is_lost_or_of_another_network_is_one_line(tmp_path):
         average.load(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_padded_truncated_windows_and_groups_of_layers_train_resume_and_are_evaluated_alike(shards, tmp_path):
     """All of them in one run: windows of 6 s for videos of 2 to 4 s, so that half of each is masked."""
     settings = {

@@ -122,7 +122,7 @@ def num_windows(path: Path, settings: Settings, subset: str) -> int:
     return sum(len(windows_of(v.duration or 0, window_seconds=window, overlap=overlap)) for v in videos)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_subsets_classes_and_windows_of_recipes_are_those_of_the_real_annotations(shared_real):
     annotations = shared_real / "annotations"
     multithumos = annotations / "multithumos.json"
