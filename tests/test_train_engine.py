@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from engine_worker import MODES, RESUMED
 
 from train import engine as engine_module
@@ -103,6 +105,13 @@ def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
 def test_a_state_that_carries_code_is_refused_and_not_run(results):
     assert not results["refusals"]["executed"]
     assert "holds objects that could run code" in results["refusals"]["bomb"]
+
+
+def test_a_state_that_torch_warns_of_is_read_without_a_further_line(tmp_path):
+    torch.save({"step": 3}, tmp_path / "state.pt", pickle_protocol=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert engine_module._load_safely(str(tmp_path / "state.pt")) == {"step": 3}
 
 
 @pytest.mark.slow

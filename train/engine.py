@@ -195,7 +195,8 @@ def _safe_classes() -> list[Any]:
 def _load_safely(path: str, map_location: Any = None) -> Any:
     """Replaces DeepSpeed's own load, which would run any code that a file carries."""
     try:
-        with torch.serialization.safe_globals(_safe_classes()):
+        with torch.serialization.safe_globals(_safe_classes()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged bytes; what comes of them is one line
             return torch.load(path, map_location=map_location, weights_only=True)
     except UnpicklingError:  # torch's own message tells people to load it unsafely
         raise ValueError(

@@ -5,6 +5,7 @@ Nothing in a file is executed: numpy reads without pickles, torch tensors alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ def _read_npz(file: ForeignFile) -> NDArray[Any]:
 def _read_torch(file: ForeignFile) -> NDArray[Any]:
     import torch
 
-    content = torch.load(file.path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged bytes; what comes of them is one line
+        content = torch.load(file.path, map_location="cpu", weights_only=True)
     tensor = _the_array(content) if isinstance(content, dict) else content
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"a {type(tensor).__name__} in it, want a tensor")
