@@ -47,6 +47,7 @@ PLANNED = {
 }
 # documented words -> what is run in their place
 SMALLER = {
+    "--hard --train 320": "--hard --train 4 --val 2 --longest 5 --quiet",
     "--clip 3x16x112x112": "--clip 3x8x32x32",
     "bench-sampling": "bench-sampling --videos 1 --clips 4 --frames 4 --size 16 --draws 2 --steps 0",
     "--backbone r2plus1d_34": "--backbone r2plus1d_tiny",
@@ -98,6 +99,9 @@ NOT_RUN = {
     "leantad gpu-check --out gpu-check": "needs a GPU; test_tools_gpu_check.py rehearses it",
     "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/frozen": (
         "six runs in processes of their own; test_tools_ablate.py has the smallest"
+    ),
+    "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 2 --out studies/real": (
+        "four runs in processes of their own; test_tools_ablate.py has the smallest"
     ),
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tools.make_synthetic import VideoOptions, main, make_video
-from tools.synthetic.scene import CLASSES, Action, Scenario, draw_scenario, render
+from tools.synthetic.hard_scene import PAN, draw_hard_scenario, draw_view, kind_of
+from tools.synthetic.scene import CLASSES, Action, Scenario, View, draw_scenario, render
 
 OPTIONS = VideoOptions(seed=3, size=32, fps=12, shortest=2.0, longest=4.0)
 
@@ -22,6 +23,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
     assert (scenario, data) == (again, same)
     assert make_video("training", 0, replace(OPTIONS, seed=4))[1] != data
     assert make_video("validation", 0, OPTIONS)[1] != data
+    assert make_video("training", 0, replace(OPTIONS, hard=True))[1] != data
 
 
 def test_scenarios_have_up_to_six_actions_of_all_classes_within_the_video():
@@ -34,6 +36,54 @@ def test_scenarios_have_up_to_six_actions_of_all_classes_within_the_video():
     for scenario in scenarios:
         ends = [0.0] + [time for action in scenario.actions for time in (action.start, action.end)]
         assert ends == sorted(ends) and ends[-1] <= scenario.duration
+
+
+def test_hard_actions_are_of_all_lengths_and_overlap_only_where_one_actor_can_do_both():
+    scenarios = [
+        draw_hard_scenario(np.random.default_rng(i), fps=12, shortest=4, longest=40) for i in range(400)
+    ]
+    actions = [action for scenario in scenarios for action in scenario.actions]
+    lengths = [action.end - action.start for action in actions]
+    assert {action.label for action in actions} == set(CLASSES)
+    assert max(lengths) / min(lengths) > 30  # 40, but for the draw's own ends
+    empty = sum(not scenario.actions for scenario in scenarios) / len(scenarios)
+    assert abs(empty - 0.2) < 0.06  # three standard errors of 400 draws
+    overlapping = 0
+    for scenario in scenarios:
+        assert list(scenario.actions) == sorted(scenario.actions, key=lambda action: action.start)
+        for number, action in enumerate(scenario.actions):
+            assert 0 <= action.start < action.end <= scenario.duration
+            for other in scenario.actions[number + 1 :]:
+                overlap = other.start < action.end
+                assert not (overlap and kind_of(action.label) == kind_of(other.label))
+                overlapping += overlap
+    assert overlapping > len(actions) / 30
+
+
+def test_the_camera_wanders_and_a_bar_hides_the_actor_at_times():
+    scenario = Scenario(1200, 12, (Action(10.0, 20.0, "swing"),))
+    view = draw_view(np.random.default_rng(0), scenario, size=32)
+    assert view.pan.shape == (1200, 2) and view.bar.shape == (1200,)
+    assert 0.3 * PAN * 32 < np.abs(view.pan).max() <= PAN * 32
+    assert np.abs(np.diff(view.pan, axis=0)).max() < 1  # smooth: less than a pixel a frame
+    hidden = (view.bar > 0) & (view.bar < 32)
+    assert 0.02 < hidden.mean() < 0.4
+    short = Scenario(12, 12, ())
+    for seed in range(50):  # a bar that would pass beyond the end
+        assert len(draw_view(np.random.default_rng(seed), short, size=32).bar) == 12
+
+
+def test_what_the_camera_sees_is_shifted_and_what_the_bar_hides_is_hidden():
+    scenario, rng = Scenario(2, 12, ()), np.random.default_rng
+    still = np.stack(list(render(scenario, rng(5), size=32)))
+    away = View(np.tile([3.0, 0.0], (2, 1)), np.full(2, -64.0), 4.0)
+    panned = np.stack(list(render(scenario, rng(5), size=32, view=away)))
+    np.testing.assert_array_equal(panned[:, :, :-3], still[:, :, 3:])
+    barred = np.stack(
+        list(render(scenario, rng(5), size=32, view=View(np.zeros((2, 2)), np.full(2, 16.0), 4.0)))
+    )
+    changed = (barred != still).any(axis=(0, 1, 3))
+    assert set(np.flatnonzero(changed)) == set(range(13, 20))  # less than 4 pixels from column 16
 
 
 def features_of(frames: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.files import write_bytes, write_json
 from pipeline.packing.encoder import encode_video
+from tools.synthetic.hard_scene import draw_hard_scenario, draw_view
 from tools.synthetic.scene import Scenario, draw_scenario, render
 from train.cli import Command, Output, check_new, force_option, output_options
 
@@ -27,13 +28,14 @@ SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: no two 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How videos are drawn. size: pixels; fps: frames per second; shortest, longest: seconds."""
+    """Size: pixels; fps: frames per second; shortest, longest: seconds; hard: which task."""
 
     seed: int
     size: int
     fps: int
     shortest: float
     longest: float
+    hard: bool = False
 
     def check(self) -> None:
         """ValueError for durations that cannot be."""
@@ -47,8 +49,10 @@ class VideoOptions:
 def make_video(subset: str, number: int, options: VideoOptions) -> tuple[Scenario, bytes]:
     """One video: its scenario and its encoded bytes. A pure function of its arguments."""
     rng = np.random.default_rng([options.seed, SUBSETS[subset], number])
-    scenario = draw_scenario(rng, fps=options.fps, shortest=options.shortest, longest=options.longest)
-    frames = render(scenario, rng, size=options.size)
+    draw = draw_hard_scenario if options.hard else draw_scenario
+    scenario = draw(rng, fps=options.fps, shortest=options.shortest, longest=options.longest)
+    view = draw_view(rng, scenario, size=options.size) if options.hard else None
+    frames = render(scenario, rng, size=options.size, view=view)
     return scenario, encode_video(frames, fps=options.fps, codec="vp9", gop=32)
 
 
@@ -90,6 +94,9 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 @click.option("--fps", type=click.IntRange(2, 60), default=12, show_default=True, help="Frames per second.")
 @click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
 @click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
+@click.option(
+    "--hard", is_flag=True, help="Short and overlapping actions, a moving camera, things in the way."
+)
 @force_option
 @output_options
 def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:

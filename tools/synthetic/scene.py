@@ -36,6 +36,19 @@ GAP_FRACTION = 0.03  # least background before, between and after actions
 
 
 @dataclass(frozen=True)
+class View:
+    """What comes between the actor and the eye, frame by frame, in pixels.
+
+    pan: (num_frames, 2), where the camera looks, right and down. bar: (num_frames,), the middle of an upright
+    bar that passes before all else; width: half of the bar's.
+    """
+
+    pan: Floats
+    bar: Floats
+    width: float
+
+
+@dataclass(frozen=True)
 class Scenario:
     """What happens in one video: its length in frames, frames per second, and its actions in rising order."""
 
@@ -131,29 +144,35 @@ def actor_path(scenario: Scenario, rng: np.random.Generator, *, speed: float, sp
     return np.concatenate([offset, angle[:, None]], axis=1)
 
 
-def render(scenario: Scenario, rng: np.random.Generator, *, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of the video, (size, size, 3) uint8, one at a time."""
+def render(
+    scenario: Scenario, rng: np.random.Generator, *, size: int, view: View | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """The frames of the video, (size, size, 3) uint8, one at a time; by default nothing hides the actor."""
     actor, ground = smooth_texture(rng, size / 3.5), smooth_texture(rng, size / 4)
     fliers = smooth_texture(rng, size / 6)
     path = actor_path(scenario, rng, speed=size / 18, spin=0.2)
     drift = rng.uniform(-1, 1, size=2) * size / 96
     centre, radius = size / 2 + rng.uniform(-1, 1, size=2) * size / 16, size * rng.uniform(0.36, 0.44)
-    y, x = np.mgrid[:size, :size].astype(np.float64)
-    distance = np.hypot(x - centre[0], y - centre[1])
-    inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]  # soft edge
-    rim = np.exp(-0.5 * ((distance - radius) / 1.2) ** 2)[..., None]
+    down, right = np.mgrid[:size, :size].astype(np.float64)
     flight = rng.uniform(0, size, size=2), rng.uniform(-1, 1, size=2) * size / 32
     for frame in range(scenario.num_frames):
+        x, y = (right, down) if view is None else (right + view.pan[frame, 0], down + view.pan[frame, 1])
         back = 0.5 * sample_periodic(ground, x + frame * drift[0], y + frame * drift[1])
         shift_x, shift_y, angle = path[frame]
         cos, sin = np.cos(angle), np.sin(angle)
         dx, dy = x - centre[0], y - centre[1]
         # sampling the texture at (position - displacement) makes it move by the displacement
         face = sample_periodic(actor, cos * dx + sin * dy - shift_x, -sin * dx + cos * dy - shift_y)
+        distance = np.hypot(dx, dy)
+        inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]  # soft edge
+        rim = np.exp(-0.5 * ((distance - radius) / 1.2) ** 2)[..., None]
         picture = back * (1 - inside) + face * inside
         picture = picture * (1 - rim) + 235.0 * rim
         # the small disc is outside the picture for a third of the time
         at = (flight[0] + frame * flight[1]) % (1.5 * size) - 0.25 * size
         spot = np.clip(size * 0.07 - np.hypot(x - at[0], y - at[1]) + 0.5, 0, 1)[..., None]
         picture = picture * (1 - spot) + sample_periodic(fliers, x, y) * spot
+        if view is not None:
+            hidden = (np.abs(right - view.bar[frame]) < view.width)[..., None]
+            picture = np.where(hidden, sample_periodic(fliers, right, down), picture)
         yield np.clip(picture + 0.5, 0, 255).astype(np.uint8)
