@@ -42,8 +42,10 @@ def _decoded(source: Path, rate: Fraction | None) -> Iterator[av.VideoFrame]:
                 continue
             for frame in frames:
                 frame.time_base = frame.time_base or stream.time_base
-                frame.pts = frame.pts - round(begin / frame.time_base) if rate is None else count
-                frame.time_base = 1 / rate if rate else frame.time_base
+                if rate is None:
+                    frame.pts -= round(begin / frame.time_base)
+                else:  # of the duration, too: the filter fps repeats the last frame for as long
+                    frame.pts, frame.duration, frame.time_base = count, 1, 1 / rate
                 yield frame
                 count += 1
 
