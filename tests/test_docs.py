@@ -125,7 +125,14 @@ NOT_RUN = {
     "deepspeed --num_gpus 1 train/main.py --recipe train/recipes/thumos_video_swin_t.yaml "
     "--out runs/thumos_swin --set data.shards=data/thumos256": SEVERAL,
 }
-LONG_PAGES = ("docs/memory.md", "docs/sampling.md", "docs/speed.md")  # benchmarks; `make test-ci` runs them
+# `make test-ci` runs them
+LONG_PAGES = (
+    "docs/memory.md",
+    "docs/sampling.md",
+    "docs/speed.md",
+    "docs/benchmarks.md",
+    "docs/choose-settings.md",
+)
 # What lies in the folder before a page is run from top to bottom.
 PREPARED = {
     "README.md": ["my_videos", "annotations.csv", "match.mp4", "runs/demo"],

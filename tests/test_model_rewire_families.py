@@ -75,7 +75,9 @@ def plain_stage(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize(
+    "name", [name if name == "r2plus1d_34" else pytest.param(name, marks=pytest.mark.ci) for name in DEEP]
+)
 def test_float32_gradients_at_full_depth_are_those_of_plain_autograd(name, monkeypatch):
     network, x = build(name), clip_for(name)
     table = rewire(network)
@@ -152,7 +154,13 @@ def peak_bytes(plain: nn.Module, size: int, stored: tuple[str, ...] | None) -> i
 
 # In smaller clips the gradients of the last weights outweigh what is stored.
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("r2plus1d_18", 48), ("tsm_r18", 112), ("tsm_r50", 96)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("r2plus1d_18", 48),
+        *(pytest.param(*tsm, marks=pytest.mark.ci) for tsm in (("tsm_r18", 112), ("tsm_r50", 96))),
+    ],
+)
 def test_what_a_family_chooses_to_store_leaves_the_peak_where_it_is(name, size):
     network = build(name)
     chosen, none, stem = (peak_bytes(network, size, stored) for stored in (None, (), ("stem",)))

@@ -554,6 +554,7 @@ def test_two_runs_do_not_write_into_one_folder(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_every_real_file_is_packed_or_rejected(shared_real, tmp_path):
     files = sorted(path.name for path in (shared_real / "videos").iterdir())
     assert len(files) == 29

@@ -256,6 +256,7 @@ def test_a_played_video_that_is_scrolled_away_stays_in_a_corner(page, site):
     wait_for(page, lambda: not page.execute_script(away))
 
 
+LONG = (pytest.mark.slow, pytest.mark.ci)
 CLOCKS = {  # stamps of the frames, 25 a second; when the sound begins; when the file does
     "sound begins first": (range(50, 125), 0.0, 0.0),
     "all begins late": (range(75, 150), None, 3.0),
@@ -263,8 +264,10 @@ CLOCKS = {  # stamps of the frames, 25 a second; when the sound begins; when the
 }
 
 
-@pytest.mark.parametrize("embed", [False, True])
-@pytest.mark.parametrize("case", CLOCKS)
+@pytest.mark.parametrize(
+    ("case", "embed"),
+    [*((case, True) for case in CLOCKS), *(pytest.param(case, False, marks=LONG) for case in CLOCKS)],
+)
 def test_a_time_of_the_page_is_the_picture_that_is_packed_for_it(page, tmp_path, case, embed):
     frames, sound, begin = CLOCKS[case]
     path = tmp_path / "film.webm"

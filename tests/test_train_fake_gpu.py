@@ -57,7 +57,7 @@ def settings_of(backbone: str, detector: dict = PROPOSALS, **encoder) -> Setting
     """Small, but with all that a step has: sampled clips, chunks, steps to average and to interpolate."""
     return settings_from(
         {
-            "data": {"shards": "none", "num_clips": 4, "clip_frames": 16, "resize": 64, "crop": 64},
+            "data": {"shards": "none", "num_clips": 2, "clip_frames": 16, "resize": 64, "crop": 64},
             "encoder": {
                 "backbone": backbone,
                 "clip_ratio": 0.5,
@@ -72,9 +72,9 @@ def settings_of(backbone: str, detector: dict = PROPOSALS, **encoder) -> Setting
 
 
 def batch() -> Batch:
-    """Two videos of four clips of uint8 pixels, on the CPU as the loader has them; one without actions."""
+    """Two videos of two clips of uint8 pixels, on the CPU as the loader has them; one without actions."""
     return Batch(
-        inputs=torch.zeros(2, 4, 3, 16, 64, 64, dtype=torch.uint8),
+        inputs=torch.zeros(2, 2, 3, 16, 64, 64, dtype=torch.uint8),
         keys=("a", "b"),
         windows=torch.tensor([[0.0, 8.0], [0.0, 6.0]], dtype=torch.float64),
         durations=torch.tensor([8.0, 6.0], dtype=torch.float64),
