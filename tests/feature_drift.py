@@ -32,7 +32,7 @@ def first_clip(path: Path) -> Tensor:
     """The middle square of the first frames, (3, FRAMES, SIZE, SIZE) in 0..1."""
     with av.open(str(path)) as container:
         frames = [frame for frame, _ in zip(container.decode(video=0), range(FRAMES), strict=False)]
-    images = torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in frames])
+    images = torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)) for frame in frames])
     side = min(images.shape[1:3])
     top, left = (images.shape[1] - side) // 2, (images.shape[2] - side) // 2
     square = images[:, top : top + side, left : left + side].movedim(3, 1).float()

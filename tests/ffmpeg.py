@@ -61,7 +61,7 @@ def _filtered(frames: Iterator[av.VideoFrame], chain: str | None) -> Iterator[av
     nodes = [graph.add(*one.split("=", 1)) for one in filters]
     graph.link_nodes(source, *nodes, sink).configure()
     for frame in [first, *frames]:
-        same = frame if frame is first else frame.reformat(*size)
+        same = frame if frame is first else frame.reformat(*size, threads=1)
         same.pts, same.time_base = frame.pts, frame.time_base
         source.push(same)
         yield from _ready(sink)
@@ -87,7 +87,7 @@ def _encode(frames: Iterator[av.VideoFrame], target: Path) -> None:
             elif frame.pts <= last:
                 continue  # too late to be shown
             last = frame.pts
-            picture = frame.reformat(format="yuv420p")
+            picture = frame.reformat(format="yuv420p", threads=1)
             picture.pts, picture.time_base, picture.pict_type = frame.pts, frame.time_base, 0
             output.mux(stream.encode(picture))
         output.mux(stream.encode())

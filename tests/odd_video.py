@@ -74,7 +74,7 @@ def video(
             write_sound(output, sound_from)
         for number, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(painted(number, *size), format="rgb24")
-            frame = frame.reformat(format=stream.pix_fmt)
+            frame = frame.reformat(format=stream.pix_fmt, threads=1)
             frame.pts, frame.time_base = stamp, Fraction(1, fps)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
@@ -142,7 +142,7 @@ def scratched(data: bytes, start: int, end: int) -> bytes:
 def shown(data: bytes | Path, *, strict: bool = False) -> tuple[list[tuple[float, int]], dict[str, str]]:
     """(seconds, painted number) of each frame that is read, and the remarks by kind."""
     reader = FrameReader(data, strict=strict)
-    frames = [(float(time), number_of(frame.to_ndarray(format="rgb24"))) for time, frame in reader]
+    frames = [(float(time), number_of(frame.to_ndarray(format="rgb24", threads=1))) for time, frame in reader]
     return frames, dict(reader.metadata.remarks)
 
 

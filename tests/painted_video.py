@@ -53,7 +53,9 @@ def encode(
         for number, picture in enumerate(pictures):
             frame = picture
             if isinstance(picture, np.ndarray):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+                    format=pix_fmt, threads=1
+                )
             if number == 0:
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
                 stream.codec_context.color_range = frame.color_range

@@ -24,7 +24,7 @@ def video_with_cover() -> bytes:
         for stream, count in ((cover, 1), (video, 10)):
             for number in range(count):
                 picture = av.VideoFrame.from_ndarray(painted(number, 64, 64), format="rgb24")
-                output.mux(stream.encode(picture.reformat(format=stream.pix_fmt)))
+                output.mux(stream.encode(picture.reformat(format=stream.pix_fmt, threads=1)))
             output.mux(stream.encode())
     return buffer.getvalue()
 

@@ -51,7 +51,7 @@ def cut(shared_real: Path, beginning: str, out: Path) -> Path:
         row = next(row for row in csv.DictReader(file) if row["clip"].startswith(beginning))
     (path,) = (folder / "videos").glob(f"{row['video']}.*")
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
     out.write_bytes(encode_video(iter(frames[int(row["first_frame"]) : int(row["end_frame"])]), fps=30))
     return out
 

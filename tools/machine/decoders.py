@@ -63,7 +63,7 @@ def _encode(codec: str, size: tuple[int, int], num_frames: int) -> bytes | None:
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
-            output.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            output.mux(stream.encode(frame.reformat(format=stream.pix_fmt, threads=1)))
         output.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -80,7 +80,9 @@ def decode_error(data: bytes, device: str) -> tuple[float, str]:
 
     with av.open(io.BytesIO(data), "r") as container:
         name = container.streams.video[0].codec_context.name
-        shown = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+        shown = [
+            frame.to_ndarray(format="rgb24", threads=1).astype(float) for frame in container.decode(video=0)
+        ]
     wanted = np.arange(0, len(shown), 3)
     parts = [
         part.cpu().numpy().copy()
