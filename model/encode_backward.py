@@ -11,12 +11,13 @@ around:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .gradient_sums import GradientSums
 from .recompute import CallState, graph_handle
 
 
@@ -55,40 +56,10 @@ def is_partitioned(encoder: nn.Module) -> bool:
     return any(hasattr(p, "ds_id") for p in encoder.parameters())
 
 
-class _GradientSums:
-    """Sums gradients over chunks: in place where they are float32 or wider, else in float32 on the side.
-
-    bfloat16 keeps 8 bits: added up in it, the share of the hundredth chunk would be rounded away.
-    """
-
-    def __init__(self, aliases: list[Tensor]):
-        self.aliases = aliases
-        self.float32_sums: dict[int, Tensor] = {}
-
-    def add_low_precision(self) -> None:
-        """Move the low-precision gradients of the last chunk into their float32 sums."""
-        for i, alias in enumerate(self.aliases):
-            if alias.dtype.itemsize >= 4 or alias.grad is None:
-                continue
-            gradient, alias.grad = alias.grad, None
-            if i in self.float32_sums:
-                self.float32_sums[i] += gradient
-            else:
-                self.float32_sums[i] = gradient.float()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Each parameter's gradient; zeros, never None: a rank without one would mis-pair the reduction."""
-        for i, alias in enumerate(self.aliases):
-            if i in self.float32_sums:
-                yield self.float32_sums.pop(i).to(alias.dtype)
-            else:
-                yield torch.zeros_like(alias) if alias.grad is None else alias.grad
-
-
 def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk]) -> list[Tensor]:
     """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
     aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)}
-    sums, forward_backward = _GradientSums(list(aliases.values())), _ForwardBackward(encoder)
+    sums, forward_backward = GradientSums(list(aliases.values())), _ForwardBackward(encoder)
     for chunk in chunks:
         torch.func.functional_call(forward_backward, aliases, (chunk,))
         sums.add_low_precision()

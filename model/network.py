@@ -62,6 +62,7 @@ class ClipEncoder(nn.Module):
                 beta=settings.beta.end,
                 fixed_point_states=settings.fixed_point_states,
                 leapfrog=settings.leapfrog,
+                slice_bytes=None if settings.slice_mib is None else settings.slice_mib * 2**20,
             )
         elif (
             is_prepared(self.backbone) and not self.backbone.stage_names

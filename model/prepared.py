@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-BranchFunction = Callable[[Tensor], Tensor]
+BranchFunction = Callable[[Tensor], Tensor]  # a SliceableBranch also runs on some of its rows
 
 
 class ResidualBlock(nn.Module):

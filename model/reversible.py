@@ -41,6 +41,7 @@ from torch.nn import functional as F
 from .grid import Grid
 from .inverse_accuracy import smallest_beta
 from .recompute import CallState, graph_handle, has_trainable_parameters, recorded_call
+from .slices import sliced_backward, sliced_increment, slices_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Recurrence:
         z = following
         if self.post_activation:
             z = torch.where(following > 0, following, following / self.beta)
-        return (z - (1 - self.beta) * current - increment) / self.beta
+        previous = (1 - self.beta) * current  # from here on in place: one tensor instead of three
+        return torch.sub(z, previous, out=previous).sub_(increment).div_(self.beta)
 
     def output(self, previous: Tensor, last: Tensor) -> Tensor:
         """The stage output from x_{n-1} and x_n."""
@@ -152,6 +154,7 @@ class _Stage:
     branches: Sequence[Branch]
     invert: bool
     fixed_point_states: bool
+    slice_bytes: int | None
     on_reconstruction_error: Callable[[Tensor], None] | None
 
     def first_trainable_branch(self) -> int:
@@ -160,12 +163,35 @@ class _Stage:
     def grid(self, x: Tensor) -> Grid | None:
         return Grid.of(x) if self.fixed_point_states else None
 
+    def increment(self, branch: Branch, x: Tensor) -> Tensor:
+        """What the branch adds to the state x; without a graph it may run on slices."""
+        if not torch.is_grad_enabled():
+            slices = slices_of(branch.function, x, branch_dtype([branch], x), self.slice_bytes)
+            if slices is not None:
+                return sliced_increment(slices, self.recurrence.increment, x)
+        return self.recurrence.increment(branch, x)
+
+    def branch_backward(
+        self, branch: Branch, call: CallState, x: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the branch again at x, with a graph, and back-propagate: its increment, the gradient for x."""
+        dtype, increment_of = call.autocast_dtype or branch.dtype or x.dtype, self.recurrence.increment
+        slices = slices_of(branch.function, x, dtype, self.slice_bytes)
+        if slices is not None:
+            return sliced_backward(slices, branch.module, increment_of, call, x, gradient)
+        x = x.detach().requires_grad_()
+        with call.replay(branch.module):
+            increment = increment_of(branch, x)
+        if increment.requires_grad:
+            torch.autograd.backward(increment, gradient)
+        return increment.detach(), x.grad
+
     def run(self, x: Tensor) -> Tensor:
         """The stage output, under whatever autograd does."""
         grid = self.grid(x)
         previous = current = _rounded(x, grid)
         for branch in self.branches:
-            increment = _rounded(self.recurrence.increment(branch, current), grid)
+            increment = _rounded(self.increment(branch, current), grid)
             previous, current = current, self.recurrence.forward_step(previous, current, increment)
         return self.recurrence.output(previous, current)
 
@@ -178,7 +204,7 @@ class _Reversible(torch.autograd.Function):
         grid, recurrence, calls = stage.grid(x), stage.recurrence, list[CallState]()
         states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
         for branch in stage.branches:
-            increment, call = recorded_call(partial(recurrence.increment, branch), states[-1])
+            increment, call = recorded_call(partial(stage.increment, branch), states[-1])
             calls.append(call)
             states.append(recurrence.forward_step(states[-2], states[-1], _rounded(increment, grid)))
             if stage.invert:
@@ -194,18 +220,6 @@ class _Reversible(torch.autograd.Function):
         first_branch = 0 if ctx.needs_input_grad[1] else ctx.stage.first_trainable_branch()
         backward_pass = _BackwardPass(ctx.stage, ctx.calls, ctx.grid, ctx.saved_tensors)
         return None, backward_pass.run(gradient, first_branch), None
-
-
-def _branch_backward(
-    recurrence: Recurrence, branch: Branch, call: CallState, x: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Run the branch again at x, with a graph, and back-propagate: its increment, and the gradient for x."""
-    x = x.detach().requires_grad_()
-    with call.replay(branch.module):
-        increment = recurrence.increment(branch, x)
-    if increment.requires_grad:
-        torch.autograd.backward(increment, gradient)
-    return increment.detach(), x.grad
 
 
 @dataclass(frozen=True)
@@ -224,14 +238,17 @@ class _BackwardPass:
         d_following, d_current = gradient / (1 + beta), gradient * (beta / (1 + beta))
         for i in reversed(range(first_branch, len(self.stage.branches))):
             d_z = recurrence.activate_backward(following, d_following)
-            increment, d_branch = _branch_backward(
-                recurrence, self.stage.branches[i], self.calls[i], current, d_z
+            increment, d_branch = self.stage.branch_backward(
+                self.stage.branches[i], self.calls[i], current, d_z
             )
-            d_following, d_current = d_current + (1 - beta) * d_z, beta * d_z
+            # In place: d_z and d_current are this pass's own, and a tensor less at the peak is a state less.
+            d_following, d_current = d_current.add_((1 - beta) * d_z), d_z.mul_(beta)
             if i == 0:  # x_{-1} is x_0: summed in the order of plain autograd
-                d_following, d_current = d_following + d_current, torch.zeros_like(d_current)
+                d_following.add_(d_current)
+                d_current.zero_()
             if d_branch is not None:
-                d_following = d_following + d_branch
+                d_following.add_(d_branch)
+            del d_z, d_branch
             following, current = current, self._previous_state(i, current, following, increment)
         if self.stage.invert and first_branch == 0 and self.stage.on_reconstruction_error is not None:
             # Both are the stage input now, but `current` went through one more branch.
@@ -263,6 +280,7 @@ def run_stage(
     invert: bool | None = None,
     fixed_point_states: bool = False,
     store_activations: bool = False,
+    slice_bytes: int | None = None,
     on_reconstruction_error: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The output of the recurrence; x: (n, D, ...). Returns the same shape, in float32 (float64 if x is).
@@ -274,6 +292,7 @@ def run_stage(
         largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
     store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
         whole; nothing is inverted, and `invert` is ignored. The output is the same.
+    slice_bytes: a branch that can, and would take more bytes, runs on slices (model/slices.py). None: none.
     on_reconstruction_error: called after each inverted backward with the relative error of the reconstructed
         stage input: a scalar on the device of x (reading it waits for the device).
     Raises ValueError if beta is outside [0, 1], or `invert` is True at beta = 0.
@@ -287,7 +306,7 @@ def run_stage(
         invert = _can_invert(recurrence, branches, x)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
-    stage = _Stage(recurrence, branches, invert, fixed_point_states, on_reconstruction_error)
+    stage = _Stage(recurrence, branches, invert, fixed_point_states, slice_bytes, on_reconstruction_error)
     trainable = any(has_trainable_parameters(branch.module) for branch in branches)
     if store_activations or not torch.is_grad_enabled() or not (x.requires_grad or trainable):
         return stage.run(x)

@@ -145,6 +145,7 @@ def rewire(
     beta: float = 1.0,
     fixed_point_states: bool = True,
     leapfrog: bool = False,
+    slice_bytes: int | None = None,
     stored: Collection[str] | None = None,
     branches: BranchesOfBlock | None = None,
     example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
@@ -157,6 +158,8 @@ def rewire(
     fixed_point_states: at beta = 1 states are kept on a grid: the inverse is bitwise equal (model/grid.py).
     leapfrog: branches of the recurrence count 1 + beta times, which keeps a pretrained network closer to
         itself; False is Re2TAL.
+    slice_bytes: of a prepared network, a branch on tokens or windows of them that would take more bytes runs
+        on slices, one after another (model/slices.py). None: never.
     stored: of a prepared network, names of transitions ("layer4.0") or of recomputed modules ("stem") that
         keep their activations and do not run again: faster, and free of charge where the peak lies elsewhere.
         None: the network's own choice, which leaves the peak where it is; (): none.
@@ -171,7 +174,7 @@ def rewire(
     of network.
     """
     Recurrence(beta)  # refuses a beta outside [0, 1]
-    options = RecurrenceOptions(beta, fixed_point_states, leapfrog)
+    options = RecurrenceOptions(beta, fixed_point_states, leapfrog, slice_bytes)
     # Backbones of transformers have `stage_names`, too, which mean something else.
     prepared = hasattr(network, "stage_names") and hasattr(network, "recomputed_names")
     if not prepared and stored:

@@ -38,6 +38,7 @@ class RecurrenceOptions:
     beta: float
     fixed_point_states: bool
     leapfrog: bool
+    slice_bytes: int | None = None
 
 
 class RewiredStage(nn.Sequential):
@@ -60,6 +61,7 @@ class RewiredStage(nn.Sequential):
         self.beta = options.beta
         self.fixed_point_states = options.fixed_point_states
         self.leapfrog = options.leapfrog
+        self.slice_bytes = options.slice_bytes
         self.stored = stored
         self.invert: bool | None = None
         self.reconstruction_error: Tensor | None = None
@@ -85,6 +87,7 @@ class RewiredStage(nn.Sequential):
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
             store_activations=stored,
+            slice_bytes=self.slice_bytes,
             on_reconstruction_error=self._store_error,
         )
 

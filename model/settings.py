@@ -121,6 +121,11 @@ class EncoderSettings(SettingsGroup):
     """Clips that go through the encoder at once. More are faster and need more memory; what is computed is
     the same, but for encoder.train_batch_norm. Lower it first when memory runs out."""
 
+    slice_mib: int | None = Field(256, ge=1)
+    """MiB that one residual branch of a reversible video_swin or videomae may take: one that would take more
+    runs on slices of its windows, samples or tokens, one after another. Less needs less memory for long or
+    large clips, and below some tens is slower; what is computed is the same. null: branches run whole."""
+
     @model_validator(mode="after")
     def _check_reversible(self) -> EncoderSettings:
         if self.reversible and self.backbone in WITHOUT_RESIDUALS:

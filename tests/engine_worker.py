@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from model.backbones.transformer import TransformerBlock
+from model.backbones.video_swin import WindowAttention
 from model.detector.actionformer.detector import ActionFormer
 from model.detector.actionformer.points import assign_actions, make_points
 from model.detector.ground_truth import pad_actions
@@ -72,7 +74,8 @@ ACTIONFORMER = DetectorSettings(
     },
 )
 # A softmax does not see what is added to all its logits: the key's bias gets noise, which Adam enlarges.
-WITHOUT_GRADIENT = (".maps.key.bias", ".norms.key.bias")
+WITHOUT_GRADIENT = (".maps.key.bias", ".norms.key.bias", ".qkv.bias")
+SLICE_BYTES = 60_000  # of 32 windows 9 at a time, of 256 tokens 78
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Mode:
     ema: bool = False  # an average of the weights beside them
     layers: bool = False  # learning rates and weight decay by layer
     traced: bool = False  # a backbone that nobody prepared for rewiring
+    sliced: bool = False  # a backbone of windows and tokens, whose branches run on slices of them
 
 
 MODES = {
@@ -137,6 +141,10 @@ MODES = {
     "zero 2, offload, traced": Mode(2, offload=True, traced=True),
     "zero 3, traced": Mode(3, traced=True),
     "zero 3, offload, traced": Mode(3, offload=True, traced=True),
+    "zero 1, sliced": Mode(1, sliced=True),
+    "zero 2, offload, sliced": Mode(2, offload=True, sliced=True),
+    "zero 3, sliced": Mode(3, sliced=True),
+    "zero 3, offload, 2 micro steps, sliced": Mode(3, offload=True, accumulation=2, sliced=True),
 }
 EMA_DECAY = 0.7
 RESUMED = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 1, bf16", "zero 2, offload")
@@ -206,14 +214,28 @@ class ForeignBackbone(nn.Module):
         return self.layer1(self.stem(x))
 
 
+class WindowBackbone(nn.Module):
+    stage_names, recomputed_names = ("layer1",), ("stem",)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.Tanh())
+        shifts = ((0, 0, 0), (1, 1, 1), (0, 0, 0))
+        attentions = (WindowAttention(8, 2, (2, 2, 2), shift) for shift in shifts)
+        self.layer1 = nn.Sequential(*(TransformerBlock(8, attention, 0.0) for attention in attentions))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(self.stem(x).movedim(1, 4)).movedim(4, 1).to(x.dtype)
+
+
 class Encoder(nn.Module):
     """A rewired stem and stage; with dropout it draws from the global generator."""
 
-    def __init__(self, dropout: float, traced: bool = False):
+    def __init__(self, dropout: float, traced: bool = False, sliced: bool = False):
         super().__init__()
-        self.backbone = ForeignBackbone() if traced else Backbone()
+        self.backbone = WindowBackbone() if sliced else ForeignBackbone() if traced else Backbone()
         self.dropout = nn.Dropout(dropout)
-        table = rewire(self.backbone, beta=1.0)
+        table = rewire(self.backbone, beta=1.0, slice_bytes=SLICE_BYTES)
         assert sum(row.num_branches for row in table) == 6
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -222,11 +244,14 @@ class Encoder(nn.Module):
 
     def plain(self, clips: Tensor) -> Tensor:
         """The same function without any autograd.Function: Re2TAL's recurrence, written out."""
-        before = now = self.backbone.stem[1](self.backbone.stem[0](clips.float() / 64 - 2))
+        maps = self.backbone.stem[1](self.backbone.stem[0](clips.float() / 64 - 2))
+        tokens_last = isinstance(self.backbone, WindowBackbone)
+        before = now = maps.movedim(1, 4) if tokens_last else maps
         for block in self.backbone.layer1:
             for branch in block.branches:
                 before, now = now, before + branch(now)
-        return ((now + before) / 2).mean((3, 4))
+        maps = (now + before) / 2
+        return (maps.movedim(4, 1) if tokens_last else maps).mean((3, 4))
 
 
 class Network(nn.Module):
@@ -240,10 +265,11 @@ class Network(nn.Module):
         frozen: str = "",
         actionformer: bool = False,
         traced: bool = False,
+        sliced: bool = False,
     ):
         super().__init__()
         torch.manual_seed(seed)
-        self.encoder = Encoder(dropout, traced)
+        self.encoder = Encoder(dropout, traced, sliced)
         self.detector = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Tanh(), nn.Conv1d(16, 2, 3))
         if actionformer:
             self.detector = ActionFormer(ACTIONFORMER, num_features=8, num_classes=2)
@@ -371,9 +397,10 @@ def reference(
     clip_sampling: str = "random",
     layers: bool = False,
     traced: bool = False,
+    sliced: bool = False,
 ) -> StepsResult:
     """Plain autograd over the data of all ranks."""
-    network = Network(frozen=frozen, actionformer=actionformer, traced=traced)
+    network = Network(frozen=frozen, actionformer=actionformer, traced=traced, sliced=sliced)
 
     def loss_of(number: int) -> Tensor:
         batches = [batch(number, r, clip_sampling) for r in range(world_size())]
@@ -449,13 +476,21 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
     results["moved"] = difference(want.state, Network().state_dict())  # what there is to get wrong
     for name, mode in MODES.items():
         start = time.perf_counter()
-        network = Network(frozen=mode.frozen, actionformer=mode.actionformer, traced=mode.traced)
+        network = Network(
+            frozen=mode.frozen, actionformer=mode.actionformer, traced=mode.traced, sliced=mode.sliced
+        )
         engine = engine_of(network, mode)
         average = WeightAverage(engine, EMA_DECAY) if mode.ema else None
         norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling, average)
         got = StepsResult(full_state_dict(engine), norms, average.full_state_dict() if average else None)
         want = reference(
-            mode.accumulation, mode.frozen, mode.actionformer, mode.clip_sampling, mode.layers, mode.traced
+            mode.accumulation,
+            mode.frozen,
+            mode.actionformer,
+            mode.clip_sampling,
+            mode.layers,
+            mode.traced,
+            mode.sliced,
         )
         results[name] = compare(got, want)
         results[name]["seconds"] = round(time.perf_counter() - start, 2)

@@ -18,9 +18,10 @@ from model.backbones.video_swin import (
     VideoSwin,
     WindowAttention,
     fit_window,
+    mask_of,
     partition,
     relative_positions,
-    shift_mask,
+    shift_regions,
     unpartition,
 )
 from model.reversible import run_stage
@@ -85,7 +86,7 @@ def test_relative_positions_number_offsets_in_order():
 
 def test_shift_mask_of_one_axis_by_hand():
     # Tokens 0..5 rolled by one are 1 2 3 | 4 5 0: in the last window, 0 is no neighbour of 4 and 5.
-    mask = shift_mask((1, 1, 6), (1, 1, 3), (0, 0, 1), CPU)
+    mask = mask_of(shift_regions((1, 1, 6), (1, 1, 3), (0, 0, 1), CPU))
     apart = [[False, False, True], [False, False, True], [True, True, False]]
     assert mask.tolist() == [[[False] * 3] * 3, apart]
 

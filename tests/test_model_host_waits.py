@@ -106,7 +106,9 @@ def test_forward_and_backward_on_a_gpu_never_wait(backbone):
     from model.settings import EncoderSettings
     from train.loop import read_losses
 
-    encoder = EncoderSettings(backbone=backbone, clip_ratio=0.5, clips_per_forward=1, steps_per_clip=2)
+    encoder = EncoderSettings(
+        backbone=backbone, clip_ratio=0.5, clips_per_forward=1, steps_per_clip=2, slice_mib=1
+    )
     network = Network(encoder, SMALL, num_classes=3).cuda()
     clips = torch.zeros(2, 4, 3, 16, 32, 32, dtype=torch.uint8, device="cuda")
     for mode in ("default", "error"):

@@ -63,6 +63,7 @@ def settings_of(backbone: str, detector: dict = PROPOSALS, **encoder) -> Setting
                 "clip_ratio": 0.5,
                 "clips_per_forward": 1,
                 "steps_per_clip": 2,
+                "slice_mib": 1,
                 "reversible": backbone not in WITHOUT_RESIDUALS,
                 **encoder,
             },

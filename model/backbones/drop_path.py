@@ -19,10 +19,14 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, ...). Zero for the samples dropped, x / (1 - rate) for the others."""
+        factors = self.draw(x)
+        return x if factors is None else x * factors.view(-1, *[1] * (x.dim() - 1))
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """What each sample of x (n, ...) is multiplied by: (n,), in the dtype of x; None: by nothing."""
         if not self.training or self.rate == 0:
-            return x
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1 - self.rate)
-        return x * mask.div_(1 - self.rate)
+            return None
+        return x.new_empty(len(x)).bernoulli_(1 - self.rate).div_(1 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

@@ -13,16 +13,18 @@ Inside, tokens lie channels last: (n, t, h, w, D). A block has two residual bran
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..slices import RowFunction, Rows
 from .backbone import Backbone
 from .drop_path import rising_rates
-from .transformer import TransformerBlock, initialise_linears
+from .transformer import RowAttention, TransformerBlock, initialise_linears
 
 Size = tuple[int, ...]  # three numbers: along t, h and w
 
@@ -61,19 +63,120 @@ def relative_positions(window: Size) -> Tensor:
     return ((offsets[..., 0] * rows[1] + offsets[..., 1]) * rows[2] + offsets[..., 2]).int()
 
 
-def shift_mask(size: Size, window: Size, shift: Size, device: torch.device) -> Tensor:
-    """(windows, tokens, tokens) bool: True where query and key were no neighbours before the shift.
+def shift_regions(size: Size, window: Size, shift: Size, device: torch.device) -> Tensor:
+    """(windows, tokens) uint8: tokens of a window with other numbers were no neighbours before the shift.
 
     The shift rolls the first tokens of an axis behind the last ones, into the last window.
     """
     rolled = torch.zeros(1, *size, 1, dtype=torch.uint8, device=device)  # a bit per axis
     for axis, step in enumerate(shift, start=1):
         rolled.narrow(axis, size[axis - 1] - step, step).add_(1 << axis)
-    rolled = partition(rolled, window)[0, :, :, 0]
-    return rolled[:, :, None] != rolled[:, None, :]
+    return partition(rolled, window)[0, :, :, 0]
 
 
-class WindowAttention(nn.Module):
+def mask_of(regions: Tensor) -> Tensor:
+    """(windows, tokens) -> (windows, tokens, tokens) bool: True where query and key do not see each other."""
+    return regions[:, :, None] != regions[:, None, :]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How tokens (n, t, h, w, D) fall into the shifted windows of an attention; Rows for `model.slices`."""
+
+    shape: torch.Size
+    window: Size
+    shift: Size
+    heads: int
+    device: torch.device
+
+    @property
+    def size(self) -> Size:
+        """t, h and w with the padding behind their ends."""
+        return tuple(-(-n // width) * width for n, width in zip(self.shape[1:4], self.window, strict=True))
+
+    @property
+    def padded(self) -> bool:
+        """Whether some windows hold padding."""
+        return self.size != tuple(self.shape[1:4])
+
+    @property
+    def per_sample(self) -> int:
+        """Windows of a sample."""
+        return prod(self.size) // prod(self.window)
+
+    @property
+    def count(self) -> int:
+        """Windows of all samples."""
+        return self.shape[0] * self.per_sample
+
+    @property
+    def elements(self) -> int:
+        """Of a window in the backward pass: its tokens at each step, scores, their gradients."""
+        tokens = prod(self.window)
+        return tokens * (16 * self.shape[4] + 5 * self.heads * tokens)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(n, t, h, w, D) -> (count, tokens, D); padding is zero."""
+        x = pad_to_multiple(x, self.window)
+        if any(self.shift):
+            x = x.roll([-step for step in self.shift], dims=(1, 2, 3))
+        return partition(x, self.window).flatten(0, 1)
+
+    def join(self, rows: Tensor) -> Tensor:
+        """(count, tokens, D) -> (n, t, h, w, D), without the padding."""
+        t, h, w = self.shape[1:4]
+        x = unpartition(torch.unflatten(rows, 0, (self.shape[0], -1)), self.window, self.size)
+        if any(self.shift):
+            x = x.roll(self.shift, dims=(1, 2, 3))
+        return x[:, :t, :h, :w]
+
+    @cached_property
+    def inside(self) -> Tensor | None:
+        """(windows of a sample, tokens, 1) bool: False where there is padding; None: nowhere."""
+        if not self.padded:
+            return None
+        tokens = torch.ones(1, *self.shape[1:4], 1, dtype=torch.bool, device=self.device)
+        return replace(self, shape=tokens.shape).split(tokens)
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """(count, tokens): which token of (n, t, h, w) each is; for padding that of another in its window."""
+        n, t, h, w, _ = self.shape
+        tokens = torch.arange(n * t * h * w, device=self.device).view(n, t, h, w, 1)
+        numbers = self.split(tokens)[..., 0]
+        if self.inside is None:
+            return numbers
+        inside = self.inside[..., 0].repeat(n, 1)
+        return numbers.where(inside, numbers.gather(1, _first_of(inside)))
+
+    def samples(self, first: int, end: int) -> Tensor:
+        """The numbers of windows first to end, without it, within their samples."""
+        return torch.arange(first, end, device=self.device) % self.per_sample
+
+    def take(self, x: Tensor, first: int, end: int) -> Tensor:
+        """Windows (end - first, tokens, D) of x (n, t, h, w, D); padding is zero."""
+        rows = x.view(-1, x.shape[4])[self.numbers[first:end]]
+        return rows if self.inside is None else rows.where(self.inside[self.samples(first, end)], 0)
+
+    def put(self, x: Tensor, rows: Tensor, first: int, end: int) -> None:
+        """The inverse of take; padding is left out."""
+        if self.inside is not None:  # it is written where that other token is, with that token's values
+            inside = self.inside[self.samples(first, end)]
+            other = _first_of(inside[..., 0])[..., None].expand(-1, -1, rows.shape[2])
+            rows = rows.where(inside, rows.gather(1, other))
+        x.view(-1, x.shape[4])[self.numbers[first:end]] = rows
+
+    def regions(self) -> Tensor | None:
+        """As `shift_regions`; None if nothing is shifted."""
+        return shift_regions(self.size, self.window, self.shift, self.device) if any(self.shift) else None
+
+
+def _first_of(inside: Tensor) -> Tensor:
+    """(rows, tokens) bool -> (rows, 1): the first True of each row; there is one in every window."""
+    return inside.int().argmax(dim=1, keepdim=True)
+
+
+class WindowAttention(RowAttention):
     """Multi-head self-attention within (shifted) windows, with a trained bias per relative position.
 
     Not torch's scaled_dot_product_attention: on a CPU it keeps as much for the backward (the bias is trained)
@@ -113,17 +216,30 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, h, w, D) -> the same."""
-        t, h, w = x.shape[1:4]
-        window, shift = fit_window((t, h, w), self.window, self.shift)
-        x = pad_to_multiple(x, window)
-        size, mask = x.shape[1:4], None
-        if any(shift):
-            x = x.roll([-step for step in shift], dims=(1, 2, 3))
-            mask = shift_mask(size, window, shift, x.device)
-        x = unpartition(self.attend(partition(x, window), mask), window, size)
-        if any(shift):
-            x = x.roll(shift, dims=(1, 2, 3))
-        return x[:, :t, :h, :w]
+        windows = self.rows(x)
+        regions = windows.regions()
+        by_sample = torch.unflatten(windows.split(x), 0, (len(x), -1))
+        y = self.attend(by_sample, None if regions is None else mask_of(regions))
+        return windows.join(y.flatten(0, 1))
+
+    def rows(self, x: Tensor) -> Windows:
+        """The windows of tokens x (n, t, h, w, D)."""
+        window, shift = fit_window(tuple(x.shape[1:4]), self.window, self.shift)
+        return Windows(x.shape, window, shift, self.heads, x.device)
+
+    def start(self, norm: nn.Module, windows: Rows) -> RowFunction:
+        """For `model.slices`: norm, then attention, of some of the windows."""
+        assert isinstance(windows, Windows)
+        regions = windows.regions()
+
+        def function(rows: Tensor, first: int) -> Tensor:
+            rows, numbers = norm(rows), windows.samples(first, first + len(rows))
+            if windows.inside is not None:  # padding is zero behind the norm
+                rows = rows.where(windows.inside[numbers], 0)
+            mask = None if regions is None else mask_of(regions[numbers])
+            return self.attend(rows[None], mask)[0]
+
+        return function
 
 
 class PatchEmbed(nn.Module):

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..slices import RowFunction, Rows
 from .backbone import Backbone
 from .drop_path import rising_rates
-from .transformer import TransformerBlock, initialise_linears
+from .transformer import RowAttention, TransformerBlock, initialise_linears
 
 TUBELET = (2, 16, 16)  # frames, rows, columns of a token
 
@@ -84,7 +85,23 @@ class PatchEmbed(nn.Module):
         return tokens
 
 
-class Attention(nn.Module):
+@dataclass(frozen=True)
+class Samples:
+    """Rows that are samples; for `model.slices`."""
+
+    count: int
+    elements: int
+
+    def take(self, x: Tensor, first: int, end: int) -> Tensor:
+        """(n, tokens, D) -> (end - first, tokens, D)."""
+        return x[first:end]
+
+    def put(self, x: Tensor, rows: Tensor, first: int, end: int) -> None:
+        """The inverse of take."""
+        x[first:end] = rows
+
+
+class Attention(RowAttention):
     """Multi-head self-attention; queries and values have a bias, keys none (softmax would cancel it)."""
 
     def __init__(self, features: int, heads: int) -> None:
@@ -103,6 +120,15 @@ class Attention(nn.Module):
         y: Tensor = F.scaled_dot_product_attention(*heads.unbind())
         y = self.proj(y.transpose(1, 2).flatten(2))
         return y
+
+    def rows(self, x: Tensor) -> Samples:
+        """The samples of tokens x (n, tokens, D), which attend to all tokens of theirs."""
+        return Samples(len(x), 16 * x.shape[1] * x.shape[2])
+
+    def start(self, norm: nn.Module, samples: Rows) -> RowFunction:
+        """For `model.slices`: norm, then attention, of some of the samples."""
+
+        return lambda rows, _: self.forward(norm(rows))
 
 
 class Block(TransformerBlock):

@@ -24,6 +24,7 @@ from model.late_choice import ChosenClips, LateChoice
 from model.network import Network
 from model.rewire import rewired_stages, set_beta
 from model.schedule import largest_ratio
+from model.slices import Slices
 from tools.benchmarks.trackers import LiveBytes
 from train.parameter_groups import group_sizes, parameter_groups
 from train.settings import Settings
@@ -34,6 +35,7 @@ ACTIONS = 8  # actions per video in the estimate: they count for next to nothing
 # Chunks of the largest size that run, without and with a graph: with one, the second chunk meets the
 # gradients of the first.
 CHUNKS_RUN = {False: 1, True: 2}
+SLICES_RUN = 3
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,22 @@ def _evenly_spaced(choice: LateChoice, values: Tensor) -> ChosenClips:
     num_videos, num_clips = values.shape[:2]
     count = min(choice.count, num_clips)
     return ChosenClips((torch.arange(count) * num_clips // count).expand(num_videos, -1))
+
+
+@contextmanager
+def _few_slices() -> Iterator[None]:
+    """Inside, of the slices of a branch the first, second and last run: the others allocate what they do."""
+    original = Slices.ranges
+
+    def few(slices: Slices) -> Iterator[tuple[int, int]]:
+        ranges = list(original(slices))
+        yield from ranges if len(ranges) <= SLICES_RUN else [*ranges[: SLICES_RUN - 1], ranges[-1]]
+
+    Slices.ranges = few  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Slices.ranges = original  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -296,5 +314,5 @@ def fake_step(
         if reducer is None and settings.optimizer.accumulation_steps > 1:
             for parameter in _trainable(network):
                 parameter.grad = torch.zeros_like(parameter)
-    with _without_choosing():
+    with _without_choosing(), _few_slices():
         return measure_step(settings, network, clips, reducer=reducer)
