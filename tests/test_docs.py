@@ -100,9 +100,14 @@ NOT_RUN = {
     "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/frozen": (
         "six runs in processes of their own; test_tools_ablate.py has the smallest"
     ),
-    "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 2 --out studies/real": (
-        "four runs in processes of their own; test_tools_ablate.py has the smallest"
+    "leantad ablate --recipe mine.yaml --vary encoder.frozen=true,false --seeds 3 --out studies/real": (
+        "six runs in processes of their own; test_tools_ablate.py has the smallest"
     ),
+    "leantad ablate --recipe mine.yaml --vary encoder.clip_ratio=0.1,1.0 --out studies/ratio": (
+        "two runs in processes of their own; test_tools_ablate.py has the smallest"
+    ),
+    "leantad eval --checkpoint studies/real/runs/frozen=false-seed0 --set data.shuffle_frames=true "
+    "--out shuffled.json": "needs those six runs; test_train_eval.py evaluates one",
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",

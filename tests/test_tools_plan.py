@@ -86,6 +86,7 @@ ACTIONFORMER = {
 R18 = {"data": {"num_clips": 4, "resize": 48, "crop": 48}, "optimizer": {"batch_size": 1}}
 
 
+SWIN = {"data": {"num_clips": 2, "clip_frames": 16, "resize": 64, "crop": 64}, "optimizer": {"batch_size": 1}}
 LONG = (pytest.mark.slow, pytest.mark.ci)
 R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
 
@@ -99,6 +100,7 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
         pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
         pytest.param(R18, R18_ENCODER, True, 1.0, marks=LONG),
         pytest.param(R18, R18_ENCODER, False, 0.3, marks=LONG),
+        pytest.param(SWIN, {"backbone": "video_swin_t", "slice_mib": 1}, True, 0.5, marks=LONG),
     ],
 )
 def test_the_estimate_is_the_peak_of_a_real_step(groups, encoder, reversible, ratio):
