@@ -22,8 +22,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .clip_chunks import chunks_on, select_clips
-from .encode_backward import KeptChunk, encoder_gradients, function_inputs, rows, trainable_parameters
+from .encode_backward import (
+    KeptChunk,
+    encoder_gradients,
+    function_inputs,
+    is_partitioned,
+    rows,
+    trainable_parameters,
+)
 from .feature_buffer import FeatureBuffer, device_of, encode_into
+from .kept_graphs import KeptGraphs
 from .late_choice import LateChoice
 from .late_encode import encode_with_late_choice
 from .recompute import recorded_call
@@ -41,6 +49,27 @@ class _ChunkedClips:
     others: tuple[Tensor, ...]
     num_clips: int
     gradient_factor: float
+
+
+class _EncodeOnce(torch.autograd.Function):
+    """As _SampledEncode, with the graphs of the kept clips held in between instead of built again."""
+
+    @staticmethod
+    def forward(ctx: Any, chunked: _ChunkedClips, clips: Tensor, _: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.chunked, ctx.graphs = chunked, KeptGraphs(chunked.encoder)
+        features = FeatureBuffer(chunked.num_clips)
+        kept = (select_clips(clips, indices) for indices in chunked.kept)
+        for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
+            features.write(indices, ctx.graphs.encode(chunk))
+        encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)
+        return features.complete()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        chunked = ctx.chunked
+        of_chunks = (rows(gradient, indices) * chunked.gradient_factor for indices in chunked.kept)
+        return None, None, None, *ctx.graphs.gradients(of_chunks)
 
 
 class _SampledEncode(torch.autograd.Function):
@@ -107,10 +136,11 @@ def _chunk_clips(
     )
 
 
-def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor) -> Tensor:
+def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor, keep_graphs: bool) -> Tensor:
     """(B*N, C, L, H, W) -> (B*N, D, t); the backward is the one that fits how the parameters are held."""
     inputs = function_inputs(chunked.encoder, clips, chunked.device)
-    features: Tensor = _SampledEncode.apply(chunked, *inputs)  # type: ignore[no-untyped-call]
+    once = keep_graphs and not is_partitioned(chunked.encoder)
+    features: Tensor = (_EncodeOnce if once else _SampledEncode).apply(chunked, *inputs)  # type: ignore[no-untyped-call]
     return features
 
 
@@ -139,6 +169,7 @@ def sampled_encode(
     *,
     clips_per_forward: int,
     gradient_scale: GradientScale = "none",
+    keep_graphs: bool = False,
 ) -> Tensor:
     """Features of all clips; the encoder's gradient comes from the kept clips alone, where it is exact.
 
@@ -155,6 +186,10 @@ def sampled_encode(
         "inverse"  the kept clips count N / M times: equal to the full gradient in expectation if every clip
                    is kept with probability M / N ("random", "uniform"); with "block" the ends count too
                    little. A choice by "importance" brings weights of its own, and is unbiased either way.
+
+    keep_graphs: hold the graphs of the kept clips from the forward to the backward (model/kept_graphs.py):
+        these clips run once less, and all of them take memory at the same time. Not with a LateChoice, nor
+        under ZeRO-3, whose parameters are not there in between: then they run again.
 
     Without kept clips, grad mode or a trainable parameter it only encodes, chunk by chunk. Otherwise the
     kept clips run in chunks of their own, and again in the backward, with the same dropout masks; batch norm
@@ -174,6 +209,6 @@ def sampled_encode(
         )
     else:
         chunked = _chunk_clips(encoder, clips, kept, clips_per_forward, gradient_scale)
-        features = _encode_with_graph(chunked, flat)
+        features = _encode_with_graph(chunked, flat, keep_graphs)
     by_video = torch.unflatten(features, 0, (num_videos, -1))  # (B, N, D, t)
     return by_video.transpose(1, 2).flatten(2)  # (B, D, N*t)

@@ -177,4 +177,5 @@ class Network(nn.Module):
             kept,
             clips_per_forward=self.settings.clips_per_forward,
             gradient_scale=self.settings.gradient_scale,
+            keep_graphs=self.settings.keep_graphs,
         )

@@ -121,6 +121,11 @@ class EncoderSettings(SettingsGroup):
     """Clips that go through the encoder at once. More are faster and need more memory; what is computed is
     the same, but for encoder.train_batch_norm. Lower it first when memory runs out."""
 
+    keep_graphs: bool = False
+    """Whether what the encoder keeps of the clips with a gradient (the states of a reversible network) stays
+    from the first forward until the backward pass. true: these clips are encoded once less, so a step is
+    faster, and they take memory all at the same time. false: encoder.clips_per_forward clips at a time."""
+
     slice_mib: int | None = Field(256, ge=1)
     """MiB that one residual branch of a reversible video_swin or videomae may take: one that would take more
     runs on slices of its windows, samples or tokens, one after another. Less needs less memory for long or
@@ -132,6 +137,11 @@ class EncoderSettings(SettingsGroup):
             raise ValueError(
                 f"reversible: {self.backbone} has no residual sum, so nothing of it can be reversed; "
                 "set it to false: its modules are then recomputed, and encoder.clip_ratio keeps a step small"
+            )
+        if self.keep_graphs and self.clip_sampling not in ("random", "uniform", "block", "labels"):
+            raise ValueError(
+                f"keep_graphs: got true with clip_sampling {self.clip_sampling}, which chooses the clips "
+                "after they were encoded; want random, uniform, block or labels"
             )
         if self.weights == PRETRAINED and self.backbone in BACKBONES:
             raise ValueError(

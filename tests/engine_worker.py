@@ -91,6 +91,7 @@ class Mode:
     ema: bool = False  # an average of the weights beside them
     layers: bool = False  # learning rates and weight decay by layer
     traced: bool = False  # a backbone that nobody prepared for rewiring
+    keep_graphs: bool = False  # of the kept clips, from the forward to the backward
     sliced: bool = False  # a backbone of windows and tokens, whose branches run on slices of them
 
 
@@ -141,6 +142,9 @@ MODES = {
     "zero 2, offload, traced": Mode(2, offload=True, traced=True),
     "zero 3, traced": Mode(3, traced=True),
     "zero 3, offload, traced": Mode(3, offload=True, traced=True),
+    "zero 1, kept graphs": Mode(1, keep_graphs=True),
+    "zero 2, offload, 2 micro steps, kept graphs": Mode(2, offload=True, accumulation=2, keep_graphs=True),
+    "zero 3, kept graphs": Mode(3, keep_graphs=True),
     "zero 1, sliced": Mode(1, sliced=True),
     "zero 2, offload, sliced": Mode(2, offload=True, sliced=True),
     "zero 3, sliced": Mode(3, sliced=True),
@@ -269,7 +273,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         torch.manual_seed(seed)
-        self.encoder = Encoder(dropout, traced, sliced)
+        self.encoder, self.keep_graphs = Encoder(dropout, traced, sliced), False
         self.detector = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Tanh(), nn.Conv1d(16, 2, 3))
         if actionformer:
             self.detector = ActionFormer(ACTIONFORMER, num_features=8, num_classes=2)
@@ -279,7 +283,9 @@ class Network(nn.Module):
             )
 
     def forward(self, clips: Tensor, kept: Tensor | LateChoice) -> Tensor:
-        return self.loss(sampled_encode(self.encoder, clips, kept, clips_per_forward=4), kept)
+        keep_graphs = self.keep_graphs
+        features = sampled_encode(self.encoder, clips, kept, clips_per_forward=4, keep_graphs=keep_graphs)
+        return self.loss(features, kept)
 
     def loss(self, features: Tensor, kept: Tensor | LateChoice) -> Tensor:
         if isinstance(self.detector, ActionFormer):
@@ -479,6 +485,7 @@ def compare_steps() -> dict[str, dict[str, float | None]]:
         network = Network(
             frozen=mode.frozen, actionformer=mode.actionformer, traced=mode.traced, sliced=mode.sliced
         )
+        network.keep_graphs = mode.keep_graphs
         engine = engine_of(network, mode)
         average = WeightAverage(engine, EMA_DECAY) if mode.ema else None
         norms = run_steps(engine, 0, STEPS * mode.accumulation, mode.clip_sampling, average)

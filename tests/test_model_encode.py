@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from model.encode import sampled_encode
 from model.late_choice import LateChoice, late_choice
+from model.network import ClipEncoder
 from model.sampling import num_kept, sample_clips, sample_labelled_clips
+from model.settings import EncoderSettings
 
 B, N, SHAPE = 2, 7, (3, 4, 6, 6)  # videos, clips, one clip
 
@@ -79,7 +81,7 @@ def reference(
     return torch.stack(rows), kept
 
 
-def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: int) -> None:
+def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: int, **options) -> None:
     """Features and gradients of sampled_encode against the reference, from one and the same random state."""
     gradient = feature_gradient(clips.shape[1])
     torch.manual_seed(5)
@@ -89,7 +91,7 @@ def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: in
     want_gradients = gradients(encoder)
     encoder.zero_grad()
     torch.manual_seed(5)
-    got = sampled_encode(encoder, clips, kept, clips_per_forward=clips_per_forward)
+    got = sampled_encode(encoder, clips, kept, clips_per_forward=clips_per_forward, **options)
     assert torch.equal(torch.get_rng_state(), after)
     got.backward(gradient)
     assert torch.equal(torch.get_rng_state(), after), "the backward moved the global generator"
@@ -100,10 +102,12 @@ def compare(encoder: Encoder, clips: Tensor, kept: Tensor, clips_per_forward: in
         torch.testing.assert_close(value, want_gradients[name], rtol=1e-12, atol=1e-14, msg=name)
 
 
+@pytest.mark.parametrize("keep_graphs", [False, True])
 @pytest.mark.parametrize("clips_per_forward", [1, 4, 100])
 @pytest.mark.parametrize("strategy", ["random", "uniform", "block"])
-def test_gradients_are_those_of_plain_autograd_on_the_sampled_clips(strategy, clips_per_forward):
-    compare(Encoder(), make_clips(), draw(0.4, strategy=strategy), clips_per_forward)
+def test_gradients_are_those_of_plain_autograd_on_the_sampled_clips(strategy, clips_per_forward, keep_graphs):
+    kept = draw(0.4, strategy=strategy)
+    compare(Encoder(), make_clips(), kept, clips_per_forward, keep_graphs=keep_graphs)
 
 
 def test_gradients_of_clips_near_actions_are_those_of_plain_autograd():
@@ -312,6 +316,40 @@ def test_clips_reach_the_encoder_unchanged_in_chunks_and_the_kept_ones_twice():
     assert {dtype for _, dtype, _ in encoder.seen} == {torch.uint8}
 
 
+def test_with_kept_graphs_every_clip_is_encoded_once_and_the_kept_ones_with_a_graph():
+    encoder = Encoder()
+    features = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4, keep_graphs=True)
+    features.backward(feature_gradient(N))
+    assert [(count, graph) for count, _, graph in encoder.seen] == [
+        (4, True), (2, True), (4, False), (4, False)
+    ]  # fmt: skip
+
+
+def test_a_rewired_encoder_has_the_same_gradients_with_kept_graphs():
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.randint(0, 256, (2, 5, 3, 8, 16, 16), dtype=torch.uint8, generator=generator)
+    kept, found = torch.tensor([[0, 3], [1, 2]]), []
+    for keep_graphs in (False, True):
+        torch.manual_seed(0)
+        encoder = ClipEncoder(EncoderSettings(backbone="r2plus1d_tiny")).double().train()
+        features = sampled_encode(encoder, clips, kept, clips_per_forward=2, keep_graphs=keep_graphs)
+        (features * features.detach().sin()).sum().backward()
+        found.append([features.detach(), *gradients(encoder).values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_kept_graphs_are_gone_after_the_backward():
+    encoder = Encoder()
+    features = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=1, keep_graphs=True)
+    node = features.grad_fn
+    while not hasattr(node, "graphs"):
+        node = node.next_functions[0][0]
+    assert len(node.graphs.features) == 6
+    features.backward(feature_gradient(N))
+    assert not node.graphs.features
+
+
 @pytest.mark.parametrize("frozen", ["everything", "by no_grad"])
 def test_without_anything_to_train_clips_are_encoded_once_and_without_a_graph(frozen):
     encoder = Encoder(dropout=0).requires_grad_(frozen != "everything")
@@ -349,14 +387,15 @@ def test_a_parameter_that_takes_no_part_gets_zeros():
     assert torch.equal(encoder.spare.grad, torch.zeros(3, dtype=torch.float64))
 
 
-def test_batch_norm_counts_each_chunk_once():
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_batch_norm_counts_each_chunk_once(keep_graphs):
     clips, kept = make_clips(), draw(0.4)
     one, two = Encoder(batch_norm=True), Encoder(batch_norm=True)
     torch.manual_seed(5)
     want, _ = reference(one, clips, kept, 4)
     want.backward(feature_gradient(N))
     torch.manual_seed(5)
-    got = sampled_encode(two, clips, kept, clips_per_forward=4)
+    got = sampled_encode(two, clips, kept, clips_per_forward=4, keep_graphs=keep_graphs)
     got.backward(feature_gradient(N))
     assert torch.equal(got, want)
     assert two.norm.num_batches_tracked == 4
@@ -366,26 +405,38 @@ def test_batch_norm_counts_each_chunk_once():
         torch.testing.assert_close(value, one.get_parameter(name).grad, rtol=1e-12, atol=1e-14)
 
 
-def test_each_parameter_is_accumulated_once():
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_each_parameter_is_accumulated_once(keep_graphs):
     encoder, counts = Encoder(), []
     for name, p in encoder.named_parameters():
         p.register_post_accumulate_grad_hook(lambda _, name=name: counts.append(name))
-    sampled_encode(encoder, make_clips(), draw(1.0), clips_per_forward=1).backward(feature_gradient(N))
+    features = sampled_encode(encoder, make_clips(), draw(1.0), clips_per_forward=1, keep_graphs=keep_graphs)
+    features.backward(feature_gradient(N))
     assert sorted(counts) == sorted(name for name, _ in encoder.named_parameters())
 
 
-def test_many_chunks_in_bfloat16_are_summed_in_float32():
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_many_chunks_in_bfloat16_are_summed_in_float32(keep_graphs):
     encoder = Encoder(dropout=0, dtype=torch.bfloat16)
     clips = make_clips(1).expand(
         B, 150, *SHAPE
     )  # the same clip 300 times: the sum is 150 x the gradient of two
     gradient = feature_gradient(1, torch.bfloat16)
-    sampled_encode(encoder, clips, draw(1.0, 150), clips_per_forward=1).backward(gradient.repeat(1, 1, 150))
+    features = sampled_encode(encoder, clips, draw(1.0, 150), clips_per_forward=1, keep_graphs=keep_graphs)
+    features.backward(gradient.repeat(1, 1, 150))
     got = encoder.last.bias.grad.float()
     encoder.zero_grad()
     sampled_encode(encoder, clips[:, :1], draw(1.0, 1), clips_per_forward=1).backward(gradient)
     # One rounding to bfloat16 is 2^-9; here and in the reference. Summed in bfloat16 it is off by up to 0.28.
     torch.testing.assert_close(got, 150 * encoder.last.bias.grad.float(), rtol=2**-7, atol=1e-3)
+
+
+def test_autocast_holds_for_kept_graphs_of_several_chunks():
+    encoder = Encoder(dropout=0, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=2, keep_graphs=True)
+    features.backward(feature_gradient(N, features.dtype))
+    assert features.dtype == torch.bfloat16 and encoder.first.weight.grad.dtype == torch.float32
 
 
 def test_autocast_of_the_forward_holds_in_the_backward():

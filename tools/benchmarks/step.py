@@ -39,6 +39,7 @@ class Mode:
     recompute: str = ""
     reversible: bool = False
     sampled: bool = False
+    keep_graphs: bool = False
 
 
 MODES = (
@@ -48,6 +49,7 @@ MODES = (
     Mode("reversible", reversible=True),
     Mode("sampled", sampled=True),
     Mode("sampled + reversible", sampled=True, reversible=True),
+    Mode("sampled + reversible, states kept", sampled=True, reversible=True, keep_graphs=True),
 )
 
 
@@ -146,7 +148,13 @@ class StepNetwork(nn.Module):
     def _features(self, clips: Tensor, kept: Tensor) -> Tensor:
         """(B, D, N * t)"""
         if self.mode.sampled:
-            return sampled_encode(self.encoder, clips, kept, clips_per_forward=self.clips_per_forward)
+            return sampled_encode(
+                self.encoder,
+                clips,
+                kept,
+                clips_per_forward=self.clips_per_forward,
+                keep_graphs=self.mode.keep_graphs,
+            )
         encode: Any = self.encoder
         if self.mode.recompute == "clips":
             encode = partial(checkpoint, self.encoder, use_reentrant=False)

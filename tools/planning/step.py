@@ -9,6 +9,7 @@ so the first ones stand for the rest.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -98,9 +99,9 @@ class Reducer:
 class _FirstChunks(nn.Module):
     """Stands in for the encoder: runs the first chunks of clips only, and sets the tracker's part."""
 
-    def __init__(self, encoder: nn.Module, tracker: LiveBytes) -> None:
+    def __init__(self, encoder: nn.Module, tracker: LiveBytes, chunks_run: dict[bool, int]) -> None:
         super().__init__()
-        self.encoder, self.tracker = encoder, tracker
+        self.encoder, self.tracker, self.chunks_run = encoder, tracker, chunks_run
         # by whether there is a graph: clips of the largest chunk so far, and how often one so large has run
         self.largest: Counter[bool] = Counter()
         self.runs: Counter[bool] = Counter()
@@ -130,7 +131,7 @@ class _FirstChunks(nn.Module):
         if num_clips > self.largest[graph]:
             self.largest[graph], self.runs[graph] = num_clips, 0
         self.runs[graph] += num_clips == self.largest[graph]
-        return num_clips == self.largest[graph] and self.runs[graph] <= CHUNKS_RUN[graph]
+        return num_clips == self.largest[graph] and self.runs[graph] <= self.chunks_run[graph]
 
 
 @contextmanager
@@ -251,7 +252,9 @@ def _tracked(network: Network, tracker: LiveBytes, reducer: Reducer | None) -> I
         p.register_post_accumulate_grad_hook(count_gradient)  # type: ignore[no-untyped-call]
         for p in trainable
     ]
-    network.encoder = _FirstChunks(encoder, tracker)  # type: ignore[assignment]
+    # Graphs that are kept are there all at once: none stands for another.
+    chunks_run = {**CHUNKS_RUN, True: sys.maxsize} if network.settings.keep_graphs else CHUNKS_RUN
+    network.encoder = _FirstChunks(encoder, tracker, chunks_run)  # type: ignore[assignment]
     try:
         yield
     finally:
