@@ -39,6 +39,6 @@ def check(found: Growth) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_nothing_grows_over_a_hundred_steps_and_twenty_videos(tmp_path):
+def test_nothing_grows_over_a_hundred_steps_and_eighty_videos(tmp_path):
     check(soak_training(tmp_path, 100))
-    check(soak_prediction(tmp_path, 20))
+    check(soak_prediction(tmp_path, 80))  # of fewer, the start and the end are a fifth of the time
