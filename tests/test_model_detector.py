@@ -190,6 +190,7 @@ def bumps(num_steps: int) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.
     return features, segments, labels
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_detector_alone_overfits_a_few_sequences():
     settings = DetectorSettings(

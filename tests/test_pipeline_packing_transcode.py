@@ -363,7 +363,8 @@ def test_pictures_that_make_no_video_are_refused(frames, wanted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", ["vp9", pytest.param("h264", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_real_files_last_as_long_as_their_source(shared_real, codec):
     done = 0
     for path in sorted((shared_real / "videos").iterdir()):

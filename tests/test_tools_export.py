@@ -185,6 +185,7 @@ def test_the_backbone_of_a_given_model_can_be_trained_on(trained, model, tmp_pat
     assert results[0] == results[1]
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_evaluating_a_model_file_gives_what_its_run_gives(tmp_path):
     shards = make_shards_of(tmp_path)

@@ -148,6 +148,7 @@ def test_the_estimate_is_the_peak_of_a_real_step_however_clips_are_chosen(strate
     assert fake_step(settings, 5).total == pytest.approx(real_peak(settings), rel=0.1)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_frozen_stages_need_less_memory_as_in_a_real_step():
     peaks = []

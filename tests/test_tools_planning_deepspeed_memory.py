@@ -200,6 +200,7 @@ def small_settings(**optimizer):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_under_zero_3_the_last_chunk_moves_its_gradients_into_the_bucket():
     settings = with_changes(small_settings(), {"encoder.clip_ratio": 0.3})  # one chunk, which is the last

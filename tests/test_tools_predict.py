@@ -271,6 +271,7 @@ REAL = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_real_files_of_many_kinds_get_an_answer_or_a_reason(shared_real, run, tmp_path):
     paths = [shared_real / "videos" / name for name in REAL]

@@ -98,6 +98,7 @@ def test_processes_of_a_launcher_predict_what_one_does(world, tmp_path, processe
     assert outputs[1] == outputs[processes]
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(world, tmp_path):
     """Both find no subset of that name; nothing is written, and nobody waits for anybody."""

@@ -70,7 +70,13 @@ def members():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("victim", "number"), [(1, signal.SIGSTOP), (0, signal.SIGSTOP), (2, signal.SIGKILL), (0, signal.SIGKILL)]
+    ("victim", "number"),
+    [
+        (1, signal.SIGSTOP),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.ci),
+        pytest.param(2, signal.SIGKILL, marks=pytest.mark.ci),
+        (0, signal.SIGKILL),
+    ],
 )
 def test_all_others_end_when_one_is_lost(members, victim, number):
     os.kill(members[victim].process.pid, number)
