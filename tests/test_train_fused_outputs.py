@@ -107,9 +107,9 @@ def test_files_of_other_videos_windows_or_candidates_are_one_line(paths, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("jump", "swim")}, "other classes than .* \(run, swim\)"),
-        ({"classes": ("run", "jump")}, "other classes than .* \(the order of them\)"),
-        ({"metadata": METADATA | {"videos": ["a", "c"]}}, "other videos than .* \(b, c\)"),
+        ({"classes": ("jump", "swim")}, r"other classes than .* \(run, swim\)"),
+        ({"classes": ("run", "jump")}, r"other classes than .* \(the order of them\)"),
+        ({"metadata": METADATA | {"videos": ["a", "c"]}}, r"other videos than .* \(b, c\)"),
     ],
 )
 def test_files_of_other_classes_or_data_are_one_line_before_any_work(paths, tmp_path, changes, message):
