@@ -11,12 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
-from model.backbones.video_swin import (
-    Layout,
-    PatchEmbed,
-    PatchMerging,
-    VideoSwin,
-    WindowAttention,
+from model.backbones.video_swin import Layout, PatchEmbed, PatchMerging, VideoSwin, WindowAttention
+from model.backbones.windows import (
     fit_window,
     mask_of,
     partition,
