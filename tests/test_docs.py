@@ -108,6 +108,8 @@ NOT_RUN = {
     ),
     "leantad eval --checkpoint studies/real/runs/frozen=false-seed0 --set data.shuffle_frames=true "
     "--out shuffled.json": "needs those six runs; test_train_eval.py evaluates one",
+    "leantad train --recipe fir.yaml --out runs/fir": "as docs/train-on-your-own-videos.md, other values",
+    "leantad eval --checkpoint runs/fir --tiou 0.1,0.2,0.3,0.4,0.5 --out fir.json": "needs that run",
     "make setup": "has made the environment of these tests",
     "make demo": "takes minutes; CI runs it",
     "make test": "is what runs these tests",
@@ -137,6 +139,7 @@ LONG_PAGES = (
     "docs/speed.md",
     "docs/benchmarks.md",
     "docs/choose-settings.md",
+    "docs/train-on-your-own-videos.md",
 )
 # What lies in the folder before a page is run from top to bottom.
 PREPARED = {

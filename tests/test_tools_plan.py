@@ -401,6 +401,7 @@ def test_the_command_prints_parts_and_ready_options(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_when_nothing_fits_one_line_names_the_part_and_what_to_change(tmp_path):
     config = tmp_path / "ds.json"
     values = {"zero_optimization": {"offload_optimizer": {"device": "none"}}, "bf16": {"enabled": False}}

@@ -75,7 +75,7 @@ def members():
         (1, signal.SIGSTOP),
         pytest.param(0, signal.SIGSTOP, marks=pytest.mark.ci),
         pytest.param(2, signal.SIGKILL, marks=pytest.mark.ci),
-        (0, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.ci),
     ],
 )
 def test_all_others_end_when_one_is_lost(members, victim, number):
