@@ -7,7 +7,8 @@ forward and the backward of one autograd.Function, so a step is one `loss.backwa
 ordinary autograd.
 
 Memory: the graph of one chunk of clips, and the kept clips as they came in (uint8), on a GPU only two chunks
-of them. Time: one forward over all clips, and another with its backward over the kept ones. The kept clips
+of them. Time: one forward over all clips, and another with its backward over the kept ones. `keep_graphs` has
+it the other way round: the graphs of all kept clips, and one forward less over them. The kept clips
 are chosen before the forward, or late (`model.late_choice`); how their gradients are added up is in
 `model.encode_backward`.
 """
@@ -22,18 +23,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .clip_chunks import chunks_on, select_clips
-from .encode_backward import (
-    KeptChunk,
-    encoder_gradients,
-    function_inputs,
-    is_partitioned,
-    rows,
-    trainable_parameters,
-)
+from .encode_backward import KeptChunk, encoder_gradients, function_inputs, rows, trainable_parameters
 from .feature_buffer import FeatureBuffer, device_of, encode_into
 from .kept_graphs import KeptGraphs
 from .late_choice import LateChoice
 from .late_encode import encode_with_late_choice
+from .partitioned import is_partitioned
 from .recompute import recorded_call
 
 GradientScale = Literal["none", "inverse"]
@@ -58,9 +53,7 @@ class _EncodeOnce(torch.autograd.Function):
     def forward(ctx: Any, chunked: _ChunkedClips, clips: Tensor, _: Tensor, *parameters: Tensor) -> Tensor:
         ctx.chunked, ctx.graphs = chunked, KeptGraphs(chunked.encoder)
         features = FeatureBuffer(chunked.num_clips)
-        kept = (select_clips(clips, indices) for indices in chunked.kept)
-        for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
-            features.write(indices, ctx.graphs.encode(chunk))
+        encode_into(features, ctx.graphs.encode, clips, chunked.kept, chunked.device)
         encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)
         return features.complete()
 

@@ -11,13 +11,15 @@ around:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .gradient_sums import GradientSums
+from .partitioned import held_back, is_partitioned
 from .recompute import CallState, graph_handle
 
 
@@ -30,20 +32,15 @@ class KeptChunk:
     call: CallState
 
 
-class _ForwardBackward(nn.Module):
-    """Forward and backward of one chunk in one call, so that `functional_call` spans both.
+def _forward_backward(encoder: nn.Module, chunk: KeptChunk) -> None:
+    with chunk.call.replay(encoder):
+        features = encoder(chunk.clips)
+    backward(features, chunk.gradient)
 
-    A reversible stage runs its branches again during the backward, and must then meet the aliases, too.
-    """
 
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, chunk: KeptChunk) -> None:
-        with chunk.call.replay(self.encoder):
-            features = self.encoder(chunk.clips)
-        torch.autograd.backward(features, chunk.gradient.to(features.dtype))
+def backward(features: Tensor, gradient: Tensor) -> None:
+    """Back-propagate the gradient of features, in whatever dtype it is."""
+    torch.autograd.backward(features, gradient.to(features.dtype))
 
 
 def trainable_parameters(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -51,33 +48,51 @@ def trainable_parameters(encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in encoder.named_parameters() if p.requires_grad]
 
 
-def is_partitioned(encoder: nn.Module) -> bool:
-    """Whether ZeRO-3 holds the parameters: it gives each an id of its own."""
-    return any(hasattr(p, "ds_id") for p in encoder.parameters())
+class _Holder(nn.Module):
+    """Calls a function; `functional_call` of it spans that call."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+class Aliases:
+    """Detached aliases of an encoder's trainable parameters, and the sums of their gradients."""
+
+    def __init__(self, encoder: nn.Module):
+        self.holder = _Holder(encoder)
+        self.tensors = {
+            f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)
+        }
+        self.sums = GradientSums(list(self.tensors.values()))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), within which the aliases stand in the place of the encoder's parameters.
+
+        A reversible stage runs its branches again during the backward, and must then meet them, too.
+        """
+        return torch.func.functional_call(self.holder, self.tensors, (function, *arguments))
 
 
 def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk]) -> list[Tensor]:
     """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
-    aliases = {f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)}
-    sums, forward_backward = GradientSums(list(aliases.values())), _ForwardBackward(encoder)
+    aliases = Aliases(encoder)
     for chunk in chunks:
-        torch.func.functional_call(forward_backward, aliases, (chunk,))
-        sums.add_low_precision()
-    return list(sums)
+        aliases.call(_forward_backward, encoder, chunk)
+        aliases.sums.add_low_precision()
+    return list(aliases.sums)
 
 
 def backward_partitioned(encoder: nn.Module, chunks: Iterable[KeptChunk], num_chunks: int) -> None:
-    """Accumulate into the real parameters; `ds_grad_is_ready` lets ZeRO-3 reduce at the last chunk only."""
-    parameters = [p for _, p in trainable_parameters(encoder)]
-    forward_backward = _ForwardBackward(encoder)
-    try:
-        for i, chunk in enumerate(chunks):
-            for p in parameters:
-                p.ds_grad_is_ready = i == num_chunks - 1  # type: ignore[attr-defined]
-            forward_backward(chunk)
-    finally:
-        for p in parameters:
-            p.ds_grad_is_ready = True  # type: ignore[attr-defined]
+    """Accumulate into the real parameters, which ZeRO-3 reduces at the last chunk only."""
+    with held_back(encoder) as let_go:
+        for number, chunk in enumerate(chunks, start=1):
+            if number == num_chunks:
+                let_go()
+            _forward_backward(encoder, chunk)
 
 
 def rows(gradient: Tensor, indices: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class FeatureBuffer:
 
 def encode_into(
     features: FeatureBuffer,
-    encoder: nn.Module,
+    encoder: Callable[[Tensor], Tensor],
     clips: Tensor,
     chunks: Sequence[Tensor],
     device: torch.device,

@@ -13,47 +13,28 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .encode_backward import trainable_parameters
-from .gradient_sums import GradientSums
-
-
-class _Backward(nn.Module):
-    """The backward of one chunk, for `functional_call`: a reversible stage runs its branches again."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, features: Tensor, gradient: Tensor) -> None:
-        torch.autograd.backward(features, gradient.to(features.dtype))
+from .encode_backward import Aliases, backward
+from .recompute import autocast_dtype, autocast_without_cache
 
 
 class KeptGraphs:
     """Features of chunks of clips, each with its graph."""
 
     def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
-        self.aliases = {name: p.detach().requires_grad_() for name, p in trainable_parameters(encoder)}
+        self.encoder, self.aliases = encoder, Aliases(encoder)
         self.features: list[Tensor] = []
 
     def encode(self, clips: Tensor) -> Tensor:
         """The features of a chunk (n, C, L, H, W), without a graph; the graph is kept here."""
         kind = clips.device.type
-        # Without the cache: casted weights carry a graph, which the backward of one chunk frees.
-        autocast = torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
-        with torch.enable_grad(), autocast:
-            features: Tensor = torch.func.functional_call(self.encoder, self.aliases, (clips,))
+        with torch.enable_grad(), autocast_without_cache(kind, autocast_dtype(kind)):
+            features: Tensor = self.aliases.call(self.encoder, clips)
         self.features.append(features)
         return features.detach()
 
     def gradients(self, feature_gradients: Iterable[Tensor]) -> list[Tensor]:
         """The gradient of each trainable parameter, from those of the chunks' features; frees the graphs."""
-        sums = GradientSums(list(self.aliases.values()))
-        backward = _Backward(self.encoder)
-        aliases = {f"encoder.{name}": alias for name, alias in self.aliases.items()}
-        features = self.features[::-1]
-        self.features.clear()
         for gradient in feature_gradients:
-            torch.func.functional_call(backward, aliases, (features.pop(), gradient))
-            sums.add_low_precision()
-        return list(sums)
+            self.aliases.call(backward, self.features.pop(0), gradient)
+            self.aliases.sums.add_low_precision()
+        return list(self.aliases.sums)

@@ -20,9 +20,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .clip_chunks import chunks_on, select_clips
-from .encode_backward import KeptChunk, encoder_gradients, function_inputs, is_partitioned, rows
+from .encode_backward import KeptChunk, encoder_gradients, function_inputs, rows
 from .feature_buffer import FeatureBuffer, device_of
 from .late_choice import ChosenClips, LateChoice
+from .partitioned import is_partitioned
 from .recompute import CallState, recorded_call
 
 

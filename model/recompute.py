@@ -78,6 +78,17 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+def autocast_dtype(kind: str) -> torch.dtype | None:
+    """What autocast computes in on a kind of device ("cpu", "cuda"); None: it is off."""
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def autocast_without_cache(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to this dtype; None: off. Casted weights in its cache would carry the graph, or the lack of
+    one, of whoever used them first."""
+    return torch.autocast(kind, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
+
+
 @dataclass(frozen=True)
 class CallState:
     """What a call depends on besides input and parameters: autocast, the generators if it drew numbers."""
@@ -86,20 +97,18 @@ class CallState:
     autocast_dtype: torch.dtype | None  # None if autocast was off
     rng: RngState | None  # None if the call drew no random number
 
+    @staticmethod
+    def after(before: RngState) -> CallState:
+        """Of the call that has just ended; before: the generators as they were when it began."""
+        kind = before.device.type
+        return CallState(kind, autocast_dtype(kind), None if before.is_current() else before)
+
     @contextmanager
     def replay(self, module: nn.Module) -> Iterator[None]:
         """Inside, `module` computes what it computed in that call, with a graph, and has no side effect."""
-        with torch.enable_grad(), self._autocast(), self._random(), frozen_statistics(module):
+        autocast = autocast_without_cache(self.device_type, self.autocast_dtype)
+        with torch.enable_grad(), autocast, self._random(), frozen_statistics(module):
             yield
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        # Without the cache: casted weights carry a graph, which the nested backward of one branch frees.
-        return torch.autocast(
-            self.device_type,
-            dtype=self.autocast_dtype,
-            enabled=self.autocast_dtype is not None,
-            cache_enabled=False,
-        )
 
     def _random(self) -> AbstractContextManager[None]:
         return nullcontext() if self.rng is None else self.rng.replay()
@@ -109,9 +118,7 @@ def recorded_call(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
     """function(x), and the state from which the very same call can be replayed."""
     rng = RngState.capture(x.device)
     y = function(x)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return y, CallState(kind, dtype, None if rng.is_current() else rng)
+    return y, CallState.after(rng)
 
 
 def has_trainable_parameters(module: nn.Module) -> bool:
@@ -202,9 +209,7 @@ class _RecomputeCall(torch.autograd.Function):
         outputs = call.run(tensors)
         if versions != [tensor._version for tensor in tensors]:
             raise ValueError(f"rewire: {call.name} changes its input in place, so it cannot run again")
-        kind = device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        ctx.call, ctx.state = call, CallState(kind, dtype, None if rng.is_current() else rng)
+        ctx.call, ctx.state = call, CallState.after(rng)
         ctx.save_for_backward(*tensors)
         # An input that is returned as it is would lose its graph.
         outputs = tuple(y.view_as(y) if any(y is x for x in tensors) else y for y in outputs)

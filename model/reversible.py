@@ -40,7 +40,7 @@ from torch.nn import functional as F
 
 from .grid import Grid
 from .inverse_accuracy import smallest_beta
-from .recompute import CallState, graph_handle, has_trainable_parameters, recorded_call
+from .recompute import CallState, autocast_dtype, graph_handle, has_trainable_parameters, recorded_call
 from .slices import sliced_backward, sliced_increment, slices_of
 
 
@@ -129,9 +129,8 @@ class Recurrence:
 
 def branch_dtype(branches: Sequence[Branch], x: Tensor) -> torch.dtype:
     """The least precise dtype in which the branches will compute: autocast's, or that of their parameters."""
-    device_type = x.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
+    if (dtype := autocast_dtype(x.device.type)) is not None:
+        return dtype
     dtypes = [branch.dtype for branch in branches if branch.dtype is not None]
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=x.dtype)
 

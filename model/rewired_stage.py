@@ -38,16 +38,16 @@ class RecurrenceOptions:
     beta: float
     fixed_point_states: bool
     leapfrog: bool
-    slice_bytes: int | None = None
+    slice_bytes: int | None
 
 
 class RewiredStage(nn.Sequential):
     """The blocks of one stage: runs of shape-keeping blocks as one recurrence each, transitions in between.
 
     `stored` names the transitions, and the runs of blocks, that keep their activations. `invert`,
-    `fixed_point_states` and `leapfrog` are those of `run_stage`. `reconstruction_error` holds, after a
-    backward pass that inverted, the relative error of the last reconstructed run (a scalar tensor), else
-    None.
+    `fixed_point_states`, `leapfrog` and `slice_bytes` are those of `run_stage`. `reconstruction_error` holds,
+    after a backward pass that inverted, the relative error of the last reconstructed run (a scalar tensor),
+    else None.
     """
 
     def __init__(

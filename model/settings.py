@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from model.backbones import BACKBONES, WITHOUT_RESIDUALS, check_backbone_name
+from model.late_choice import LateStrategy
 from model.schedule import RatioSchedule
 from settings_group import SettingsGroup
 
@@ -138,7 +139,7 @@ class EncoderSettings(SettingsGroup):
                 f"reversible: {self.backbone} has no residual sum, so nothing of it can be reversed; "
                 "set it to false: its modules are then recomputed, and encoder.clip_ratio keeps a step small"
             )
-        if self.keep_graphs and self.clip_sampling not in ("random", "uniform", "block", "labels"):
+        if self.keep_graphs and self.clip_sampling in get_args(LateStrategy):
             raise ValueError(
                 f"keep_graphs: got true with clip_sampling {self.clip_sampling}, which chooses the clips "
                 "after they were encoded; want random, uniform, block or labels"

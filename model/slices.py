@@ -10,15 +10,15 @@ summed over slices, in float32 at least, so they differ by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .gradient_sums import GradientSums
+from .partitioned import held_back
 from .recompute import CallState
 
 RowFunction = Callable[[Tensor, int], Tensor]  # some rows and the number of the first one -> as many rows
@@ -115,7 +115,7 @@ def sliced_backward(
     rows, x, gradient = slices.rows, x.contiguous(), gradient.contiguous()
     result, input_gradient = torch.empty_like(x), torch.empty_like(x)
     sums = GradientSums([p for p in module.parameters() if p.requires_grad and not hasattr(p, "ds_id")])
-    with _held_back(module) as let_go:
+    with held_back(module) as let_go:
         for first, end in slices.ranges():
             if end == rows.count:
                 let_go()
@@ -129,21 +129,3 @@ def sliced_backward(
             sums.add_low_precision()
     sums.put_back()
     return result, input_gradient
-
-
-@contextmanager
-def _held_back(module: nn.Module) -> Iterator[Callable[[], None]]:
-    """Inside, ZeRO-3 does not reduce the gradients of a module, until what is yielded is called."""
-    partitioned: list[Any] = [p for p in module.parameters() if hasattr(p, "ds_grad_is_ready")]
-    ready = [parameter.ds_grad_is_ready for parameter in partitioned]
-
-    def let_go() -> None:
-        for parameter, before in zip(partitioned, ready, strict=True):
-            parameter.ds_grad_is_ready = before
-
-    for parameter in partitioned:
-        parameter.ds_grad_is_ready = False
-    try:
-        yield let_go
-    finally:
-        let_go()

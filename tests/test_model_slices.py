@@ -146,7 +146,7 @@ class PartitionedParameter:
     """What ZeRO-3 sees of a parameter: whether it may reduce its gradient, each time one is accumulated."""
 
     def __init__(self, parameter: nn.Parameter):
-        parameter.ds_grad_is_ready = True
+        parameter.ds_id, parameter.ds_grad_is_ready = 0, True
         self.seen: list[bool] = []
         parameter.register_post_accumulate_grad_hook(lambda p: self.seen.append(p.ds_grad_is_ready))
 

@@ -20,7 +20,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, ...). Zero for the samples dropped, x / (1 - rate) for the others."""
         factors = self.draw(x)
-        return x if factors is None else x * factors.view(-1, *[1] * (x.dim() - 1))
+        return x if factors is None else scaled(x, factors)
 
     def draw(self, x: Tensor) -> Tensor | None:
         """What each sample of x (n, ...) is multiplied by: (n,), in the dtype of x; None: by nothing."""
@@ -30,6 +30,11 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
+
+
+def scaled(x: Tensor, factors: Tensor) -> Tensor:
+    """x (n, ...), each of the n times its factor (n,)."""
+    return x * factors.view(-1, *[1] * (x.dim() - 1))
 
 
 def rising_rates(last: float, depth: int) -> list[float]:

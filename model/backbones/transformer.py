@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..prepared import BranchFunction, ResidualBlock
 from ..slices import RowFunction, Rows, SliceableBranch
-from .drop_path import DropPath
+from .drop_path import DropPath, scaled
 
 
 class Mlp(nn.Module):
@@ -116,8 +116,7 @@ class TransformerBlock(ResidualBlock):
         by_row = factors.repeat_interleave(rows.count // len(like))
 
         def with_drop_path(part: Tensor, first: int) -> Tensor:
-            y = function(part, first)
-            return y * by_row[first : first + len(part)].view(-1, *[1] * (y.dim() - 1))
+            return scaled(function(part, first), by_row[first : first + len(part)])
 
         return with_drop_path
 

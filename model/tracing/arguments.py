@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..recompute import autocast_dtype
+
 
 class RefusedError(ValueError):
     """A block is not what its trace says; `name` is the block's."""
@@ -142,8 +144,7 @@ def signature_of(value: Any) -> Any:
 
 def call_signature(name: str, x: Tensor, arguments: Arguments) -> Any:
     """That of block(x, ...) under autocast as it is. Raises ValueError for arguments of unknown kinds."""
-    kind = x.device.type
-    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    autocast = autocast_dtype(x.device.type)
     try:
         return signature_of(x), signature_of(arguments.args), signature_of(arguments.kwargs), autocast
     except UnknownArgumentError as error:

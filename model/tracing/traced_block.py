@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..recompute import RngState, frozen_statistics
+from ..recompute import RngState, autocast_dtype, autocast_without_cache, frozen_statistics
 from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .block_program import BlockProgram, BranchProgram
 from .graph import python_random_state
@@ -136,9 +136,7 @@ def tensor_versions(block: nn.Module) -> dict[str, tuple[int, int]]:
 def _without_side_effects(block: nn.Module, x: Tensor) -> Iterator[None]:
     """No graph, no batch norm statistics, no weights left in autocast's cache (they would carry no graph)."""
     kind = x.device.type
-    enabled = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if enabled else None
-    autocast = torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+    autocast = autocast_without_cache(kind, autocast_dtype(kind))
     with torch.no_grad(), autocast, frozen_statistics(block), RngState.capture(x.device).replay():
         yield
 

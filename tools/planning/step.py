@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,14 +136,19 @@ class _FirstChunks(nn.Module):
 
 
 @contextmanager
-def _without_trunc_normal() -> Iterator[None]:
-    """Inside, nn.init.trunc_normal_ does nothing: it draws until the values fit, and fake ones have none."""
-    original = nn.init.trunc_normal_
-    nn.init.trunc_normal_ = lambda tensor, *_, **__: tensor
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, an attribute of a module or class is another one."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        nn.init.trunc_normal_ = original
+        setattr(owner, name, original)
+
+
+def _without_trunc_normal() -> AbstractContextManager[None]:
+    """Inside, nn.init.trunc_normal_ does nothing: it draws until the values fit, and fake ones have none."""
+    return _replaced(nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor)
 
 
 def _evenly_spaced(choice: LateChoice, values: Tensor) -> ChosenClips:
@@ -152,31 +158,20 @@ def _evenly_spaced(choice: LateChoice, values: Tensor) -> ChosenClips:
     return ChosenClips((torch.arange(count) * num_clips // count).expand(num_videos, -1))
 
 
-@contextmanager
-def _few_slices() -> Iterator[None]:
+def _without_choosing() -> AbstractContextManager[None]:
+    """Inside, clips that features or gradients would decide are evenly spaced: fake ones have no values."""
+    return _replaced(LateChoice, "choose", _evenly_spaced)
+
+
+def _few_slices() -> AbstractContextManager[None]:
     """Inside, of the slices of a branch the first, second and last run: the others allocate what they do."""
-    original = Slices.ranges
+    all_ranges = Slices.ranges
 
     def few(slices: Slices) -> Iterator[tuple[int, int]]:
-        ranges = list(original(slices))
+        ranges = list(all_ranges(slices))
         yield from ranges if len(ranges) <= SLICES_RUN else [*ranges[: SLICES_RUN - 1], ranges[-1]]
 
-    Slices.ranges = few  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        Slices.ranges = original  # type: ignore[method-assign]
-
-
-@contextmanager
-def _without_choosing() -> Iterator[None]:
-    """Inside, clips that features or gradients would decide are evenly spaced: fake ones have no values."""
-    original = LateChoice.choose
-    LateChoice.choose = _evenly_spaced  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        LateChoice.choose = original  # type: ignore[method-assign]
+    return _replaced(Slices, "ranges", few)
 
 
 def _fake_network(settings: Settings, num_classes: int, dtype: torch.dtype, mode: FakeTensorMode) -> Network:
