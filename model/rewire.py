@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .prepared import PreparedNetwork
 from .recompute import recompute
-from .reversible import Recurrence
+from .recurrence import Recurrence
 from .rewired_stage import RecurrenceOptions, Rewired, RewiredStage, changes_shape, named_blocks
 from .tracing.example import Example
 from .tracing.install import rewire_unprepared

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .prepared import ResidualBlock
 from .recompute import recompute
-from .reversible import Branch, Recurrence, run_stage
+from .recurrence import Recurrence
+from .reversible import Branch, run_stage
 
 
 @dataclass(frozen=True)

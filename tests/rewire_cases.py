@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
-from model.reversible import Recurrence
+from model.recurrence import Recurrence
 from tools.benchmarks.trackers import SavedBytes
 
 MIB = 2**20

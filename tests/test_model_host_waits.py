@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PATH = [
     *("model/encode.py", "model/network.py", "model/reversible.py", "model/rewired_stage.py"),
     *("model/clip_chunks.py", "model/slices.py", "model/gradient_sums.py", "model/partitioned.py"),
-    *("model/grid.py", "model/recompute.py", "model/deterministic.py", "model/sampling.py"),
+    *("model/grid.py", "model/recompute.py", "model/recurrence.py", "model/deterministic.py"),
+    "model/sampling.py",
     *("model/encode_backward.py", "model/kept_graphs.py", "model/late_encode.py", "model/late_choice.py"),
     *("model/feature_buffer.py", "model/diversity.py", "model/schedule.py"),
     "model/segments.py",

@@ -10,7 +10,8 @@ from reversible_cases import conv_norm, distance, gradients, pre_norm_mlp, refer
 from torch import Tensor, nn
 
 from model.inverse_accuracy import smallest_beta
-from model.reversible import Branch, Recurrence, run_stage
+from model.recurrence import Recurrence
+from model.reversible import Branch, run_stage
 from tools.benchmarks.trackers import LiveBytes
 
 BETAS = (0.4, 0.7, 1.0)

@@ -13,7 +13,8 @@ import model.rewire
 import model.rewired_stage
 from model.backbones import build_backbone
 from model.grid import Grid
-from model.reversible import Branch, Recurrence
+from model.recurrence import Recurrence
+from model.reversible import Branch
 from model.rewire import rewire, rewired_stages, set_beta
 from tools.benchmarks.trackers import LiveBytes, SavedBytes
 

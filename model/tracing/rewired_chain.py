@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..recompute import RngState, frozen_statistics, recompute_call
-from ..reversible import Branch, Recurrence, run_stage
+from ..recurrence import Recurrence
+from ..reversible import Branch, run_stage
 from .arguments import Arguments, split_state
 from .block_program import BranchStep, PlainStep
 from .pending import Pending

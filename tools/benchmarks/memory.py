@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.backbones import build_backbone
 from model.backbones.backbone import Backbone
 from model.encode import sampled_encode
-from model.reversible import Recurrence
+from model.recurrence import Recurrence
 from model.rewire_backbone import rewire_backbone
 from model.sampling import num_kept, sample_clips
 from tools.benchmarks.common import check_backbone
