@@ -152,6 +152,7 @@ PREPARED = {
     + ["rgb_imagenet.pt", "label_map.txt"],
     "docs/annotations.md": ["coded.boris", "elan/monday.eaf", "elan/tuesday.eaf", "my_videos"]
     + ["predictions/detections.json"],
+    "docs/speed.md": ["recordings", "runs/mine"],
     "docs/predict.md": ["match.mp4", "recordings", "more", "runs/mine", "data/mine"],
     "docs/python.md": ["my_videos", "annotations.csv", "match.mp4", "recordings", "mine.yaml", "runs/mine"],
     "docs/python.ipynb": ["runs/demo", "data/demo", "data/demo-videos/videos"],

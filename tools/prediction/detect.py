@@ -168,6 +168,13 @@ def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: O
     return chosen.scores(labels)
 
 
+def processes_at_once() -> int:
+    """How many files are encoded at once on this machine, by each of the ranks."""
+    from train.distributed import world_size
+
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
+
+
 def detect_in_files(
     trained: TrainedNetwork, files: dict[str, Path], selection: Selection, *, output: Output
 ) -> list[VideoDetections]:
@@ -180,10 +187,9 @@ def detect_in_files(
 
     check_kind(trained, files)
     own = dict(list(files.items())[rank() :: world_size()])
-    workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // world_size()))
     found = [
         replace(video, detections=selection.apply(video.detections))
-        for video in (predict(trained, own, output=output, workers=workers) if own else ())
+        for video in (predict(trained, own, output=output, workers=processes_at_once()) if own else ())
     ]
     if world_size() == 1:
         return found
