@@ -170,13 +170,18 @@ def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
 @pytest.mark.ci
 @pytest.mark.slow
 def test_a_rehearsal_runs_the_checks_themselves(tmp_path):
-    only = ("--only", "decoding", "--only", "engine")
-    result = invoke("--out", tmp_path, *only, "--rehearse", "--minutes", "5")
-    assert result.exit_code == 0, result.output
+    only = [name for name in GROUP_NAMES if name != "doctor"]  # tests/test_tools_doctor.py has it
+    options = [word for name in only for word in ("--only", name)]
+    result = invoke("--out", tmp_path, *options, "--rehearse", "--minutes", "10")
     rows = read_rows(tmp_path / ROWS_FILE)
-    assert rows["decode vp9"].state == OK and "48x48 off by 0" in rows["decode vp9"].figures
-    assert rows["ZeRO stages, offload"].state == OK
-    logs = {"decoding.log", "engine.log"}
+    # of the CPU's own bfloat16, which differs from one to the next; the GPU's is held to its bound
+    assert result.exit_code == 0 or rows["step, bfloat16"].state == FAILED, result.output
+    assert rows.pop("step, bfloat16").state != SKIPPED
+    assert rows.pop("GPU tests").state == SKIPPED
+    assert {row.state for row in rows.values()} == {OK} and len(rows) == len(ROW_NAMES) - 3
+    assert "48x48 off by 0" in rows["decode vp9"].figures
+    assert rows["killed and resumed"].figures == "weights bitwise equal"
+    logs = {f"{name}.log" for name in only}
     assert {path.name for path in tmp_path.iterdir()} == logs | {
         "machine.json",
         "rows.jsonl",
