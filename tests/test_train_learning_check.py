@@ -36,6 +36,14 @@ def test_random_segments_lie_inside_their_videos_and_have_the_lengths_of_true_ac
     assert results == random_detections(VIDEOS, seed=0) != random_detections(VIDEOS, seed=1)
 
 
+def test_random_segments_may_be_those_of_other_actions():
+    others = [Action(0.0, 2.0, "swim")]
+    found = random_detections(VIDEOS, seed=0, actions=others)
+    items = [item for key in VIDEOS if key != "unstated" for item in found[key]]
+    assert {item["label"] for item in items} == {"swim"}
+    assert all(item["segment"][1] - item["segment"][0] == pytest.approx(2) for item in items)
+
+
 def test_chance_is_that_of_placing_segments_by_hand():
     """One action of 10 s in 100 s: a segment of 10 s hits at tIoU 0.5 if it starts within 10/3 s of it."""
     one = {f"v{i}": video(f"v{i}", 100.0, [(45, 55, "run")]) for i in range(50)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline.annotations import Video
+from pipeline.annotations import Action, Video
 from pipeline.order import stable_seed
 from train.detections import Results
 from train.evaluation.average_precision import mean_average_precision
@@ -16,9 +16,15 @@ DETECTIONS = 100  # in each video, as many as a detector gives by default (post.
 DRAWS = 3  # their mean is what is returned: one draw scatters where there are few actions
 
 
-def random_detections(ground_truth: Mapping[str, Video], *, seed: int) -> Results:
-    """For each video 100 segments with the length and the label of true actions drawn from all videos."""
-    actions = [action for video in ground_truth.values() for action in video.actions]
+def random_detections(
+    ground_truth: Mapping[str, Video], *, seed: int, actions: Sequence[Action] | None = None
+) -> Results:
+    """For each video 100 segments with the length and the label of actions drawn at random.
+
+    actions: to draw from, those of training for one; None: those of all these videos.
+    """
+    if actions is None:
+        actions = [action for video in ground_truth.values() for action in video.actions]
     results: dict[str, list[dict[str, Any]]] = {key: [] for key in ground_truth}
     if not actions:
         return results
