@@ -221,6 +221,20 @@ def test_bfloat16_weights_take_float32_features_and_give_float32_results():
     assert loss.item() == pytest.approx(loss_of(whole, features)[0].item(), rel=0.05)
 
 
+def test_dropout_takes_whole_channels_of_each_sample_in_training_alone():
+    detector, seen = small(input_dropout=0.5, drop_path=0), []
+    detector.pyramid.embed[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features = torch.randn(2, 8, 16)
+    loss, _ = loss_of(detector, features)
+    factors = seen[0] / features  # (2, 8, 16)
+    assert torch.equal(factors, factors[..., :1].expand_as(factors)) and set(factors.unique().tolist()) == {0, 2}
+    assert not torch.equal(factors[0], factors[1])
+    assert loss.item() != loss_of(small(drop_path=0), features)[0].item()
+    prediction = detector.eval().predict(features)
+    assert torch.equal(seen[1], features)
+    assert torch.equal(prediction.segments, small(drop_path=0).eval().predict(features).segments)
+
+
 def test_other_numbers_of_steps_are_interpolated_and_wrong_features_refused():
     assert small().predict(torch.randn(1, 8, 11)).segments.shape == (1, 28, 2)
     with pytest.raises(ValueError, match="want \\(B, 8, T\\)"):

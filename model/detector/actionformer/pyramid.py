@@ -50,6 +50,7 @@ class Pyramid(nn.Module):
                 drop_path=settings.drop_path,
             )
 
+        self.dropout = nn.Dropout1d(settings.input_dropout)  # of whole channels
         inputs = [num_features] + [channels] * (settings.embed_layers - 1)
         self.embed = nn.ModuleList(Convolution(width, channels, opentad=opentad) for width in inputs)
         self.stem = nn.ModuleList(block(0) for _ in range(settings.stem_layers))
@@ -71,6 +72,7 @@ class Pyramid(nn.Module):
 
     def _embedded(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, embed_dim, T)."""
+        x = self.dropout(x)
         for convolution in self.embed:
             x = convolution(x, mask)
         if self.positions is not None:

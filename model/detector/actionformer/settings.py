@@ -50,6 +50,10 @@ class ActionFormerSettings(SettingsGroup):
     """Whether steps get their place in the window. true suits windows that are whole videos, as
     ActivityNet's."""
 
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that a channel of a training sample's features is zero in all steps, as in OpenTAD. Larger
+    overfits later: 0.1 and 0.2 are OpenTAD's where the features are those of a fixed file."""
+
     drop_path: float = Field(0.1, ge=0, lt=1)
     """Probability that a training sample skips a part of a block. Larger overfits later and takes longer to
     train."""
