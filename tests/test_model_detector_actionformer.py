@@ -227,7 +227,10 @@ def test_dropout_takes_whole_channels_of_each_sample_in_training_alone():
     features = torch.randn(2, 8, 16)
     loss, _ = loss_of(detector, features)
     factors = seen[0] / features  # (2, 8, 16)
-    assert torch.equal(factors, factors[..., :1].expand_as(factors)) and set(factors.unique().tolist()) == {0, 2}
+    assert torch.equal(factors, factors[..., :1].expand_as(factors)) and set(factors.unique().tolist()) == {
+        0,
+        2,
+    }
     assert not torch.equal(factors[0], factors[1])
     assert loss.item() != loss_of(small(drop_path=0), features)[0].item()
     prediction = detector.eval().predict(features)

@@ -87,7 +87,7 @@ class PlanOptions:
         except (ValueError, OSError) as error:  # planning may come before packing
             if self.shards is not None:
                 raise
-            classes = self.classes or CLASSES
+            classes = 1 if settings.detector.class_agnostic else self.classes or CLASSES
             side = settings.data.short_side
             source = FrameSize(side, round(side * ASPECT))
             output.remark(
@@ -97,7 +97,8 @@ class PlanOptions:
             return classes, source
         videos = dataset.packed(settings.data.train_subset)
         largest = max(videos, key=lambda video: video.width * video.height)
-        return self.classes or len(dataset.classes), FrameSize(largest.height, largest.width)
+        classes = 1 if settings.detector.class_agnostic else self.classes or len(dataset.classes)
+        return classes, FrameSize(largest.height, largest.width)
 
 
 def table(estimate: Estimate, memory: int) -> str:

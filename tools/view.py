@@ -22,6 +22,7 @@ from train.cli import Command, Output, check_new, force_option, output_options, 
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.coverage import check_overlap
 from train.evaluation.files import read_ground_truth, rename_videos
+from train.evaluation.proposals import are_proposals, without_classes
 from train.evaluation.video_names import Names
 from train.trust import foreign_files
 
@@ -118,7 +119,10 @@ class ViewInput:
 
 
 def read_input(detections: Path, ground_truth: Path | None, subset: str | None) -> ViewInput:
-    """Read the detections, and name their videos as the ground truth does; ValueError if they share none."""
+    """Read the detections, and name their videos as the ground truth does; ValueError if they share none.
+
+    Where they are proposals, true actions lose their classes, too.
+    """
     shown = read_detections(detections)
     if ground_truth is None:
         return ViewInput(shown, None, shown.names, "")
@@ -126,7 +130,8 @@ def read_input(detections: Path, ground_truth: Path | None, subset: str | None) 
     shown, remark = rename_videos(shown, annotated)
     check_overlap(annotated, shown.results)
     names = {key: [*own, *annotated.names.get(key, ())] for key, own in shown.names.items()}
-    return ViewInput(shown, annotated.videos, names, remark)
+    videos = without_classes(annotated.videos) if are_proposals(shown.results) else annotated.videos
+    return ViewInput(shown, videos, names, remark)
 
 
 def find_videos(

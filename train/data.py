@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pipeline.dataset import Dataset
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.text import counted, first_names
+from train.detections import PROPOSAL
 from train.evaluation.average_precision import parse_tiou
+from train.evaluation.proposals import without_classes
 from train.settings import Settings
 
 
 def open_data(settings: Settings) -> AnyDataset:
     """The data set of a run; ValueError if it cannot be trained on, or not be validated on.
+
+    With detector.class_agnostic its actions are all of one class.
 
     A failure at the first validation would come after hours of work, and again at each --resume.
     """
@@ -24,7 +29,18 @@ def open_data(settings: Settings) -> AnyDataset:
     if not any(video.actions for video in dataset.ground_truth(data.val_subset).values()):
         raise ValueError(f"{data.shards}: {_without_actions(dataset, 'val_subset', data.val_subset)}")
     parse_tiou(settings.run.protocol)
+    if settings.detector.class_agnostic:
+        _forget_classes(dataset)
     return dataset
+
+
+def _forget_classes(dataset: AnyDataset) -> None:
+    """Give all actions the label of proposals, the only class that is left."""
+    if isinstance(dataset, Dataset):
+        dataset.videos = without_classes(dataset.videos)
+    else:
+        dataset.videos = without_classes(dataset.videos)
+    dataset.classes = (PROPOSAL,)
 
 
 def _without_actions(dataset: AnyDataset, setting: str, subset: str) -> str:

@@ -57,6 +57,11 @@ class DetectorSettings(SettingsGroup):
     released; actionformer has one segment per point, as ActionFormer. What each reads of the settings is in
     docs/choose-settings.md."""
 
+    class_agnostic: bool = False
+    """Whether the detector learns where actions are and not which: all count as one class, in training and in
+    validation, and `leantad eval --external-scores` says which. true is what ETAD and OpenTAD do on data sets
+    for which others' class scores are at hand."""
+
     num_steps: int = Field(128, ge=4)
     """Feature steps T of a window, the time axis of the detector; features of another length are interpolated
     to it. More steps find shorter actions; there are T (T + 1) / 2 proposals, so memory and time grow with

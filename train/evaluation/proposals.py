@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from pipeline.annotations import Video
+from pipeline.features.records import FeatureVideo
+from pipeline.records import PackedVideo
 from train.detections import PROPOSAL, Results
+
+AnyVideo = TypeVar("AnyVideo", Video, PackedVideo, FeatureVideo)
 
 
 def are_proposals(results: Results) -> bool:
@@ -15,7 +20,7 @@ def are_proposals(results: Results) -> bool:
     return labels == {PROPOSAL}
 
 
-def without_classes(videos: Mapping[str, Video]) -> dict[str, Video]:
+def without_classes(videos: Mapping[str, AnyVideo]) -> dict[str, AnyVideo]:
     """The videos with the label of proposals in place of each action's own."""
     return {
         key: replace(video, actions=tuple(replace(action, label=PROPOSAL) for action in video.actions))

@@ -103,6 +103,8 @@ def data_set_differences(trained: TrainedNetwork, dataset: AnyDataset) -> list[s
         differ = packing_differences(dataset.packing, trained.packing)
         if differ:
             lines.append(f"packed otherwise than what the weights were trained on ({differ}); mAP may suffer")
+    if trained.settings.detector.class_agnostic:  # it knows no classes, whatever there are
+        return lines
     for whose, names, others in (
         ("the checkpoint does not know", dataset.classes, trained.classes),
         ("the data set does not have", trained.classes, dataset.classes),
