@@ -58,7 +58,7 @@ class DetectorSettings(SettingsGroup):
     docs/choose-settings.md."""
 
     class_agnostic: bool = False
-    """Whether the detector learns where actions are and not which: all count as one class, in training and in
+    """Whether the detector is trained on where actions are alone: all count as one class, in training and in
     validation, and `leantad eval --external-scores` says which. true is what ETAD and OpenTAD do on data sets
     for which others' class scores are at hand."""
 
