@@ -232,6 +232,16 @@ def test_a_network_without_residual_blocks_wants_reversible_false():
         ClipEncoder(EncoderSettings(**plain, frozen_stages=0))
 
 
+def test_a_library_that_cannot_be_imported_is_named_with_its_error(monkeypatch):
+    def broken(name):
+        raise RuntimeError("built for another\ntorch")
+
+    monkeypatch.setattr("model.backbones.libraries.importlib.import_module", broken)
+    with pytest.raises(ValueError, match="timm cannot be imported .*built for another torch") as error:
+        build_backbone("timm:small")
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, package in (("timm:a", "timm"), ("torchvision:a", "torchvision"), ("hf:a", "transformers")):
@@ -314,6 +324,22 @@ def test_an_installed_package_offers_its_network_by_an_entry_point(tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path / "other")
     with pytest.raises(ValueError, match="entry:mine: .* are both of this name"):
         build_backbone("entry:mine")
+
+
+@pytest.mark.usefixtures("_forget_the_package")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def Mine():\n    raise OSError('no weights')", "its_code:Mine cannot be built .*no weights"),
+        ("Mine = dict", "its_code:Mine returned a dict, want a torch.nn.Module"),
+    ],
+)
+def test_an_entry_point_that_gives_no_network_is_one_line(tmp_path, monkeypatch, code, message):
+    package(tmp_path / "site", code)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(ValueError, match=f"entry:mine: {message}") as error:
+        build_backbone("entry:mine")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("_forget_the_package")

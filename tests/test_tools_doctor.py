@@ -6,10 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from nvdec_stand_in import GPU, H200, NONE
 
 from tools.doctor import main
 from tools.machine import checks, decoders, libraries
@@ -164,3 +166,101 @@ def test_a_built_extension_is_seen_in_torchs_cache(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "cpu_adam.so").touch()
     assert libraries.compiled_extensions() == {"cpu_adam"}
+
+
+# -------------------------------------------------------------------------------------- a GPU, made up
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """One GPU, as torch and nvidia-smi describe it, whose arithmetic the CPU does."""
+    import torch
+
+    ones, properties = torch.ones, SimpleNamespace(name="H200", total_memory=141 << 30, major=9, minor=0)
+    monkeypatch.setattr(torch, "ones", lambda *sizes, device: ones(*sizes))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name, value in (
+        ("is_available", True),
+        ("device_count", 1),
+        ("is_bf16_supported", True),
+        ("get_device_properties", properties),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(libraries, "gpu_driver", lambda: {"driver_version": "580.1", "name": "H200"})
+    return torch
+
+
+def test_a_gpu_is_described_and_one_that_computes_wrongly_is_broken(gpu, monkeypatch):
+    _, found = libraries.check_torch()
+    assert found.state == OK
+    assert found.text == "GPU 0: H200, 141.0 GiB, compute 9.0, bf16, driver 580.1"
+    monkeypatch.setattr(gpu, "ones", lambda *sizes, device: gpu.zeros(*sizes))
+    _, found = libraries.check_torch()
+    assert found.state == BROKEN and "a product of matrices is wrong" in found.text
+
+
+@pytest.mark.parametrize(
+    ("cuda", "todo"), [("13.0", "update the driver"), (None, "install a torch with CUDA")]
+)
+def test_a_gpu_that_torch_does_not_see_is_a_warning_with_the_way_out(gpu, monkeypatch, cuda, todo):
+    monkeypatch.setattr(gpu.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu.version, "cuda", cuda)
+    _, found = libraries.check_torch()
+    assert (found.state, found.todo) == (WARNING, todo) and "H200, driver 580.1" in found.text
+
+
+def test_the_driver_is_what_nvidia_smi_says_of_the_first_gpu(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checks.gpu_driver() == {}
+    for script, expected in (
+        ("echo '580.1, H200, 143771 MiB'; echo '580.1, H100, 81559 MiB'", "H200"),
+        ("exit 9", None),
+        ("true", None),
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        found = checks.gpu_driver()
+        assert found.get("name") == expected
+    assert set(found) == set()
+
+
+def test_what_the_gpu_decodes_is_what_the_driver_states(monkeypatch):
+    from pipeline import decode, gpu_decoder
+
+    monkeypatch.setattr(decode, "with_index", lambda device: GPU)
+    monkeypatch.setattr(
+        gpu_decoder, "driver_limits", lambda codec, bits, device: H200.get((codec, bits), NONE)
+    )
+    found = {item.text.split()[1]: item for item in decoders.gpu_limits()}
+    assert found["hevc"].text == "NVDEC: hevc 4:2:0 of 8 and 10 bit, 144x144 to 8192x8192, 7 decoders"
+    assert any(item.text.endswith("on this GPU: the CPU decodes it") for item in decoders.gpu_limits())
+
+    def no_driver(codec, bits, device):
+        raise gpu_decoder.GpuDecoderError("no libnvcuvid")
+
+    monkeypatch.setattr(gpu_decoder, "driver_limits", no_driver)
+    (failed,) = decoders.gpu_limits()
+    assert failed.state == WARNING and "no libnvcuvid: the CPU decodes all videos" in failed.text
+
+
+def test_a_codec_without_an_encoder_or_that_the_gpu_refuses_is_no_fault(monkeypatch):
+    monkeypatch.setattr(decoders, "encode_clip", lambda codec: None)
+    assert "not tried, PyAV has no" in decoders.try_codec("av1", "cpu").text
+    monkeypatch.undo()
+    monkeypatch.setattr(decoders, "gpu_refusal", lambda data, codec: "it is smaller than 128x128")
+    found = decoders.try_codec("vp9", "cuda")
+    assert found.state == OK and found.text.endswith("left to the CPU: it is smaller than 128x128")
+
+
+@pytest.mark.parametrize("nvcc", ["/usr/bin/nvcc", None])
+def test_extensions_that_are_not_built_and_a_missing_toolkit_are_said(gpu, monkeypatch, nvcc):
+    monkeypatch.setattr(libraries, "compiled_extensions", set)
+    which = libraries.shutil.which
+    monkeypatch.setattr(libraries.shutil, "which", lambda name: nvcc if name == "nvcc" else which(name))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    found = list(libraries.check_deepspeed())
+    assert any(
+        item.state == WARNING and "has not compiled: deepspeed_shm_comm" in item.text for item in found
+    )
+    assert found[-1].state == (OK if nvcc else WARNING) and found[-1].text == f"nvcc: {nvcc or 'not found'}"
