@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def test_the_help_of_every_command_needs_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_file_runs_from_any_folder_without_being_installed(name, tmp_path, monkeypatch, capsys):
+    path = ROOT / f"{COMMANDS[name][0].replace('.', '/')}.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).resolve() != ROOT])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0 and f"{path.name} [OPTIONS]" in capsys.readouterr().out
+    assert sys.path[0] == str(ROOT)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
