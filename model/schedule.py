@@ -7,16 +7,35 @@ need not be pretrained anew; its schedule is not published in numbers. Ours are 
 from __future__ import annotations
 
 from math import cos, pi
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from settings_group import SettingsGroup
 
-if TYPE_CHECKING:
-    from model.settings import BetaSettings
-
 Shape = Literal["constant", "linear", "cosine"]
+
+
+class BetaSettings(SettingsGroup):
+    """beta, the coefficient of the reversible recurrence, from the first step of a run to the last."""
+
+    schedule: Shape = "constant"
+    """How beta goes from encoder.beta.start to encoder.beta.end: constant is at the end from the first step
+    on, linear moves evenly, cosine slowly at first and at last."""
+
+    start: float = Field(0.0, ge=0.0, le=1.0)
+    """beta at the first step, without unit; unused if the schedule is constant. 0 is the pretrained network
+    itself. While beta is too small for a stage to be inverted, the stage stores more and needs more
+    memory."""
+
+    end: float = Field(1.0, ge=0.0, le=1.0)
+    """beta after encoder.beta.fraction of the run, without unit. 1 is Re2TAL's network, inverted without
+    error; less stays nearer to the pretrained one, but below about 0.9 deep stages need more memory, see
+    docs/memory.md."""
+
+    fraction: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of the run's optimizer steps until encoder.beta.end is reached. Larger changes the network more
+    slowly and trains the final one for fewer steps."""
 
 
 class RatioSchedule(SettingsGroup):

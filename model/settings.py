@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from model.backbones import BACKBONES, WITHOUT_RESIDUALS, check_backbone_name
 from model.late_choice import LateStrategy
-from model.schedule import RatioSchedule
+from model.schedule import BetaSettings, RatioSchedule
 from settings_group import SettingsGroup
 
 # Another library's network is looked up when it is built: settings are read where it is not installed, too.
@@ -25,28 +25,6 @@ BackboneName = Annotated[
 
 
 PRETRAINED = "pretrained"  # encoder.weights: those that the backbone's library downloads
-
-
-class BetaSettings(SettingsGroup):
-    """beta, the coefficient of the reversible recurrence, from the first step of a run to the last."""
-
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How beta goes from encoder.beta.start to encoder.beta.end: constant is at the end from the first step
-    on, linear moves evenly, cosine slowly at first and at last."""
-
-    start: float = Field(0.0, ge=0.0, le=1.0)
-    """beta at the first step, without unit; unused if the schedule is constant. 0 is the pretrained network
-    itself. While beta is too small for a stage to be inverted, the stage stores more and needs more
-    memory."""
-
-    end: float = Field(1.0, ge=0.0, le=1.0)
-    """beta after encoder.beta.fraction of the run, without unit. 1 is Re2TAL's network, inverted without
-    error; less stays nearer to the pretrained one, but below about 0.9 deep stages need more memory, see
-    docs/memory.md."""
-
-    fraction: float = Field(0.5, gt=0.0, le=1.0)
-    """Share of the run's optimizer steps until encoder.beta.end is reached. Larger changes the network more
-    slowly and trains the final one for fewer steps."""
 
 
 class EncoderSettings(SettingsGroup):

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.schedule import RatioSchedule, beta_at, largest_ratio, ratio_at
-from model.settings import BetaSettings
+from model.schedule import BetaSettings, RatioSchedule, beta_at, largest_ratio, ratio_at
 
 
 def betas(total: int, **settings: object) -> list[float]:
