@@ -68,6 +68,7 @@ class Aliases:
             f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)
         }
         self.sums = GradientSums(list(self.tensors.values()))
+        self.sums.add_on_arrival()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), within which the aliases stand in the place of the encoder's parameters.
@@ -82,7 +83,6 @@ def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk]) -> list
     aliases = Aliases(encoder)
     for chunk in chunks:
         aliases.call(_forward_backward, encoder, chunk)
-        aliases.sums.add_low_precision()
     return list(aliases.sums)
 
 

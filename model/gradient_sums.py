@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,16 +19,22 @@ class GradientSums:
         self.tensors = tensors
         self.float32_sums: dict[int, Tensor] = {}
 
+    def add_on_arrival(self) -> None:
+        """From now on each low-precision gradient goes into its sum as soon as autograd has accumulated it.
+
+        So none lies beside its sum until its part is done. For tensors that live no longer than the sums.
+        """
+        for i, tensor in enumerate(self.tensors):
+            if _is_low_precision(tensor):
+                # Of the sums alone: a hook that held this object would hold the tensor itself.
+                hook = partial(_add_gradient, self.float32_sums, i)
+                tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
     def add_low_precision(self) -> None:
         """Move the low-precision gradients of the last part into their float32 sums."""
         for i, tensor in enumerate(self.tensors):
-            if tensor.dtype.itemsize >= 4 or tensor.grad is None:
-                continue
-            gradient, tensor.grad = tensor.grad, None
-            if i in self.float32_sums:
-                self.float32_sums[i] += gradient
-            else:
-                self.float32_sums[i] = gradient.float()
+            if _is_low_precision(tensor):
+                _add_gradient(self.float32_sums, i, tensor)
 
     def put_back(self) -> None:
         """Make each sum the gradient of its tensor again, in the tensor's dtype."""
@@ -42,3 +49,18 @@ class GradientSums:
                 yield self.float32_sums.pop(i).to(tensor.dtype)
             else:
                 yield torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _is_low_precision(tensor: Tensor) -> bool:
+    return tensor.dtype.itemsize < 4
+
+
+def _add_gradient(sums: dict[int, Tensor], i: int, tensor: Tensor) -> None:
+    """Add the gradient of tensor number i to its sum; the tensor has none afterwards."""
+    if tensor.grad is None:
+        return
+    gradient, tensor.grad = tensor.grad, None
+    if i in sums:
+        sums[i] += gradient
+    else:
+        sums[i] = gradient.float()

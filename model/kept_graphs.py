@@ -36,5 +36,4 @@ class KeptGraphs:
         """The gradient of each trainable parameter, from those of the chunks' features; frees the graphs."""
         for gradient in feature_gradients:
             self.aliases.call(backward, self.features.pop(0), gradient)
-            self.aliases.sums.add_low_precision()
         return list(self.aliases.sums)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from model.encode import sampled_encode
+from model.encode_backward import Aliases, backward
 from model.late_choice import LateChoice, late_choice
 from model.network import ClipEncoder
 from model.sampling import num_kept, sample_clips, sample_labelled_clips
@@ -429,6 +431,27 @@ def test_many_chunks_in_bfloat16_are_summed_in_float32(keep_graphs):
     sampled_encode(encoder, clips[:, :1], draw(1.0, 1), clips_per_forward=1).backward(gradient)
     # One rounding to bfloat16 is 2^-9; here and in the reference. Summed in bfloat16 it is off by up to 0.28.
     torch.testing.assert_close(got, 150 * encoder.last.bias.grad.float(), rtol=2**-7, atol=1e-3)
+
+
+def test_no_bfloat16_gradient_lies_beside_its_sum_and_all_go_with_the_aliases():
+    encoder = Encoder(dropout=0, dtype=torch.bfloat16)
+    aliases, clips = Aliases(encoder), make_clips()[0, :1]
+    for number in (1, 2):
+        features = aliases.call(encoder, clips)
+        aliases.call(backward, features, torch.ones_like(features))
+        assert all(tensor.grad is None for tensor in aliases.tensors.values())
+        sums = [total.clone() for total in aliases.sums.float32_sums.values()]
+        assert len(sums) == len(aliases.tensors) and {total.dtype for total in sums} == {torch.float32}
+        if number == 1:
+            once = sums
+    assert all(torch.equal(total, 2 * first) for total, first in zip(sums, once, strict=True))
+    kept = [weakref.ref(tensor) for tensor in aliases.tensors.values()]
+    gc.disable()
+    try:
+        del aliases, features
+        assert not any(reference() is not None for reference in kept), "a cycle would wait for the collector"
+    finally:
+        gc.enable()
 
 
 def test_autocast_holds_for_kept_graphs_of_several_chunks():
