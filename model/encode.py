@@ -51,7 +51,7 @@ class _EncodeOnce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, chunked: _ChunkedClips, clips: Tensor, _: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.chunked, ctx.graphs = chunked, KeptGraphs(chunked.encoder)
+        ctx.chunked, ctx.graphs = chunked, KeptGraphs(chunked.encoder, len(chunked.kept))
         features = FeatureBuffer(chunked.num_clips)
         encode_into(features, ctx.graphs.encode, clips, chunked.kept, chunked.device)
         encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)

@@ -60,15 +60,19 @@ class _Holder(nn.Module):
 
 
 class Aliases:
-    """Detached aliases of an encoder's trainable parameters, and the sums of their gradients."""
+    """Detached aliases of an encoder's trainable parameters, and the sums of their gradients.
 
-    def __init__(self, encoder: nn.Module):
+    num_chunks: how many backward passes the sums are of; a single one needs none on the side.
+    """
+
+    def __init__(self, encoder: nn.Module, num_chunks: int):
         self.holder = _Holder(encoder)
         self.tensors = {
             f"encoder.{name}": p.detach().requires_grad_() for name, p in trainable_parameters(encoder)
         }
         self.sums = GradientSums(list(self.tensors.values()))
-        self.sums.add_on_arrival()
+        if num_chunks > 1:
+            self.sums.add_on_arrival()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), within which the aliases stand in the place of the encoder's parameters.
@@ -78,9 +82,9 @@ class Aliases:
         return torch.func.functional_call(self.holder, self.tensors, (function, *arguments))
 
 
-def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk]) -> list[Tensor]:
+def backward_on_aliases(encoder: nn.Module, chunks: Iterable[KeptChunk], num_chunks: int) -> list[Tensor]:
     """The gradient of each trainable parameter, summed over the chunks; their own `.grad` stays untouched."""
-    aliases = Aliases(encoder)
+    aliases = Aliases(encoder, num_chunks)
     for chunk in chunks:
         aliases.call(_forward_backward, encoder, chunk)
     return list(aliases.sums)
@@ -115,6 +119,6 @@ def encoder_gradients(
     Then they have been accumulated into the parameters themselves.
     """
     if returned:
-        return backward_on_aliases(encoder, chunks)
+        return backward_on_aliases(encoder, chunks, num_chunks)
     backward_partitioned(encoder, chunks, num_chunks)
     return []

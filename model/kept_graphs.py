@@ -18,10 +18,10 @@ from .recompute import autocast_dtype, autocast_without_cache
 
 
 class KeptGraphs:
-    """Features of chunks of clips, each with its graph."""
+    """Features of so many chunks of clips, each with its graph."""
 
-    def __init__(self, encoder: nn.Module) -> None:
-        self.encoder, self.aliases = encoder, Aliases(encoder)
+    def __init__(self, encoder: nn.Module, num_chunks: int) -> None:
+        self.encoder, self.aliases = encoder, Aliases(encoder, num_chunks)
         self.features: list[Tensor] = []
 
     def encode(self, clips: Tensor) -> Tensor:

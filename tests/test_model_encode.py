@@ -435,7 +435,7 @@ def test_many_chunks_in_bfloat16_are_summed_in_float32(keep_graphs):
 
 def test_no_bfloat16_gradient_lies_beside_its_sum_and_all_go_with_the_aliases():
     encoder = Encoder(dropout=0, dtype=torch.bfloat16)
-    aliases, clips = Aliases(encoder), make_clips()[0, :1]
+    aliases, clips = Aliases(encoder, 2), make_clips()[0, :1]
     for number in (1, 2):
         features = aliases.call(encoder, clips)
         aliases.call(backward, features, torch.ones_like(features))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +18,13 @@ import tools.planning.step
 from model.network import Network
 from model.sampling import num_kept
 from tools.benchmarks.trackers import LiveBytes
-from tools.plan import frames_kept, main
+from tools.plan import frames_kept, main, remedy
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
 from tools.planning.estimate import PARTS, FrameSize, clip_bytes, decoder_bytes, estimate
 from tools.planning.search import SettingsSearch, largest_that_fits, ratio_of
 from tools.planning.step import (
     BOUNDARIES,
+    FEATURES,
     FRAMES,
     GRADIENTS,
     WEIGHTS,
@@ -32,7 +34,7 @@ from tools.planning.step import (
     fake_step,
     measure_step,
 )
-from train.settings import Settings, settings_from
+from train.settings import Settings, load_settings, settings_from
 
 MIB = 2**20
 
@@ -410,6 +412,35 @@ def test_when_nothing_fits_one_line_names_the_part_and_what_to_change(tmp_path):
     result = run("--memory", "1", "--ds-config", str(config), "-q", *large, code=1)
     assert result.stderr.count("\n") == 1 and not result.stdout
     assert "for optimizer state" in result.stderr and "zero_optimization.offload_optimizer" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "advice"),
+    [
+        (
+            WORKING,
+            {"encoder.backbone": "video_swin_t"},
+            "bf16 in ds_config.json, a smaller encoder.slice_mib",
+        ),
+        (WORKING, {}, "bf16 in ds_config.json, a smaller data.crop"),
+        (
+            WORKING,
+            {"encoder.backbone": "videomae_b", "encoder.reversible": "false"},
+            "encoder.reversible=true",
+        ),
+        (BOUNDARIES, {"encoder.backbone": "videomae_b"}, "bf16 in ds_config.json, a smaller data.crop"),
+        (FRAMES, {}, "data.prefetch"),
+        (FEATURES, {}, "detector.proposal_ratio"),
+        (FEATURES, {"detector.kind": "actionformer"}, "detector.actionformer.embed_dim"),
+        ("weights", {}, "a smaller encoder.backbone"),
+    ],
+)
+def test_each_part_has_its_remedy(part, changes, advice):
+    settings = load_settings(Path("demo"), [f"{name}={value}" for name, value in changes.items()])
+    on_cpu = DeepSpeedMemoryConfig.from_ds_config(
+        {"zero_optimization": {"stage": 1}}, 1, device="cpu", cpp_adam=False, averages_weights=False
+    )
+    assert advice in remedy(part, settings, on_cpu)
 
 
 def test_a_data_set_named_on_the_command_line_must_be_there(tmp_path):

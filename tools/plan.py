@@ -34,6 +34,7 @@ allocator.
 """
 BAR = 24  # characters of the longest bar
 CLASSES = 200  # ActivityNet's; assumed without a data set
+SLICED = ("video_swin", "videomae")  # backbones whose branches run on slices
 ASPECT = 16 / 9  # of the videos, assumed without a data set
 
 
@@ -123,7 +124,9 @@ def remedy(part: str, settings: Settings, deepspeed: DeepSpeedMemoryConfig) -> s
         if not settings.encoder.reversible and not settings.encoder.frozen:
             return "set encoder.reversible=true"
         halve = "" if deepspeed.bf16 else "bf16 in ds_config.json, "
-        return f"{halve}a smaller data.crop, fewer data.clip_frames or a smaller encoder.backbone"
+        sliced = settings.encoder.reversible and settings.encoder.backbone.startswith(SLICED)
+        slices = "a smaller encoder.slice_mib, " if sliced and part == WORKING else ""
+        return f"{halve}{slices}a smaller data.crop, fewer data.clip_frames or a smaller encoder.backbone"
     if part == OPTIMIZER and not deepspeed.offloads_optimizer and not deepspeed.on_cpu:
         return "zero_optimization.offload_optimizer cpu in ds_config.json, or more --processes"
     return {
