@@ -79,6 +79,14 @@ def test_a_file_with_fewer_frames_than_it_states_repeats_the_last(tmp_path):
     assert shown.min() == 0 and shown.max() == 49 and (np.diff(shown) >= 0).all()
 
 
+def test_windows_behind_the_end_of_a_file_that_was_cut_show_its_last_frame(tmp_path):
+    file, data = tmp_path / "a.mkv", painted_video(200, size=(48, 48), fps=25, container="matroska")
+    file.write_bytes(data[: len(data) // 4])
+    shown = [numbers(batch.inputs) for batch in plain_batches(file, "a", SETTINGS, fps=Fraction(0))]
+    last = max(clips.max() for clips in shown)
+    assert len(shown) > 6 and 10 < last < 150 and (shown[-1] == last).all()
+
+
 def test_detections_agree_by_segment_and_label():
     one = {"segment": [0.0, 2.0], "label": "run", "score": 1.0}
     half = {"segment": [1.0, 2.0], "label": "run", "score": 0.5}

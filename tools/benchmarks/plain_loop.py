@@ -42,12 +42,15 @@ def plain_batches(file: Path, key: str, settings: DataSettings, *, fps: Fraction
         frames = [_frames_of(window, settings, duration, rate=rate, fps=fps or rate) for window in windows]
         images = _images(container, stream, np.unique(np.concatenate(frames)), settings)
         held: dict[int, torch.Tensor] = {}
-        for number, (window, clips) in enumerate(zip(windows, frames, strict=True)):
-            while max(held, default=-1) < clips.max() and (image := next(images, None)) is not None:
-                held.update([image])
+        reached = -1
+        for window, clips in zip(windows, frames, strict=True):
+            # No later window shows what is before this one's first frame; the last may have to be repeated.
+            least = min(reached, int(clips.min()))
+            held = {number: image for number, image in held.items() if number >= least}
+            while reached < clips.max() and (decoded := next(images, None)) is not None:
+                reached = decoded[0]
+                held[reached] = decoded[1]
             yield _batch(clips, held, key, window, duration)
-            needed = min((int(later.min()) for later in frames[number + 1 :]), default=0)
-            held = {frame: image for frame, image in held.items() if frame >= needed}
 
 
 def _frames_of(
