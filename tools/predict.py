@@ -89,7 +89,7 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
             "file": video.file,
             "duration": video.duration,
             "reason": video.reason,
-            "detections": video.detections,
+            "detections": list(video.detections),
         }
         for video in found
     }

@@ -155,7 +155,9 @@ def _metadata_of(value: object, path: Path) -> dict[str, Any]:
 
 def write_detections(path: Path, results: Results, *, metadata: Mapping[str, Any]) -> None:
     """Write detections.json in ActivityNet's format, a line per video; metadata: its "external_data"."""
-    lines = [f"{json.dumps(key)}: {json.dumps(entries, allow_nan=False)}" for key, entries in results.items()]
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(list(entries), allow_nan=False)}" for key, entries in results.items()
+    ]
     text = (
         '{"version": "leantad-1", "external_data": '
         + json.dumps(dict(metadata), allow_nan=False)
@@ -175,7 +177,7 @@ class VideoDetections:
     key: str
     file: Path
     duration: float | None
-    detections: tuple[dict[str, Any], ...]
+    detections: Sequence[dict[str, Any]]
     reason: str | None = None
 
 

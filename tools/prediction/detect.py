@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from pipeline.records import PackedVideo
 from pipeline.text import first_names, shown
 from tools.prediction.features import check_kind, predict_features
 from train.cli import Output, one_line, to_stderr
+from train.compact_detections import CompactDetections
 from train.detections import PROPOSAL, Selection, VideoDetections
 
 if TYPE_CHECKING:
@@ -188,15 +189,19 @@ def detect_in_files(
     check_kind(trained, files)
     own = dict(list(files.items())[rank() :: world_size()])
     found = [
-        replace(video, detections=selection.apply(video.detections))
+        replace(video, detections=CompactDetections(selection.apply(video.detections)))
         for video in (predict(trained, own, output=output, workers=processes_at_once()) if own else ())
     ]
     if world_size() == 1:
         return found
-    gathered = gather_json([{**asdict(video), "file": str(video.file)} for video in found])
+    gathered = gather_json(
+        [{**vars(video), "file": str(video.file), "detections": list(video.detections)} for video in found]
+    )
     by_key = {entry["key"]: entry for part in gathered for entry in part}
     return [
-        VideoDetections(**{**by_key[key], "file": path, "detections": tuple(by_key[key]["detections"])})
+        VideoDetections(
+            **{**by_key[key], "file": path, "detections": CompactDetections(by_key[key]["detections"])}
+        )
         for key, path in files.items()
         if key in by_key
     ]
