@@ -29,7 +29,7 @@ LONGEST = (
     "train_loop",
     "docs",
 )
-LONGEST += ("tools_make_shards", "model_rewire_families", "tools_plan")
+LONGEST += ("real_studies", "tools_make_shards", "model_rewire_families", "tools_plan")
 
 
 def started_at(item: pytest.Item) -> int:
