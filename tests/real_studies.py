@@ -5,18 +5,19 @@
 FOLDER/footage/ holds jhmdb_stitched/ and fir21/, each with videos/ and annotations.csv (video, start, end,
 label, subset); FOLDER/weights/ holds i3d_kinetics400_rgb.safetensors and
 efficientnet_lite0_imagenet.safetensors. What is complete is not run again, so an interrupted study goes on.
---smallest takes a few videos, small clips, an epoch, a seed and the first value of what varies: it shows that
-everything runs, not what comes of it.
+--smallest takes two videos, small clips, an epoch, a seed, and of the first study the first value: it shows
+that everything runs, not what comes of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ if __name__ == "__main__":
 from pipeline.annotations import Video  # noqa: E402
 from pipeline.dataset import Dataset  # noqa: E402
 from pipeline.files import write_json, write_text  # noqa: E402
+from tools.cli import main as main_command  # noqa: E402
 from train.evaluation.average_precision import mean_average_precision  # noqa: E402
 from train.evaluation.chance import random_detections  # noqa: E402
 
@@ -147,9 +149,13 @@ TABLES = {
 
 
 def leantad(*words: object) -> str:
-    """Run one of our commands; returns what it prints. Raises CalledProcessError, after its own message."""
-    command = [sys.executable, str(ROOT / "tools" / "cli.py"), *map(str, words)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    """Run one of our commands; returns what it prints. Ends where it fails, after its own message."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        code = main_command.main(list(map(str, words)), prog_name="leantad", standalone_mode=False)
+    if code:
+        sys.exit(code)
+    return printed.getvalue()
 
 
 def pack(footage: Path, out: Path, *, classes: Sequence[str] | None, videos: int | None) -> Path:
@@ -238,7 +244,7 @@ def repeat(name: str, folder: Path, work: Path, *, seeds: int, smallest: bool) -
     )
     if table.low_tiou:
         lines.append(f"chance: mAP at {LOW_TIOU} {percent(chance(data))}")
-    for key, study in table.studies.items():
+    for key, study in list(table.studies.items())[: 1 if smallest else None]:
         weights = None if study.weights is None else converted(folder / "weights", work, study.weights)
         sets = ["--set", f"data.shards={data}", "--set", f"encoder.weights={weights or 'null'}"]
         out = work / name / key

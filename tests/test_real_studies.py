@@ -17,7 +17,7 @@ STUDIES = [(table, study) for table in TABLES for study in TABLES[table].studies
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["ceiling", pytest.param("people", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("table", ["people", pytest.param("ceiling", marks=pytest.mark.ci)])
 def test_the_smallest_version_of_a_table_runs_from_raw_footage(shared_real, tmp_path, table):
     command = [sys.executable, str(ROOT / "tests" / "real_studies.py"), table, str(shared_real)]
     done = subprocess.run(
@@ -25,7 +25,7 @@ def test_the_smallest_version_of_a_table_runs_from_raw_footage(shared_real, tmp_
     )
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if re.match(r"\| \S+ \| 1 \| \d", line)]
-    assert len(rows) == len(TABLES[table].studies)
+    assert len(rows) == 1
     if table == "ceiling":
         by_chance, trained = (
             [float(value) for value in line.rpartition(") ")[2].split(", ")]

@@ -160,6 +160,7 @@ def ablate(shards: Path, out: Path, *more: str):
     return CliRunner().invoke(main, ["--recipe", "demo", "--out", str(out), "--json", *sets, *more])
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_smallest_study_trains_and_is_complete_when_asked_for_again(shards, tmp_path):
     out = tmp_path / "study"

@@ -391,6 +391,7 @@ def test_etad_in_opentads_form_computes_its_equations(shared_real):
             assert float(found.quality[0, number]) == pytest.approx(quality, abs=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_whole_re2tal_of_reduced_width_predicts(shared_real, tmp_path):
     """Encoder in full, head of 16 channels: random weights, averaged and not, as OpenTAD saves them."""

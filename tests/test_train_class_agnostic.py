@@ -43,6 +43,7 @@ def labels_in(path: Path) -> set[str]:
     return {entry["label"] for entries in results.values() for entry in entries}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_run_knows_one_class_and_its_validation_counts_all_actions_as_that(shards, trained, tmp_path):
     assert json.loads((trained / "checkpoints" / "best" / "classes.json").read_text()) == ["proposal"]
@@ -59,6 +60,7 @@ def test_a_run_knows_one_class_and_its_validation_counts_all_actions_as_that(sha
     assert {action.label for video in shown.ground_truth.values() for action in video.actions} == {"proposal"}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_external_scores_give_its_segments_their_classes(shards, trained, tmp_path):
     dataset = Dataset.open(shards)

@@ -138,6 +138,7 @@ def test_clips_that_are_chosen_late_run_on_a_gpu_and_wait_once_more(strategy):
     assert all(isinstance(parameter.grad, GpuTensor) for parameter in network.encoder.parameters())
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_step_and_a_validation_of_the_other_detector_run_on_a_gpu():
     settings = settings_of("r2plus1d_tiny", ACTIONFORMER)
