@@ -63,12 +63,14 @@ def test_wrong_json_and_an_empty_data_set(made, tmp_path, text, parts):
     assert not (out / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_a_start_after_its_end(made, tmp_path):
     path = annotation_file(tmp_path, one_video(made, [1.5, 0.5]))
     assert_refused(pack(made / "raw" / "videos", path, tmp_path / "shards"), "1.5", "0.5")
     assert not (tmp_path / "shards" / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_an_unknown_class(made, tmp_path):
     (tmp_path / "classes.txt").write_text("swing\n")
     path = annotation_file(tmp_path, one_video(made, [0.5, 1.5], "swingg"))
@@ -91,6 +93,7 @@ def test_a_zero_length_and_a_truncated_video_alone(made, tmp_path, share, option
     assert not (out / "dataset.json").exists() and not list(out.glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_a_shard_cut_in_half(made, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(made / "shards", shards)

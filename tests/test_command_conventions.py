@@ -204,6 +204,7 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
     assert result.exit_code == 130 and result.stderr == "interrupted\n"
 
 
+@pytest.mark.slow
 def test_what_a_compiler_prints_stays_out_of_the_document():
     code = (
         "import subprocess, sys; from train.cli import Output\n"

@@ -329,6 +329,7 @@ def test_the_notebook_has_ten_lines_and_nothing_that_somebody_ran():
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.slow
 def test_the_documented_script_itself_starts():
     """All other commands run within the tests' process."""
     script = Path(sys.executable).with_name("leantad")

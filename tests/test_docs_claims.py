@@ -63,6 +63,7 @@ def parts_of_a_network() -> set[str]:
     return {name for name, _ in network.named_modules()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_settings_that_pages_name_exist(page):
     groups = "|".join(fields_of(Settings).keys() - {"seed"})
@@ -143,6 +144,7 @@ def test_pictures_have_words_for_those_who_do_not_see_them():
             assert len(alternative) > 30, page.name
 
 
+@pytest.mark.slow
 def test_messages_in_troubleshooting_are_those_of_the_code():
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     messages = re.findall(r"^### `(.*)`$", page, re.MULTILINE)

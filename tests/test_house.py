@@ -41,6 +41,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
     room = path.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -48,6 +49,7 @@ def test_imports_point_one_way(path):
     assert ours <= ALLOWED[room], f"{path}: {room} may import {ALLOWED[room]}, imports {ours}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "library, home", [("nvidia", "pipeline/decode.py"), ("deepspeed", "train/engine.py")]
 )
@@ -83,6 +85,7 @@ def test_the_files_of_tools_are_exactly_the_commands():
         assert module.startswith(f"tools.{name.replace('-', '_')}"), name
 
 
+@pytest.mark.slow
 def test_the_rooms_of_tools_are_parts_of_commands_and_no_command_is_a_part():
     """A folder of tools/ is imported by a command, or by another folder; nothing imports a command."""
     files = {path: imported(path) for path in SOURCES if path.is_relative_to(ROOT / "tools")}
@@ -106,6 +109,7 @@ def test_the_only_modules_beside_the_folders_are_the_facade_and_the_neutral_one_
     assert f'py_modules=["{FACADE}", "{NEUTRAL}"]' in (ROOT / "setup.py").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_imports_tools_but_the_facade_and_nothing_imports_that():
     importers = {path: {name.split(".")[0] for name in imported(path)} for path in SOURCES}
     users = {path for path, names in importers.items() if "tools" in names}

@@ -132,12 +132,14 @@ def problems(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROOMS)
 def test_names_and_docstrings_use_the_words_of_the_list(room):
     found = [line for path in SOURCES if path.relative_to(ROOT).parts[0] == room for line in problems(path)]
     assert not found, "CONTRIBUTING.md has the list of words:\n" + "\n".join(found)
 
 
+@pytest.mark.slow
 def test_a_class_name_has_one_meaning():
     homes: dict[str, list[str]] = {}
     for path in SOURCES:

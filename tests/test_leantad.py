@@ -122,6 +122,7 @@ def test_files_folders_and_globs_are_taken_as_predict_takes_them(detector, video
     assert list(detector(videos / "first.mkv", min_score=level)) == list(one[:2])
 
 
+@pytest.mark.slow
 def test_detections_are_a_sequence_of_frozen_objects(detector, videos):
     detections = detector(videos / "first.mkv", top=5)
     assert {type(value) for value in astuple(detections[0])} == {str, float}  # not NumPy's
@@ -144,6 +145,7 @@ def test_a_table_of_detections(detector, videos, monkeypatch):
         detector(videos, top=1).to_pandas()
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_named_and_the_others_go_on(detector, videos, tmp_path, capsys):
     (tmp_path / "zero.mp4").touch()
     detections = detector(tmp_path / "zero.mp4", videos / "second.webm", top=1)
@@ -176,6 +178,7 @@ def one_line(work) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(detector, run, videos, tmp_path):
     found = detector(videos / "second.webm", top=1)
     assert "no model.safetensors" in one_line(lambda: leantad.load(tmp_path))

@@ -54,6 +54,7 @@ def test_output_has_the_documented_size(name, clip, features):
     assert torch.allclose(network.pool(y), y.mean((3, 4))) and network.pool(y).shape == features[:3]
 
 
+@pytest.mark.slow
 def test_weights_start_as_torchvision_starts_them():
     torch.manual_seed(0)
     weight = build_backbone("r2plus1d_18").layer3[1].conv1[0][0].weight

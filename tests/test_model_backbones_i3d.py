@@ -85,6 +85,7 @@ def in_tensorflows_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["kinetics-i3d", "pytorch-i3d"])
 def test_the_other_forms_give_the_same_weights(source, network):
     own = network.state_dict()
@@ -140,6 +141,7 @@ def test_recomputed_modules_give_the_gradients_of_the_plain_network_and_store_le
     assert saved["small"] < 0.5 * saved["plain"]
 
 
+@pytest.mark.slow
 def test_reversing_is_refused_with_the_reason_and_the_encoder_recomputes_instead():
     with pytest.raises(ValueError, match="reversible: i3d has no residual sum.*set it to false"):
         EncoderSettings(backbone="i3d")

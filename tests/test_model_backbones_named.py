@@ -73,6 +73,7 @@ def test_with_the_shift_frames_see_their_neighbours_and_names_stay(monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:small", "timm:tokens", "torchvision:r3d_tiny"])
 def test_rewired_it_is_itself_at_beta_0_and_saves_at_beta_1(name):
     backbone = build_backbone(name).eval()
@@ -101,6 +102,7 @@ def test_gradients_of_the_rewired_network_are_those_of_its_recurrence_in_plain_a
         assert (a - b).norm() <= 1e-4 * a.norm() + 1e-7  # another order of sums
 
 
+@pytest.mark.slow
 def test_a_clip_of_another_length_is_shifted_by_its_own_frames_after_rewiring():
     backbone = build_backbone("timm:small").eval()
     longer = torch.randn(1, 3, 6, SIZE, SIZE)
@@ -142,6 +144,7 @@ def test_layouts_of_features():
             image_maps(wrong, 5, described)
 
 
+@pytest.mark.slow
 def test_bf16_weights_beside_float32_statistics_train():
     encoder = ClipEncoder(EncoderSettings(backbone="timm:small", train_batch_norm=True)).train()
     for parameter in encoder.parameters():
@@ -165,6 +168,7 @@ def test_on_the_meta_device_it_has_the_same_names_and_shapes():
     assert all(tensor.is_meta for tensor in there.values())
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_fits_by_the_librarys_names_and_the_classifier_is_left_out(tmp_path, capsys):
     weights = {name: torch.full_like(t, 2) for name, t in fake_libraries.Images().state_dict().items()}
     save_file(weights, tmp_path / "w.safetensors")
@@ -185,6 +189,7 @@ def test_a_file_of_weights_fits_by_the_librarys_names_and_the_classifier_is_left
     assert load_file(tmp_path / "w.safetensors").keys() == weights.keys() - {"stem.0.weight"}
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_the_librarys_and_said_aloud(capsys):
     network = build_network(settings_of(backbone="timm:small", weights="pretrained"), 3)
     assert all((p == 0.25).all() for p in network.encoder.backbone.parameters())
@@ -251,6 +256,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
             build_backbone(name)
 
 
+@pytest.mark.slow
 def test_a_clip_of_a_size_that_the_network_refuses_is_one_line():
     backbone = build_backbone("timm:tokens")
     with pytest.raises(

@@ -286,6 +286,7 @@ def saved_bytes(network: nn.Module, x: Tensor) -> int:
     return saved.now if y.requires_grad else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_stage_of_twice_the_depth_saves_no_more_when_rewired(stage):
     held = []

@@ -81,6 +81,7 @@ def test_network_is_its_equations_written_out(kind):
     assert relative_error(network(clips), expected) < 1e-12  # roundings of float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "features", "parameters", "transitions"),
     [

@@ -93,6 +93,7 @@ def test_predictions_do_not_depend_on_how_many_proposals_are_scored_at_once():
     assert torch.allclose(whole.class_scores, chunked.class_scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_a_norm_the_shortcut_sees_no_scale_and_mean_of_the_features():
     detector, features = small(SMALL.model_copy(update={"shortcut_norm": True})), torch.randn(2, 8, 16)
     by_hand = (features - features.mean(1, keepdim=True)) / features.var(1, False, keepdim=True).add(

@@ -105,6 +105,7 @@ def test_draws_take_about_as_many_and_all_of_them_where_there_are_too_few():
     assert drawn(draws, torch.zeros(6), torch.tensor(1.0)).tolist() == [1] * 6
 
 
+@pytest.mark.slow
 def test_balancing_by_weights_is_what_the_draws_are_on_average():
     draw = torch.Generator().manual_seed(0)
     logits, tiou = (torch.randn(2, 400, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -154,6 +155,7 @@ def test_refining_is_the_mean_of_both_decodings_and_has_no_bounds():
     assert turned.tolist() == [[22.0, -10.0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own", [{}, OURS, *({key: value} for key, value in OURS.items() if key != "step_shortcut")]
 )

@@ -83,6 +83,7 @@ def test_loss_and_gradients_do_not_depend_on_what_is_behind_the_end(kind, steps)
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["proposals", "etad"])
 def test_a_short_video_is_treated_as_in_a_window_that_ends_with_it(kind):
     """Against a detector that was built for so many steps, video by video."""

@@ -47,6 +47,7 @@ def draw(strategy: str, num_steps: int, count: int, *, seed: int = 0, videos: in
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     strategy=st.sampled_from(STRATEGIES),
@@ -177,6 +178,7 @@ def cost(num_steps: int, count: int) -> tuple[int, int]:
     return kept, flops.get_total_flops()
 
 
+@pytest.mark.slow
 def test_memory_and_time_of_a_step_follow_the_sampled_proposals_and_not_the_map():
     (one, one_flops), (two, two_flops), (four, four_flops) = (cost(32, n) for n in (64, 128, 256))
     assert (four - two) == pytest.approx(2 * (two - one), rel=0.02), "bytes are a line in the count"

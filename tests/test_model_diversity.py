@@ -23,6 +23,7 @@ def points_of(kind: str, sets: int, count: int, seed: int) -> Tensor:
     return {"random": points, "doubled": points[:, torch.arange(count) // 3], "equal": points * 0 + 1}[kind]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     sets=st.integers(1, 3),

@@ -417,6 +417,7 @@ def test_each_parameter_is_accumulated_once(keep_graphs):
     assert sorted(counts) == sorted(name for name, _ in encoder.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_graphs", [False, True])
 def test_many_chunks_in_bfloat16_are_summed_in_float32(keep_graphs):
     encoder = Encoder(dropout=0, dtype=torch.bfloat16)
@@ -473,6 +474,7 @@ def test_autocast_of_the_forward_holds_in_the_backward():
     assert encoder.first.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_graph_held_is_that_of_one_chunk(monkeypatch):
     """Weak references to what the first convolution puts out: never more than one chunk's alive."""
     encoder, alive, most = Encoder(), set(), 0

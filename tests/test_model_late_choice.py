@@ -27,6 +27,7 @@ def values_of(num_videos: int, num_clips: int, kind: str, seed: int = 0) -> Tens
     return values * (kind != "zero")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     num_videos=st.integers(1, 3),
@@ -99,6 +100,7 @@ def test_probabilities_sum_to_the_count_and_follow_the_sizes(sizes, data):
     assert not len(share) or share.max() <= share.min() * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_a_systematic_draw_keeps_each_item_as_often_as_it_should(count):
     sizes = torch.tensor([1.0, 7.0, 0.0, 2.0, 2.0, 40.0, 0.5, 3.0], dtype=torch.float64)

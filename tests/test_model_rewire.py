@@ -16,6 +16,7 @@ from model.rewire import describe, rewire, set_beta
 from model.rewired_stage import RewiredStage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r2plus1d_tiny", "r2plus1d_18"])
 def test_parameters_keep_their_names_order_and_tensors(name):
     network = build_backbone(name)
@@ -61,6 +62,7 @@ def test_beta_can_change_during_training():
         set_beta(plain, 0.5)
 
 
+@pytest.mark.slow
 def test_table_names_every_block():
     network = build_backbone("r2plus1d_18")
     table = rewire(network)
@@ -92,6 +94,7 @@ def test_stored_transitions_give_the_same_gradients():
         rewire(tiny(), stored=("layer2.1",))
 
 
+@pytest.mark.slow
 def test_training_mode_is_kept_module_by_module():
     network = build_backbone("r2plus1d_18")
     network.layer1.eval()
@@ -199,6 +202,7 @@ def test_pre_activation_blocks_with_two_branches_form_one_recurrence():
     assert torch.allclose(network.layer1(x), (one + other) / 2, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_statistics_stay_frozen_inside_a_frozen_block():
     network = build_backbone("r2plus1d_18")
     rewire(network)

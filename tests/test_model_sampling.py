@@ -17,6 +17,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     num_videos=st.integers(1, 3),
@@ -115,6 +116,7 @@ def test_clips_in_and_around_actions_come_first_and_the_rest_is_drawn():
     assert {clip for kept in more for clip in kept} == set(range(10))
 
 
+@pytest.mark.slow
 def test_without_actions_a_labelled_draw_is_random():
     kept = torch.cat([labelled(10, 0.4, *[[]] * 1000, seed=seed) for seed in range(10)])
     # standard deviation of a share: sqrt(0.4 * 0.6 / 10000) = 0.0049; five of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ def test_centre_and_width_go_there_and_back():
     assert torch.allclose(from_centre_width(to_centre_width(segments)), segments, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(start=st.floats(-50, 50), end=st.floats(-50, 50))
 @settings(deadline=None, max_examples=200)
 def test_clamped_segments_are_inside_and_long_enough(start, end):

@@ -53,6 +53,7 @@ def output_and_gradients(name: str, slice_bytes: int | None, dtype=torch.float64
     return [y.detach(), x.grad, *(p.grad for p in parameters)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.8, 1.0])
 @pytest.mark.parametrize("size", SLICES)
 @pytest.mark.parametrize("name", TOKENS)
@@ -90,6 +91,7 @@ def test_a_branch_that_cannot_be_cut_runs_whole():
     assert torch.equal(cut, whole)
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_summed_in_float32():
     """In bfloat16 the sum over 126 slices of a token each would lose the late ones."""
     exact = output_and_gradients("windows", None, beta=1.0)
@@ -105,6 +107,7 @@ def test_gradients_in_bfloat16_are_summed_in_float32():
     assert distance(sliced) <= 1.5 * distance(whole)
 
 
+@pytest.mark.slow
 def test_states_on_the_grid_are_computed_back_bit_for_bit():
     network = VideoSwin(Layout(D, (2, 2), (2, 2), window=(2, 3, 3)), drop_path=0.2)
     rewire(network, beta=1.0, slice_bytes=20_000)
@@ -115,6 +118,7 @@ def test_states_on_the_grid_are_computed_back_bit_for_bit():
     assert 0 < reconstruction_error(network) < 1e-4
 
 
+@pytest.mark.slow
 def test_gradients_that_are_there_already_are_added_to():
     blocks, x = blocks_of("windows"), states("windows")
     for slice_bytes in (None, 9_000):
@@ -173,6 +177,7 @@ def peak(clip: tuple[int, ...], slice_bytes: int | None) -> tuple[int, int]:
     return live.peak, 4 * 16 * clip[1] // 2 * clip[2] // 4 * clip[3] // 4
 
 
+@pytest.mark.slow
 def test_the_working_set_falls_with_the_slice_down_to_some_states():
     whole, state = peak((3, 32, 64, 64), None)
     halves = [peak((3, 32, 64, 64), size)[0] for size in (2**22, 2**20, 2**17)]
@@ -180,6 +185,7 @@ def test_the_working_set_falls_with_the_slice_down_to_some_states():
     assert whole > 27 * state and halves[2] < 11 * state
 
 
+@pytest.mark.slow
 def test_the_working_set_of_a_slice_does_not_grow_with_the_clip():
     """What grows are states: those of twice the clip are twice as large, and nothing else is."""
     (small, state), (large, _) = (peak((3, frames, 64, 64), 2**18) for frames in (32, 64))
@@ -204,6 +210,7 @@ def test_the_estimate_of_a_row_is_at_least_what_it_takes():
             assert live.peak <= 4 * rows.count * rows.elements + weights, name
 
 
+@pytest.mark.slow
 def test_the_setting_reaches_every_stage_and_null_leaves_branches_whole():
     for mib, slice_bytes in ((64, 2**26), (1, 2**20), (None, None)):
         encoder = ClipEncoder(EncoderSettings(backbone="videomae_s", slice_mib=mib))

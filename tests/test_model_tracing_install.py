@@ -91,6 +91,7 @@ def two_streams(network: Network, x: Tensor) -> Tensor:
 VARIANTS = [(Network, Block, None), (Untraceable, Block, None), (Network, Stubborn, stubborn_branches)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "block", "branches"), VARIANTS)
 def test_a_users_network_gets_the_two_streams_and_their_gradients(kind, block, branches):
     network, plain = kind(block).double(), kind(block).double()
@@ -120,6 +121,7 @@ def test_beta_zero_is_the_users_network_bit_for_bit(kind, block, branches):
     assert all(torch.equal(gradients[name], tensor) for name, tensor in gradients2.items())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_depth_and_beta_can_change():
     saved = []
     for depth in (4, 8):
@@ -136,6 +138,7 @@ def test_memory_does_not_grow_with_depth_and_beta_can_change():
     assert stage.beta == 0.5
 
 
+@pytest.mark.slow
 def test_a_copy_has_its_own_blocks():
     network = Network()
     rewire(network)
@@ -260,6 +263,7 @@ def test_a_wrong_branch_of_the_caller_is_found_at_the_first_run():
         network(inputs(torch.float32))
 
 
+@pytest.mark.slow
 def test_a_rewired_block_takes_no_argument_that_carries_a_gradient():
     network = Network()
     rewire(network)
@@ -267,6 +271,7 @@ def test_a_rewired_block_takes_no_argument_that_carries_a_gradient():
         network.layers[0](torch.zeros(1, D), mask=torch.ones(1, requires_grad=True))
 
 
+@pytest.mark.slow
 def test_rewiring_twice_and_storing_are_refused():
     network = Network()
     rewire(network)

@@ -71,6 +71,7 @@ def test_blocks_of_nested_sequences_with_norms_that_activate_are_found():
     assert [row.name for row in rows if row.kind == "transition"] == ["1.1.0"]
 
 
+@pytest.mark.slow
 def test_they_are_the_same_network_at_beta_zero_for_inputs_of_every_size():
     network = nested()
     plain = copy.deepcopy(network)

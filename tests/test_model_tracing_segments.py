@@ -132,6 +132,7 @@ def stack(block: type[nn.Module], depth: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(D, D), *(block() for _ in range(depth)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [PostNorm, Widening, ClassToken, FirstToken, DroppedSum])
 def test_a_block_with_operations_around_its_sums_is_a_recurrence_between_what_is_recomputed(block):
     network, x = stack(block), tokens()
@@ -170,6 +171,7 @@ def test_a_copy_of_a_network_with_such_blocks_runs_its_own_parameters():
     assert torch.equal(network(x), y) and not other(x).any()
 
 
+@pytest.mark.slow
 def test_outer_modules_stay_as_they_are_where_inner_ones_are_residual():
     class Stage(nn.Module):
         def __init__(self) -> None:
@@ -235,6 +237,7 @@ def test_a_sum_whose_branch_something_else_uses_is_recomputed():
     assert torch.equal(network[1].f.running_mean, plain[1].f.running_mean)
 
 
+@pytest.mark.slow
 def test_the_reason_is_that_of_the_block_within_what_is_recomputed():
     class Trained(PostNorm):
         def forward(self, x: Tensor) -> Tensor:

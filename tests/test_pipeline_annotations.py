@@ -186,6 +186,7 @@ SECONDS = st.floats(-5, 25, allow_nan=False)
 ACTIONS = st.builds(lambda a, b, c: Action(min(a, b), max(a, b), c), SECONDS, SECONDS, st.sampled_from("xy"))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(ACTIONS, max_size=8), st.none() | st.floats(0.1, 20))
 def test_repaired_actions_are_inside_and_repairing_again_changes_nothing(actions, duration):

@@ -290,6 +290,7 @@ def test_a_gpu_without_a_free_session_leaves_the_rest_to_the_cpu(monkeypatch):
     assert len(lines) <= 1 and all("Failed to create video decoder" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_fails_in_the_middle_of_a_video_goes_on_on_the_cpu(monkeypatch):
     nvdec = nvdec_stand_in.install(monkeypatch)
     decoded, lines = nvdec_stand_in.NvdecDecoder._decoded, []

@@ -100,6 +100,7 @@ def test_keys_keep_good_names_and_tell_equal_ones_apart():
     assert keys["a b.mp4"] != keys["a_b.mp4"]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.text("ab./ _-\u00e9\u4e2d" * 2, max_size=100), unique=True, max_size=8))
 def test_any_names_get_different_flat_keys(names):
@@ -215,6 +216,7 @@ def test_a_folder_without_a_description_is_refused(folder):
         Dataset.open(folder)
 
 
+@pytest.mark.slow
 def test_reading_a_description_imports_neither_torch_nor_webdataset(folder):
     code = (
         "import sys; from pipeline.dataset import Dataset; Dataset.open(sys.argv[1]).read('k1'); "

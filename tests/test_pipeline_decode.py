@@ -206,6 +206,7 @@ def from_start(data, wanted):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "full_range"),
     [

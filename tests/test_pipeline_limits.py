@@ -106,6 +106,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_bomb_of_pixels_takes_no_memory(tmp_path):
     """A GIF of a hundred bytes that states 16000x16000 pixels: 1 GB when decoded."""
     head = b"GIF89a" + struct.pack("<HHBBB", 16000, 16000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"

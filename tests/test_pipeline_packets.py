@@ -24,6 +24,7 @@ def test_needed_packets_reach_from_the_key_frame_to_the_frame():
 VIDEO = painted_video(48, gop=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.sets(st.integers(0, 47), min_size=1))
 def test_needed_packets_are_those_of_the_runs(wanted):

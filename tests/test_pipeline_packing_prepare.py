@@ -120,6 +120,7 @@ def test_a_name_without_ending_means_the_video_and_not_its_preview(tmp_path):
     assert folder.find("alone") == ("alone.gif", None)
 
 
+@pytest.mark.slow
 def test_a_link_to_what_is_not_there_is_that_videos_reject(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "gone.mp4").symlink_to("elsewhere.mp4")
@@ -187,6 +188,7 @@ def test_the_stated_length_is_read_and_damage_is_no_error(tmp_path, source):
     assert stated_seconds(tmp_path / "broken.mp4") == stated_seconds(tmp_path / "absent.mp4") == 0.0
 
 
+@pytest.mark.slow
 def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_path, source, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -206,6 +208,7 @@ def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_who_stops_early_leaves_no_process_and_no_file(tmp_path, source, monkeypatch):
     import multiprocessing
 
@@ -220,6 +223,7 @@ def test_who_stops_early_leaves_no_process_and_no_file(tmp_path, source, monkeyp
     assert multiprocessing.active_children() == [] and list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_error_of_the_decoder_is_that_files_own(tmp_path, source, monkeypatch):
     path = tmp_path / "v.mp4"
     path.write_bytes(source)
@@ -234,6 +238,7 @@ def test_an_error_of_the_decoder_is_that_files_own(tmp_path, source, monkeypatch
     assert bad[0].reject == "RuntimeError: unheard of" and good[0].reject is None
 
 
+@pytest.mark.slow
 def test_a_file_that_is_encoded_so_already_is_not_encoded_again(tmp_path, source):
     data, _, _ = transcode(source, SPEC)
     path = tmp_path / "packed.mp4"

@@ -55,6 +55,7 @@ def test_an_odd_angle_is_refused(tmp_path):
         probe(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "wanted"),
     [
@@ -152,6 +153,7 @@ def test_frames_before_zero_are_hidden_as_players_hide_them(tmp_path):
     assert frames == [(number / FPS, number + 10) for number in range(40)] and remarks == {}
 
 
+@pytest.mark.slow
 def test_an_edit_list_hides_what_was_cut_and_keeps_the_times(tmp_path):
     """Cut by a tool that does not encode: the file holds frames from a key frame on, and hides the first
     ones.

@@ -212,6 +212,7 @@ def test_sizes_in_whole_blocks_by_hand(stored, aspect, short_side, scaled, cropp
     assert scaled_and_cropped(*stored, Fraction(aspect), spec) == (scaled, cropped)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     st.integers(16, 4096), st.integers(16, 4096), st.sampled_from([0, 16, 64, 128, 256, 512]), st.booleans()
@@ -291,6 +292,7 @@ def test_equal_input_gives_equal_bytes(shared_real, codec):
         assert b" threads=1 " in made[0] and b" mbtree=0" in made[0]
 
 
+@pytest.mark.slow
 def test_the_ntsc_rate_is_kept_exactly(shared_real):
     path = shared_real / "videos" / "mmaction2_test_video_structuralize.mp4"
     _, source, result = transcode(path, EncodingSpec(fps=Fraction(0), short_side=64))

@@ -84,18 +84,21 @@ def reasons(journal: Journal, task, *names: str) -> list[str | None]:
     return [result.video.reject for result in run_jobs(jobs(*names), journal, task, workers=2)]
 
 
+@pytest.mark.slow
 def test_results_come_in_the_order_of_the_jobs(tmp_path):
     journal = Journal(tmp_path)
     assert reasons(journal, slow_first, "a", "b", "c", "d") == ["by a", "by b", "by c", "by d"]
     assert journal.encoded_path("c").read_bytes() == b"c"
 
 
+@pytest.mark.slow
 def test_what_the_journal_has_is_not_done_again(tmp_path):
     journal = Journal(tmp_path)
     assert reasons(journal, slow_first, "a", "b") == ["by a", "by b"]
     assert reasons(journal, full_disk, "a", "b") == ["by a", "by b"]
 
 
+@pytest.mark.slow
 def test_a_crashing_decoder_costs_one_video(tmp_path):
     found = reasons(Journal(tmp_path), crash_on_b, "a", "b", "c")
     assert found == ["by a", "the process that decoded it was killed twice (SIGKILL)", "by c"]

@@ -63,6 +63,7 @@ def server(folder) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["", "/", "/dataset.json", "/{00000..00002}.tar"])
 def test_a_data_set_is_read_over_http(server, cache, tail):
     dataset = Dataset.open(server + tail)
@@ -108,6 +109,7 @@ def test_a_repacked_remote_data_set_is_not_read_from_stale_tars(server, folder, 
     assert Dataset.open(server).read("k0") == b"new"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", ["{server}/no", "pipe:cat /no/such/00000.tar", "pipe:false", "s4://a/b"])
 def test_a_location_that_cannot_be_fetched_is_refused_in_one_line(server, cache, location, capfd):
     with pytest.raises(ValueError, match="fetched|no tar and no") as caught:

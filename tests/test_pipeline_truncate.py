@@ -39,6 +39,7 @@ def test_parts_lie_in_the_window_and_have_all_lengths_and_places_that_are_allowe
     assert places.min() < 0.02 and places.max() > 0.98 and places.mean() == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.slow
 @given(start=st.floats(10, 48), length=st.floats(0.1, 60), least=st.floats(0.05, 1), share=st.floats(0, 1))
 def test_an_action_of_the_window_keeps_the_least_share_of_its_length(start, length, least, share):
     sample = sample_of((start, start + length))

@@ -38,6 +38,7 @@ def test_the_smallest_version_of_a_table_runs_from_raw_footage(shared_real, tmp_
         assert "frozen=true-seed0, frames shuffled: average" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "name"), STUDIES)
 @pytest.mark.parametrize("smallest", [False, True])
 def test_every_value_of_a_study_makes_settings(table, name, smallest):

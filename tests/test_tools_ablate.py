@@ -61,6 +61,7 @@ def test_what_cannot_be_varied_is_refused(options, message):
         parse_vary(options)
 
 
+@pytest.mark.slow
 def test_every_combination_is_run_with_the_first_seed_before_the_second():
     runs = planned({"encoder.clip_ratio": [0.1, 0.3], "encoder.frozen": [True, False]}, seeds=2)
     got = [(run.values["encoder.clip_ratio"], run.values["encoder.frozen"], run.seed) for run in runs]
@@ -72,6 +73,7 @@ def test_every_combination_is_run_with_the_first_seed_before_the_second():
     assert len({run.name for run in runs}) == 8
 
 
+@pytest.mark.slow
 def test_folders_have_names_that_stay_apart_and_stay_in_the_folder():
     values = ["a/b", "a_b", "../x", "x" * 300, "x" * 301]
     runs = planned({"data.train_subset": values})
@@ -90,6 +92,7 @@ def test_wrong_settings_are_refused_before_anything_runs():
         planned({"encoder.clip_ratio": [0.1, 3]})
 
 
+@pytest.mark.slow
 def test_mean_and_spread_are_those_of_the_seeds():
     runs = planned({"encoder.frozen": [True, False]}, seeds=3)
     frozen, trained = runs[::2], runs[1::2]
@@ -212,6 +215,7 @@ def stand_in(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_no_other_and_is_tried_again(stand_in):
     out = stand_in / "study"
     result = ablate(Path("x"), out, "--seeds", "3", "--jobs", "2")

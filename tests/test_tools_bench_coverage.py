@@ -65,6 +65,7 @@ def test_blocks_are_modules_that_add_to_what_they_depend_on():
     assert residual_blocks(one.build(), one.input(0)) == {"1": {"", "1"}, "3": {"", "3"}}
 
 
+@pytest.mark.slow
 def test_a_row_counts_blocks_measures_both_directions_and_says_why_one_is_left():
     row = measure(own(Basic, Basic, Cost, Double))
     assert row.error is None and (row.blocks, row.rewired) == (3, 2)
@@ -75,6 +76,7 @@ def test_a_row_counts_blocks_measures_both_directions_and_says_why_one_is_left()
     assert "67%" in table([row], markdown=False)
 
 
+@pytest.mark.slow
 def test_the_row_tells_a_network_that_is_rewired_wrongly(monkeypatch):
     """An inverse that is off by a little, and a beta-0 output that is another."""
     one, original = own(Basic, Basic), coverage.set_beta

@@ -41,6 +41,7 @@ def test_both_decoders_find_the_frames_that_were_asked_for(tmp_path, codec):
         assert [[number_of(frame) for frame in clip] for clip in clips] == video.clips.tolist()
 
 
+@pytest.mark.slow
 def test_rows_name_every_decoder_and_leave_out_what_is_not_there(tmp_path):
     path = tmp_path / "rows.json"
     result = bench("--codec", "vp9", "--out", str(path))

@@ -22,6 +22,7 @@ def test_the_exponent_of_a_curve_is_found_whatever_the_start_costs(power, start)
     assert exponent(FACTORS, [start + 0.7 * x**power for x in FACTORS]) == pytest.approx(power, abs=0.02)
 
 
+@pytest.mark.slow
 def test_noise_of_two_percent_leaves_a_line_below_the_bound():
     rng = np.random.default_rng(0)
     draws = [[(3 + x) * rng.uniform(0.98, 1.02) for x in FACTORS] for _ in range(20)]
@@ -35,6 +36,7 @@ def test_what_does_not_grow_has_the_exponent_zero():
     assert exponent(FACTORS, [2.0, 2.05, 1.98, 2.1]) == 0.0 and exponent(FACTORS, [2.0] * 4) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_makes_the_data_set_larger_in_that_alone(tmp_path, axis):
     base = Sizes(videos=2, seconds=4, classes=3, actions=2)

@@ -17,6 +17,7 @@ def bench(*options: str):
     return CliRunner().invoke(main, list(options))
 
 
+@pytest.mark.slow
 def test_rows_hold_every_mode_and_reversible_saves_least(tmp_path):
     path = tmp_path / "rows.json"
     result = bench(*SMALL, "--clips", "4", "--dtype", "float32", "--out", str(path))
@@ -45,6 +46,7 @@ def test_memory_of_sampled_encoding_does_not_grow_with_the_ratio(tmp_path):
         assert few["saved_mib"] == pytest.approx(all_of_them["saved_mib"], abs=0.03)
 
 
+@pytest.mark.slow
 def test_lower_precision_saves_fewer_bytes(tmp_path):
     found = []
     for dtype in ("float32", "bfloat16"):

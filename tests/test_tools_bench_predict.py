@@ -48,6 +48,7 @@ def seen_by_predict(file: Path, spec: EncodingSpec | None, settings: DataSetting
     return batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "most_apart"),
     [
@@ -138,6 +139,7 @@ def test_every_part_has_a_row_and_the_plain_loop_finds_the_same(tmp_path, packin
     assert all(part in result.output for part in rows)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_one_line(tmp_path):
     run = checkpoint(tmp_path / "run", PACKED)
     (tmp_path / "bad.mp4").write_bytes(b"no video")

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from tools.bench_rewire import MODES, main
 
 
+@pytest.mark.slow
 def test_the_document_is_kept_in_a_file_and_not_replaced(tmp_path):
     small = ["--backbone", "r2plus1d_tiny", "--clip", "3x8x32x32", "--repeats", "1", "--device", "cpu"]
     arguments = [*small, "--json", "--out", str(tmp_path / "rows.json")]

@@ -46,6 +46,7 @@ def bench(*options: str):
     return CliRunner().invoke(main, [*SMALL, *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_every_mode_has_the_gradient_of_ordinary_autograd(mode):
     loss_off, gradient_off = agreement(OPTIONS, mode, "float32")
@@ -54,6 +55,7 @@ def test_every_mode_has_the_gradient_of_ordinary_autograd(mode):
     assert gradient_off < (2e-3 if mode.reversible else 1e-5)
 
 
+@pytest.mark.slow
 def test_the_full_gradient_modes_of_one_network_agree_with_each_other():
     clips, kept = make_clips(OPTIONS), kept_clips(OPTIONS)
     full = {m.name: loss_and_gradient(StepNetwork(OPTIONS, m), "float32", clips, kept) for m in MODES[:3]}

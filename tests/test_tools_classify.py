@@ -92,6 +92,7 @@ def test_clips_cover_the_video_in_order_and_their_scores_are_probabilities(weigh
     assert "does not name its classes" in result.stderr and "class " in video["overall"][0]["label"]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_frames_themselves(weights):
     """Pixels into the network by hand: -1..1, pooled over space, neighbours in time, then the linear map."""
     classifier = load_classifier(weights, None, torch.device("cpu"))

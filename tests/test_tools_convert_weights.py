@@ -76,6 +76,7 @@ def test_a_checkpoint_without_a_last_norm_is_not_given_a_fresh_one():
         assert (found.backbone, found.share, found.unexpected) == (backbone, 1, [])
 
 
+@pytest.mark.slow
 def test_a_lateral_norm_of_mmaction2_is_neither_lost_nor_taken_for_pyslowfasts():
     for backbone in ("slowfast_50_mmaction2", "slowfast_50_mmaction2_lateral_norm"):
         weights: dict[str, Tensor] = {}

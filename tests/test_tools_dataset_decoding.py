@@ -80,6 +80,7 @@ def test_the_videos_of_make_demo_cannot_fail_on_a_gpu(demo, monkeypatch, subset,
     ]
 
 
+@pytest.mark.slow
 def test_without_the_way_back_the_demo_would_fail(demo, monkeypatch):
     """The stand-in refuses those videos as DALI does: the test above tests something."""
     nvdec_stand_in.install(monkeypatch)
@@ -89,6 +90,7 @@ def test_without_the_way_back_the_demo_would_fail(demo, monkeypatch):
         nvdec_stand_in.NvdecDecoder(nvdec_stand_in.GPU).decode(dataset.read(key), torch.arange(3).numpy())
 
 
+@pytest.mark.slow
 def test_make_shards_records_the_layout_of_the_pixels(demo):
     assert {packed_format(video).pix_fmt for video in Dataset.open(demo).videos.values()} == {"yuv420p"}
     entry = next(iter(json.loads((demo / "dataset.json").read_text())["videos"].values()))

@@ -90,6 +90,7 @@ def test_a_library_that_cannot_be_imported_spoils_its_own_checks_only(fake_torch
     assert "BROKEN" in result.stderr and "broken" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_library_that_crashes_is_named_with_the_signal(fake_torch):
     fake_torch(
         "import os, signal, sys; print('hello'); print('last words', file=sys.stderr, flush=True);"
@@ -141,6 +142,7 @@ def test_a_missing_compiler_is_named_with_the_package(monkeypatch):
     assert "apt-get install g++" in found[0].todo
 
 
+@pytest.mark.slow
 def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
     text = "# tested\nclick==0.1\nno-such-thing==1\n"
     text += "torch==99; python_version < '3.0'\nav==0 ; python_version > '3'\n"

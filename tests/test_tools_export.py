@@ -79,6 +79,7 @@ def test_a_model_file_alone_predicts_byte_for_byte_what_its_run_predicts(trained
     assert own.count(source) == 1 and own.replace(source, '"given.leantad"') == other
 
 
+@pytest.mark.slow
 def test_the_size_is_printed_and_the_document_has_all_numbers(trained, tmp_path):
     result = call(export, trained, tmp_path / "a.leantad")
     size = (tmp_path / "a.leantad").stat().st_size

@@ -206,6 +206,7 @@ def i3d(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gpu", "name"), [(True, "own_videos_i3d"), (False, "own_videos_i3d_cpu")])
 def test_with_the_weights_of_i3d_settings_are_those_of_its_recipes(shards, i3d, monkeypatch, gpu, name):
     """Found in the folder that one works in, or named; without them, nothing changes."""

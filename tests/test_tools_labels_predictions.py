@@ -77,6 +77,7 @@ def test_predict_writes_every_format_beside_what_it_always_writes(run, videos, t
     }
 
 
+@pytest.mark.slow
 def test_without_format_predict_writes_what_it_did(run, videos, tmp_path):
     result = call(videos / "first.webm", "--checkpoint", run, "--out", tmp_path / "out")
     assert result.exit_code == 0 and written(tmp_path / "out") == ALWAYS - {"second.srt"}

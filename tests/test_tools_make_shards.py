@@ -111,6 +111,7 @@ def annotations(tmp_path) -> Path:
     return annotate(tmp_path / "annotations.json", database)
 
 
+@pytest.mark.slow
 def test_videos_become_a_data_set(videos, annotations, tmp_path):
     done = run(videos, annotations, "--out", tmp_path / "out", "--shard-size", 2, "--verify")
     assert done.returncode == 0, done.stderr
@@ -128,6 +129,7 @@ def test_videos_become_a_data_set(videos, annotations, tmp_path):
     assert names == {*tars, "dataset.json", "rejects.csv"}
 
 
+@pytest.mark.slow
 def test_a_bad_video_among_good_ones_is_a_reject_by_reason(videos, tmp_path):
     (videos / "empty.mp4").write_bytes(b"")
     (videos / "text.mp4").write_text("no video")
@@ -169,6 +171,7 @@ def test_a_dangling_link_is_one_reject(videos, tmp_path):
         assert "gone: gone.mp4 is a link to nowhere.mp4, which is not there" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_decodes_of_a_cut_file_is_packed_with_a_remark_and_strictly_rejected(videos, tmp_path):
     good = (videos / "v_one.mp4").read_bytes()
     (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
@@ -188,6 +191,7 @@ def test_what_decodes_of_a_cut_file_is_packed_with_a_remark_and_strictly_rejecte
     assert done.returncode == 2 and "was begun with strict None, not True" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_action_that_packing_would_lose_names_a_rate_that_keeps_it(videos, tmp_path):
     write_video(videos / "short.mp4", range(0, 200, 40))  # 5 frames; at 4 a second one is packed, for 0.25 s
     write_video(videos / "long.mp4", range(0, 600, 40))
@@ -219,6 +223,7 @@ def test_a_csv_a_subset_and_a_class_file(videos, tmp_path):
     assert dataset.videos["two"].codec == "h264" and dataset.videos["two"].fps == 5.0
 
 
+@pytest.mark.slow
 def test_the_end_shows_classes_by_subset_look_alikes_and_files_without_annotations(videos, tmp_path):
     rows = ["one,0,1,right,training", "two,0,0.5,Right,Validation", "two,0.5,1,right,Validation"]
     rows += ["two,0.5,1,right,Validation", "a name.with dots,,,,Validation"]
@@ -307,6 +312,7 @@ def test_a_subset_without_an_action_gets_a_warning(videos, tmp_path):
     assert "warning: subset 'validation' has no action: a run can neither train nor" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_name_that_is_only_similar_is_found_and_shown(tmp_path):
     folder = tmp_path / "videos"
     for file in ("a.mp4", "c\u00e4fe 1.mp4", "north/day.mp4", "v_b.mp4", "b.mp4"):
@@ -406,6 +412,7 @@ def test_an_empty_folder_of_videos_is_refused(tmp_path, annotations):
         assert done.returncode == 2 and "want a folder of videos" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, annotations, tmp_path):
     out = tmp_path / "out"
     assert run(videos, annotations, "--out", out).returncode == 0
@@ -421,6 +428,7 @@ def test_a_finished_data_set_is_left_alone_and_a_cut_shard_is_named(videos, anno
     assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_its_last_file_leaves_nothing(videos, annotations, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
@@ -439,6 +447,7 @@ def test_a_run_that_was_killed_after_its_last_file_leaves_nothing(videos, annota
     assert not any(path.name.startswith(".") for path in out.iterdir())
 
 
+@pytest.mark.slow
 def test_verify_finds_a_changed_byte(videos, annotations, tmp_path):
     assert run(videos, annotations, "--out", tmp_path / "out").returncode == 0
     tar = tmp_path / "out" / "00000.tar"

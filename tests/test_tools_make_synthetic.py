@@ -121,6 +121,7 @@ def test_a_single_frame_does_not_tell_the_classes_apart_but_two_do():
     assert ((np.array(motion) < 0) == labels)[slides].mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_tool_writes_whole_videos_and_matching_annotations(tmp_path):
     out = tmp_path / "made"
     sizes = ["--size", "32", "--shortest", "2", "--longest", "3", "--quiet"]

@@ -93,6 +93,7 @@ LONG = (pytest.mark.slow, pytest.mark.ci)
 R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "encoder", "reversible", "ratio"),
     [

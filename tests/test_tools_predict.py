@@ -110,6 +110,7 @@ def test_weights_trained_on_kept_bytes_see_the_bytes_of_the_file(videos, tmp_pat
     assert results(tmp_path / "found" / "detections.json") == results(evaluated)
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     broken, out = tmp_path / "broken.mkv", tmp_path / "found"
     broken.write_bytes((videos / "first.mkv").read_bytes()[:600])  # within its first frame
@@ -125,6 +126,7 @@ def test_a_broken_file_is_named_and_the_others_go_on(videos, run, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_what_is_missing_of_a_file_and_what_was_left_out_is_printed(videos, run, tmp_path):
     films = tmp_path / "films"
     films.mkdir()
@@ -138,6 +140,7 @@ def test_what_is_missing_of_a_file_and_what_was_left_out_is_printed(videos, run,
     assert len(found["results"]["cut"]) == 100
 
 
+@pytest.mark.slow
 def test_a_window_that_cannot_be_decoded_is_that_files_failure(videos, run, tmp_path, monkeypatch, capsys):
     from pipeline.clip_decoder import ClipDecoder
 
@@ -173,6 +176,7 @@ def test_the_options_leave_some_out_and_change_no_number(videos, run, tmp_path):
     assert other["detections"] != best
 
 
+@pytest.mark.slow
 def test_results_are_not_replaced_without_force_and_that_is_told_at_once(videos, run, tmp_path, monkeypatch):
     arguments = (videos / "second.webm", "--checkpoint", run, "--out", tmp_path)
     (tmp_path / "second.srt").write_text("mine")
@@ -184,6 +188,7 @@ def test_results_are_not_replaced_without_force_and_that_is_told_at_once(videos,
     assert (tmp_path / "second.srt").read_text().startswith("1\n00:00:0")
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_read_nothing_is_written(videos, run, tmp_path):
     empty, out = tmp_path / "zero.mp4", tmp_path / "found"
     empty.touch()
@@ -221,6 +226,7 @@ def test_bad_input_is_one_line(videos, run, tmp_path):
     assert not (tmp_path / "found").exists() or not list((tmp_path / "found").iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch):
     from train import inference
 
@@ -331,6 +337,7 @@ def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, vi
     assert "; that of all classes for 'swim', not found there" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_was_detected_is_printed_although_the_disk_is_full(run, videos, tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -79,6 +79,7 @@ def test_a_folder_of_hugging_face_is_read_without_running_its_code(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

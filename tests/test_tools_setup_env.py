@@ -62,6 +62,7 @@ def index():
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_ordinary_set_up_is_one_pip_command(checkout):
     done, installed = set_up(checkout, "", "--no-index")
     assert done.returncode == 0, done.stderr
@@ -79,6 +80,7 @@ def test_cpu_takes_torch_from_the_index_of_cpu_builds_first(checkout, index):
     assert rest.endswith("-e .[dev] setuptools") and index not in rest
 
 
+@pytest.mark.slow
 def test_cpu_without_that_index_goes_on_with_the_ordinary_one_and_says_so(checkout):
     done, installed = set_up(checkout, CPU="1", TORCH_CPU_INDEX="http://127.0.0.1:1/cpu")
     assert done.returncode == 0, done.stderr

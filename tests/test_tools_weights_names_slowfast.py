@@ -70,6 +70,7 @@ def blob_name(name: str, blocks: tuple[int, ...]) -> str:
     return re.sub(r"[._](weight|bias)$", lambda m: f"_{m[1][0]}", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "blocks"),
     [

@@ -56,6 +56,7 @@ def test_every_tensor_of_the_authors_file_but_the_head_finds_its_place(shared_re
     assert len(converted) == len(weights) - 2  # head.weight, head.bias
 
 
+@pytest.mark.slow
 def test_every_tensor_of_mmaction2s_file_finds_its_place(shared_real):
     weights = published(shared_real, "mmaction2_videomae_base_backbone.json")
     weights["pos_embed"] = sine_table(1568, 768, torch.device("cpu"))[None]
@@ -84,6 +85,7 @@ def test_learnt_positions_are_refused():
             convert(weights)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_transformers_with_its_last_norm():
     network, clip = huggingface("VideoMAEModel", use_mean_pooling=False), torch.randn(2, 3, 4, 32, 32)
     ours = loaded(videomae.from_huggingface(network.state_dict()))
@@ -93,6 +95,7 @@ def test_features_are_those_of_transformers_with_its_last_norm():
     assert relative_error(features, expected) < 1e-5  # roundings of float32, summed in another order
 
 
+@pytest.mark.slow
 def test_features_are_those_of_transformers_without_a_last_norm():
     network, clip = huggingface("VideoMAEModel"), torch.randn(2, 3, 4, 32, 32)
     layout = Layout(features=32, depth=2, heads=4, image_side=32, norm=False)

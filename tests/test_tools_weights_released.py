@@ -131,6 +131,7 @@ def test_every_tensor_of_a_whole_detector_finds_its_place(name, shared_real):
     assert len(found.state) == len(weights) - len(left_out) - max(0, scales - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_FEATURES)
 def test_a_detector_on_features_needs_no_encoder(name, shared_real):
     family, num_features, num_classes = ON_FEATURES[name]
@@ -178,6 +179,7 @@ def etad(shared_real, tmp_path_factory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_etads_golden_outputs_come_out_of_the_converted_checkpoint(etad, shared_real):
     reference = golden_etad.read(shared_real / "golden" / "etad_quarter")
     detector = load_trained(etad, ["detector.num_steps=128", "run.device=cpu"]).network.detector
@@ -244,6 +246,7 @@ def test_a_detector_on_features_predicts_and_evaluates_in_a_feature_file(shared_
     assert {each["label"] for each in next(iter(found.values()))} == {"jump", "run"}
 
 
+@pytest.mark.slow
 def test_a_detector_is_replaced_with_force_and_nothing_else_ever(etad, shared_real, tmp_path):
     checkpoint = etad.parent / "epoch_5.pth.tar"
     options = ("--backbone", "r2plus1d_tiny", "--recipe", "activitynet_etad_paper")
@@ -258,6 +261,7 @@ def test_a_detector_is_replaced_with_force_and_nothing_else_ever(etad, shared_re
     assert again.exit_code == 0 and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_whole_detector_can_be_had_alone(etad, tmp_path):
     options = ("--encoder-only", "--backbone", "r2plus1d_tiny", "--out", tmp_path / "e.safetensors")
     checkpoint = etad.parent / "epoch_5.pth.tar"
@@ -335,6 +339,7 @@ GOLDEN_HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN_HEADS)
 def test_the_golden_outputs_of_heads_come_out_of_a_converted_file(name, shared_real, tmp_path):
     """Heads at reduced width, so on features of width 32, by way of the file, the folder and its settings."""

@@ -88,6 +88,7 @@ def test_feature_files_lose_their_classes_the_same_way(tmp_path):
     assert {a.label for video in dataset.videos.values() for a in video.actions} == {"proposal"}
 
 
+@pytest.mark.slow
 def test_plan_counts_one_class(shards):
     options = PlanOptions(Path("demo"), (), str(shards), 7, 8.0, 1, None, False)
     assert options.classes_and_frame_size(settings_of(shards), Output(quiet=True))[0] == 1

@@ -16,6 +16,7 @@ DETECTION = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(DETECTION, max_size=20))
 def test_each_number_and_label_comes_back_as_it_was(detections):
     compact = CompactDetections(detections)

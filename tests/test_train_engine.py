@@ -107,6 +107,7 @@ def test_a_state_that_carries_code_is_refused_and_not_run(results):
     assert "holds objects that could run code" in results["refusals"]["bomb"]
 
 
+@pytest.mark.slow
 def test_a_state_that_torch_warns_of_is_read_without_a_further_line(tmp_path):
     torch.save({"step": 3}, tmp_path / "state.pt", pickle_protocol=3)
     with warnings.catch_warnings():

@@ -87,6 +87,7 @@ def test_detections_and_ground_truth_give_the_published_thumos_table(shared_real
     assert len(metrics["per_class"]) == 20 and metrics["protocol"] == "0.1:0.1:0.9"
 
 
+@pytest.mark.slow
 def test_a_file_of_detections_is_measured_without_torch_or_dali(truth, tmp_path):
     results = written(tmp_path / "d.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
     code = (
@@ -101,6 +102,7 @@ def test_a_file_of_detections_is_measured_without_torch_or_dali(truth, tmp_path)
     assert "average" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_file_runs_as_a_script(truth, tmp_path):
     results = written(tmp_path / "d.json", {"results": RESULTS})
     arguments = ["--detections", results, "--ground-truth", truth, "--subset", "validation", "--tiou", "0.5"]

@@ -112,6 +112,7 @@ def test_equals_the_loop_over_rows_on_crowded_random_videos(seed):
     )
 
 
+@pytest.mark.slow
 @given(seed=metric_cases.SEEDS)
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_equals_the_loop_with_repeats_strangers_and_classes_without_truth(seed):
@@ -141,6 +142,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_duplicates", [False, True])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_map_equals_the_published_figures(shared_real, name, drop_duplicates):

@@ -112,6 +112,7 @@ def matched_of(truth, detections, thresholds=TIOU):
     return match_detections(evaluation_data(truth, detections), np.array(thresholds))
 
 
+@pytest.mark.slow
 @given(seed=SEEDS)
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_kinds_shares_and_gains_equal_the_loop(seed):
@@ -310,6 +311,7 @@ def test_the_published_bins_fit_activitynet(shared_real):
     assert [item.scheme for item in items] == ["activitynet"] * 3
 
 
+@pytest.mark.slow
 def test_the_shares_of_a_real_set_add_up(shared_real):
     folder = shared_real / "results" / "autoloc"
     truth = read_annotations(folder / "TH14_gt.json")

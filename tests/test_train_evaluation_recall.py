@@ -158,6 +158,7 @@ def test_the_metrics_are_plain_numbers_and_have_a_table():
     assert "AR@100" in lines[0] and "AUC" in lines[0] and len(lines) == 3
 
 
+@pytest.mark.slow
 def test_the_real_set_gives_what_the_loop_gives(shared_real):
     folder = shared_real / "results" / "autoloc"
     truth = dict(list(read_annotations(folder / "TH14_gt.json").items())[:4])

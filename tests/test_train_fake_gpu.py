@@ -167,6 +167,7 @@ def test_ground_truth_that_stays_on_the_cpu_is_found(monkeypatch):
     assert "on cpu" in refused("r2plus1d_tiny")
 
 
+@pytest.mark.slow
 def test_frame_numbers_that_stay_on_the_cpu_are_found(monkeypatch):
     def forward(self, x):
         return x.index_select(2, self.rule(x.shape[2], self.alpha))

@@ -44,6 +44,7 @@ def test_random_segments_may_be_those_of_other_actions():
     assert all(item["segment"][1] - item["segment"][0] == pytest.approx(2) for item in items)
 
 
+@pytest.mark.slow
 def test_chance_is_that_of_placing_segments_by_hand():
     """One action of 10 s in 100 s: a segment of 10 s hits at tIoU 0.5 if it starts within 10/3 s of it."""
     one = {f"v{i}": video(f"v{i}", 100.0, [(45, 55, "run")]) for i in range(50)}

@@ -76,6 +76,7 @@ def test_a_run_folder_holds_what_scripts_rely_on(complete, shards):
     assert all(0 < event["loss"] < 1000 for event in events(complete, "train"))
 
 
+@pytest.mark.slow
 def test_a_validated_checkpoint_keeps_a_threshold_for_each_class(complete, shards):
     subset = "validation"
     results = json.loads((complete / "detections.json").read_text())["results"]
@@ -84,6 +85,7 @@ def test_a_validated_checkpoint_keeps_a_threshold_for_each_class(complete, shard
     assert read_thresholds(complete / "checkpoints" / "last") == wanted
 
 
+@pytest.mark.slow
 def test_the_eval_command_finds_what_the_run_found(complete, tmp_path):
     arguments = ["--checkpoint", str(complete), "--json", "--out", str(tmp_path / "found.json")]
     result = CliRunner().invoke(evaluate, arguments)
@@ -108,6 +110,7 @@ def test_killed_and_resumed_equals_not_killed(shards, complete, tmp_path):
     assert losses == [event["loss"] for event in events(complete, "train")]  # each step logged once
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_the_former_checkpoint_was_removed_removes_it_when_it_is_resumed(
     shards, complete, tmp_path
 ):
@@ -138,6 +141,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_stopped(shards, complete, tmp
     assert_same_weights(out, complete)
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, tmp_path):
     out = tmp_path / "two"
@@ -150,6 +154,7 @@ def test_the_deepspeed_launcher_runs_two_processes_that_share_the_work(shards, t
     assert not list(out.glob("detections.rank*"))
 
 
+@pytest.mark.slow
 def test_resuming_a_complete_run_changes_nothing(shards, complete):
     before = (complete / "log.jsonl").read_text()
     assert run(shards, complete, "--resume", run__checkpoint_every=1).exit_code == 0
@@ -159,6 +164,7 @@ def test_resuming_a_complete_run_changes_nothing(shards, complete):
     ] == trained
 
 
+@pytest.mark.slow
 def test_a_copy_that_lost_its_links_goes_on_and_says_so(shards, complete, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(complete, copy, symlinks=True)
@@ -203,11 +209,13 @@ def test_a_run_that_learns_nothing_says_so_and_what_to_try(shards, tmp_path):
     assert line.startswith("warning: after 4 of 4 steps nothing was learned") and "run.epochs=300" in line
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_not_overwritten(shards, complete):
     result = run(shards, complete)
     assert result.exit_code == 2 and "--resume" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_a_release_that_lacked_a_setting_goes_on(shards, complete, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(complete, copy, symlinks=True)
@@ -219,11 +227,13 @@ def test_a_run_of_a_release_that_lacked_a_setting_goes_on(shards, complete, tmp_
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_resuming_under_other_settings_is_refused_by_name(shards, complete):
     result = run(shards, complete, "--resume", run__checkpoint_every=1, detector__hidden=32)
     assert result.exit_code == 2 and "detector.neck_dim" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_a_second_run_stays_out_of_the_folder_until_the_first_is_gone(shards, complete, tmp_path):
     out = tmp_path / "run"
@@ -264,6 +274,7 @@ def without_actions(*subsets: str):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subsets", "says"),
     [
@@ -294,6 +305,7 @@ def test_data_without_actions_is_refused_at_once(shards, complete, tmp_path, sub
     assert resumed.exit_code == 2 and re.search(says, resumed.stderr), resumed.output
 
 
+@pytest.mark.slow
 def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards, tmp_path):
     result = run(shards, tmp_path / "run", run__protocol="0.5:x")
     assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()
@@ -315,6 +327,7 @@ def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_
     assert again.exit_code == 0 and "another post.sigma from here on" in again.stderr, again.output
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):
     from model.detector import ProposalDetector
 
@@ -506,6 +519,7 @@ def test_an_average_that_is_lost_or_of_another_network_is_one_line(tmp_path):
         average.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_padded_truncated_windows_and_groups_of_layers_train_resume_and_are_evaluated_alike(shards, tmp_path):
     """All of them in one run: windows of 6 s for videos of 2 to 4 s, so that half of each is masked."""

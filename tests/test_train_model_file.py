@@ -64,6 +64,7 @@ def refused(path: Path) -> str:
     return message.removeprefix(str(path))
 
 
+@pytest.mark.slow
 def test_a_model_file_is_the_checkpoint_without_this_machine(run, model):
     found = read_model_file(model)
     assert found.classes == tuple(CLASSES) and found.packing == PACKED
@@ -77,6 +78,7 @@ def test_a_model_file_is_the_checkpoint_without_this_machine(run, model):
     assert b"alice" not in data and b"/home" not in data and b"step_000" not in data
 
 
+@pytest.mark.slow
 def test_the_thresholds_of_the_classes_travel_with_the_model(run, model, tmp_path):
     assert load_trained(model).thresholds is None
     copy, path = tmp_path / "copy", tmp_path / "mine.leantad"
@@ -102,6 +104,7 @@ def test_every_setting_that_is_free_text_is_known_to_be_no_path_or_is_left_out()
     assert text == {"data.train_subset", "data.val_subset", "run.protocol", *LOCAL} - {"run.device"}
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes_wherever_and_whenever(run, model, tmp_path):
     shutil.copytree(run / "checkpoints" / "last", tmp_path / "copy")
     os.utime(tmp_path / "copy" / "model.safetensors", (1, 1))
@@ -242,6 +245,7 @@ def test_a_model_json_that_is_no_json_is_one_line(tmp_path):
         assert "model.json" in refused(path)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_tensors_of_the_network_are_one_line(model, tmp_path):
     path, tensor = tmp_path / "other.leantad", torch.zeros(3)
     for weights in (b"x", b"\xff" * 100, save({"a": tensor}), save({"n" * 10**6: tensor})):
@@ -319,6 +323,7 @@ def test_links_and_compressed_and_encrypted_members_are_refused(model, tmp_path)
     assert "model.json in it is compressed, encrypted or a link" in refused(path)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
     path, zeros = tmp_path / "other.leantad", bytes(1 << 26)
     zipped(path, ("model.json", b"{}"), ("model.safetensors", zeros), compression=ZIP_DEFLATED)

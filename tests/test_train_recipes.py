@@ -56,6 +56,7 @@ def inputs(settings: Settings) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_a_step_at_reduced_size(name):
     settings = reduced(name)

@@ -95,6 +95,7 @@ def test_a_recipe_runs_no_command_unasked(here, location, form, command):
     assert not (here / "ran").exists() and not (here / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCATIONS)
 def test_the_settings_of_a_strangers_run_lead_nowhere_and_a_recipe_does(here, name):
     elsewhere = str(here.parent / "elsewhere")
