@@ -149,6 +149,22 @@ def _prepared(
     return kept
 
 
+def _loader(trained: TrainedNetwork, video: PackedVideo, packed: Path) -> Loader:
+    """The windows of a video as predict reads them, one at a time."""
+    return Loader(
+        SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes),
+        trained.settings.data,
+        subset=SUBSET,
+        batch_size=1,
+        seed=trained.settings.seed,
+        rank=0,
+        world_size=1,
+        device=trained.device,
+        training=False,
+        remark=lambda text: None,  # predict says it
+    )
+
+
 def _parts(
     trained: TrainedNetwork, network: Network, video: PackedVideo, packed: Path, *, repeats: int
 ) -> Clock:
@@ -157,21 +173,7 @@ def _parts(
     The network's parts are timed on the first window: what one takes does not depend on what it shows.
     """
     settings, clock = trained.settings, Clock(trained.device)
-    source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
-
-    def loader() -> Loader:
-        return Loader(
-            source,
-            settings.data,
-            subset=SUBSET,
-            batch_size=1,
-            seed=settings.seed,
-            rank=0,
-            world_size=1,
-            device=trained.device,
-            training=False,
-            remark=lambda text: None,  # predict says it
-        )
+    loader = partial(_loader, trained, video, packed)
 
     def decode() -> int:
         with closing(loader()) as batches:
