@@ -18,7 +18,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from pipeline.annotations import Video  # noqa: E402
 from pipeline.dataset import Dataset  # noqa: E402
-from pipeline.files import write_json, write_text  # noqa: E402
+from pipeline.files import read_json, write_json, write_text  # noqa: E402
 from tools.cli import main as main_command  # noqa: E402
 from train.evaluation.average_precision import mean_average_precision  # noqa: E402
 from train.evaluation.chance import random_detections  # noqa: E402
@@ -80,7 +79,7 @@ class Table:
     studies: dict[str, Study]
     classes: tuple[str, ...] | None = None
     shuffled: tuple[str, ...] = ()
-    low_tiou: tuple[str, ...] = field(default=())
+    low_tiou: tuple[str, ...] = ()
 
 
 PEOPLE = {**SMALL_CLIPS, **FIVE_EPOCHS, **BF16}
@@ -169,10 +168,12 @@ def pack(footage: Path, out: Path, *, classes: Sequence[str] | None, videos: int
         subsets.setdefault(row["subset"], set()).add(row["video"])
     sizes = {path.stem: (path.stat().st_size, path.stem) for path in (footage / "videos").iterdir()}
     kept = {name for named in subsets.values() for name in sorted(named, key=sizes.__getitem__)[:videos]}
-    lines = [",".join(row.values()) for row in rows if row["video"] in kept]
-    annotations = out.with_suffix(".csv")
+    text, annotations = io.StringIO(), out.with_suffix(".csv")
+    table = csv.DictWriter(text, rows[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(row for row in rows if row["video"] in kept)
     annotations.parent.mkdir(parents=True, exist_ok=True)
-    write_text(annotations, "\n".join([",".join(rows[0]), *lines]) + "\n")
+    write_text(annotations, text.getvalue())
     leantad("make-shards", footage / "videos", annotations, "--out", out, "--quiet")
     return out
 
@@ -218,7 +219,7 @@ def evaluated(run: Path, out: Path, *words: object) -> dict[str, Any]:
             "--quiet",
         )
         write_json(out, json.loads(found))
-    document: dict[str, Any] = json.loads(out.read_text())
+    document: dict[str, Any] = read_json(out)
     return document
 
 
@@ -226,10 +227,7 @@ def chance(data: Path) -> list[float]:
     """mAP at LOW_TIOU of segments as of the training actions, at random places: the mean of ten draws."""
     dataset = Dataset.open(str(data))
     actions = [action for video in dataset.packed("training") for action in video.actions]
-    videos = {
-        video.key: Video(video.key, video.subset, video.duration, video.actions)
-        for video in dataset.packed("validation")
-    }
+    videos = dataset.ground_truth("validation")
     draws = [random_detections(videos, seed=seed, actions=actions) for seed in range(CHANCE_DRAWS)]
     found = [mean_average_precision(videos, draw, tiou=LOW_TIOU)["mAP"] for draw in draws]
     return [float(value) for value in np.mean(found, axis=0)]
@@ -238,6 +236,7 @@ def chance(data: Path) -> list[float]:
 def repeat(name: str, folder: Path, work: Path, *, seeds: int, smallest: bool) -> list[str]:
     """Run a table's studies; returns its lines: study, value, mAP in percent."""
     table, lines = TABLES[name], []
+    work = work / "smallest" if smallest else work  # no study takes the few videos for all of them
     videos = VIDEOS_OF_SMALLEST if smallest else None
     data = pack(
         folder / "footage" / table.footage, work / table.footage, classes=table.classes, videos=videos
@@ -249,7 +248,7 @@ def repeat(name: str, folder: Path, work: Path, *, seeds: int, smallest: bool) -
         sets = ["--set", f"data.shards={data}", "--set", f"encoder.weights={weights or 'null'}"]
         out = work / name / key
         leantad("ablate", *ablate_words(study, seeds=seeds, smallest=smallest), *sets, "--out", out)
-        document = json.loads((out / "results.json").read_text())
+        document = read_json(out / "results.json")
         lines += [line for line in (out / "results.md").read_text().splitlines() if line.startswith("|")]
         for run in document["runs"]:
             checkpoint, beside = Path(run["folder"]), work / name / f"{key}-{run['name']}"

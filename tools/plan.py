@@ -83,12 +83,13 @@ class PlanOptions:
         from pipeline.dataset import Dataset
         from tools.planning.estimate import FrameSize
 
+        classes = 1 if settings.detector.class_agnostic else self.classes
         try:
             dataset = Dataset.open(settings.data.shards)
         except (ValueError, OSError) as error:  # planning may come before packing
             if self.shards is not None:
                 raise
-            classes = 1 if settings.detector.class_agnostic else self.classes or CLASSES
+            classes = classes or CLASSES
             side = settings.data.short_side
             source = FrameSize(side, round(side * ASPECT))
             output.remark(
@@ -98,8 +99,7 @@ class PlanOptions:
             return classes, source
         videos = dataset.packed(settings.data.train_subset)
         largest = max(videos, key=lambda video: video.width * video.height)
-        classes = 1 if settings.detector.class_agnostic else self.classes or len(dataset.classes)
-        return classes, FrameSize(largest.height, largest.width)
+        return classes or len(dataset.classes), FrameSize(largest.height, largest.width)
 
 
 def table(estimate: Estimate, memory: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.dataset import Dataset
+from typing import Any
+
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.text import counted, first_names
 from train.detections import PROPOSAL
@@ -36,10 +37,8 @@ def open_data(settings: Settings) -> AnyDataset:
 
 def _forget_classes(dataset: AnyDataset) -> None:
     """Give all actions the label of proposals, the only class that is left."""
-    if isinstance(dataset, Dataset):
-        dataset.videos = without_classes(dataset.videos)
-    else:
-        dataset.videos = without_classes(dataset.videos)
+    videos: Any = dataset.videos  # of whichever kind the data set has
+    dataset.videos = without_classes(videos)
     dataset.classes = (PROPOSAL,)
 
 

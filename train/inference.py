@@ -180,6 +180,29 @@ def _recorded(windows: Iterable[RawWindow], record: Callable[[RawWindow], None])
         yield window
 
 
+def evaluation_loader(
+    trained: TrainedNetwork,
+    videos: VideoSource | FeatureSource,
+    *,
+    subset: str,
+    batch_size: int,
+    remark: Callable[[str], None],
+) -> Loader:
+    """The windows of a subset as the network sees them in evaluation, each once; see `detect_in`."""
+    return Loader(
+        videos,
+        trained.settings.data,
+        subset=subset,
+        batch_size=batch_size,
+        seed=trained.settings.seed,
+        rank=0,
+        world_size=1,
+        device=trained.device,
+        training=False,
+        remark=remark,
+    )
+
+
 def detect_in(
     trained: TrainedNetwork,
     videos: VideoSource | FeatureSource,
@@ -198,18 +221,7 @@ def detect_in(
     lines of the loader for people. Raises ValueError naming the video that cannot be read.
     """
     settings = trained.settings
-    loader = Loader(
-        videos,
-        settings.data,
-        subset=subset,
-        batch_size=batch_size,
-        seed=settings.seed,
-        rank=0,
-        world_size=1,
-        device=trained.device,
-        training=False,
-        remark=remark,
-    )
+    loader = evaluation_loader(trained, videos, subset=subset, batch_size=batch_size, remark=remark)
     with closing(loader):
         windows = watch(infer(trained.network, loader, masked=settings.data.pad_short_videos))
         if record is not None:

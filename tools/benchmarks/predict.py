@@ -27,7 +27,7 @@ from tools.benchmarks.plain_loop import plain_batches
 from tools.prediction.detect import detect_in_files, encoding_spec, processes_at_once
 from train.cli import Output
 from train.detections import Selection
-from train.inference import TrainedNetwork, infer
+from train.inference import TrainedNetwork, evaluation_loader, infer
 from train.postprocess import postprocess_videos
 
 COMPARED = 10  # detections of a video, the best of predict, that are looked for among the plain loop's
@@ -151,18 +151,9 @@ def _prepared(
 
 def _loader(trained: TrainedNetwork, video: PackedVideo, packed: Path) -> Loader:
     """The windows of a video as predict reads them, one at a time."""
-    return Loader(
-        SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes),
-        trained.settings.data,
-        subset=SUBSET,
-        batch_size=1,
-        seed=trained.settings.seed,
-        rank=0,
-        world_size=1,
-        device=trained.device,
-        training=False,
-        remark=lambda text: None,  # predict says it
-    )
+    source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
+    # its lines are left out: predict has said them
+    return evaluation_loader(trained, source, subset=SUBSET, batch_size=1, remark=lambda text: None)
 
 
 def _parts(

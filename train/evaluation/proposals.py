@@ -11,7 +11,7 @@ from pipeline.features.records import FeatureVideo
 from pipeline.records import PackedVideo
 from train.detections import PROPOSAL, Results
 
-AnyVideo = TypeVar("AnyVideo", Video, PackedVideo, FeatureVideo)
+SomeVideo = TypeVar("SomeVideo", Video, PackedVideo, FeatureVideo)
 
 
 def are_proposals(results: Results) -> bool:
@@ -20,7 +20,7 @@ def are_proposals(results: Results) -> bool:
     return labels == {PROPOSAL}
 
 
-def without_classes(videos: Mapping[str, AnyVideo]) -> dict[str, AnyVideo]:
+def without_classes(videos: Mapping[str, SomeVideo]) -> dict[str, SomeVideo]:
     """The videos with the label of proposals in place of each action's own."""
     return {
         key: replace(video, actions=tuple(replace(action, label=PROPOSAL) for action in video.actions))
