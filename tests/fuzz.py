@@ -327,7 +327,11 @@ def _work(good: Path, numbers: Sequence[int], pipe: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    try_inputs(good, numbers, lambda number, broken: pipe.send((number, broken)))
+    try:
+        try_inputs(good, numbers, lambda number, broken: pipe.send((number, broken)))
+    except Exception:  # the good files themselves, or this script: nobody would see it on stderr
+        pipe.send(traceback.format_exc())
+        raise
     pipe.send(None)
 
 
@@ -339,9 +343,10 @@ def run_worker(good: Path, numbers: list[int], found: dict[int, str | None]) -> 
         process = context.Process(target=_work, args=(good, numbers, sender))
         process.start()
         sender.close()
-        done = 0
+        done, why = 0, ""
         while True:
             if not receiver.poll(PATIENCE):
+                why = f"; no answer in {PATIENCE:.0f} s"
                 process.kill()
                 break
             try:
@@ -349,6 +354,9 @@ def run_worker(good: Path, numbers: list[int], found: dict[int, str | None]) -> 
             except EOFError:
                 break
             if message is None:
+                break
+            if isinstance(message, str):
+                why = f"; {message}"
                 break
             found[message[0]] = message[1]
             if len(found) % 500 == 0:
@@ -359,7 +367,7 @@ def run_worker(good: Path, numbers: list[int], found: dict[int, str | None]) -> 
         process.join()
         if done < len(numbers):
             file, arguments, _ = draw(good, numbers[done])
-            broken = f"{' '.join(arguments[:2])} < {file}: process ended: {process.exitcode}"
+            broken = f"{' '.join(arguments[:2])} < {file}: process ended: {process.exitcode}{why}"
             found[numbers[done]] = broken
             click.echo(f"{numbers[done]}: {broken}", err=True)
         numbers = numbers[done + 1 :]
