@@ -9,14 +9,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cpu_info import ask_once
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported anywhere
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads than cores crawl
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="leantad-state-")  # the key of train/trust.py
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
-ask_once()
 
 
 # Files whose tests take longest; begun first, so that no worker is left alone with one of them at the end.

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
-from cpu_info import ask_once
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -586,7 +585,6 @@ def refusals(folder: Path) -> dict[str, object]:
 
 def main(result_file: Path) -> None:
     torch.set_num_threads(1)
-    ask_once()
     start_process_group("cpu")
     results: dict[str, object] = {"steps": compare_steps(), "resume": {}}
     shared = [TemporaryDirectory() if rank() == 0 else None]

@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 import torch
-from cpu_info import ask_once
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -147,7 +146,6 @@ def estimates(settings: Settings, config: dict) -> dict[str, int]:
 
 def main(backbone: str, result_file: Path | None, chosen: list[str]) -> None:
     torch.set_num_threads(1)
-    ask_once()
     start_process_group("cpu")
     bucket = 200_000 if backbone == "r2plus1d_tiny" else 50_000_000  # more than there is
     runs, rows = [], []

@@ -9,6 +9,8 @@ import sys
 import time
 from importlib.metadata import version
 
+import cpuinfo
+
 from train import extensions
 
 HOLD = """
@@ -86,3 +88,12 @@ def test_a_build_is_announced_once(tmp_path, monkeypatch, capsys):
     assert "compiling DeepSpeed's made_up" in capsys.readouterr().err
     extensions.load_extensions([Builder()])
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_asks_what_cpu_this_is_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpuinfo, "get_cpu_info", lambda: asked.append(1) or {"arch": "X86_64"})
+    for _ in range(2):
+        extensions.ask_cpu_once()
+        assert cpuinfo.get_cpu_info() == {"arch": "X86_64"}
+    assert len(asked) == 1

@@ -36,7 +36,7 @@ from train.distributed import (
     rank,
     world_size,
 )
-from train.extensions import load_extensions, use_own_folder
+from train.extensions import ask_cpu_once, load_extensions, use_own_folder
 from train.learning_rate import lr_factor
 from train.numerics import has_bf16
 from train.optimizer import (
@@ -64,6 +64,7 @@ def _deepspeed() -> Any:
             "install both (Debian, Ubuntu: apt-get install g++ ninja-build)"
         )
     use_own_folder()
+    ask_cpu_once()
     # DeepSpeed calls collectives that torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     import deepspeed

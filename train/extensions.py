@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def own_ninja() -> Iterator[None]:
         yield
     finally:
         os.environ["PATH"] = path
+
+
+def ask_cpu_once() -> None:
+    """Let py-cpuinfo answer from memory from the second question on.
+
+    DeepSpeed asks what CPU this is twice for the extension of CPU Adam and once for each optimizer; an answer
+    takes about a second of computing, and does not change.
+    """
+    import cpuinfo
+
+    if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
+        cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)
 
 
 def load_extensions(builders: Sequence[Any]) -> None:
