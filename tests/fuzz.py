@@ -282,7 +282,6 @@ def draw(good: Path, number: int) -> tuple[str, list[str], Callable[[bytes], byt
 
 def try_input(good: Path, folder: Path, number: int) -> str | None:
     """Damage a copy of the good files, run the command; returns the broken rule, or None."""
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
     shutil.copytree(good, folder / "work", symlinks=True)
     (folder / "work" / OUT).mkdir()
@@ -304,22 +303,26 @@ def try_input(good: Path, folder: Path, number: int) -> str | None:
 
 def try_good(good: Path, folder: Path) -> None:
     """Run every command on the good files: libraries are imported, and without damage nothing is wrong."""
-    for arguments in {tuple(arguments): None for kind in KINDS for arguments in kind.commands}:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(good, folder, symlinks=True)
-        (folder / OUT).mkdir()
-        os.chdir(folder)
+    commands = {tuple(arguments): None for kind in KINDS for arguments in kind.commands}
+    for number, arguments in enumerate(commands):
+        copy = folder / f"good-{number}"  # a name of its own: some file systems keep what is still open
+        shutil.copytree(good, copy, symlinks=True)
+        (copy / OUT).mkdir()
+        os.chdir(copy)
         result = CliRunner().invoke(command(arguments[0]), [*arguments[1:], "--quiet"])
+        os.chdir(good)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
-    os.chdir(good)
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def try_inputs(good: Path, numbers: Sequence[int], report: Callable[[int, str | None], None]) -> None:
     """Try inputs one after another; report: called with each number and the rule it broke, or None."""
     with tempfile.TemporaryDirectory(prefix="leantad-fuzz-") as folder:
-        try_good(good, Path(folder) / "good")
+        try_good(good, Path(folder))
         for number in numbers:
-            report(number, try_input(good, Path(folder).resolve() / "input", number))
+            copy = Path(folder).resolve() / f"input-{number}"
+            report(number, try_input(good, copy, number))
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def _work(good: Path, numbers: Sequence[int], pipe: Any) -> None:
