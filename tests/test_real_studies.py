@@ -17,7 +17,7 @@ STUDIES = [(table, study) for table in TABLES for study in TABLES[table].studies
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["people", pytest.param("ceiling", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("table", ["people", "ceiling"])
 def test_the_smallest_version_of_a_table_runs_from_raw_footage(shared_real, tmp_path, table):
     command = [sys.executable, str(ROOT / "tests" / "real_studies.py"), table, str(shared_real)]
     done = subprocess.run(
