@@ -64,7 +64,6 @@ def _deepspeed() -> Any:
             "install both (Debian, Ubuntu: apt-get install g++ ninja-build)"
         )
     use_own_folder()
-    ask_cpu_once()
     # DeepSpeed calls collectives that torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     import deepspeed
@@ -85,6 +84,8 @@ def _load_extensions(*names: str) -> None:
     _deepspeed()
     from deepspeed.accelerator import get_accelerator
 
+    if "CPUAdamBuilder" in names:
+        ask_cpu_once()  # only then: py-cpuinfo runs programs when it is imported
     load_extensions([get_accelerator().create_op_builder(name) for name in names])
 
 
