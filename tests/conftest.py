@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def shared_real() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def with_timm() -> dict[str, str]:
+    """The environment of a process that imports the timm and torchvision which `make setup` puts apart."""
+    folder = Path(sys.prefix) / "image-networks"
+    if not folder.is_dir():
+        message = f"{folder} is not here: timm and torchvision, which make setup installs"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    paths = [str(ROOT / "tests" / "image_networks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @pytest.fixture(scope="session")

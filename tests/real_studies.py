@@ -5,6 +5,7 @@
 FOLDER/footage/ holds jhmdb_stitched/ and fir21/, each with videos/ and annotations.csv (video, start, end,
 label, subset); FOLDER/weights/ holds i3d_kinetics400_rgb.safetensors and
 efficientnet_lite0_imagenet.safetensors. What is complete is not run again, so an interrupted study goes on.
+image-network wants timm; PYTHONPATH=tests/image_networks finds the one that `make setup` puts apart.
 --smallest takes two videos, small clips, an epoch, a seed, and of the first study the first value: it shows
 that everything runs, not what comes of it.
 """

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import etad_departures
 import golden
 import pytest
+from golden_efficientnet import WEIGHTS
 from safetensors.torch import load_file, save_file
 
+ROOT = Path(__file__).resolve().parents[1]
 AUTHORS = ("actionformer_thumos_i3d", "actionformer_anet_tsp")
 OPENTAD = ("opentad_actionformer_thumos_i3d", "opentad_actionformer_anet_tsp")
 RE2TAL = ("opentad_re2tal_thumos", "opentad_re2tal_anet")
@@ -45,6 +49,16 @@ def test_departures_from_etad_are_measured_on_equal_inputs(shared_real, capsys, 
     )
     beta = printed["offsets: smooth L1 with beta 0.1, not 1"]
     assert 5 < float(beta.split(",")[0]) < 9  # as docs/etad.md says
+
+
+@pytest.mark.slow
+def test_an_image_network_of_timm_computes_what_its_publisher_did(shared_real, with_timm, tmp_path):
+    for name in (golden.EFFICIENTNET, WEIGHTS):
+        (tmp_path / name).symlink_to(shared_real / "weights" / name)
+    command = [sys.executable, str(ROOT / "tests" / "golden.py"), str(tmp_path)]
+    done = subprocess.run(command, env=with_timm, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("OK      efficientnet_lite0: 3 values")
 
 
 def copied(source: Path, folder: Path) -> Path:

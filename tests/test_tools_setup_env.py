@@ -63,11 +63,12 @@ def index():
 
 
 @pytest.mark.slow
-def test_the_ordinary_set_up_is_one_pip_command(checkout):
+def test_the_ordinary_set_up_is_one_pip_command_and_one_for_tests(checkout):
     done, installed = set_up(checkout, "", "--no-index")
     assert done.returncode == 0, done.stderr
-    (line,) = installed
+    line, networks = installed
     assert line.endswith("-c constraints.txt --no-index -e .[dev] setuptools")
+    assert "--no-index --no-deps" in networks and networks.endswith(".venv/image-networks timm torchvision")
     assert (checkout / ".venv" / "ready").exists()
 
 
@@ -75,16 +76,16 @@ def test_the_ordinary_set_up_is_one_pip_command(checkout):
 def test_cpu_takes_torch_from_the_index_of_cpu_builds_first(checkout, index):
     done, installed = set_up(checkout, CPU="1", TORCH_CPU_INDEX=index)
     assert done.returncode == 0, done.stderr
-    torch, rest = installed
+    torch, rest, networks = installed
     assert torch.endswith(f"-c constraints.txt --index-url {index} torch")
-    assert rest.endswith("-e .[dev] setuptools") and index not in rest
+    assert rest.endswith("-e .[dev] setuptools") and index not in rest + networks
 
 
 @pytest.mark.slow
 def test_cpu_without_that_index_goes_on_with_the_ordinary_one_and_says_so(checkout):
     done, installed = set_up(checkout, CPU="1", TORCH_CPU_INDEX="http://127.0.0.1:1/cpu")
     assert done.returncode == 0, done.stderr
-    assert len(installed) == 1
+    assert len(installed) == 2
     assert (
         "CPU=1: http://127.0.0.1:1/cpu cannot be reached; torch comes from pip's ordinary index"
         in done.stdout

@@ -40,7 +40,10 @@ if [ "${CPU:-}" = 1 ] && reachable "$TORCH_CPU_INDEX"; then
 elif [ "${CPU:-}" = 1 ]; then
   echo "CPU=1: $TORCH_CPU_INDEX cannot be reached; torch comes from pip's ordinary index, most often with CUDA"
 fi
-if ! install "$@" -e '.[dev]' setuptools; then
+# timm and torchvision, which only tests want, lie apart (tests/image_networks): where transformers finds a
+# torchvision, it imports it, and that of pip's ordinary index does not fit a torch without CUDA
+if ! install "$@" -e '.[dev]' setuptools ||
+  ! install "$@" --no-deps --upgrade --target .venv/image-networks timm torchvision; then
   fail "installing packages failed (see above); with no network, bring wheels and run: make setup PIP_ARGS='--no-index --find-links FOLDER'"
 fi
 echo "compiling DeepSpeed's CPU parts (once per machine)"
