@@ -257,3 +257,49 @@ def test_the_reason_is_that_of_the_block_within_what_is_recomputed():
     for name in ("0.a", "0.b"):
         kind, reason = reasons[name]
         assert kind == "recomputed" and "other branches in training than in evaluation" in reason
+
+
+class Adding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x)
+
+
+class Around(Adding):
+    """Runs a module of the network's, then adds a branch of its own."""
+
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.shared(x))
+
+
+class Sharing(nn.Module):
+    """Blocks around one residual module, which the network names before them, as CoaT does."""
+
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.shared = shared
+        self.blocks = nn.ModuleList(Around(shared) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("shared", [Adding, FirstToken])
+def test_a_residual_module_that_blocks_share_belongs_to_them(shared):
+    torch.manual_seed(0)
+    network = Sharing(shared())
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=tokens())
+    reversible = [row.name for row in table if row.kind == "reversible"]
+    assert reversible == ["blocks.0", "blocks.1"]
+    for other in (tokens(), torch.randn(3, 7, D)):  # another size: the blocks are recorded anew
+        assert torch.equal(network(other), plain(other))

@@ -42,6 +42,23 @@ def candidates(network: nn.Module) -> list[str]:
     return [name for name in names if name not in chosen]
 
 
+class Nesting:
+    """Which modules of a network lie within which, one that has several parents within each of them.
+
+    (CoaT's stages and the blocks in them share a module; it is named by the stage alone.)
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        first = {module: name for name, module in network.named_modules()}
+        self._paths: dict[str, list[str]] = {}
+        for path, module in network.named_modules(remove_duplicate=False):
+            self._paths.setdefault(first[module], []).append(path)
+
+    def inside(self, name: str, outer: str) -> bool:
+        """Whether the module `name` lies within `outer`, and is another one."""
+        return any(path.startswith(f"{outer}.") for path in self._paths[name])
+
+
 def _chooses_its_forward(module: nn.Module) -> bool:
     """Whether its forward is another method of its own, chosen when it was made; it is no block, then."""
     return getattr(vars(module).get("forward"), "__self__", None) is module
@@ -58,21 +75,22 @@ def find_blocks(
     watched: what runs in either mode showed, if there were any. proofs: what is known of modules already;
     grows.
     """
-    found = FoundBlocks({}, {})
+    found, nesting = FoundBlocks({}, {}), Nesting(network)
     for name in candidates(network):
         module = network.get_submodule(name)
-        inside = any(name.startswith(f"{outer}.") for outer in found.residual)
-        if inside:
+        if any(nesting.inside(name, outer) for outer in found.residual):
             continue
         if name not in proofs:
             given = as_residual(branches(module), module) if branches is not None else None
             proofs[name] = given or _prove(name, module, watched)
         result = proofs[name]
         if isinstance(result, Residual) and not result.mixed:
+            for shared in [other for other in found.residual if nesting.inside(other, name)]:
+                del found.residual[shared]
             found.residual[name] = result
         else:
             found.others[name] = _only_reason(result)
-    _add_mixed_blocks(network, found, watched, proofs)
+    _add_mixed_blocks(network, found, watched, proofs, nesting)
     return found
 
 
@@ -88,13 +106,16 @@ def _add_mixed_blocks(
     found: FoundBlocks,
     watched: Mapping[bool, Watched],
     proofs: dict[str, Residual | NotResidual],
+    nesting: Nesting,
 ) -> None:
     """Add the innermost modules that are residual in part, and hold no block that is residual as a whole.
 
     A module around such ones takes their place if it has branches besides theirs.
     """
     for name in reversed(list(found.others)):
-        inside = [other for other in found.residual if other.startswith(f"{name}.")]
+        if name not in found.others:
+            continue  # inside one that is added
+        inside = [other for other in found.residual if nesting.inside(other, name)]
         num_inside = sum(len(found.residual[other].branches) for other in inside)
         if found.others[name].num_mixed <= num_inside:
             continue
@@ -111,7 +132,7 @@ def _add_mixed_blocks(
         proofs[name] = found.residual[name] = result
         for other in inside:
             del found.residual[other]
-        for other in [other for other in found.others if f"{other}.".startswith(f"{name}.")]:
+        for other in [other for other in found.others if other == name or nesting.inside(other, name)]:
             del found.others[other]
 
 

@@ -23,7 +23,7 @@ from ..rewired_stage import RecurrenceOptions, Rewired
 from .arguments import RefusedError
 from .chain import Chain
 from .example import Example, guess_example
-from .find import FoundBlocks, candidates, find_blocks, find_chains
+from .find import FoundBlocks, Nesting, candidates, find_blocks, find_chains
 from .observe import undisturbed
 from .residual import NotResidual, Residual
 from .rewired_chain import BlockForward, BranchesOfBlock, RewiredChain
@@ -105,9 +105,10 @@ def _remove(network: nn.Module, plan: _Plan) -> None:
 def _recomputed(network: nn.Module, chained: set[str], watched: Mapping[bool, Watched]) -> tuple[str, ...]:
     """The outermost modules besides chains that keep more than their input, and can run again."""
     found: list[str] = []
+    nesting = Nesting(network)
     for name in candidates(network) if watched else ():
-        within = any(name.startswith(f"{other}.") for other in (*found, *chained))
-        around = any(other == name or other.startswith(f"{name}.") for other in chained)
+        within = any(nesting.inside(name, other) for other in (*found, *chained))
+        around = any(other == name or nesting.inside(other, name) for other in chained)
         if within or around:
             continue
         calls = [w.calls.get(name, []) for w in watched.values()]

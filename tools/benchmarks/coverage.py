@@ -193,8 +193,9 @@ def _gradient_errors(network: nn.Module, x: Tensor) -> float:
 
 
 def _other_inputs(network: nn.Module, one: ForeignNetwork) -> list[Tensor]:
-    """The network's input, others, and one of another size if it takes that."""
+    """The network's input, others, one of three samples, and one of another size if it takes that."""
     inputs = [one.input(seed) for seed in (1, 2)]
+    inputs.append(torch.cat([inputs[1], inputs[0][:1]]))
     *others, height, width = one.shape
     for size in ((height + 32, width + 32), (height * 2, width * 2)):
         x = one.input(5, (*others, *size))
