@@ -51,6 +51,7 @@ def test_departures_from_etad_are_measured_on_equal_inputs(shared_real, capsys, 
     assert 5 < float(beta.split(",")[0]) < 9  # as docs/etad.md says
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_an_image_network_of_timm_computes_what_its_publisher_did(shared_real, with_timm, tmp_path):
     for name in (golden.EFFICIENTNET, WEIGHTS):
