@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from tools.benchmarks import coverage
 from tools.benchmarks.coverage import CoverageRow, measure, residual_blocks
 from tools.benchmarks.networks import ForeignNetwork, known_networks
 
+ROOT = Path(__file__).resolve().parents[1]
 VIT = "hf:ViTModel"
 
 
@@ -170,6 +174,22 @@ def test_without_a_library_one_line_says_so(monkeypatch):
     missing = 'timm is not installed (pip install "leantad[timm]")'
     assert first == f"warning: {missing}: its networks are left out"
     assert second == "error: nothing to measure: install timm, torchvision or transformers"
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_networks_of_the_real_libraries_are_rewired_and_right(with_timm):
+    """A stem and batch norms, a module that blocks share, video; each in a process of its own."""
+    networks = ("timm:mobilenetv3_small_100", "timm:coat_lite_tiny", "torchvision:r3d_18")
+    command = [sys.executable, str(ROOT / "tools" / "bench_coverage.py"), "--json", "--quiet"]
+    command += [word for name in networks for word in ("--network", name)]
+    done = subprocess.run(command, env=with_timm, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["network"] for row in rows} == set(networks)
+    for row in rows:
+        assert row["error"] is None and row["rewired"] == row["blocks"] > 0, row
+        assert row["beta_0_difference"] == 0 and row["gradient_error"] <= 1e-5, row
 
 
 @pytest.mark.parametrize(
