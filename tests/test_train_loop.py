@@ -193,6 +193,15 @@ def test_a_damaged_training_state_is_named(shards, complete, tmp_path, name):
 
 
 @pytest.mark.slow
+def test_states_that_come_back_wrong_give_one_warning(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "reconstruction_error", lambda network: 0.62)
+    result = run(shards, tmp_path / "run", quiet=False, run__log_every=1)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if "computed backwards" in line]
+    assert line.startswith("warning: step 1: the encoder's states, computed backwards, are off by 62% (want")
+
+
+@pytest.mark.slow
 def test_a_batch_larger_than_the_data_gives_a_warning(shards, tmp_path):
     result = run(shards, tmp_path / "run", quiet=False, optimizer__batch_size=5, run__epochs=1)
     assert result.exit_code == 0, result.output

@@ -29,6 +29,9 @@ from train.runlog import RunLog, memory_mib
 from train.settings import Settings
 from train.validate import ground_truth_of, update_report, validate, write_metrics
 
+# Relative, of a stage input that was computed backwards: far above the roundings that smallest_beta accepts
+LARGEST_ERROR = 0.1
+
 
 class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says why and what to do; the last checkpoint is safe."""
@@ -155,6 +158,14 @@ def log_step(
     if step % run.settings.run.log_every and step != run.total_steps:
         return
     norm = run.engine.get_global_grad_norm()
+    error = reconstruction_error(run.engine.module)
+    if error is not None and error > LARGEST_ERROR:
+        log.warn_once(
+            "states",
+            f"step {step}: the encoder's states, computed backwards, are off by {error:.0%} (want at most "
+            f"{LARGEST_ERROR:.0%}), so its gradient is not the network's: they grow too much within a stage; "
+            "set encoder.reversible to false",
+        )
     log.write(
         "train",
         step=step,
@@ -166,7 +177,7 @@ def log_step(
         beta=run.beta,
         clip_ratio=run.engine.module.clip_ratio,
         proposal_ratio=run.engine.module.detector.proposal_ratio,
-        reconstruction_error=reconstruction_error(run.engine.module),
+        reconstruction_error=error,
         data_seconds=round(data_seconds, 4),
         step_seconds=round(step_seconds, 4),
         memory_mib=round(memory, 1),

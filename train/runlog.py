@@ -33,6 +33,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, output: Output):
         self.path, self.active, self.output = folder / "log.jsonl", rank == 0, output
+        self.warned: set[str] = set()  # kinds
         if self.active:
             self._drop_after(first_step)
         self.bar: tqdm[Any] = tqdm(
@@ -80,6 +81,12 @@ class RunLog:
         """A warning for people, from rank 0 alone."""
         if self.active:
             self.output.warn(text)
+
+    def warn_once(self, kind: str, text: str) -> None:
+        """The first warning of a kind; later ones would say the same."""
+        if kind not in self.warned:
+            self.warned.add(kind)
+            self.warn(text)
 
     def close(self) -> None:
         """Leave the bar as it is."""
