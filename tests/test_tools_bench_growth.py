@@ -66,13 +66,20 @@ def test_a_command_that_fails_is_named_with_what_it_said():
 
 @pytest.mark.ci
 def test_every_command_runs_on_what_is_made(tmp_path):
-    measured = dict(costs(tmp_path, Sizes(videos=2, seconds=8, classes=2, actions=2)))
+    measured = dict(costs(tmp_path, Sizes(videos=2, seconds=8, classes=2, actions=2), 1))
     assert tuple(measured) == JOBS and all(seconds > 0 for seconds in measured.values())
-    assert json.loads((tmp_path / "detections.json").read_text())["results"]
+    assert json.loads((tmp_path / "turn0" / "detections.json").read_text())["results"]
+
+
+def test_the_least_of_several_turns_counts(monkeypatch, tmp_path):
+    draws = iter([3.0, 1.0, 2.0] * len(JOBS))
+    monkeypatch.setattr(growth, "make_inputs", lambda folder, sizes: None)
+    monkeypatch.setattr(growth, "cpu_seconds", lambda command: next(draws))
+    assert dict(costs(tmp_path, Sizes(), 3)) == dict.fromkeys(JOBS, 1.0)
 
 
 def test_the_table_has_a_row_per_axis_and_command_and_what_is_too_steep_is_named(monkeypatch):
-    def made_up(_, sizes):
+    def made_up(_, sizes, turns):
         size = sizes.videos / Sizes().videos * sizes.classes / Sizes().classes
         return iter([("pack", 1 + size), ("mAP", 1 + size**2)])
 

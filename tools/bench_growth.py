@@ -56,6 +56,9 @@ def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
 @click.option("--axis", "axes", multiple=True, type=click.Choice(AXES), help="Repeatable. Default: all.")
 @click.option("--factors", default="1,2,4,8", show_default=True, callback=parse_factors)
 @click.option("--most", type=click.FloatRange(0), default=1.1, show_default=True, help="Largest exponent.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns; the least counts."
+)
 @document_options
 @click.pass_context
 def main(
@@ -64,6 +67,7 @@ def main(
     axes: tuple[str, ...],
     factors: list[int],
     most: float,
+    repeats: int,
     out: Path | None,
     force: bool,
     quiet: bool,
@@ -78,7 +82,7 @@ def main(
     seconds: dict[tuple[str, str], list[float]] = {}
     for axis, factor in output.progress(wanted, "measuring", unit="data set", total=len(wanted)):
         with temporary_folder() as folder:
-            for job, cost in costs(folder, base.times(axis, factor)):
+            for job, cost in costs(folder, base.times(axis, factor), repeats):
                 seconds.setdefault((axis, job), []).append(round(cost, 3))
     rows: list[dict[str, Any]] = [
         {"axis": axis, "command": job, "seconds": row, "exponent": exponent(factors, row)}

@@ -88,16 +88,16 @@ def _actions(video: int, sizes: Sizes) -> list[dict[str, Any]]:
     ]
 
 
-def command_of(job: str, folder: Path) -> list[str]:
-    """The words of a job's command line; each job needs what the ones before it left in the folder."""
-    shards, run, truth = folder / "shards", folder / "run", folder / "annotations.json"
+def command_of(job: str, folder: Path, out: Path) -> list[str]:
+    """The words of a job's command line; each job needs what the ones before it left in `out`."""
+    shards, run, truth = out / "shards", out / "run", folder / "annotations.json"
     sets = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-    detections = folder / "detections.json"
+    detections = out / "detections.json"
     arguments: dict[str, list[str | Path]] = {
         "pack": ["make-shards", folder / "videos", truth, "--out", shards, "--copy", "--workers", "1"],
         "train": ["train", "--recipe", "demo", "--out", run, "--set", f"data.shards={shards}", *sets],
         "eval": ["eval", "--checkpoint", run, "--out", detections],
-        "predict": ["predict", folder / "videos", "--checkpoint", run, "--out", folder / "predicted"],
+        "predict": ["predict", folder / "videos", "--checkpoint", run, "--out", out / "predicted"],
         "mAP": ["eval", "--detections", detections, "--ground-truth", truth, "--subset", SUBSETS[1]],
     }
     return [sys.executable, str(ROOT / "tools" / "cli.py"), *map(str, arguments[job]), "--quiet"]
@@ -116,11 +116,14 @@ def cpu_seconds(command: Sequence[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def costs(folder: Path, sizes: Sizes) -> Iterator[tuple[str, float]]:
-    """Each job's name and CPU seconds, one after the other, on a data set made in the folder."""
+def costs(folder: Path, sizes: Sizes, turns: int) -> Iterator[tuple[str, float]]:
+    """Each job's name and its least CPU seconds of some turns, on a data set made in the folder."""
     make_inputs(folder, sizes)
+    outs = [folder / f"turn{turn}" for turn in range(turns)]
+    for out in outs:
+        out.mkdir()
     for job in JOBS:
-        yield job, cpu_seconds(command_of(job, folder))
+        yield job, min(cpu_seconds(command_of(job, folder, out)) for out in outs)
 
 
 def exponent(factors: Sequence[int], seconds: Sequence[float]) -> float:
