@@ -75,10 +75,9 @@ def plain_stage(
     return recurrence.output(previous, current)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name == "r2plus1d_34" else pytest.param(name, marks=pytest.mark.ci) for name in DEEP]
-)
+@pytest.mark.parametrize("name", DEEP)
 def test_float32_gradients_at_full_depth_are_those_of_plain_autograd(name, monkeypatch):
     network, x = build(name), clip_for(name)
     table = rewire(network)

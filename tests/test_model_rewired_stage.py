@@ -201,6 +201,7 @@ def test_saved_bytes_of_a_stage_do_not_grow_with_its_depth(num_blocks):
     assert saved_mib(network.layer1, x) == 2 * x.nbytes / MIB
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_34_saves_at_most_70_mib_for_a_clip_of_16x112x112():
     network, clip = build_backbone("r2plus1d_34"), torch.randn(1, 3, 16, 112, 112)

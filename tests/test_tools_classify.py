@@ -72,6 +72,7 @@ def test_real_weights_name_what_real_clips_show(shared_real, tmp_path):
     }
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_clips_cover_the_video_in_order_and_their_scores_are_probabilities(weights, tmp_path):
     (tmp_path / "a.mp4").write_bytes(

@@ -53,6 +53,7 @@ def refused(command, *arguments: object) -> str:
     return result.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_model_file_alone_predicts_byte_for_byte_what_its_run_predicts(trained, model, videos, tmp_path):
     """In a process and a folder of its own, with the model, the videos and nothing of the run."""

@@ -86,6 +86,7 @@ def test_all_others_end_when_one_is_lost(members, victim, number):
         assert other.process.exitcode == 1
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_nobody_is_lost_while_all_live_and_leave_one_after_the_other(members):
     time.sleep(3 * LOST_AFTER)
