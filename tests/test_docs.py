@@ -134,6 +134,7 @@ NOT_RUN = {
 }
 # `make test-ci` runs them
 LONG_PAGES = (
+    "docs/resume.md",
     "docs/memory.md",
     "docs/sampling.md",
     "docs/speed.md",

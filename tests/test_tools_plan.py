@@ -100,7 +100,7 @@ R18_ENCODER = {"backbone": "r2plus1d_18", "clips_per_forward": 2}
         (DEMO, {}, True, 0.3),
         (ACTIONFORMER, {}, True, 0.3),
         pytest.param(DEMO, {}, False, 1.0, marks=pytest.mark.slow),
-        pytest.param(R18, R18_ENCODER, True, 0.3, marks=pytest.mark.slow),
+        pytest.param(R18, R18_ENCODER, True, 0.3, marks=LONG),
         pytest.param(R18, R18_ENCODER, True, 1.0, marks=LONG),
         pytest.param(R18, R18_ENCODER, False, 0.3, marks=LONG),
         pytest.param(SWIN, {"backbone": "video_swin_t", "slice_mib": 1}, True, 0.5, marks=LONG),
@@ -140,9 +140,8 @@ def test_the_first_chunks_stand_for_all(monkeypatch):
 @pytest.mark.parametrize(
     "strategy",
     [
-        "labels",
         "importance",
-        *(pytest.param(name, marks=LONG) for name in ("farthest", "dpp", "top_gradient")),
+        *(pytest.param(name, marks=LONG) for name in ("labels", "farthest", "dpp", "top_gradient")),
     ],
 )
 def test_the_estimate_is_the_peak_of_a_real_step_however_clips_are_chosen(strategy):

@@ -21,17 +21,14 @@ def shards(tmp_path_factory):
     return make_shards_of(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "message"),
     [
         (1_000_000, "checkpoints: the next checkpoint could not be written (torch: a file is cut; "),
-        pytest.param(
-            500_000,
-            "checkpoints: the next checkpoint could not be written (Error while serializing: ",
-            marks=pytest.mark.ci,
-        ),
-        pytest.param(2_500, ": File too large; ", marks=pytest.mark.ci),  # detections.json
+        (500_000, "checkpoints: the next checkpoint could not be written (Error while serializing: "),
+        (2_500, ": File too large; "),  # detections.json
     ],
 )
 def test_a_full_disk_is_one_line_and_exit_code_2(shards, tmp_path, size, message):

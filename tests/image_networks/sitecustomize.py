@@ -6,13 +6,25 @@ operators of boxes, which nothing here calls; declared, it goes through.
 """
 
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-import torch
+
+class DeclaresOperators(MetaPathFinder):
+    """Finds nothing, but declares the operators as soon as somebody looks for torchvision."""
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            import torch  # not for processes that never want torchvision
+
+            if torch.version.cuda is None:
+                for name in ("nms", "qnms"):
+                    torch.library.define(
+                        f"torchvision::{name}", "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor"
+                    )
+        return None
+
 
 sys.path.append(str(Path(sys.prefix) / "image-networks"))
-if torch.version.cuda is None:
-    for name in ("nms", "qnms"):
-        torch.library.define(
-            f"torchvision::{name}", "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor"
-        )
+sys.meta_path.insert(0, DeclaresOperators())
