@@ -45,17 +45,22 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def own_temporary_files() -> Iterator[None]:
-    """What libraries and compilers write to the system's temporary folder lies in a `temporary_folder`."""
-    before, folder_before = os.environ.get("TMPDIR"), tempfile.tempdir
+    """What libraries and compilers write to the system's temporary folder lies in a `temporary_folder`.
+
+    Libraries note in the environment where they write (torch in TORCHINDUCTOR_CACHE_DIR): what names the
+    folder goes with it, so that a later run in this process does not make it again, without the lock on it.
+    """
+    before, folder_before = dict(os.environ), tempfile.tempdir
     with temporary_folder() as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         try:
             yield
         finally:
             tempfile.tempdir = folder_before
-            del os.environ["TMPDIR"]
-            if before is not None:
-                os.environ["TMPDIR"] = before
+            for name in [name for name, value in os.environ.items() if str(folder) in value]:
+                del os.environ[name]
+                if name in before:
+                    os.environ[name] = before[name]
 
 
 def _lock(folder: Path, operation: int) -> int | None:

@@ -28,7 +28,7 @@ from pipeline.files import (
     write_json,
     write_text,
 )
-from pipeline.temporary_folder import TEMPORARY_FOLDER, temporary_folder
+from pipeline.temporary_folder import TEMPORARY_FOLDER, own_temporary_files, temporary_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,6 +126,21 @@ def test_a_temporary_folder_stays_while_a_forked_process_uses_it(tmp_path, monke
         assert used.exists()
         time.sleep(1.5)
     assert not list(tmp_path.iterdir()), "it was given up meanwhile"
+
+
+def test_where_a_library_noted_to_write_goes_with_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", "users")
+    monkeypatch.setenv("MORE_PATHS", "first")
+    monkeypatch.delenv("CACHE_DIR", raising=False)  # as torch notes its TORCHINDUCTOR_CACHE_DIR
+    before, outer = dict(os.environ), tempfile.tempdir
+    with own_temporary_files():
+        folder = tempfile.gettempdir()
+        assert Path(folder).parent == tmp_path and os.environ["TMPDIR"] == folder
+        os.environ["CACHE_DIR"], os.environ["MORE_PATHS"] = f"{folder}/cache", f"first:{folder}"
+        os.environ["OTHER"] = "stays"
+    assert os.environ.pop("OTHER") == "stays"
+    assert dict(os.environ) == before and tempfile.tempdir == outer
 
 
 def test_links_that_look_like_temporary_folders_are_left_alone(tmp_path, monkeypatch):
