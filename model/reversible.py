@@ -19,7 +19,7 @@ instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below
 of every branch (checkpointing). At beta = 1 the states can be kept on a fixed-point grid
 (`fixed_point_states`, model/grid.py): every sum and difference is then exact, the inverse is bitwise equal
 whatever the dtype of the branches, and so are the gradients, where a ReLU at a rounding edge would otherwise
-flip.
+flip. Where states outgrow the grid of the stage input, the stage runs again on a wider one.
 
 `leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
 which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
@@ -29,6 +29,7 @@ the pretrained network. With it, branches that do not depend on x add up to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,9 +38,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .grid import Grid
+from .grid import Grid, largest_of
 from .inverse_accuracy import smallest_beta
-from .recompute import CallState, autocast_dtype, graph_handle, has_trainable_parameters, recorded_call
+from .recompute import (
+    CallState,
+    RngState,
+    autocast_dtype,
+    frozen_statistics,
+    graph_handle,
+    has_trainable_parameters,
+    recorded_call,
+)
 from .recurrence import Recurrence
 from .slices import sliced_backward, sliced_increment, slices_of
 
@@ -73,6 +82,16 @@ def _can_invert(recurrence: Recurrence, branches: Sequence[Branch], x: Tensor) -
     """Whether the inverse is accurate enough in the dtype that the branches compute in."""
     dtype, post_activation = branch_dtype(branches, x), recurrence.post_activation
     return recurrence.beta >= smallest_beta(len(branches), dtype, post_activation=post_activation)
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """What a forward pass of a stage made."""
+
+    grid: Grid | None
+    states: list[Tensor]  # the last two or more of x_{-1} .. x_n
+    calls: list[CallState]  # of each branch, if they were recorded
+    largest: Tensor | None  # value in all states, by sample: (n, 1, ...); None without a grid
 
 
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
@@ -121,12 +140,39 @@ class _Stage:
 
     def run(self, x: Tensor) -> Tensor:
         """The stage output, under whatever autograd does."""
-        grid = self.grid(x)
-        previous = current = _rounded(x, grid)
+        return self.recurrence.output(*self.forward(x, record=False).states)
+
+    def forward(self, x: Tensor, *, record: bool) -> _Forward:
+        """The states for x, on a grid that they do not outgrow; record: for a backward pass of ours."""
+        if (grid := self.grid(x)) is None:
+            return self._forward_on(None, x, record=record)
+        before = RngState.capture(x.device)
+        done = self._forward_on(grid, x, record=record)
+        assert done.largest is not None
+        if (wider := grid.widened(done.largest)) is None:
+            return done
+        del done  # before the states of the second pass are made
+        with before.replay(), ExitStack() as statistics:
+            for branch in self.branches:
+                statistics.enter_context(frozen_statistics(branch.module))
+            return self._forward_on(wider, x, record=record)
+
+    def _forward_on(self, grid: Grid | None, x: Tensor, *, record: bool) -> _Forward:
+        keep_all = record and not self.invert
+        states, calls = [_rounded(x, grid)] * 2, list[CallState]()  # x_{-1}, x_0
+        largest = None if grid is None else largest_of(x)
         for branch in self.branches:
-            increment = _rounded(self.increment(branch, current), grid)
-            previous, current = current, self.recurrence.forward_step(previous, current, increment)
-        return self.recurrence.output(previous, current)
+            if record:
+                increment, call = recorded_call(partial(self.increment, branch), states[-1])
+                calls.append(call)
+            else:
+                increment = self.increment(branch, states[-1])
+            states.append(self.recurrence.forward_step(states[-2], states[-1], _rounded(increment, grid)))
+            if not keep_all:
+                del states[0]
+            if largest is not None:
+                largest = torch.maximum(largest, largest_of(states[-1]))
+        return _Forward(grid, states, calls, largest)
 
 
 class _Reversible(torch.autograd.Function):
@@ -134,17 +180,10 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stage: _Stage, x: Tensor, _: Tensor) -> Tensor:
-        grid, recurrence, calls = stage.grid(x), stage.recurrence, list[CallState]()
-        states = [_rounded(x, grid)] * 2  # x_{-1}, x_0
-        for branch in stage.branches:
-            increment, call = recorded_call(partial(stage.increment, branch), states[-1])
-            calls.append(call)
-            states.append(recurrence.forward_step(states[-2], states[-1], _rounded(increment, grid)))
-            if stage.invert:
-                del states[0]
-        output = recurrence.output(states[-2], states[-1])
-        ctx.stage, ctx.calls, ctx.grid = stage, calls, grid
-        ctx.save_for_backward(*((states[-1], output) if stage.invert else states[1:]))
+        done = stage.forward(x, record=True)
+        output = stage.recurrence.output(*done.states[-2:])
+        ctx.stage, ctx.calls, ctx.grid = stage, done.calls, done.grid
+        ctx.save_for_backward(*((done.states[-1], output) if stage.invert else done.states[1:]))
         return output
 
     @staticmethod
@@ -223,6 +262,8 @@ def run_stage(
         inverts if beta >= smallest_beta.
     fixed_point_states: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the
         largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
+        A stage whose states outgrow that eightfold runs again, on a grid of 22 bits below the largest state;
+        to know, the host waits for the device once.
     store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
         whole; nothing is inverted, and `invert` is ignored. The output is the same.
     slice_bytes: a branch that can, and would take more bytes, runs on slices (model/slices.py). None: none.

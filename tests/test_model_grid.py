@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from model.grid import HEADROOM, Grid, power_of_two
+from model.grid import HEADROOM, Grid, largest_of, power_of_two
 from model.reversible import Branch, run_stage
 
 
@@ -98,3 +102,56 @@ def test_a_stage_with_fixed_point_states_has_the_gradients_of_the_rounded_recurr
     for parameter, gradient in zip(parameters, expected, strict=True):
         # the same operations on the same numbers; sums over the batch may run in another order
         assert torch.allclose(parameter.grad, gradient, rtol=1e-5, atol=1e-5)
+
+
+def _growing(depth: int) -> list[Branch]:
+    """Branches that put out many times what they get, differently in each call, with batch statistics."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, eps=1e-12), nn.Linear(16, 16), nn.Dropout(0.2))
+        for _ in range(depth)
+    ]
+    return [Branch(layer, layer) for layer in layers]
+
+
+def _gradients(branches: list[Branch], x: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    """The next random number, the stage output, gradients for x and parameters, statistics of batch norms."""
+    branches = copy.deepcopy(branches)
+    x = x.clone().requires_grad_()
+    torch.manual_seed(1)
+    y = run_stage(branches, x, beta=1.0, **options)
+    drawn = torch.rand(())
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    modules = [branch.module for branch in branches]
+    parameters = [p.grad for module in modules for p in module.parameters()]
+    return drawn, y, x.grad, *parameters, *(b for module in modules for b in module.buffers())
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
+def test_states_that_outgrow_their_input_are_exact_on_a_wider_grid(size):
+    errors: list[Tensor] = []
+    branches = _growing(8)
+    x = size * torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    found = _gradients(branches, x, fixed_point_states=True, on_reconstruction_error=errors.append)
+    expected = _gradients(branches, x, fixed_point_states=True, store_activations=True)
+    assert errors == [0]
+    assert all(map(torch.equal, found, expected))
+    off_the_grid = _gradients(branches, x, invert=False)
+    assert torch.equal(found[0], off_the_grid[0]), "a stage that ran twice drew random numbers once"
+    counts = [value for value in found if value.dtype == torch.int64]
+    assert counts == [1] * len(branches), "its batch norms saw the batch once"
+    with torch.no_grad():
+        torch.manual_seed(1)
+        again = run_stage(copy.deepcopy(branches), x, beta=1.0, fixed_point_states=True)
+    assert torch.equal(again, found[1]), "with and without a graph"
+
+
+def test_a_grid_is_widened_for_the_samples_alone_that_outgrew_it():
+    x = torch.randn(3, 50, generator=torch.Generator().manual_seed(2))
+    grid, largest = Grid.of(x), largest_of(x)
+    assert grid.widened(largest * 2**HEADROOM) is None
+    wider = grid.widened(largest * torch.tensor([[1.0], [1000.0], [torch.inf]]))
+    assert wider is not None
+    assert torch.equal(wider.step[::2], grid.step[::2]), "what is not finite has no grid"
+    least = 2 * 1000 * largest[1] / 2.0**23
+    assert least <= wider.step[1] <= 2 * least and wider.shift[1] == 1.5 * 2.0**23 * wider.step[1]
