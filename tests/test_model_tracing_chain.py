@@ -102,6 +102,23 @@ def metadata(m: Encoder, x: Tensor) -> Tensor:
     return x
 
 
+def first_of_a_tuple(m: Encoder, x: Tensor) -> Tensor:
+    for layer in m.layers:
+        x = layer(x)[0]
+    return x
+
+
+def second_of_a_tuple(m: Encoder, x: Tensor) -> Tensor:
+    for layer in m.layers:
+        x = layer(x)[1]
+    return x
+
+
+def both_of_a_tuple(m: Encoder, x: Tensor) -> Tensor:
+    outputs = m.layers[0](x)
+    return m.layers[2](m.layers[1](outputs[0])[0])[0] + outputs[1]
+
+
 def whole(reasons: Iterable[Chain]) -> list[tuple[tuple[str, ...], str | None]]:
     return [(tuple(name.removeprefix("layers.") for name in c.blocks), c.reason) for c in reasons]
 
@@ -131,6 +148,18 @@ def test_blocks_fed_by_the_one_before_alone_form_a_chain(call_blocks, expected, 
         expected = ALL  # further arguments are held for the call
     assert whole(found) == expected
     assert {chain.container for chain in found} == {"layers"} and {c.evidence for c in found} == {evidence}
+
+
+@pytest.mark.parametrize(
+    ("call_blocks", "expected"),
+    [
+        (first_of_a_tuple, ALL),
+        (second_of_a_tuple, [(("0",), None), (("1",), None), (("2",), None)]),
+        (both_of_a_tuple, [(("0",), None), (("1", "2"), None)]),
+    ],
+)
+def test_the_first_of_what_a_block_returns_is_its_state(call_blocks, expected):
+    assert whole(chains(Encoder(call_blocks), NAMES)) == expected
 
 
 def choosing(m: Encoder, x: Tensor) -> Tensor:

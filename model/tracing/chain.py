@@ -8,6 +8,7 @@ of the module that owns the blocks is traced: a proof, for the arguments' defaul
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,9 +123,15 @@ def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Colle
         call = call_of(name, owner.get_submodule(operation.target), operation.args, operation.kwargs)
         if len(operation.inputs) == 1 and len(users[operation.inputs[0]]) == 1:
             producer = program.operations[operation.inputs[0]]
+            if _takes_first(producer) and len(users[producer.inputs[0]]) == 1:  # of a tuple: the state
+                producer = program.operations[producer.inputs[0]]
             call.source = _dotted(prefix, producer.target) if producer.kind == "module" else None
         calls.append(call)
     return calls
+
+
+def _takes_first(operation: Operation) -> bool:
+    return operation.target is operator.getitem and type(operation.args[1]) is int and not operation.args[1]
 
 
 def call_of(name: str, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
