@@ -19,7 +19,7 @@ instead of x_n and x_{n-1}, because what follows the stage keeps y anyway; below
 of every branch (checkpointing). At beta = 1 the states can be kept on a fixed-point grid
 (`fixed_point_states`, model/grid.py): every sum and difference is then exact, the inverse is bitwise equal
 whatever the dtype of the branches, and so are the gradients, where a ReLU at a rounding edge would otherwise
-flip. Where states outgrow the grid of the stage input, the stage runs again on a wider one.
+flip. Where states outgrow the grid of the stage input, the stage can run again on a wider one (`widen_grid`).
 
 `leapfrog` multiplies every branch by 1 + beta. At beta = 1 that is the leapfrog scheme for dx/dt = F(x), of
 which a residual network is Euler's; without it, as in Re2TAL, a branch adds 1 / (1 + beta) of what it adds in
@@ -91,7 +91,7 @@ class _Forward:
     grid: Grid | None
     states: list[Tensor]  # the last two or more of x_{-1} .. x_n
     calls: list[CallState]  # of each branch, if they were recorded
-    largest: Tensor | None  # value in all states, by sample: (n, 1, ...); None without a grid
+    largest: Tensor | None  # value in all states, by sample: (n, 1, ...); None without `widen_grid`
 
 
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
@@ -106,6 +106,7 @@ class _Stage:
     branches: Sequence[Branch]
     invert: bool
     fixed_point_states: bool
+    widen_grid: bool
     slice_bytes: int | None
     on_reconstruction_error: Callable[[Tensor], None] | None
 
@@ -144,8 +145,8 @@ class _Stage:
 
     def forward(self, x: Tensor, *, record: bool) -> _Forward:
         """The states for x, on a grid that they do not outgrow; record: for a backward pass of ours."""
-        if (grid := self.grid(x)) is None:
-            return self._forward_on(None, x, record=record)
+        if (grid := self.grid(x)) is None or not self.widen_grid:
+            return self._forward_on(grid, x, record=record)
         before = RngState.capture(x.device)
         done = self._forward_on(grid, x, record=record)
         assert done.largest is not None
@@ -160,7 +161,7 @@ class _Stage:
     def _forward_on(self, grid: Grid | None, x: Tensor, *, record: bool) -> _Forward:
         keep_all = record and not self.invert
         states, calls = [_rounded(x, grid)] * 2, list[CallState]()  # x_{-1}, x_0
-        largest = None if grid is None else largest_of(x)
+        largest = largest_of(x) if self.widen_grid and grid is not None else None
         for branch in self.branches:
             if record:
                 increment, call = recorded_call(partial(self.increment, branch), states[-1])
@@ -251,6 +252,7 @@ def run_stage(
     leapfrog: bool = False,
     invert: bool | None = None,
     fixed_point_states: bool = False,
+    widen_grid: bool = False,
     store_activations: bool = False,
     slice_bytes: int | None = None,
     on_reconstruction_error: Callable[[Tensor], None] | None = None,
@@ -262,8 +264,8 @@ def run_stage(
         inverts if beta >= smallest_beta.
     fixed_point_states: at beta = 1 states and branch outputs are rounded to a grid of 20 bits below the
         largest input of each sample (model/grid.py): the inverse is bitwise equal. Ignored at other betas.
-        A stage whose states outgrow that eightfold runs again, on a grid of 22 bits below the largest state;
-        to know, the host waits for the device once.
+    widen_grid: a stage whose states outgrow that eightfold runs again, on a grid of 22 bits below the largest
+        state; to know, the host waits for the device once. Else their sums are rounded, as without a grid.
     store_activations: leave all activations to autograd, for a stage within a module that is recomputed as a
         whole; nothing is inverted, and `invert` is ignored. The output is the same.
     slice_bytes: a branch that can, and would take more bytes, runs on slices (model/slices.py). None: none.
@@ -280,7 +282,9 @@ def run_stage(
         invert = _can_invert(recurrence, branches, x)
     if invert and beta == 0:
         raise ValueError("beta: got 0 with invert=True, want beta > 0 (the original network has no inverse)")
-    stage = _Stage(recurrence, branches, invert, fixed_point_states, slice_bytes, on_reconstruction_error)
+    stage = _Stage(
+        recurrence, branches, invert, fixed_point_states, widen_grid, slice_bytes, on_reconstruction_error
+    )
     trainable = any(has_trainable_parameters(branch.module) for branch in branches)
     if store_activations or not torch.is_grad_enabled() or not (x.requires_grad or trainable):
         return stage.run(x)

@@ -69,6 +69,7 @@ class RewiredChain:
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
+            widen_grid=type(x) is Tensor and not x.is_meta,  # whose states grow nobody knows how much
             store_activations=self.store_activations,
             on_reconstruction_error=self._store_error,
         )
