@@ -21,10 +21,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from pipeline.files import write_text  # noqa: E402
-from train.report.charts import Line, line_chart  # noqa: E402
+from train.report.charts import HEIGHT, WIDTH, Line, line_chart  # noqa: E402
+from train.report.svg import image_file  # noqa: E402
 
 COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-STYLE = "text{font:10px sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#444}polyline{fill:none}"
 SHOWN = (1, 10, 50, 100)  # steps whose differences are printed
 
 
@@ -85,12 +85,6 @@ def row(name: str, off: list[float]) -> str:
     return f"| {name} | {' | '.join(shown)} | {sum(half) / len(half):.1e} |"
 
 
-def alone(chart: str) -> str:
-    """A chart of the report as a file of its own: with its name space and the report's styles."""
-    opened, _, rest = chart.partition(">")
-    return f'{opened} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{rest}\n'
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -108,8 +102,10 @@ def main() -> None:
             values = losses(given.data, out, (*group.settings, *settings), threads=threads)
             lines.append(Line(name, list(enumerate(values, 1)), COLOURS[number % len(COLOURS)], width=1.2))
             print(row(name, differences(first, values)), flush=True)
-        chart = line_chart(lines, x_label="optimizer step", title=f"Losses: {title}", log=True)
-        write_text(folder.with_suffix(".svg"), alone(chart))
+        shown = f"Losses: {title}"
+        chart = line_chart(lines, x_label="optimizer step", title=shown, log=True)
+        file = image_file([chart], shown, width=WIDTH, height=HEIGHT)
+        write_text(folder.with_suffix(".svg"), file)
 
 
 if __name__ == "__main__":

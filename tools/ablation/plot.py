@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from markupsafe import Markup
-
 from tools.ablation.grid import PlannedRun
 from tools.ablation.runs import RunResult
 from tools.ablation.table import Row
-from train.report.svg import BLUE, rule, tag, text, tick_text, value_axis
+from train.report.svg import BLUE, image_file, rule, tag, text, tick_text, value_axis
 
 WIDTH, ROW, TOP, BOTTOM, RIGHT = 720, 30, 34, 44, 60  # units of the image
 LETTER = 6.6  # width of a letter of a name, about
 LONGEST = 60  # letters of a name that are shown
-STYLE = """text{font:12px sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#444}.title{font-weight:600}
-.mean{stroke:#222;stroke-width:2}"""
+STYLE = "\n.mean{stroke:#222;stroke-width:2}"
 
 
 def plot(rows: Sequence[Row], runs: Sequence[PlannedRun], results: Mapping[str, RunResult]) -> str:
@@ -25,7 +22,7 @@ def plot(rows: Sequence[Row], runs: Sequence[PlannedRun], results: Mapping[str, 
     values = {row["variant"]: _percents(row["variant"], runs, results) for row in rows}
     bottom = TOP + ROW * len(rows)
     axis = value_axis([0.0, *sum(values.values(), [])], left, WIDTH - RIGHT, min_high=1.0)
-    parts = [tag("style", STYLE), text(left, 18, "average mAP, %: each seed, and their mean", "title")]
+    parts = [text(left, 18, "average mAP, %: each seed, and their mean", "title")]
     for tick in axis.ticks:
         parts.append(rule(axis(tick), TOP, axis(tick), bottom, "grid"))
         parts.append(text(axis(tick), bottom + 18, tick_text(tick), "tick", anchor="middle"))
@@ -41,11 +38,8 @@ def plot(rows: Sequence[Row], runs: Sequence[PlannedRun], results: Mapping[str, 
             parts.append(text(WIDTH - RIGHT + 8, middle + 4, f"{mean:.1f}", "value"))
         else:
             parts.append(text(left + 8, middle + 4, "no complete run", "value"))
-    box, title = f"0 0 {WIDTH} {bottom + BOTTOM}", "average mAP of each combination of settings"
-    svg = tag(
-        "svg", Markup("").join(parts), xmlns="http://www.w3.org/2000/svg", viewBox=box, aria_label=title
-    )
-    return f"{svg}\n"
+    title = "average mAP of each combination of settings"
+    return image_file(parts, title, width=WIDTH, height=bottom + BOTTOM, style=STYLE)
 
 
 def _shortened(name: str) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from tools.benchmarks.step import StepRow
-from train.report.svg import BLUE, rule, tag, text, tick_text, value_axis
+from train.report.svg import BLUE, image_file, rule, tag, text, tick_text, value_axis
 
 WIDTH, ROW, TOP, LEFT, RIGHT, BOTTOM = 720, 26, 34, 300, 40, 30  # units of the image
 ORANGE = "#c2570c"
-STYLE = """text{font:12px sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#444}.title{font-weight:600}"""
 
 
 def plot(rows: Sequence[StepRow]) -> str:
@@ -22,7 +19,7 @@ def plot(rows: Sequence[StepRow]) -> str:
     ratios = [1.0, *(value for _, time, peak in known for value in (time, peak))]
     axis = value_axis(ratios, LEFT, WIDTH - RIGHT)
     title = "a step against plain: time (blue dot), peak memory (orange square)"
-    parts = [tag("style", STYLE), text(16, 18, title, "title")]
+    parts = [text(16, 18, title, "title")]
     for tick in axis.ticks:
         parts.append(rule(axis(tick), TOP, axis(tick), bottom, "grid"))
         parts.append(text(axis(tick), bottom + 18, tick_text(tick), "tick", anchor="middle"))
@@ -34,9 +31,7 @@ def plot(rows: Sequence[StepRow]) -> str:
         corner = {"x": axis(peak) - side / 2, "y": middle - side / 2}
         parts.append(tag("rect", title=f"memory {peak:g}", width=side, height=side, fill=ORANGE, **corner))
         parts.append(tag("circle", title=f"time {time:g}", cx=axis(time), cy=middle, r=4, fill=BLUE))
-    content, box = Markup("").join(parts), f"0 0 {WIDTH} {bottom + BOTTOM}"
-    svg = tag("svg", content, xmlns="http://www.w3.org/2000/svg", viewBox=box, aria_label=title)
-    return f"{svg}\n"
+    return image_file(parts, title, width=WIDTH, height=bottom + BOTTOM)
 
 
 def _name(row: StepRow) -> str:

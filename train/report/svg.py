@@ -49,6 +49,16 @@ def image(parts: Sequence[Markup], title: str, *, width: float, height: float) -
     return tag("svg", Markup("").join(parts), class_="chart", viewBox=box, role="img", aria_label=title)
 
 
+FILE_STYLE = "text{font:12px sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#444}.title{font-weight:600}"
+
+
+def image_file(parts: Sequence[Markup], title: str, *, width: float, height: float, style: str = "") -> str:
+    """The parts as an SVG file, complete in itself. style: more of it than FILE_STYLE."""
+    content = Markup("").join([tag("style", FILE_STYLE + style), *parts])
+    box, space = f"0 0 {width:g} {height:g}", "http://www.w3.org/2000/svg"
+    return f"{tag('svg', content, xmlns=space, viewBox=box, aria_label=title)}\n"
+
+
 @dataclass(frozen=True)
 class Axis:
     """From value to pixel: `low` is at `start`, `high` at `end`; marks at `ticks`."""
