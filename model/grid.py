@@ -2,7 +2,7 @@
 
 A float with d digits (24 in float32) adds two multiples of 2^k exactly while the sum stays within 2^(d + k).
 The grid is chosen per sample from the stage input, so that a clip's features do not depend on its neighbours;
-a sample whose states outgrow it gets a wider one.
+a sample whose states outgrow it can get a wider one.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class _Forward:
     grid: Grid | None
     states: list[Tensor]  # the last two or more of x_{-1} .. x_n
     calls: list[CallState]  # of each branch, if they were recorded
-    largest: Tensor | None  # value in all states, by sample: (n, 1, ...); None without `widen_grid`
+    largest: Tensor | None  # value in all states, by sample: (n, 1, ...); None if it was not measured
 
 
 def _rounded(x: Tensor, grid: Grid | None) -> Tensor:
@@ -148,7 +148,7 @@ class _Stage:
         if (grid := self.grid(x)) is None or not self.widen_grid:
             return self._forward_on(grid, x, record=record)
         before = RngState.capture(x.device)
-        done = self._forward_on(grid, x, record=record)
+        done = self._forward_on(grid, x, record=record, measure=True)
         assert done.largest is not None
         if (wider := grid.widened(done.largest)) is None:
             return done
@@ -158,10 +158,10 @@ class _Stage:
                 statistics.enter_context(frozen_statistics(branch.module))
             return self._forward_on(wider, x, record=record)
 
-    def _forward_on(self, grid: Grid | None, x: Tensor, *, record: bool) -> _Forward:
+    def _forward_on(self, grid: Grid | None, x: Tensor, *, record: bool, measure: bool = False) -> _Forward:
         keep_all = record and not self.invert
         states, calls = [_rounded(x, grid)] * 2, list[CallState]()  # x_{-1}, x_0
-        largest = largest_of(x) if self.widen_grid and grid is not None else None
+        largest = largest_of(x) if measure else None
         for branch in self.branches:
             if record:
                 increment, call = recorded_call(partial(self.increment, branch), states[-1])

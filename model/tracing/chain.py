@@ -121,13 +121,20 @@ def _traced_calls(program: Program, owner: nn.Module, prefix: str, blocks: Colle
         if name not in blocks:
             continue
         call = call_of(name, owner.get_submodule(operation.target), operation.args, operation.kwargs)
-        if len(operation.inputs) == 1 and len(users[operation.inputs[0]]) == 1:
-            producer = program.operations[operation.inputs[0]]
-            if _takes_first(producer) and len(users[producer.inputs[0]]) == 1:  # of a tuple: the state
-                producer = program.operations[producer.inputs[0]]
-            call.source = _dotted(prefix, producer.target) if producer.kind == "module" else None
+        producer = _fed_by(operation, program, users)
+        if producer is not None and _takes_first(producer):  # of a tuple: the state
+            producer = _fed_by(producer, program, users)
+        if producer is not None and producer.kind == "module":
+            call.source = _dotted(prefix, producer.target)
         calls.append(call)
     return calls
+
+
+def _fed_by(operation: Operation, program: Program, users: Sequence[set[int]]) -> Operation | None:
+    """The operation whose result this one takes, where it takes no other and nobody else takes that."""
+    if len(operation.inputs) != 1 or len(users[operation.inputs[0]]) != 1:
+        return None
+    return program.operations[operation.inputs[0]]
 
 
 def _takes_first(operation: Operation) -> bool:

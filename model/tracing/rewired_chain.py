@@ -17,7 +17,7 @@ from .arguments import Arguments, split_state
 from .block_program import BranchStep, PlainStep
 from .pending import Pending
 from .residual import Residual
-from .traced_block import TracedBlock
+from .traced_block import TracedBlock, has_values
 
 # block -> its residual branches, in order, if its forward is x + F_0(x), then + F_1, ...; None: trace it
 BranchesOfBlock = Callable[[nn.Module], "Sequence[Callable[[Tensor], Tensor]] | Residual | None"]
@@ -55,7 +55,7 @@ class RewiredChain:
             assert first.traced is not None
             return self._run_mixed(first.traced, x, calls[0])
         branches = [b for i, arguments in enumerate(calls) for b in self._branches_of(i, arguments)]
-        if not self.compared and type(x) is Tensor and not x.is_meta:
+        if not self.compared and has_values(x):
             self._compare(x, calls)
             self.compared = True
         return self._run_branches(branches, x)
@@ -69,7 +69,7 @@ class RewiredChain:
             leapfrog=self.leapfrog,
             invert=self.invert,
             fixed_point_states=self.fixed_point_states,
-            widen_grid=type(x) is Tensor and not x.is_meta,  # whose states grow nobody knows how much
+            widen_grid=has_values(x),  # nobody knows how much their states grow
             store_activations=self.store_activations,
             on_reconstruction_error=self._store_error,
         )

@@ -27,6 +27,11 @@ def training_flags(block: nn.Module) -> TrainingFlags:
     return tuple(module.training for module in block.modules())
 
 
+def has_values(x: Tensor) -> bool:
+    """Whether x can be looked at: a tensor of another type is fake (a memory estimate), one on meta empty."""
+    return type(x) is Tensor and not x.is_meta
+
+
 @contextmanager
 def in_mode(block: nn.Module, training: bool) -> Iterator[None]:
     """Inside, all its modules are in one mode; afterwards each is as before."""
@@ -86,8 +91,7 @@ class TracedBlock:
 
     def check(self, program: BlockProgram, x: Tensor, arguments: Arguments) -> None:
         """Compare the block's first call of a kind with its program. Raises ValueError where they differ."""
-        # A tensor of another type is fake (a memory estimate), or has no values to compare.
-        if type(x) is not Tensor or x.is_meta:
+        if not has_values(x):
             return
         key = (training_flags(self.block), call_signature(self.name, x, arguments))
         if key not in self.checked:
