@@ -28,7 +28,7 @@ def training_flags(block: nn.Module) -> TrainingFlags:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether x can be looked at: a tensor of another type is fake (a memory estimate), one on meta empty."""
+    """Whether x has values to read: fake tensors (of a memory estimate) and those on meta have none."""
     return type(x) is Tensor and not x.is_meta
 
 
