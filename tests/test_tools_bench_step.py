@@ -10,8 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from tools.bench_step import main, table
+from tools.benchmarks import step
 from tools.benchmarks.step import (
     MODES,
+    OUT_OF_MEMORY,
+    Cost,
     ReferenceNetwork,
     Setup,
     StepNetwork,
@@ -22,6 +25,7 @@ from tools.benchmarks.step import (
     kept_clips,
     loss_and_gradient,
     make_clips,
+    measure,
 )
 from tools.benchmarks.step_plot import plot
 
@@ -98,6 +102,26 @@ def test_what_was_not_measured_is_a_dash_and_not_drawn():
     assert (
         image.count("<circle") == 2 and "cuda" not in image and "reversible (cpu, float32, ZeRO 0)" in image
     )
+
+
+def test_what_a_gpu_is_too_small_for_is_a_row_that_says_so(monkeypatch):
+    def fits(options, setup, mode):
+        if mode.name == "plain":
+            raise torch.OutOfMemoryError
+        return Cost(seconds=2.0, peak_mib=10.0)
+
+    def agrees(options, mode, dtype):
+        if not mode.sampled:
+            raise torch.OutOfMemoryError
+        return 0.0, 1e-7
+
+    monkeypatch.setattr(step, "cost_alone", fits)
+    monkeypatch.setattr(step, "agreement", agrees)
+    plain, *others = measure(replace(OPTIONS, device="cuda"), Setup("bf16", 1, "none"))
+    assert plain == StepRow("cuda", "bf16", 1, "none", "plain", state=OUT_OF_MEMORY)
+    assert {(row.seconds, row.peak_mib, row.times_plain, row.state) for row in others} == {(2, 10, None, "")}
+    assert [row.gradient_off for row in others if "sampled" in row.mode] == [1e-7] * 3
+    assert "out of memory" in table([plain, *others]) and plot([plain]).count("<circle") == 0
 
 
 @pytest.mark.ci

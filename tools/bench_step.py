@@ -4,6 +4,7 @@
   a CPU the seconds are the process's own, so that other processes count for less.
 - peak: of forward and backward, above what is there between steps (weights, optimizer state, clips). On a
   GPU the allocator's; on a CPU the most bytes in tensors alive at one time. The update's is the same for all.
+  "out of memory": what the GPU is too small for, plain at the shapes of the papers.
 - loss off, gradient off: relative, of one step from the same weights, against ordinary autograd of the same
   function: the rewired network for the reversible modes, the same chosen clips for the sampled ones.
 """
@@ -47,6 +48,9 @@ def table(rows: list[StepRow]) -> str:
     cells = [[*head, "loss off", "gradient off"]]
     for row in rows:
         setup = [row.device, row.dtype, str(row.zero), row.offload, row.mode]
+        if row.state:
+            cells.append([*setup, row.state, *"-----"])
+            continue
         figures = [(row.seconds, ".2f"), (row.times_plain, ".2f"), (row.peak_mib, ".1f")]
         figures += [(row.peak_of_plain, ".3f"), (row.loss_off, ".1e"), (row.gradient_off, ".1e")]
         cells.append(

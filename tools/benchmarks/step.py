@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ from train.engine import build_engine
 from train.optimizer import OptimizerSettings, check_ds_config, merged, read_ds_config
 
 TOTAL_STEPS = 1000  # of the learning rate's schedule
+OUT_OF_MEMORY = "out of memory"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class StepRow:
     """A mode's least seconds and peak MiB, above what lies there between steps, also as multiples of plain's.
 
     loss_off, gradient_off: relative, of one step from the same weights, against ordinary autograd of the same
-    function and the same clips with a gradient. None: not measured here.
+    function and the same clips with a gradient. None: not measured here, or the device's memory is too small
+    (state: OUT_OF_MEMORY if it is too small for the mode itself).
     """
 
     device: str
@@ -119,6 +122,7 @@ class StepRow:
     peak_of_plain: float | None = None
     loss_off: float | None = None
     gradient_off: float | None = None
+    state: str = ""
 
 
 class StepNetwork(nn.Module):
@@ -211,9 +215,22 @@ def loss_and_gradient(network: StepNetwork, dtype: str, clips: Tensor, kept: Ten
 def agreement(options: StepOptions, mode: Mode, dtype: str) -> tuple[float, float]:
     """How far loss and gradient are from ordinary autograd's, relative."""
     clips, kept = make_clips(options), kept_clips(options)
-    loss, gradient = loss_and_gradient(StepNetwork(options, mode), dtype, clips, kept)
+    # the reference first: where one of the two does not fit, it is this one
     wanted, reference = loss_and_gradient(ReferenceNetwork(options, mode), dtype, clips, kept)
+    loss, gradient = loss_and_gradient(StepNetwork(options, mode), dtype, clips, kept)
     return abs(loss - wanted) / abs(wanted), float((gradient - reference).norm() / reference.norm())
+
+
+def if_it_fits(function: Callable[[], Result]) -> Result | None:
+    """What the function returns; None if the GPU's memory is too small for it. All it took is given back."""
+    try:
+        return function()
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @dataclass
@@ -280,30 +297,60 @@ def build_trainer(options: StepOptions, setup: Setup, mode: Mode) -> Trainer:
     return trainer
 
 
-def measure(options: StepOptions, setup: Setup) -> list[StepRow]:
-    """A row for each of MODES; their timed steps are taken in turns, so that all see the same machine."""
-    exact = {mode: agreement(options, mode, setup.dtype) for mode in MODES}
+@dataclass(frozen=True)
+class Cost:
+    """Of a mode's step."""
+
+    seconds: float
+    peak_mib: float
+
+
+def costs_in_turns(options: StepOptions, setup: Setup) -> dict[Mode, Cost | None]:
+    """Of all modes; their timed steps are taken in turns, so that all see the same machine."""
     trainers = {mode: build_trainer(options, setup, mode) for mode in MODES}
     peaks = {mode: trainer.peak() / MIB for mode, trainer in trainers.items()}
     least = dict.fromkeys(MODES, float("inf"))
     for _ in range(options.repeats):
         for mode, trainer in trainers.items():
             least[mode] = min(least[mode], trainer.seconds())
-    plain = MODES[0]
-    return [
-        StepRow(
-            **vars(setup),
-            device=options.device,
-            mode=mode.name,
-            seconds=round(least[mode], 3),
-            times_plain=round(least[mode] / least[plain], 3),
-            peak_mib=round(peaks[mode], 1),
-            peak_of_plain=round(peaks[mode] / peaks[plain], 3),
-            loss_off=exact[mode][0],
-            gradient_off=exact[mode][1],
-        )
-        for mode in MODES
-    ]
+    return {mode: Cost(least[mode], peaks[mode]) for mode in MODES}
+
+
+def cost_alone(options: StepOptions, setup: Setup, mode: Mode) -> Cost:
+    """Of one mode, which has the device's memory for itself."""
+    trainer = build_trainer(options, setup, mode)
+    peak = trainer.peak() / MIB
+    return Cost(min(trainer.seconds() for _ in range(options.repeats)), peak)
+
+
+def measure(options: StepOptions, setup: Setup) -> list[StepRow]:
+    """A row for each of MODES; on a GPU one mode after the other, for the shapes of the papers fill it."""
+    exact = {mode: if_it_fits(partial(agreement, options, mode, setup.dtype)) for mode in MODES}
+    if options.device == "cpu":
+        costs = costs_in_turns(options, setup)
+    else:
+        costs = {mode: if_it_fits(partial(cost_alone, options, setup, mode)) for mode in MODES}
+    return [row_of(setup, options.device, mode, costs[mode], costs[MODES[0]], exact[mode]) for mode in MODES]
+
+
+def row_of(
+    setup: Setup,
+    device: str,
+    mode: Mode,
+    cost: Cost | None,
+    plain: Cost | None,
+    exact: tuple[float, float] | None,
+) -> StepRow:
+    """The row of a mode, as far as memory let it be measured."""
+    loss_off, gradient_off = exact or (None, None)
+    row = StepRow(**vars(setup), device=device, mode=mode.name, loss_off=loss_off, gradient_off=gradient_off)
+    if cost is None:
+        return replace(row, state=OUT_OF_MEMORY)
+    row = replace(row, seconds=round(cost.seconds, 3), peak_mib=round(cost.peak_mib, 1))
+    if plain is None:
+        return row
+    times, peak = cost.seconds / plain.seconds, cost.peak_mib / plain.peak_mib
+    return replace(row, times_plain=round(times, 3), peak_of_plain=round(peak, 3))
 
 
 def empty_rows(setup: Setup) -> list[StepRow]:

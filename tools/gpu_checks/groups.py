@@ -20,10 +20,9 @@ class Group:
     alone: bool = False
 
 
-def memory_group(batch_size: int) -> Group:
-    """A group for each batch size: it needs a device that nothing was done on."""
-    name = f"plan against NVML, batch {batch_size}"
-    return Group({name: partial(memory.plan_holds, batch_size=batch_size)}, 120, alone=True)
+def memory_group(name: str) -> Group:
+    """A group for each shape: it needs a device that nothing was done on."""
+    return Group({f"plan against NVML: {name}": partial(memory.plan_holds, name=name)}, 120, alone=True)
 
 
 GROUPS: dict[str, Group] = {
@@ -44,11 +43,10 @@ GROUPS: dict[str, Group] = {
     "resume": Group({"killed and resumed": runs.killed_and_resumed}, 180),
     "demo": Group({"demo": runs.demo_road}, 180),
     "tests": Group({"GPU tests": suite.gpu_tests}, 240),
-    "memory-1": memory_group(1),
-    "memory-4": memory_group(4),
+    **{f"memory-{number}": memory_group(name) for number, name in enumerate(memory.SHAPES, 1)},
     "speed": Group(
         {"step time and peak": speed.step_modes, "achieved FLOP/s": speed.achieved_rate}, 120, alone=True
     ),
-    "soak": Group({"soak": runs.soak}, 120, alone=True),
+    "soak": Group({"soak": runs.soak}, 180),
 }
 ROW_NAMES = [name for group in GROUPS.values() for name in group.checks]

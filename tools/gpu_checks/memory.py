@@ -1,14 +1,15 @@
-"""What plan says of a run against what the device held: the whole road at the shape of ETAD's paper."""
+"""What plan says of a run against what the device held: the whole road at the shapes of the papers."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.annotations import Action
@@ -24,10 +25,52 @@ from train.run import Run
 from train.settings import Settings, load_settings
 
 STEPS = 2
-CLIPS_PER_FORWARD = 4  # the fastest that keeps four videos within 2 GiB
 BOUND = 0.10  # of the estimate
-WIDTH, HEIGHT, FPS = 224, 128, 15
+FPS = 15
 VIDEOS = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shipped recipe, changed; num_frames, height, width: of the made-up videos. A rehearsal is tiny."""
+
+    recipe: str
+    num_frames: int
+    height: int
+    width: int
+    overrides: tuple[str, ...]
+
+
+def etad(batch_size: int) -> Shape:
+    """128 clips of 16x112x112, 0.3 with a gradient; four at once keep four videos within 2 GiB."""
+    settings = (f"optimizer.batch_size={batch_size}", "encoder.clips_per_forward=4")
+    return Shape("activitynet_r2plus1d34", 128 * 16, 128, 224, settings)
+
+
+def whole_window(num_frames: int, *settings: str) -> Shape:
+    """A window of 224x224, Re2TAL's recipe: decoded and computed in parts of 64 MiB, always reversed."""
+    small = ("data.decode_chunk_mib=64", "encoder.slice_mib=64", "encoder.beta.schedule=constant")
+    return Shape("thumos_video_swin_t", num_frames, 256, 456, (*small, "data.window_seconds=null", *settings))
+
+
+SHAPES = {
+    "R(2+1)D-34, 128 clips of 16x112x112, 0.3, batch 1": etad(1),
+    "R(2+1)D-34, 128 clips of 16x112x112, 0.3, batch 4": etad(4),
+    "Video Swin-T, 512 frames of 224x224": whole_window(512),
+    "Video Swin-T, 4 clips of 128x224x224, 0.3": whole_window(
+        512, "data.num_clips=4", "data.clip_frames=128", "encoder.clip_ratio=0.3", "encoder.steps_per_clip=32"
+    ),
+    "VideoMAE-L, 48 clips of 16x224x224": whole_window(
+        768,
+        *("encoder.backbone=videomae_l", "encoder.leapfrog=false", "encoder.steps_per_clip=null"),
+        *("data.num_clips=48", "data.clip_frames=16"),
+    ),
+}
+TINY = (
+    *("encoder.backbone=r2plus1d_tiny", "encoder.leapfrog=false", "encoder.steps_per_clip=null"),
+    *("data.num_clips=8", "data.clip_frames=4", "data.crop=32", "data.resize=36"),
+    *("detector.num_steps=16", "run.device=cpu"),
+)
 
 
 def device_mib() -> float:
@@ -36,25 +79,25 @@ def device_mib() -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
-def moving_gradient(num_frames: int) -> Iterator[NDArray[np.uint8]]:
+def moving_gradient(shape: Shape) -> Iterator[NDArray[np.uint8]]:
     """Pictures (H, W, 3) that cost nothing to make and little to encode."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    for frame in range(num_frames):
+    y, x = np.mgrid[: shape.height, : shape.width]
+    for frame in range(shape.num_frames):
         yield np.stack([x + 2 * frame, y + frame, x + y], axis=-1).astype(np.uint8)
 
 
-def pack_videos(folder: Path, num_frames: int) -> Path:
+def pack_videos(folder: Path, shape: Shape) -> Path:
     """A data set of VIDEOS equal videos for training and one for validation; returns its folder."""
-    data = encode_video(moving_gradient(num_frames), fps=FPS)
-    seconds = num_frames / FPS
+    data = encode_video(moving_gradient(shape), fps=FPS)
+    seconds = shape.num_frames / FPS
     video = PackedVideo(
         key="video",
         subset="training",
         duration=seconds,
         fps=FPS,
-        num_frames=num_frames,
-        width=WIDTH,
-        height=HEIGHT,
+        num_frames=shape.num_frames,
+        width=shape.width,
+        height=shape.height,
         codec="vp9",
         actions=(Action(0.1 * seconds, 0.3 * seconds, "run"), Action(0.5 * seconds, 0.9 * seconds, "jump")),
         shard=None,
@@ -68,19 +111,15 @@ def pack_videos(folder: Path, num_frames: int) -> Path:
     return folder
 
 
-def settings_of(context: CheckContext, batch_size: int) -> Settings:
-    """ActivityNet's recipe on made-up videos; in a rehearsal a tiny one of its shape."""
-    clips, frames = (8, 4) if context.rehearsal else (128, 16)
-    shards = pack_videos(context.folder / "shards", clips * frames)
-    overrides = [f"data.shards={shards}", f"optimizer.batch_size={batch_size}", "run.epochs=100"]
-    overrides += ["encoder.weights=null", f"encoder.clips_per_forward={CLIPS_PER_FORWARD}"]
-    if context.rehearsal:
-        overrides += ["encoder.backbone=r2plus1d_tiny", "data.num_clips=8", "data.clip_frames=4"]
-        overrides += ["data.crop=32", "data.resize=36", "detector.num_steps=16", "run.device=cpu"]
-    return load_settings(Path("activitynet_r2plus1d34"), overrides)
+def settings_of(context: CheckContext, shape: Shape) -> Settings:
+    """The shape's recipe on made-up videos."""
+    shards = pack_videos(context.folder / "shards", shape)
+    overrides = [f"data.shards={shards}", "data.train_subset=training", "data.val_subset=validation"]
+    overrides += ["run.epochs=100", "encoder.weights=null", *shape.overrides]
+    return load_settings(Path(shape.recipe), [*overrides, *(TINY if context.rehearsal else ())])
 
 
-def planned_mib(settings: Settings, device: str) -> float:
+def planned_mib(settings: Settings, shape: Shape, device: str) -> float:
     """What `leantad plan` says."""
     config = DeepSpeedMemoryConfig.from_ds_config(
         read_ds_config(settings.run.ds_config),
@@ -89,15 +128,16 @@ def planned_mib(settings: Settings, device: str) -> float:
         cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
         averages_weights=settings.optimizer.ema_decay > 0,
     )
-    found = estimate(settings, config, num_classes=2, source=FrameSize(HEIGHT, WIDTH))
+    found = estimate(settings, config, num_classes=2, source=FrameSize(shape.height, shape.width))
     return found.total / 2**20
 
 
-def plan_holds(context: CheckContext, *, batch_size: int) -> str:
+def plan_holds(context: CheckContext, *, name: str) -> str:
     """Loader, engine and some steps; PyTorch's allocator returns nothing, so what is held is the peak."""
     before = 0.0 if context.rehearsal else device_mib()
-    settings = settings_of(context, batch_size)
-    planned = planned_mib(settings, context.device)
+    shape = replace(SHAPES[name], num_frames=32) if context.rehearsal else SHAPES[name]
+    settings = settings_of(context, shape)
+    planned = planned_mib(settings, shape, context.device)
     run = Run(settings, context.folder / "run", resume=False)
     batches = iter(run.train_loader)
     for _ in range(STEPS):
@@ -107,5 +147,13 @@ def plan_holds(context: CheckContext, *, batch_size: int) -> str:
         return f"plan {planned:.0f} MiB; nothing to compare with"
     held = device_mib() - before
     apart = (held - planned) / planned
-    text = f"batch {batch_size}: plan {planned:.0f} MiB, device {held:.0f} MiB ({apart:+.1%})"
-    return require(abs(apart) <= BOUND, f"{text}, {held / batch_size:.0f} MiB per video")
+    of_torch = ", ".join(
+        f"{most() / 2**20:.0f} {kind}"
+        for kind, most in (
+            ("allocated", torch.cuda.max_memory_allocated),
+            ("reserved", torch.cuda.max_memory_reserved),
+        )
+    )
+    each = held / settings.optimizer.batch_size
+    text = f"plan {planned:.0f} MiB, device {held:.0f} MiB ({apart:+.1%}), of them by torch {of_torch}"
+    return require(abs(apart) <= BOUND, f"{text}; {each:.0f} MiB per video")

@@ -21,7 +21,10 @@ GROUP_NAMES = (
     "demo",
     "tests",
     "memory-1",
+    "memory-2",
+    "memory-3",
     "memory-4",
+    "memory-5",
     "speed",
     "soak",
 )
