@@ -14,6 +14,7 @@ from tools import gpu_check
 from tools.gpu_check import main
 from tools.gpu_checks import process
 from tools.gpu_checks.groups import GROUPS, ROW_NAMES, Group
+from tools.gpu_checks.numerics import gradients, small_network, without_drop_path
 from tools.gpu_checks.rows import (
     FAILED,
     GROUP_NAMES,
@@ -96,7 +97,7 @@ def rows_of(folder, seconds=60.0) -> dict[str, Row]:
 
 
 def test_a_process_that_dies_fails_its_row_and_skips_those_it_did_not_reach(groups, tmp_path):
-    groups(lambda name, folder, device, limit: "the process ended: Segmentation fault")
+    groups(lambda name, folder, device, limit, threads: "the process ended: Segmentation fault")
     rows = rows_of(tmp_path)
     assert (rows["one"].state, rows["two"].state, rows["three"].state) == (FAILED, SKIPPED, FAILED)
     assert "Segmentation fault" in rows["one"].figures and rows["two"].figures.startswith("not reached")
@@ -105,7 +106,7 @@ def test_a_process_that_dies_fails_its_row_and_skips_those_it_did_not_reach(grou
 def test_a_second_call_measures_what_failed_and_keeps_what_held(groups, tmp_path):
     path, asked = tmp_path / ROWS_FILE, []
 
-    def run(name, folder, device, limit):
+    def run(name, folder, device, limit, threads):
         for row in process.open_names(name, read_rows(path)):
             asked.append(row)
             append_row(path, Row(row, FAILED if row == "two" else OK, "", started=time.time()))
@@ -118,15 +119,33 @@ def test_a_second_call_measures_what_failed_and_keeps_what_held(groups, tmp_path
 
 
 def test_without_time_a_row_is_skipped_and_not_begun(groups, tmp_path):
-    groups(lambda name, folder, device, limit: pytest.fail("begun"))
+    groups(lambda name, folder, device, limit, threads: pytest.fail("begun"))
     rows = rows_of(tmp_path, seconds=-1)
     assert {row.state for row in rows.values()} == {SKIPPED} and "no time left" in rows["one"].figures
 
 
 def test_a_process_that_hangs_is_ended_at_its_limit(tmp_path):
     start = time.monotonic()
-    assert process.run_process("doctor", tmp_path, "cpu", 0.05) == "took longer than 0 s"
+    assert process.run_process("doctor", tmp_path, "cpu", 0.05, threads=1) == "took longer than 0 s"
     assert time.monotonic() - start < 5
+
+
+def test_processes_beside_each_other_share_the_cores(groups, monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(process.os, "cpu_count", lambda: 16)
+    groups(lambda name, folder, device, limit, threads: asked.update({name: threads}) or "exit code 0")
+    rows_of(tmp_path)
+    assert asked == {"pair": 8, "lonely": 16}
+
+
+@pytest.mark.slow
+def test_the_step_that_is_compared_with_the_cpus_draws_nothing():
+    """For a CPU and a GPU draw other numbers from one seed."""
+    network = without_drop_path(small_network("videomae_s"))
+    gradients(network, "cpu")
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.get_rng_state())
 
 
 def test_the_table_keeps_its_columns_and_the_document_says_the_same():

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tools.gpu_checks.numerics import relative, small_batch, small_network
+from tools.gpu_checks.numerics import relative, small_batch, small_network, without_tf32
 from tools.gpu_checks.rows import CheckContext, require
 from train.engine import build_engine, full_state_dict, start_process_group
 from train.optimizer import OptimizerSettings, read_ds_config
@@ -50,14 +50,15 @@ def zero_stages(context: CheckContext) -> str:
     """Three steps in float32: each stage, and each with the optimizer on the CPU, against stage 0."""
     torch.backends.cudnn.deterministic = True
     start_process_group(context.device)
-    expected = way_of(context, 0, "none")
     modes = [(1, "none"), (2, "none"), (3, "none"), (1, "cpu"), (2, "cpu"), (3, "cpu")]
-    errors = {
-        f"{stage}{' offload' if offload == 'cpu' else ''}": relative(
-            way_of(context, stage, offload), expected
-        )
-        for stage, offload in modes
-    }
+    with without_tf32():
+        expected = way_of(context, 0, "none")
+        errors = {
+            f"{stage}{' offload' if offload == 'cpu' else ''}": relative(
+                way_of(context, stage, offload), expected
+            )
+            for stage, offload in modes
+        }
     text = ", ".join(f"ZeRO {mode}: {error:.0e}" for mode, error in errors.items())
     return require(
         max(errors.values()) <= BOUND,

@@ -48,8 +48,12 @@ def run_all(
     deadline: on time.monotonic's clock. beside: how many at once. on_row: called with each row once known.
     """
 
+    cores = os.cpu_count() or 1
+
     def run(name: str) -> None:
-        for row in run_group(name, folder, device, deadline=deadline):
+        # threads of several processes that outnumber the cores spin: some ten times slower
+        threads = cores if GROUPS[name].alone else max(1, cores // beside)
+        for row in run_group(name, folder, device, deadline=deadline, threads=threads):
             on_row(row)
 
     with ThreadPoolExecutor(beside) as pool:
@@ -59,7 +63,7 @@ def run_all(
             run(name)
 
 
-def run_group(name: str, folder: Path, device: str, *, deadline: float) -> list[Row]:
+def run_group(name: str, folder: Path, device: str, *, deadline: float, threads: int) -> list[Row]:
     """The rows of a group that were still open, all of them: what did not get so far says why."""
     path = folder / ROWS_FILE
     wanted = open_names(name, read_rows(path))
@@ -67,7 +71,7 @@ def run_group(name: str, folder: Path, device: str, *, deadline: float) -> list[
     if not wanted or limit <= 0:
         return [Row(row, SKIPPED, NO_TIME) for row in wanted]
     start = time.time()
-    ending = run_process(name, folder, device, limit)
+    ending = run_process(name, folder, device, limit, threads=threads)
     rows = read_rows(path)
     fresh = [rows[row] for row in wanted if row in rows and rows[row].started >= start]
     missing = [row for row in wanted if row not in {row.name for row in fresh}]
@@ -78,12 +82,15 @@ def run_group(name: str, folder: Path, device: str, *, deadline: float) -> list[
     return fresh
 
 
-def run_process(name: str, folder: Path, device: str, limit: float) -> str:
-    """Run the group's process for at most `limit` seconds; returns how it ended."""
+def run_process(name: str, folder: Path, device: str, limit: float, *, threads: int) -> str:
+    """Run the group's process for at most `limit` seconds; returns how it ended. threads: of torch."""
     log = folder / f"{name}.log"
     command = [sys.executable, "-m", "tools.gpu_checks.process", name, str(folder), device]
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with open(log, "w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
