@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .gpu_decoder import GpuDecoder, GpuDecoderError, gpu_decoder_of
 from .gpu_formats import format_of, packed_format, refusal_of_video, refusal_text, refused_videos
 from .packets import Packets, open_packets, split
 from .records import PackedVideo
-from .settings import MAX_WORKERS, DataSettings
+from .settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings
 from .text import counted
 
 TRIED_FRAMES = 4  # of a video of each format, which are compared with the CPU's
@@ -82,15 +83,17 @@ class ClipDecoder:
     ):
         self.settings, self.device, self.videos, self.remark = settings, device, videos, remark
         self.gpu = gpu_decoder_for(settings, device)
-        self.workers = settings.decode_workers or default_workers(self.gpu)
+        refused = Counter[str]() if self.gpu is None else refused_videos(videos, self.gpu.refusal)
+        decodes = self.gpu if refused.total() < len(videos) else None
+        self.workers = settings.decode_workers or default_workers(decodes)
         self.chunk_mib = settings.decode_chunk_mib / self.workers
         self._pool: ThreadPoolExecutor | None = None
         self._unfinished = 0  # jobs of the pool, guarded by:
         self._jobs = threading.Condition()
         self._reported: set[str] = set()
         self._report_lock = threading.Lock()
-        if self.gpu is not None:
-            self._report_refused(self.gpu)
+        if refused:
+            self._report_refused(refused)
 
     def start(self, request: ClipRequest) -> PendingClips:
         """Begin to decode; waits while all threads have work, so that no more encoded videos lie ready."""
@@ -248,11 +251,8 @@ class ClipDecoder:
                     f"loader: the CPU decodes {packed.key}, and others like it, not the GPU: {reason}"
                 )
 
-    def _report_refused(self, gpu: GpuDecoder) -> None:
+    def _report_refused(self, counts: Counter[str]) -> None:
         """Report at once what is known beforehand."""
-        counts = refused_videos(self.videos, gpu.refusal)
-        if not counts:
-            return
         if self.settings.decoder == "gpu":
             raise ValueError(
                 f"data.decoder: got gpu, which does not decode {refusal_text(counts)}; want auto"
@@ -281,7 +281,7 @@ def gpu_decoder_for(settings: DataSettings, device: torch.device) -> GpuDecoder 
 
 
 def default_workers(gpu: GpuDecoder | None) -> int:
-    """One for each decoder of the GPU, or without one for each core; cores are shared by the ranks here."""
+    """For a GPU one for each of its decoders, else one for each core; cores are shared by the ranks here."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     cores = max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
-    return min(cores, MAX_WORKERS if gpu is None else gpu.num_decoders())
+    return min(cores, MAX_WORKERS if gpu is None else min(MAX_GPU_WORKERS, gpu.num_decoders()))

@@ -11,7 +11,9 @@ from settings_group import SettingsGroup
 from .limits import Limits
 
 Side = Annotated[int, Field(ge=8)]  # pixels
-MAX_WORKERS = 8  # decoders at the same time, unless a setting asks for more; NVIDIA's chips have up to 7
+# Decoders at the same time, unless a setting asks for more. On a GPU each holds some 100 MiB (measured on an
+# H100, which has seven), and two decode 6,000 frames a second of 320x256: more than a training step takes.
+MAX_WORKERS, MAX_GPU_WORKERS = 8, 2
 
 
 class DataSettings(SettingsGroup):
@@ -113,8 +115,9 @@ class DataSettings(SettingsGroup):
     that it decodes right. A line on stderr names what goes to the CPU instead, and why."""
 
     decode_workers: int | None = Field(None, ge=1)
-    """Videos, or parts of one, that are decoded at the same time; null: one for each decoder of the GPU or
-    core of the CPU, at most 8 and no more than cores. More are faster up to there; batches stay the same."""
+    """Videos, or parts of one, that are decoded at the same time; null: one for each decoder of the GPU, at
+    most 2, or for each core of the CPU, at most 8. More are faster while there are decoders or cores, and on
+    a GPU each holds some 100 MiB; batches stay the same."""
 
     decode_chunk_mib: int = Field(128, ge=1)
     """MiB of frames at source size that all decoders together hold, but at least one frame each. Fewer need

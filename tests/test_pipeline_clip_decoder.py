@@ -186,9 +186,19 @@ def test_the_default_is_one_worker_for_each_core_of_a_rank_or_decoder_of_the_gpu
     assert default_workers(None) == 4
     nvdec_stand_in.install(monkeypatch)
     gpu = clip_decoder.gpu_decoder_for(settings_of(), CPU)
-    assert default_workers(gpu) == 4
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert default_workers(gpu) == 7
+    assert gpu.num_decoders() == 7 and default_workers(gpu) == 2, "each holds memory of the GPU"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert default_workers(gpu) == 1
+
+
+def test_where_the_gpu_decodes_none_of_the_videos_the_cores_count(monkeypatch, vp9):
+    monkeypatch.setattr(clip_decoder.os, "sched_getaffinity", lambda process: set(range(6)))
+    nvdec_stand_in.install(monkeypatch)
+    small = packed(painted_video(4, size=(48, 48), codec="libvpx-vp9"))
+    settings = settings_of(decode_workers=None)
+    for videos, workers in (([packed(vp9)], 2), ([packed(vp9), small], 2), ([small], 6)):
+        with closing(ClipDecoder(settings, CPU, videos=videos, remark=str)) as decoder:
+            assert decoder.workers == workers
 
 
 # -------------------------------------------------------------------------------- which decoder, and back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from model.sampling import num_kept
 from tools.benchmarks.trackers import LiveBytes
 from tools.plan import frames_kept, main, remedy
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-from tools.planning.estimate import PARTS, FrameSize, clip_bytes, decoder_bytes, estimate
+from tools.planning.estimate import DECODER_SESSION, PARTS, FrameSize, clip_bytes, decoder_bytes, estimate
 from tools.planning.search import SettingsSearch, largest_that_fits, ratio_of
 from tools.planning.step import (
     BOUNDARIES,
@@ -274,19 +275,29 @@ def test_loader_and_decoder_by_hand():
     by_chunk = run_settings(encoder={"clips_per_forward": 99}, optimizer={"batch_size": 2})
     assert clip_bytes(by_chunk, on_cpu=False) == 2 * 2 * batch, "no chunk is larger than the batch"
     data = run_settings(data={"decode_chunk_mib": 1, "decode_workers": 3, "resize": 128}).data
+    on_host = partial(decoder_bytes, on_cpu=True)
     frames = 2**20 // (128 * 256 * 3)
     assert frames == 10
-    assert decoder_bytes(data, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32)
+    assert on_host(data, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32)
     smaller = data.model_copy(update={"resize": 64, "crop": 32})
     resized = 10 * 3 * 64 * 128 * 2 + 10 * 3 * 4 * (128 * 256 + 64 * 128)
-    assert decoder_bytes(smaller, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32) + resized
+    assert on_host(smaller, FrameSize(128, 256)) == 10 * 3 * (128 * 256 + 32 * 32) + resized
     large = FrameSize(1080, 1920)
     of_each = data.model_copy(update={"resize": 1080})
-    assert decoder_bytes(of_each, large) == 3 * 3 * (1080 * 1920 + 32 * 32), "each decoder has a frame"
+    assert on_host(of_each, large) == 3 * 3 * (1080 * 1920 + 32 * 32), "each decoder has a frame"
     coloured = data.model_copy(update={"color": 0.2, "decode_chunk_mib": 128, "resize": 32})
-    assert decoder_bytes(coloured, FrameSize(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
+    assert on_host(coloured, FrameSize(32, 64)) == 64 * 3 * (32 * 64 + 6 * 32 * 32), (
         "64 frames are all there are"
     )
+
+
+def test_each_decoder_of_a_gpu_holds_memory_there_and_those_of_the_cpu_none():
+    data, size = run_settings(data={"decode_chunk_mib": 1}).data, FrameSize(128, 256)
+    frames = decoder_bytes(data.model_copy(update={"decode_workers": 2}), size, on_cpu=True)
+    assert decoder_bytes(data, size, on_cpu=False) == frames + 2 * DECODER_SESSION, "two, unless it is set"
+    one = data.model_copy(update={"decode_workers": 1})
+    assert decoder_bytes(one, size, on_cpu=False) == frames + DECODER_SESSION
+    assert decoder_bytes(data.model_copy(update={"decoder": "cpu"}), size, on_cpu=False) == 0
 
 
 # ------------------------------------------------------------------------------------------------- search

@@ -57,7 +57,7 @@ def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
 @click.command(cls=Command, epilog="Example: leantad gpu-check --out gpu-check")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-check"), show_default=True)
 @click.option(
-    "--minutes", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Stop after this."
+    "--minutes", type=click.FloatRange(0.1), default=15.0, show_default=True, help="Stop after this."
 )
 @click.option("--only", type=click.Choice(GROUP_NAMES), multiple=True, help="These rows only; repeatable.")
 @click.option("--rehearse", is_flag=True, help="Try the checks themselves on the CPU, at the smallest sizes.")

@@ -37,6 +37,7 @@ from train.distributed import (
     world_size,
 )
 from train.extensions import ask_cpu_once, load_extensions, use_own_folder
+from train.gpu_memory import spare_memory
 from train.learning_rate import lr_factor
 from train.numerics import has_bf16
 from train.optimizer import (
@@ -102,6 +103,7 @@ def start_process_group(device: torch.device | str) -> torch.device:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = _deepspeed()
     complete_launch_variables()
+    spare_memory(device)
     device = device_of_rank(device)
     if not dist.is_initialized():
         if device.type == "cpu":

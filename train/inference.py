@@ -37,6 +37,7 @@ from train.checkpoint import (
 from train.cli import to_stderr
 from train.distributed import device_of_rank
 from train.evaluation.class_thresholds import THRESHOLDS, ClassThresholds, read_thresholds
+from train.gpu_memory import spare_memory
 from train.model_file import check_tensors, read_model_file
 from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
@@ -114,7 +115,9 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
     saved = (_read_file if checkpoint.is_file() else _read_folder)(checkpoint, overrides)
     source, settings = saved.source, saved.settings
     set_limits(settings.data.limits)
-    device = device_of_rank(resolve_device(settings.run.device))
+    device = resolve_device(settings.run.device)
+    spare_memory(device)
+    device = device_of_rank(device)
     set_numerics(settings.run, device)
     network = build_network(settings, len(saved.classes)).to(device)
     saved.load(network)

@@ -41,12 +41,6 @@ class Shape:
     overrides: tuple[str, ...]
 
 
-def etad(batch_size: int) -> Shape:
-    """128 clips of 16x112x112, 0.3 with a gradient; four at once keep four videos within 2 GiB."""
-    settings = (f"optimizer.batch_size={batch_size}", "encoder.clips_per_forward=4")
-    return Shape("activitynet_r2plus1d34", 128 * 16, 128, 224, settings)
-
-
 def whole_window(num_frames: int, *settings: str) -> Shape:
     """A window of 224x224, Re2TAL's recipe: decoded and computed in parts of 64 MiB, always reversed."""
     small = ("data.decode_chunk_mib=64", "encoder.slice_mib=64", "encoder.beta.schedule=constant")
@@ -54,8 +48,9 @@ def whole_window(num_frames: int, *settings: str) -> Shape:
 
 
 SHAPES = {
-    "R(2+1)D-34, 128 clips of 16x112x112, 0.3, batch 1": etad(1),
-    "R(2+1)D-34, 128 clips of 16x112x112, 0.3, batch 4": etad(4),
+    "R(2+1)D-34, 128 clips of 16x112x112, 0.3, batch 4": Shape(
+        "activitynet_r2plus1d34", 128 * 16, 128, 224, ("encoder.clips_per_forward=4",)
+    ),
     "Video Swin-T, 512 frames of 224x224": whole_window(512),
     "Video Swin-T, 4 clips of 128x224x224, 0.3": whole_window(
         512, "data.num_clips=4", "data.clip_frames=128", "encoder.clip_ratio=0.3", "encoder.steps_per_clip=32"

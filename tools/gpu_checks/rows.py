@@ -24,7 +24,6 @@ GROUP_NAMES = (
     "memory-2",
     "memory-3",
     "memory-4",
-    "memory-5",
     "speed",
     "soak",
 )

@@ -68,8 +68,8 @@ def demo_road(context: CheckContext) -> str:
 
 def killed_and_resumed(context: CheckContext) -> str:
     """A run killed with -9 after a checkpoint and resumed has the weights of one that was not, bitwise."""
-    shards = demo_videos(context, 4 if context.rehearsal else 24)
-    epochs = "run.epochs=2" if context.rehearsal else "run.epochs=6"
+    shards = demo_videos(context, 4 if context.rehearsal else 12)
+    epochs = "run.epochs=2" if context.rehearsal else "run.epochs=4"
     often = "run.checkpoint_every=2"
     whole, killed = context.folder / "whole", context.folder / "killed"
     call(*training_command(context, shards, whole, epochs, often))

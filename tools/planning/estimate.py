@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.augment import RESIZED_AT_ONCE, resized_size
-from pipeline.settings import MAX_WORKERS, DataSettings, frames_per_chunk
+from pipeline.settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings, frames_per_chunk
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.step import (
     BOUNDARIES,
@@ -26,9 +26,11 @@ from train.settings import Settings
 
 GIB = 2**30
 HEADROOM = 0.1  # share of the GPU that is not planned with
-# Driver, torch's kernels and cuDNN, before the first tensor. Assumed, not measured: it depends on the GPU;
-# nvidia-smi shows the true figure beside `python -c "import torch; torch.zeros(1).cuda(); input()"`.
-CUDA_CONTEXT = 600 * 2**20
+# Before the first tensor of ours, and of each of the GPU's decoders beside its frames: measured on an H100
+# with torch 2.11 and DALI 2.4, see LOG.md. The context alone is 529, cuBLAS and cuDNN 164; it depends on the
+# GPU, and nvidia-smi shows it beside `python -c "import torch; torch.zeros(1).cuda(); input()"`.
+CUDA_CONTEXT = 800 * 2**20
+DECODER_SESSION = 100 * 2**20
 DECODER, CONTEXT = "decoder", "CUDA context"
 PARTS = (
     WEIGHTS, GRADIENTS, OPTIMIZER, BUCKETS, FRAMES, BOUNDARIES, WORKING, FEATURES, DECODER, CONTEXT,
@@ -55,14 +57,16 @@ def clip_bytes(settings: Settings, *, on_cpu: bool) -> int:
     return clip * data.num_clips * videos * (settings.optimizer.accumulation_steps - 1 + data.prefetch)
 
 
-def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
-    """Bytes while videos are decoded (pipeline/clip_decoder.py, pipeline/augment.py), at most.
+def decoder_bytes(data: DataSettings, source: FrameSize, *, on_cpu: bool) -> int:
+    """Bytes on the device while videos are decoded (pipeline/clip_decoder.py, pipeline/augment.py), at most.
 
     The decode chunks at the source's size; if they are resized, the results twice, as bytes, and some frames
     of each decoder in float32; if they are recoloured or blurred, the crops in float32; and the crops once
-    more.
+    more. A GPU's decoders hold memory of their own; what the CPU decodes for a GPU waits in host memory.
     """
-    workers = data.decode_workers or MAX_WORKERS
+    if data.decoder == "cpu" and not on_cpu:
+        return 0
+    workers = data.decode_workers or (MAX_WORKERS if on_cpu else MAX_GPU_WORKERS)
     frames = max(workers, frames_per_chunk(source.height, source.width, data.decode_chunk_mib))
     frames = min(frames, data.num_clips * data.clip_frames)
     pixels = frames * 3 * source.height * source.width
@@ -75,7 +79,7 @@ def decoder_bytes(data: DataSettings, source: FrameSize) -> int:
         resized = frames * 3 * height * width * 2
         resized += in_float * (source.height * source.width + height * width)
     recoloured = crops * (4 + 1) if data.color > 0 or data.blur > 0 else 0
-    return pixels + resized + recoloured + crops
+    return pixels + resized + recoloured + crops + (0 if on_cpu else workers * DECODER_SESSION)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def estimate(
     """The peak of a run with these settings, on each of its devices."""
     always = {
         FRAMES: clip_bytes(settings, on_cpu=deepspeed.on_cpu),
-        DECODER: decoder_bytes(settings.data, source),
+        DECODER: decoder_bytes(settings.data, source, on_cpu=deepspeed.on_cpu),
         CONTEXT: 0 if deepspeed.on_cpu else CUDA_CONTEXT,
     }
     estimates = []
