@@ -191,12 +191,12 @@ def test_the_default_is_one_worker_for_each_core_of_a_rank_or_decoder_of_the_gpu
     assert default_workers(gpu) == 1
 
 
-def test_where_the_gpu_decodes_none_of_the_videos_the_cores_count(monkeypatch, vp9):
+def test_where_the_gpu_decodes_none_of_the_videos_the_cores_count(monkeypatch):
     monkeypatch.setattr(clip_decoder.os, "sched_getaffinity", lambda process: set(range(6)))
     nvdec_stand_in.install(monkeypatch)
-    small = packed(painted_video(4, size=(48, 48), codec="libvpx-vp9"))
+    large, small = (packed(painted_video(4, size=(s, s), codec="libvpx-vp9")) for s in (128, 48))
     settings = settings_of(decode_workers=None)
-    for videos, workers in (([packed(vp9)], 2), ([packed(vp9), small], 2), ([small], 6)):
+    for videos, workers in (([large], 2), ([large, small], 2), ([small], 6)):
         with closing(ClipDecoder(settings, CPU, videos=videos, remark=str)) as decoder:
             assert decoder.workers == workers
 
