@@ -90,6 +90,7 @@ class Loader:
         )
         self._epoch, self._step = 0, 0
         self._ahead: Prefetch[tuple[int, int], _BegunBatch, Batch] | None = None
+        self._is_begun = False  # and nothing was taken of it yet
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "step": self._step}
@@ -104,10 +105,18 @@ class Loader:
         self.close()
         self._epoch, self._step = epoch, step
 
-    def __iter__(self) -> Iterator[Batch]:
+    def begin(self) -> None:
+        """Begin to decode, so that the first batches are there once they are iterated over."""
         self.close()
         torch.get_num_threads()  # settles this thread's own number, which decoders would otherwise set to 1
-        ahead = self._ahead = Prefetch(self._steps(), self._begin, self._complete, self.settings.prefetch)
+        self._ahead = Prefetch(self._steps(), self._begin, self._complete, self.settings.prefetch)
+        self._is_begun = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._is_begun:
+            self.begin()
+        ahead, self._is_begun = self._ahead, False
+        assert ahead is not None, "begun"
         try:
             for (epoch, step), batch in ahead:
                 self._epoch, self._step = next_step(epoch, step, steps=self.steps_per_epoch)
@@ -125,6 +134,7 @@ class Loader:
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+        self._is_begun = False
         self.reader.close()
 
     def _steps(self) -> Iterator[tuple[int, int]]:

@@ -311,6 +311,20 @@ def test_frames_that_wait_lie_in_pinned_host_memory(dataset):
         assert batch.inputs.is_pinned() and torch.cuda.memory_allocated() == before
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_loader_that_was_begun_has_the_first_batch_ready_and_gives_the_same_ones(dataset, training):
+    expected = take(loader_of(dataset, training=training), 3)
+    with closing(loader_of(dataset, training=training)) as loader:
+        loader.begin()
+        assert loader._ahead is not None
+        while loader._ahead._ready.empty():
+            time.sleep(0.01)
+        assert all(map(same, take(loader, 3), expected))
+        loader.begin()
+        loader.close()
+        assert "leantad-loader" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_closing_joins_the_thread(dataset):
     loader = loader_of(dataset)
     batches = iter(loader)

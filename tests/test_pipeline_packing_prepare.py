@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -206,6 +207,21 @@ def test_files_become_what_packing_makes_of_them_in_order_and_leave_nothing(tmp_
     assert one.duration == float(metadata.duration) and one.reject is None
     assert nothing == b"" and two.num_frames == 0 and two.reject
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_file_is_there_until_the_next_but_one_and_whether_the_next_is_ready_is_known(tmp_path, source):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(source)
+    with closing(prepare(dict.fromkeys("abc", path), SPEC, workers=1)) as prepared:
+        assert not prepared.is_next_ready(), "nobody has begun"
+        (_, a), (_, b) = next(prepared), next(prepared)
+        assert a.exists() and b.exists()
+        while not prepared.is_next_ready():
+            time.sleep(0.01)
+        _, c = next(prepared)
+        assert not a.exists() and b.exists() and c.exists()
+        assert not prepared.is_next_ready(), "there is no other"
 
 
 @pytest.mark.slow

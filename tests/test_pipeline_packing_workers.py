@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,10 @@ def jobs(*names: str) -> list[Job]:
 def slow_first(job: Job) -> tuple[PackResult, bytes]:
     time.sleep(0.3 if job.key == "a" else 0)
     return reject(job, f"by {job.key}"), job.key.encode()
+
+
+def at_once(job: Job) -> tuple[PackResult, bytes]:
+    return reject(job, f"by {job.key}"), b""
 
 
 def crash_on_b(job: Job) -> tuple[PackResult, bytes]:
@@ -89,6 +93,21 @@ def test_results_come_in_the_order_of_the_jobs(tmp_path):
     journal = Journal(tmp_path)
     assert reasons(journal, slow_first, "a", "b", "c", "d") == ["by a", "by b", "by c", "by d"]
     assert journal.encoded_path("c").read_bytes() == b"c"
+
+
+def test_while_a_result_is_in_use_as_many_more_are_made_as_there_are_workers(tmp_path):
+    journal = Journal(tmp_path)
+
+    def done() -> list[str]:
+        return [name for name in "abcdef" if journal.result(name) is not None]
+
+    with closing(run_jobs(jobs(*"abcdef"), journal, at_once, workers=2)) as results, deadline(20):
+        for wanted in ("abc", "abcd"):
+            next(results)
+            while len(done()) < len(wanted):
+                time.sleep(0.01)
+            time.sleep(0.2)  # in which one too many would end
+            assert "".join(done()) == wanted
 
 
 @pytest.mark.slow

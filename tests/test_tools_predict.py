@@ -17,8 +17,10 @@ from painted_video import painted_video
 from untrained_run import PACKED, checkpoint, write_videos
 
 from pipeline.dataset import Dataset
+from pipeline.packing.prepare import PreparedFiles
 from tools.make_shards import main as make_shards
 from tools.predict import main
+from tools.prediction import opened
 from tools.prediction.detect import SecondsBar, predict
 from train.cli import Output
 from train.eval import main as evaluate
@@ -227,21 +229,51 @@ def test_bad_input_is_one_line(videos, run, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_next_file_is_decoded_while_the_network_sees_the_last_window(videos, run, tmp_path, monkeypatch):
+    events: list[str] = []
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(b"no video")
+    files = {"a": videos / "first.mkv", "bad": broken, "b": videos / "second.webm"}
+    begin = opened.open_video
+
+    def opening(trained, video, packed, **options):
+        events.append(f"decode {video.key}")
+        return begin(trained, video, packed, **options)
+
+    trained = load_trained(run)
+    seen = trained.network.forward
+
+    def forward(*arguments, **options):
+        events.append("network")
+        return seen(*arguments, **options)
+
+    monkeypatch.setattr(opened, "open_video", opening)
+    monkeypatch.setattr(trained.network, "forward", forward)
+    monkeypatch.setattr(PreparedFiles, "is_next_ready", lambda self: self._taken < len(self._keys))
+    found = list(predict(trained, files, output=SILENT, workers=1))
+    assert [video.reason is None for video in found] == [True, False, True]
+    windows = events[1 : events.index("decode bad")]
+    assert set(windows) <= {"network"} and events.count("network") >= 2
+    assert events[0] == "decode a"
+    assert events[len(windows) + 1 :][:3] == ["decode bad", "network", "decode b"], "before the last window"
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file_and_no_process(videos, run, tmp_path, monkeypatch):
     from train import inference
 
-    detect_in, calls = inference.detect_in, []
+    detect_in_batches, calls = inference.detect_in_batches, []
 
     def interrupted(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return detect_in(*arguments, **options)
+        return detect_in_batches(*arguments, **options)
 
     scratch, out = tmp_path / "scratch", tmp_path / "found"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    monkeypatch.setattr(inference, "detect_in", interrupted)
+    monkeypatch.setattr(inference, "detect_in_batches", interrupted)
     assert call(main, videos, "--checkpoint", run, "--out", out).exit_code == 130
     assert len(calls) == 2 and list(out.iterdir()) == [] and list(scratch.iterdir()) == []
     assert multiprocessing.active_children() == []

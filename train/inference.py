@@ -223,10 +223,23 @@ def detect_in(
     progress bar. record: called with every raw window, for writing them to a file. remark: called with the
     lines of the loader for people. Raises ValueError naming the video that cannot be read.
     """
+    with closing(
+        evaluation_loader(trained, videos, subset=subset, batch_size=batch_size, remark=remark)
+    ) as loader:
+        return detect_in_batches(trained, loader, watch=watch, external_scores=external_scores, record=record)
+
+
+def detect_in_batches(
+    trained: TrainedNetwork,
+    batches: Iterable[Batch],
+    *,
+    watch: Watch = iter,
+    external_scores: ExternalScores | None = None,
+    record: Callable[[RawWindow], None] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Detections of every video of a loader's batches; as `detect_in`."""
     settings = trained.settings
-    loader = evaluation_loader(trained, videos, subset=subset, batch_size=batch_size, remark=remark)
-    with closing(loader):
-        windows = watch(infer(trained.network, loader, masked=settings.data.pad_short_videos))
-        if record is not None:
-            windows = _recorded(windows, record)
-        return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)
+    windows = watch(infer(trained.network, batches, masked=settings.data.pad_short_videos))
+    if record is not None:
+        windows = _recorded(windows, record)
+    return postprocess_videos(windows, trained.classes, settings.post, external_scores=external_scores)

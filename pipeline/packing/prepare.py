@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import MISSING, dataclass, fields, replace
 from fractions import Fraction
@@ -181,45 +181,89 @@ def stated_begin(path: Path) -> float:
         return 0.0
 
 
+class PreparedFiles(Iterator[tuple[PackedVideo, Path]]):
+    """Files as they are encoded, in processes of their own, in order; close it, or a process may be left.
+
+    With each comes the path of its encoded bytes, there until the next but one is asked for; a file that
+    cannot be used has the reason in `reject`, and nothing lies at the path. In a temporary folder lie
+    `workers` files that nobody has taken, and more while one takes longer than those behind it.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        spec: EncodingSpec | None,
+        *,
+        workers: int,
+        on_remark: Callable[[str, Repair], None],
+    ):
+        names = unique_keys(files)  # for the files of the journal
+        self._keys, self._taken = [names[key] for key in files], 0
+        self._journal: Journal | None = None
+        self._videos = self._encode(files, names, spec, workers, on_remark)
+
+    def __next__(self) -> tuple[PackedVideo, Path]:
+        video = next(self._videos)
+        self._taken += 1
+        return video
+
+    def is_next_ready(self) -> bool:
+        """Whether there is a next file and it would come at once."""
+        left = self._keys[self._taken :]
+        return bool(left) and self._journal is not None and self._journal.result(left[0]) is not None
+
+    def close(self) -> None:
+        """End the processes and remove what they wrote."""
+        self._videos.close()
+
+    def _encode(
+        self,
+        files: Mapping[str, Path],
+        names: Mapping[str, str],
+        spec: EncodingSpec | None,
+        workers: int,
+        on_remark: Callable[[str, Repair], None],
+    ) -> Generator[tuple[PackedVideo, Path], None, None]:
+        jobs = [
+            Job(
+                names[key],
+                key,
+                Video(names[key], SUBSET, None, ()),
+                Path(),
+                str(path),
+                None,
+                spec,
+                way_out=RE_ENCODE,
+            )
+            for key, path in files.items()
+        ]
+        lying: deque[Path] = deque()
+        with temporary_folder() as folder:
+            journal = self._journal = Journal(folder)
+            with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
+                for key, result in zip(files, results, strict=True):
+                    path = journal.encoded_path(names[key])
+                    for remark in result.repairs:
+                        on_remark(key, remark)
+                    lying.append(path)
+                    if len(lying) > 2:
+                        lying.popleft().unlink(missing_ok=True)
+                    yield replace(result.video, key=key), path
+
+
 def prepare(
     files: Mapping[str, Path],
     spec: EncodingSpec | None,
     *,
     workers: int,
     on_remark: Callable[[str, Repair], None] = lambda key, remark: None,
-) -> Generator[tuple[PackedVideo, Path], None, None]:
-    """Encode files as `spec` says, in processes of their own; yields them in order.
+) -> PreparedFiles:
+    """Encode files as `spec` says, `workers` at a time.
 
     spec: what to re-encode to, None to keep the bytes; a file that is encoded so already is kept, too.
-    With each comes the path of its encoded bytes, there until the next one is asked for; a file that cannot
-    be used has the reason in `reject`, and nothing lies at the path. on_remark gets what is out of the
-    ordinary in a file that can be used (its key, and a remark as of packing). At most `workers` files are
-    worked on or wait, on disk in a temporary folder: the encoders never run further ahead of who takes the
-    videos.
+    on_remark gets what is out of the ordinary in a file that can be used (its key, a remark as of packing).
     """
-    plain = unique_keys(files)  # names for the files of the journal
-    jobs = [
-        Job(
-            plain[key],
-            key,
-            Video(plain[key], SUBSET, None, ()),
-            Path(),
-            str(path),
-            None,
-            spec,
-            way_out=RE_ENCODE,
-        )
-        for key, path in files.items()
-    ]
-    with temporary_folder() as folder:
-        journal = Journal(folder)
-        with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
-            for key, result in zip(files, results, strict=True):
-                path = journal.encoded_path(plain[key])
-                for remark in result.repairs:
-                    on_remark(key, remark)
-                yield replace(result.video, key=key), path
-                path.unlink(missing_ok=True)
+    return PreparedFiles(files, spec, workers=workers, on_remark=on_remark)
 
 
 def _pack(job: Job) -> tuple[PackResult, bytes]:

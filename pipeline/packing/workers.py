@@ -39,20 +39,23 @@ def run_jobs(
 ) -> Generator[PackResult, None, None]:
     """Do the jobs that the journal does not have yet; yields every job's result, in the order of `jobs`.
 
-    Raises ValueError with the job's name when a worker fails in a way that is not the video's fault.
+    While a result is in use, the processes go on, until `workers` more are there or in the making. Raises
+    ValueError with the job's name when a worker fails in a way that is not the video's fault.
     """
     waiting = deque(job for job in jobs if journal.result(job.key) is None)
     tries: dict[str, int] = {}
     running: list[_Worker] = []
     try:
-        for job in jobs:
+        for number, job in enumerate(jobs, 1):
             while (result := journal.result(job.key)) is None:
                 while waiting and len(running) < workers:
                     running.append(_start(waiting.popleft(), journal, task))
-                ended = wait([worker.process.sentinel for worker in running])
-                for worker in [worker for worker in running if worker.process.sentinel in ended]:
-                    running.remove(worker)
-                    _collect(worker, journal, tries, waiting)
+                wait([worker.process.sentinel for worker in running])
+                _collect_ended(running, journal, tries, waiting)
+            _collect_ended(running, journal, tries, waiting)
+            ahead = len(jobs) - number - len(waiting)  # done or in the making
+            for _ in range(min(len(waiting), workers - ahead)):
+                running.append(_start(waiting.popleft(), journal, task))
             yield result
     finally:
         for worker in running:
@@ -89,6 +92,15 @@ def _exit_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _collect_ended(
+    running: list[_Worker], journal: Journal, tries: dict[str, int], waiting: deque[Job]
+) -> None:
+    """Take those that have ended from `running`."""
+    for worker in [worker for worker in running if not worker.process.is_alive()]:
+        running.remove(worker)
+        _collect(worker, journal, tries, waiting)
 
 
 def _collect(worker: _Worker, journal: Journal, tries: dict[str, int], waiting: deque[Job]) -> None:

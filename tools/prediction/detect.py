@@ -1,12 +1,13 @@
 """Detects in files one by one: each is encoded as the training data was, and seen as evaluation sees it.
 
-Memory holds the clips of one window and the proposals of those before.
+While the network is busy with the last window of a file, the first of the next is decoded. Memory holds the
+clips of two windows and the proposals of those before.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
@@ -16,13 +17,12 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pipeline.annotations import Repair
-from pipeline.packets_file import PackedFile
-from pipeline.packing.prepare import SUBSET, SingleVideo, encoding_spec_of, prepare, stated_seconds
+from pipeline.packing.prepare import encoding_spec_of, prepare, stated_seconds
 from pipeline.packing.transcode import EncodingSpec
-from pipeline.records import PackedVideo
 from pipeline.text import first_names, shown
 from tools.prediction.features import check_kind, predict_features
-from train.cli import Output, one_line, to_stderr
+from tools.prediction.opened import OpenedVideo, in_turn, reason_of
+from train.cli import Output, to_stderr
 from train.compact_detections import CompactDetections
 from train.detections import PROPOSAL, Selection, VideoDetections
 
@@ -93,40 +93,33 @@ def predict(
         remark(f"{files[key]}: {found.detail}")
 
     with closing(bar.bar), closing(prepare(files, spec, workers=workers, on_remark=on_remark)) as prepared:
-        for video, packed in prepared:
-            bar.begin(video.key, video.duration or 0.0)
-            found = detect_in_file(trained, video, packed, file=files[video.key], bar=bar, remark=remark)
+        for opened in in_turn(trained, prepared, remark=remark):
+            key = opened.video.key
+            bar.begin(key, opened.video.duration or 0.0)
+            found = detect_in_opened(trained, opened, file=files[key], bar=bar)
             if found.reason is not None and not is_only_one:
                 output.error(f"{found.file}: {found.reason}")
             yield found
 
 
-def detect_in_file(
-    trained: TrainedNetwork,
-    video: PackedVideo,
-    packed: Path,
-    *,
-    file: Path,
-    bar: SecondsBar,
-    remark: Callable[[str], None],
+def detect_in_opened(
+    trained: TrainedNetwork, opened: OpenedVideo, *, file: Path, bar: SecondsBar
 ) -> VideoDetections:
     """The detections in one video; a video that cannot be read is no error here but has a reason.
 
-    packed: the file as prepare encoded it; file: as it was named. remark: called with the loader's lines.
+    file: as it was named.
     """
     import torch
 
-    from train.inference import detect_in
+    from train.inference import detect_in_batches
 
-    if video.reject is not None:
-        return VideoDetections(video.key, file, None, (), video.reject)
+    video = opened.video
+    if opened.reason is not None:
+        return VideoDetections(video.key, file, None, (), opened.reason)
     try:
-        source = SingleVideo(video, PackedFile(packed, video.num_frames), trained.classes)
-        # One window at a time is enough: it has as many clips as go through the encoder at once.
-        results = detect_in(trained, source, subset=SUBSET, batch_size=1, watch=bar.watch, remark=remark)
+        results = detect_in_batches(trained, opened.batches(), watch=bar.watch)
     except ValueError as error:
-        reason = one_line(error).removeprefix(f"{video.file}: video {video.key}: ")
-        return VideoDetections(video.key, file, None, (), reason)
+        return VideoDetections(video.key, file, None, (), reason_of(error, video))
     except torch.cuda.OutOfMemoryError:
         raise ValueError(
             f"{file}: the GPU has no memory left; --set encoder.clips_per_forward=1 and "
