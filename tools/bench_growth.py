@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.files import write_text
 from pipeline.temporary_folder import temporary_folder
 from pipeline.text import columns
 from train.cli import Command, Output, check_new_file, document_options, exit_with
@@ -25,7 +26,7 @@ command runs as a user starts it, and its CPU seconds are counted. The last colu
 EXAMPLES = """
 \b
 Examples:
-  leantad bench-growth
+  leantad bench-growth --plot growth.svg
   leantad bench-growth --axis actions --factors 1,4,16 --json
 """
 AXES = ("videos", "seconds", "classes", "actions")
@@ -57,8 +58,13 @@ def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
 @click.option("--factors", default="1,2,4,8", show_default=True, callback=parse_factors)
 @click.option("--most", type=click.FloatRange(0), default=1.1, show_default=True, help="Largest exponent.")
 @click.option(
-    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns; the least counts."
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Turns over all sizes; the least of each counts.",
 )
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write an SVG of the costs.")
 @document_options
 @click.pass_context
 def main(
@@ -68,27 +74,37 @@ def main(
     factors: list[int],
     most: float,
     repeats: int,
+    plot_file: Path | None,
     out: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from tools.benchmarks.growth import Sizes, costs, exponent  # not for --help
+    from tools.benchmarks.growth import JOBS, Sizes, costs, exponent, least_costs  # not for --help
+    from tools.benchmarks.growth_plot import plot
 
-    if out is not None:
-        check_new_file(out, force=force)
+    for path in (out, plot_file):
+        if path is not None:
+            check_new_file(path, force=force)
     output, base = Output(quiet, as_json), Sizes()
-    wanted = [(axis, factor) for axis in axes or AXES for factor in factors]
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for axis, factor in output.progress(wanted, "measuring", unit="data set", total=len(wanted)):
+    rows: list[dict[str, Any]] = []
+    for axis in axes or AXES:
+        sizes, total = [base.times(axis, factor) for factor in factors], repeats * len(factors) * len(JOBS)
         with temporary_folder() as folder:
-            for job, cost in costs(folder, base.times(axis, factor), repeats):
-                seconds.setdefault((axis, job), []).append(round(cost, 3))
-    rows: list[dict[str, Any]] = [
-        {"axis": axis, "command": job, "seconds": row, "exponent": exponent(factors, row)}
-        for (axis, job), row in seconds.items()
-    ]
+            timings = output.progress(costs(folder, sizes, repeats), axis, unit="command", total=total)
+            least = least_costs(timings, len(sizes))
+        rows += [
+            {
+                "axis": axis,
+                "command": job,
+                "seconds": [round(cost, 3) for cost in row],
+                "exponent": exponent(factors, row),
+            }
+            for job, row in least.items()
+        ]
     output.say(table(rows, factors))
+    if plot_file is not None:
+        write_text(plot_file, plot(rows, factors))
     output.document({"base": asdict(base), "factors": factors, "rows": rows}, out)
     steep = [row for row in rows if row["exponent"] > most]
     exit_with(

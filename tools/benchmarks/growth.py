@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,14 +116,29 @@ def cpu_seconds(command: Sequence[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def costs(folder: Path, sizes: Sizes, turns: int) -> Iterator[tuple[str, float]]:
-    """Each job's name and its least CPU seconds of some turns, on a data set made in the folder."""
-    make_inputs(folder, sizes)
-    outs = [folder / f"turn{turn}" for turn in range(turns)]
-    for out in outs:
-        out.mkdir()
-    for job in JOBS:
-        yield job, min(cpu_seconds(command_of(job, folder, out)) for out in outs)
+def costs(folder: Path, sizes: Sequence[Sizes], turns: int) -> Iterator[tuple[str, int, float]]:
+    """A job's name, the number of a size, and its CPU seconds on a data set of it made in the folder.
+
+    Each turn goes over all sizes: a machine that is slower for some minutes is so for all of them.
+    """
+    for number, size in enumerate(sizes):
+        make_inputs(folder / str(number), size)
+    for turn in range(turns):
+        for number in range(len(sizes)):
+            inputs = folder / str(number)
+            out = inputs / f"turn{turn}"
+            out.mkdir()
+            for job in JOBS:
+                yield job, number, cpu_seconds(command_of(job, inputs, out))
+
+
+def least_costs(timings: Iterable[tuple[str, int, float]], num_sizes: int) -> dict[str, list[float]]:
+    """The least seconds of each job on each size."""
+    least: dict[str, list[float]] = {}
+    for job, number, seconds in timings:
+        row = least.setdefault(job, [float("inf")] * num_sizes)
+        row[number] = min(row[number], seconds)
+    return least
 
 
 def exponent(factors: Sequence[int], seconds: Sequence[float]) -> float:

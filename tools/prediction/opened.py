@@ -62,6 +62,7 @@ def in_turn(
             upcoming.append(open_video(trained, video, packed, look_ahead=look_ahead, remark=remark))
 
     def look_ahead() -> None:
+        # no thread decodes at this moment, so that the next encoder can be forked
         if prepared.is_next_ready() and not upcoming:
             try:
                 open_next()
