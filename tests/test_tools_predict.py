@@ -249,7 +249,7 @@ def test_the_next_file_is_decoded_while_the_network_sees_the_last_window(videos,
 
     monkeypatch.setattr(opened, "open_video", opening)
     monkeypatch.setattr(trained.network, "forward", forward)
-    monkeypatch.setattr(PreparedFiles, "is_next_ready", lambda self: self._taken < len(self._keys))
+    monkeypatch.setattr(PreparedFiles, "is_next_ready", lambda self: self._taken < len(self._jobs))
     found = list(predict(trained, files, output=SILENT, workers=1))
     assert [video.reason is None for video in found] == [True, False, True]
     windows = events[1 : events.index("decode bad")]

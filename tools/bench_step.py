@@ -48,14 +48,10 @@ def table(rows: list[StepRow]) -> str:
     cells = [[*head, "loss off", "gradient off"]]
     for row in rows:
         setup = [row.device, row.dtype, str(row.zero), row.offload, row.mode]
-        if row.state:
-            cells.append([*setup, row.state, *"-----"])
-            continue
         figures = [(row.seconds, ".2f"), (row.times_plain, ".2f"), (row.peak_mib, ".1f")]
         figures += [(row.peak_of_plain, ".3f"), (row.loss_off, ".1e"), (row.gradient_off, ".1e")]
-        cells.append(
-            [*setup, *("-" if value is None else format(value, layout) for value, layout in figures)]
-        )
+        shown = ["-" if value is None else format(value, layout) for value, layout in figures]
+        cells.append([*setup, row.state or shown[0], *shown[1:]])
     return columns(cells, "<<<<<>")
 
 

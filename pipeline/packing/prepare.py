@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, dataclass, fields, replace
 from fractions import Fraction
@@ -189,18 +189,11 @@ class PreparedFiles(Iterator[tuple[PackedVideo, Path]]):
     `workers` files that nobody has taken, and more while one takes longer than those behind it.
     """
 
-    def __init__(
-        self,
-        files: Mapping[str, Path],
-        spec: EncodingSpec | None,
-        *,
-        workers: int,
-        on_remark: Callable[[str, Repair], None],
-    ):
-        names = unique_keys(files)  # for the files of the journal
-        self._keys, self._taken = [names[key] for key in files], 0
+    def __init__(self, jobs: Sequence[Job], *, workers: int, on_remark: Callable[[str, Repair], None]):
+        """jobs: a file's own name is its `source`."""
+        self._jobs, self._taken = jobs, 0
         self._journal: Journal | None = None
-        self._videos = self._encode(files, names, spec, workers, on_remark)
+        self._videos = self._encode(workers, on_remark)
 
     def __next__(self) -> tuple[PackedVideo, Path]:
         video = next(self._videos)
@@ -209,46 +202,28 @@ class PreparedFiles(Iterator[tuple[PackedVideo, Path]]):
 
     def is_next_ready(self) -> bool:
         """Whether there is a next file and it would come at once."""
-        left = self._keys[self._taken :]
-        return bool(left) and self._journal is not None and self._journal.result(left[0]) is not None
+        if self._journal is None or self._taken == len(self._jobs):
+            return False
+        return self._journal.result(self._jobs[self._taken].key) is not None
 
     def close(self) -> None:
         """End the processes and remove what they wrote."""
         self._videos.close()
 
     def _encode(
-        self,
-        files: Mapping[str, Path],
-        names: Mapping[str, str],
-        spec: EncodingSpec | None,
-        workers: int,
-        on_remark: Callable[[str, Repair], None],
+        self, workers: int, on_remark: Callable[[str, Repair], None]
     ) -> Generator[tuple[PackedVideo, Path], None, None]:
-        jobs = [
-            Job(
-                names[key],
-                key,
-                Video(names[key], SUBSET, None, ()),
-                Path(),
-                str(path),
-                None,
-                spec,
-                way_out=RE_ENCODE,
-            )
-            for key, path in files.items()
-        ]
         lying: deque[Path] = deque()
         with temporary_folder() as folder:
             journal = self._journal = Journal(folder)
-            with closing(run_jobs(jobs, journal, _pack, workers=workers)) as results:
-                for key, result in zip(files, results, strict=True):
-                    path = journal.encoded_path(names[key])
+            with closing(run_jobs(self._jobs, journal, _pack, workers=workers)) as results:
+                for job, result in zip(self._jobs, results, strict=True):
                     for remark in result.repairs:
-                        on_remark(key, remark)
-                    lying.append(path)
+                        on_remark(job.source, remark)
+                    lying.append(journal.encoded_path(job.key))
                     if len(lying) > 2:
                         lying.popleft().unlink(missing_ok=True)
-                    yield replace(result.video, key=key), path
+                    yield replace(result.video, key=job.source), lying[-1]
 
 
 def prepare(
@@ -263,7 +238,21 @@ def prepare(
     spec: what to re-encode to, None to keep the bytes; a file that is encoded so already is kept, too.
     on_remark gets what is out of the ordinary in a file that can be used (its key, a remark as of packing).
     """
-    return PreparedFiles(files, spec, workers=workers, on_remark=on_remark)
+    plain = unique_keys(files)  # names for the files of the journal
+    jobs = [
+        Job(
+            plain[key],
+            key,
+            Video(plain[key], SUBSET, None, ()),
+            Path(),
+            str(path),
+            None,
+            spec,
+            way_out=RE_ENCODE,
+        )
+        for key, path in files.items()
+    ]
+    return PreparedFiles(jobs, workers=workers, on_remark=on_remark)
 
 
 def _pack(job: Job) -> tuple[PackResult, bytes]:

@@ -45,17 +45,20 @@ def run_jobs(
     waiting = deque(job for job in jobs if journal.result(job.key) is None)
     tries: dict[str, int] = {}
     running: list[_Worker] = []
+
+    def begin(most: int) -> None:
+        for _ in range(min(most, len(waiting))):
+            running.append(_start(waiting.popleft(), journal, task))
+
     try:
         for number, job in enumerate(jobs, 1):
             while (result := journal.result(job.key)) is None:
-                while waiting and len(running) < workers:
-                    running.append(_start(waiting.popleft(), journal, task))
+                begin(workers - len(running))
                 wait([worker.process.sentinel for worker in running])
                 _collect_ended(running, journal, tries, waiting)
             _collect_ended(running, journal, tries, waiting)
             ahead = len(jobs) - number - len(waiting)  # done or in the making
-            for _ in range(min(len(waiting), workers - ahead)):
-                running.append(_start(waiting.popleft(), journal, task))
+            begin(workers - ahead)
             yield result
     finally:
         for worker in running:

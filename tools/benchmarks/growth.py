@@ -34,7 +34,7 @@ SETTINGS = {  # a window has as many clips whatever the video's length, as for l
     "run.epochs": 1,
     "run.device": "cpu",
 }
-LEAST_GROWTH = 0.25  # of the cost at the smallest size: what grows less over all sizes does not grow
+LEAST_GROWTH = 0.1  # of the cost at the smallest size: what grows less over all sizes does not grow
 
 
 @dataclass(frozen=True)

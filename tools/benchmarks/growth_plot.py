@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from train.report.charts import Line, draw_line, spread
+from train.report.charts import Line, draw_line, name_lines
 from train.report.svg import BLUE, GREEN, ORANGE, PURPLE, VERMILION, Axis, image_file, rule, tag, text
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 WIDTH, HEIGHT, HEAD = 400, 270, 30  # of a panel, and above all of them; units of the image
-LEFT, RIGHT, TOP, BOTTOM = 40, 100, 26, 36  # margins of a panel
+LEFT, RIGHT, TOP, BOTTOM = 40, 112, 26, 36  # margins of a panel
 COLUMNS = 2
 LEAST = 0.8  # where the axis of costs begins: of noise, one can be below 1
 
@@ -53,9 +53,4 @@ def panel(rows: Sequence[dict[str, Any]], axis: str, factors: Sequence[int]) -> 
     parts.append(text((x.start + x.end) / 2, HEIGHT - 4, f"times the {axis}", "tick", anchor="middle"))
     proportion = Line("in proportion", [(1, 1), (ticks[-1], ticks[-1])], "#888", dash="4 4", faint=True)
     parts += [draw_line(line, x, y, "") for line in (proportion, *lines)]
-    wanted = [y(line.points[-1][1]) for line in lines]
-    for line, height in zip(lines, spread(wanted, TOP, HEIGHT - BOTTOM), strict=True):
-        left = WIDTH - RIGHT + 8.0
-        parts.append(tag("line", x1=left, x2=left + 14, y1=height, y2=height, **line.stroke))
-        parts.append(text(left + 18, height + 4, line.name, "name"))
-    return Markup("").join(parts)
+    return Markup("").join([*parts, *name_lines(lines, x, y)])

@@ -98,11 +98,11 @@ def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> Markup:
     return Markup("").join(parts)
 
 
-def name_lines(lines: Sequence[Line], y: Axis) -> list[Markup]:
+def name_lines(lines: Sequence[Line], x: Axis, y: Axis) -> list[Markup]:
     """Each line's name beside its last point, pushed apart where they would overlap."""
-    left = WIDTH - NAMES + 6.0
+    left = x.end + 6.0
     parts = []
-    positions = spread([y(line.points[-1][1]) for line in lines], TOP + 4, HEIGHT - BOTTOM)
+    positions = spread([y(line.points[-1][1]) for line in lines], y.end + 4, y.start)
     for line, position in zip(lines, positions, strict=True):
         parts.append(tag("line", x1=left, x2=left + 20, y1=position, y2=position, **line.stroke))
         parts.append(text(left + 25, position + 4, line.name, "name"))
@@ -136,7 +136,7 @@ def line_chart(
     y = log_axis(ys, bottom, TOP) if log else value_axis(ys, bottom, TOP, min_high=min_high)
     parts = grid(x, y, x_label, unit)
     parts += [draw_line(line, x, y, unit) for line in sorted(lines, key=lambda line: not line.faint)]
-    parts += name_lines([line for line in lines if named and not line.faint], y)
+    parts += name_lines([line for line in lines if named and not line.faint], x, y)
     return image(parts, title, width=WIDTH, height=HEIGHT)
 
 
