@@ -110,8 +110,9 @@ def _check_numbers(video: Packets, wanted: NDArray[np.int64]) -> None:
 
 
 def _stack(first: NDArray[np.uint8], arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
-    """`first` and what follows, `count` frames, as one tensor; np.stack of a list would hold them twice."""
-    chunk = np.empty((count, *first.shape), dtype=np.uint8)
+    """`first` and what follows, (count, H, W, 3); np.stack of a list would hold them twice."""
+    planes = np.empty((count, first.shape[2], *first.shape[:2]), dtype=np.uint8)  # as they mostly come
+    chunk = planes.transpose(0, 2, 3, 1)
     for number, frame in enumerate(itertools.chain([first], itertools.islice(arrays, count - 1))):
         if frame.shape != first.shape:
             raise ValueError(

@@ -6,11 +6,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from painted_video import encode, number_of, painted_video
 
 from pipeline.decode import DaliDecoder, decode_frames
-from pipeline.packets import cut, open_packets, packet_runs
+from pipeline.packets import RGB_FLAGS, _to_rgb, cut, open_packets, packet_runs
 from pipeline.packing.encoder import BT2020
 
 PYAV = "through PyAV"  # not a codec that DALI knows, so the other path decodes
@@ -192,10 +192,6 @@ def test_real_files_give_the_same_frames_by_jumping_as_from_the_start(shared_rea
 
 def from_start(data, wanted):
     """What plain PyAV decodes, counted from the first frame; a slow and obvious reference."""
-    from av.video.reformatter import VideoReformatter
-
-    from pipeline.packets import _to_rgb
-
     with av.open(io.BytesIO(data)) as container:
         return np.stack(
             [
@@ -267,3 +263,23 @@ def test_the_gpu_decodes_the_same_frames_and_pixels(encoder, codec):
     # both: BT.601, chroma bilinear between pixel centres; the GPU rounds chroma to 8 bit before the matrix,
     # which multiplies that half step by up to 2.02, and libswscale's fixed point adds 1
     assert difference(here, there) <= 3
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "gray"])
+@pytest.mark.parametrize("size", [(2, 2), (64, 48), (63, 48), (62, 47), (130, 98), (176, 128)])
+@pytest.mark.parametrize("color_range", [ColorRange.UNSPECIFIED, ColorRange.MPEG, ColorRange.JPEG])
+def test_frames_converted_in_planes_have_the_pixels_of_those_converted_at_once(pixels, size, color_range):
+    rng = np.random.default_rng(0)
+    frame = av.VideoFrame(*size, pixels)
+    frame.color_range = color_range
+    for plane in frame.planes:
+        plane.update(rng.integers(0, 256, plane.buffer_size, dtype=np.uint8).tobytes())
+    rgb = VideoReformatter().reformat(
+        frame,
+        format="rgb24",
+        interpolation=RGB_FLAGS,
+        src_colorspace=Colorspace.ITU601,
+        dst_colorspace=Colorspace.ITU601,
+        threads=1,
+    )
+    assert (_to_rgb(frame, VideoReformatter()) == rgb.to_ndarray()).all()

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from ..packets import rows_of
 from ..temporary_folder import temporary_folder
 from .clock import is_steady
 from .demux import Damage, Demuxer, reader_logs
@@ -234,15 +234,10 @@ def _cropped(frame: av.VideoFrame, size: Size) -> av.VideoFrame:
     cropped = av.VideoFrame(width, height, "yuv420p")
     for plane, into, scale in zip(frame.planes, cropped.planes, (1, 2, 2), strict=True):
         rows = slice(top // scale, (top + height) // scale)
-        _rows_of(into)[: height // scale, : width // scale] = _rows_of(plane)[
+        rows_of(into)[: height // scale, : width // scale] = rows_of(plane)[
             rows, left // scale : (left + width) // scale
         ]
     return cropped
-
-
-def _rows_of(plane: VideoPlane) -> NDArray[np.uint8]:
-    """The bytes of a plane, (rows, bytes of a row with its padding) uint8, not copied."""
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
 def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
