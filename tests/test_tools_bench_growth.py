@@ -12,6 +12,7 @@ from pipeline.annotations import read_annotations
 from tools.bench_growth import AXES, main
 from tools.benchmarks import growth
 from tools.benchmarks.growth import (
+    COPIES,
     JOBS,
     Sizes,
     costs,
@@ -78,7 +79,11 @@ def test_every_command_runs_on_what_is_made(tmp_path):
     sizes = [Sizes(videos=2, seconds=8, classes=2, actions=2)]
     measured = least_costs(costs(tmp_path, sizes, 1), 1)
     assert tuple(measured) == JOBS and all(seconds > 0 for [seconds] in measured.values())
-    assert json.loads((tmp_path / "0" / "turn0" / "detections.json").read_text())["results"]
+    out = tmp_path / "0" / "turn0"
+    found, many = (json.loads((path / "detections.json").read_text()) for path in (out, out / "many"))
+    assert found["results"] and len(many["results"]) == COPIES * len(found["results"])
+    truth = json.loads((out / "many" / "annotations.json").read_text())["database"]
+    assert set(many["results"]) == {key for key, video in truth.items() if video["subset"] == "validation"}
 
 
 def test_turns_go_over_all_sizes_and_the_least_of_each_counts(monkeypatch, tmp_path):
@@ -91,6 +96,7 @@ def test_turns_go_over_all_sizes_and_the_least_of_each_counts(monkeypatch, tmp_p
         return speeds[turn] * (3.0, 4.0)[number]
 
     monkeypatch.setattr(growth, "make_inputs", lambda folder, size: folder.mkdir())
+    monkeypatch.setattr(growth, "multiply", lambda *_: None)
     monkeypatch.setattr(growth, "cpu_seconds", seconds)
     timings = list(costs(tmp_path, [Sizes(), Sizes().times("videos", 2)], len(speeds)))
     assert [number for job, number, _ in timings if job == "pack"] == [0, 1] * 3

@@ -51,6 +51,10 @@ COMMANDS = {
         "Measure by which power each command's cost grows with a data set.",
     ),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
+    "bench-pack": (
+        "tools.bench_pack",
+        "Measure what packing costs, against PyAV and FFmpeg's command line.",
+    ),
     "bench-predict": (
         "tools.bench_predict",
         "Measure how fast predict is, part by part, against a plain loop.",

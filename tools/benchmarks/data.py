@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.decode import decode_on_cpu
 from pipeline.packets import open_packets
-from pipeline.packing.encoder import encode_video
 from pipeline.packing.transcode import EncodingSpec, transcode
-from pipeline.packing.video_folder import COMMON_SUFFIXES
-from tools.synthetic.scene import draw_scenario, render
+from tools.benchmarks.sources import files_of, rendered
 
 FPS = 15  # of the built-in videos
-DECODE_CHUNK_MIB = 64.0
+ONE_CHUNK = 1 << 20  # MiB: all frames of a video at once, as the others have them
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,10 @@ def our_clips(video: EncodedVideo) -> NDArray[np.uint8]:
     """(N, L, H, W, 3) as training decodes them: each frame once, before it is resized."""
     wanted, inverse = np.unique(video.clips, return_inverse=True)
     with open_packets(video.data, video.num_frames) as packets:
-        chunks = decode_on_cpu(
-            packets, wanted, codec=video.codec, decode_chunk_mib=DECODE_CHUNK_MIB, threads=1
-        )
-        frames = np.concatenate([chunk.numpy().copy() for chunk in chunks])
-    clips: NDArray[np.uint8] = frames[inverse.reshape(video.clips.shape)]
-    return clips
+        chunks = decode_on_cpu(packets, wanted, codec=video.codec, decode_chunk_mib=ONE_CHUNK, threads=1)
+        (clips,) = (chunk.numpy()[inverse.reshape(video.clips.shape)] for chunk in chunks)
+    shown: NDArray[np.uint8] = clips
+    return shown
 
 
 def av_clips(video: EncodedVideo) -> NDArray[np.uint8]:
@@ -169,15 +165,8 @@ def make_videos(options: DataOptions, codec: str) -> Iterator[EncodedVideo]:
 
 def _sources(options: DataOptions) -> Iterator[Path | bytes]:
     if options.videos is not None:
-        files = [f for f in sorted(options.videos.iterdir()) if f.suffix.lower() in COMMON_SUFFIXES]
-        if not files:
-            raise ValueError(f"--videos: no video in {options.videos}, want a folder of video files")
-        yield from files[: options.count]
-        return
-    for seed in range(options.count):
-        rng = np.random.default_rng([7, seed])
-        scenario = draw_scenario(rng, fps=FPS, shortest=options.seconds, longest=options.seconds)
-        yield encode_video(render(scenario, rng, size=options.short_side), fps=FPS, codec="h264")
+        return iter(files_of(options.videos, options.count))
+    return rendered(options.count, seconds=options.seconds, fps=FPS, size=options.short_side)
 
 
 def measure(options: DataOptions, codec: str) -> list[DataRow]:

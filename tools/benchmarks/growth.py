@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.files import write_bytes, write_json
+from pipeline.files import read_json, write_bytes, write_json
 from pipeline.packing.encoder import encode_video
 from tools.synthetic.scene import draw_scenario, render
 from train.distributed import LAUNCH_VARIABLES
@@ -34,6 +34,7 @@ SETTINGS = {  # a window has as many clips whatever the video's length, as for l
     "run.epochs": 1,
     "run.device": "cpu",
 }
+COPIES = 50  # of a validation video and its detections, for mAP: of a few it takes no time to speak of
 LEAST_GROWTH = 0.1  # of the cost at the smallest size: what grows less over all sizes does not grow
 
 
@@ -91,6 +92,7 @@ def _actions(video: int, sizes: Sizes) -> list[dict[str, Any]]:
 def command_of(job: str, folder: Path, out: Path) -> list[str]:
     """The words of a job's command line; each job needs what the ones before it left in `out`."""
     shards, run, truth = out / "shards", out / "run", folder / "annotations.json"
+    many = out / "many"
     sets = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
     detections = out / "detections.json"
     arguments: dict[str, list[str | Path]] = {
@@ -98,9 +100,30 @@ def command_of(job: str, folder: Path, out: Path) -> list[str]:
         "train": ["train", "--recipe", "demo", "--out", run, "--set", f"data.shards={shards}", *sets],
         "eval": ["eval", "--checkpoint", run, "--out", detections],
         "predict": ["predict", folder / "videos", "--checkpoint", run, "--out", out / "predicted"],
-        "mAP": ["eval", "--detections", detections, "--ground-truth", truth, "--subset", SUBSETS[1]],
+        "mAP": [
+            *("eval", "--detections", many / detections.name, "--ground-truth", many / truth.name),
+            *("--subset", SUBSETS[1]),
+        ],
     }
     return [sys.executable, str(ROOT / "tools" / "cli.py"), *map(str, arguments[job]), "--quiet"]
+
+
+def multiply(folder: Path, out: Path, copies: int) -> None:
+    """Write to `out`/many the annotations of `folder` and the detections of `out` with so many copies of each
+    validation video.
+    """
+    truth, found = read_json(folder / "annotations.json"), read_json(out / "detections.json")
+    database, results = truth["database"], found["results"]
+    truth["database"] = {key: entry for key, entry in database.items() if key not in results}
+    truth["database"] |= _copied({key: database[key] for key in results}, copies)
+    found["results"] = _copied(results, copies)
+    (out / "many").mkdir()
+    write_json(out / "many" / "annotations.json", truth)
+    write_json(out / "many" / "detections.json", found)
+
+
+def _copied(videos: dict[str, Any], copies: int) -> dict[str, Any]:
+    return {f"{key} {number}": value for key, value in videos.items() for number in range(copies)}
 
 
 def cpu_seconds(command: Sequence[str]) -> float:
@@ -129,6 +152,8 @@ def costs(folder: Path, sizes: Sequence[Sizes], turns: int) -> Iterator[tuple[st
             out = inputs / f"turn{turn}"
             out.mkdir()
             for job in JOBS:
+                if job == "mAP":
+                    multiply(inputs, out, COPIES)
                 yield job, number, cpu_seconds(command_of(job, inputs, out))
 
 
