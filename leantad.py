@@ -85,7 +85,7 @@ def evaluate(
     ground_truth: str | Path | None = None,
     subset: str | None = None,
     blocked: str | Path | None = None,
-    protocol: str = "activitynet",
+    protocol: str | None = None,
     tiou: str | None = None,
     drop_duplicates: bool = False,
     diagnose: bool = False,

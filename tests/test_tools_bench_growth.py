@@ -14,11 +14,12 @@ from tools.benchmarks import growth
 from tools.benchmarks.growth import (
     COPIES,
     JOBS,
+    Cost,
     Sizes,
     costs,
+    costs_of_jobs,
     cpu_seconds,
     exponent,
-    least_costs,
     make_inputs,
 )
 from tools.benchmarks.growth_plot import plot
@@ -77,8 +78,8 @@ def test_a_command_that_fails_is_named_with_what_it_said():
 @pytest.mark.ci
 def test_every_command_runs_on_what_is_made(tmp_path):
     sizes = [Sizes(videos=2, seconds=8, classes=2, actions=2)]
-    measured = least_costs(costs(tmp_path, sizes, 1), 1)
-    assert tuple(measured) == JOBS and all(seconds > 0 for [seconds] in measured.values())
+    measured = costs_of_jobs(costs(tmp_path, sizes, 1), 1)
+    assert tuple(measured) == JOBS and all(cost.seconds[0] > 0 == cost.noise for cost in measured.values())
     out = tmp_path / "0" / "turn0"
     found, many = (json.loads((path / "detections.json").read_text()) for path in (out, out / "many"))
     assert found["results"] and len(many["results"]) == COPIES * len(found["results"])
@@ -100,7 +101,14 @@ def test_turns_go_over_all_sizes_and_the_least_of_each_counts(monkeypatch, tmp_p
     monkeypatch.setattr(growth, "cpu_seconds", seconds)
     timings = list(costs(tmp_path, [Sizes(), Sizes().times("videos", 2)], len(speeds)))
     assert [number for job, number, _ in timings if job == "pack"] == [0, 1] * 3
-    assert least_costs(timings, 2) == dict.fromkeys(JOBS, [3.0, 4.0])
+    assert costs_of_jobs(timings, 2) == dict.fromkeys(JOBS, Cost([3.0, 4.0], noise=4.0))
+    assert costs_of_jobs(timings[: 2 * len(JOBS)], 2) == dict.fromkeys(JOBS, Cost([3.0, 4.0], noise=0.0))
+
+
+def test_a_growth_within_the_noise_is_none():
+    seconds = [3.0, 3.25, 3.5]
+    assert exponent([1, 8, 16], seconds, noise=0.25) > 0.5
+    assert exponent([1, 8, 16], seconds, noise=0.5) == 0
 
 
 def test_the_plot_has_a_panel_for_each_axis_and_a_line_for_each_command():

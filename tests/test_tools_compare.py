@@ -50,6 +50,14 @@ def test_the_table_shows_both_the_difference_and_who_wins(files):
     assert "2 classes with smaller differences: see --json" in lines
 
 
+def test_the_thresholds_are_those_of_the_run_of_a(files):
+    document = json.loads((files / "a.json").read_text())
+    document["external_data"]["protocol"] = "0.3,0.5"
+    (files / "a.json").write_text(json.dumps(document))
+    assert json.loads(compare(files, "--json").stdout)["protocol"] == "0.3,0.5"
+    assert json.loads(compare(files, "--json", "--protocol", "thumos").stdout)["protocol"] == "thumos"
+
+
 def test_the_document_holds_every_class_and_the_figures_of_evaluate(files):
     result = compare(files, "--json", "--seed", "3", "--out", str(files / "compared.json"))
     document = json.loads(result.stdout)

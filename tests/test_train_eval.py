@@ -159,6 +159,21 @@ def test_the_subset_is_the_one_asked_for_or_the_detections_own_but_never_a_guess
     )
 
 
+def test_thresholds_are_those_of_the_detections_run_unless_others_are_asked_for(truth, tmp_path):
+    def protocol(stated, *options):
+        document = {"results": RESULTS, "external_data": {"subset": "validation", "protocol": stated}}
+        detections = written(tmp_path / "d.json", document)
+        metrics = measured("--detections", detections, "--ground-truth", truth, "--diagnose", *options)
+        return metrics["protocol"], metrics["tiou"][0], metrics["diagnosis"]["characteristics"]
+
+    activitynet, thumos = protocol(None), protocol("thumos")
+    assert activitynet[:2] == ("activitynet", 0.5) and thumos[:2] == ("thumos", 0.3)
+    assert activitynet[2]["length"]["scheme"] != thumos[2]["length"]["scheme"]
+    assert protocol("0.1:0.1:0.9")[:2] == ("0.1:0.1:0.9", 0.1)
+    assert protocol("thumos", "--protocol", "activitynet") == protocol("what others state") == activitynet
+    assert protocol("thumos", "--tiou", "0.7")[:2] == ("0.7", 0.7)
+
+
 def test_detections_of_other_videos_are_refused(truth, tmp_path):
     results = written(tmp_path / "d.json", {"results": {"c": RESULTS["a"]}})
     message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
@@ -438,6 +453,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
 
     shards = make_shards_of(tmp_path)
     changes = {**SMALL, "data.shards": shards, "data.window_seconds": 1.5, "encoder.weights": "null"}
+    changes["run.protocol"] = '"0.1,0.3"'
     settings = load_settings(Path("demo"), [f"{name}={value}" for name, value in changes.items()])
     classes = json.loads((shards / "dataset.json").read_text())["classes"]
     checkpoint = tmp_path / "weights"
@@ -448,7 +464,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     write_weights(checkpoint, state=state, settings=plain, classes=classes)
 
     def outputs(name: str) -> tuple:
-        return ("--out", tmp_path / f"{name}.d.json", "--tiou", "0.1,0.3")
+        return ("--out", tmp_path / f"{name}.d.json")
 
     raw = tmp_path / "raw.h5"
     once = measured("--checkpoint", checkpoint, "--shards", shards, "--raw", raw, *outputs("model"))
@@ -456,7 +472,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     detections = tmp_path / "model.d.json"
     truth = shards / "dataset.json"
     third = measured("--detections", detections, "--ground-truth", truth, *outputs("file"))
-    assert once == again == third
+    assert once == again == third and once["tiou"] == [0.1, 0.3]
     assert once["num_videos"] == 2 and once["num_detections"] > 0
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
     assert results[0] == results[1]

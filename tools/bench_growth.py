@@ -21,7 +21,8 @@ HELP = """Measure how the cost of packing, an epoch, eval, predict and mAP grows
 
 Along each axis (videos, their seconds, classes, actions of a video) the data set grows by the factors; each
 command runs as a user starts it, and its CPU seconds are counted. The last column is p of a + b * factor^p:
-1 grows with the data, 2 with its square, 0 not at all. What is above --most is named, and the exit code is 1.
+1 grows with the data, 2 with its square, 0 not at all, or by less than a tenth or the noise, by which the two
+best turns of a size differ. What is above --most is named, and the exit code is 1.
 """
 EXAMPLES = """
 \b
@@ -45,12 +46,15 @@ def parse_factors(_: click.Context, __: click.Parameter, text: str) -> list[int]
 
 def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
     """The rows as aligned text."""
-    head = ["axis", "command", *(f"x{factor}, s" for factor in factors), "exponent"]
+    head = ["axis", "command", *(f"x{factor}, s" for factor in factors), "noise, s", "exponent"]
     cells = [
-        [row["axis"], row["command"], *(f"{s:.2f}" for s in row["seconds"]), f"{row['exponent']:.2f}"]
+        [
+            *(row["axis"], row["command"], *(f"{seconds:.2f}" for seconds in row["seconds"])),
+            *(f"{row['noise']:.2f}", f"{row['exponent']:.2f}"),
+        ]
         for row in rows
     ]
-    return columns([head, *cells], "<<" + ">" * (len(factors) + 1))
+    return columns([head, *cells], "<<" + ">" * (len(factors) + 2))
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
@@ -80,7 +84,7 @@ def main(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from tools.benchmarks.growth import JOBS, Sizes, costs, exponent, least_costs  # not for --help
+    from tools.benchmarks.growth import JOBS, Sizes, costs, costs_of_jobs, exponent  # not for --help
     from tools.benchmarks.growth_plot import plot
 
     for path in (out, plot_file):
@@ -92,15 +96,16 @@ def main(
         sizes, total = [base.times(axis, factor) for factor in factors], repeats * len(factors) * len(JOBS)
         with temporary_folder() as folder:
             timings = output.progress(costs(folder, sizes, repeats), axis, unit="command", total=total)
-            least = least_costs(timings, len(sizes))
+            found = costs_of_jobs(timings, len(sizes))
         rows += [
             {
                 "axis": axis,
                 "command": job,
-                "seconds": [round(cost, 3) for cost in row],
-                "exponent": exponent(factors, row),
+                "seconds": [round(seconds, 3) for seconds in cost.seconds],
+                "noise": round(cost.noise, 3),
+                "exponent": exponent(factors, cost.seconds, cost.noise),
             }
-            for job, row in least.items()
+            for job, cost in found.items()
         ]
     output.say(table(rows, factors))
     if plot_file is not None:

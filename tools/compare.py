@@ -16,7 +16,7 @@ import click
 from pipeline.text import columns, shown
 from train.cli import Command, Output, check_new_file, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
-from train.evaluation.average_precision import PROTOCOLS, parse_tiou
+from train.evaluation.average_precision import PROTOCOLS, parse_tiou, protocol_of
 from train.evaluation.coverage import check_overlap, unread_videos
 from train.evaluation.files import GroundTruth, read_ground_truth, rename_videos
 
@@ -47,7 +47,7 @@ class CompareOptions:
     b: Path
     ground_truth: str
     subset: str | None
-    protocol: str
+    protocol: str | None  # None: what A states
     tiou: str | None
     drop_duplicates: bool
     resamples: int
@@ -117,16 +117,22 @@ def side_of(
     return Side(matched, remark and f"{path}: {remark}", problems)
 
 
-def read_sides(options: CompareOptions, thresholds: Sequence[float]) -> tuple[GroundTruth, list[Side]]:
-    """The ground truth, and A and B matched with it. The subset is that of A unless the options name one."""
+def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
+    """The protocol, the ground truth, and A and B matched with it.
+
+    Protocol and subset are those of A unless the options name one.
+    """
+    if options.tiou:
+        parse_tiou(options.tiou)  # a typing error shows before anything is read
     detections = {path: read_detections(path) for path in (options.a, options.b)}
-    hint = detections[options.a].subset
+    hint, stated = detections[options.a].subset, detections[options.a].metadata.get("protocol")
+    thresholds, protocol = parse_tiou(options.tiou or options.protocol or protocol_of(stated))
     ground_truth = read_ground_truth(options.ground_truth, options.subset, hint=hint)
     sides = [
         side_of(ground_truth, path, detections[path], thresholds, dedupe=options.drop_duplicates)
         for path in (options.a, options.b)
     ]
-    return ground_truth, sides
+    return protocol, ground_truth, sides
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
@@ -134,7 +140,11 @@ def read_sides(options: CompareOptions, thresholds: Sequence[float]) -> tuple[Gr
 @click.argument("b", type=FILE)
 @click.option("--ground-truth", required=True, help="Annotations (.json, .csv), dataset.json or data set.")
 @click.option("--subset", help="Subset to compare on. Default: A's own, or the only one.")
-@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="activitynet", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    help="Thresholds of mAP. Default: those of A's run (run.protocol), else activitynet.",
+)
 @click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
 @click.option("--resamples", type=click.IntRange(2), default=1000, show_default=True)
@@ -147,10 +157,9 @@ def main(
     from train.evaluation.bootstrap import compare
 
     options, output = CompareOptions(**values), Output(quiet, as_json)
-    thresholds, protocol = parse_tiou(options.tiou or options.protocol)
     if out is not None:
         check_new_file(out, force=force)
-    ground_truth, sides = read_sides(options, thresholds)
+    protocol, ground_truth, sides = read_sides(options)
     first, second = (side.matched for side in sides)
     document = {
         "a": options.a,

@@ -31,7 +31,7 @@ from train.cli import (
     written,
 )
 from train.detections import DetectionsFile, read_detections, write_detections
-from train.evaluation.average_precision import PROTOCOLS, parse_tiou
+from train.evaluation.average_precision import PROTOCOLS, parse_tiou, protocol_of
 from train.evaluation.blocked import read_blocked, without_blocked
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
@@ -58,7 +58,7 @@ class EvalOptions:
     ground_truth: Path | None
     subset: str | None
     blocked: Path | None
-    protocol: str
+    protocol: str | None  # None: what the detections state
     tiou: str | None
     drop_duplicates: bool
     diagnose: bool
@@ -106,7 +106,8 @@ def check_options(options: EvalOptions) -> None:
             raise ValueError(f"{name}: has no meaning with --detections, which are final")
     if options.raw and not options.checkpoint:
         raise ValueError("--raw: keeps what the model says, want --checkpoint with it")
-    parse_tiou(options.tiou or options.protocol)
+    if options.tiou:
+        parse_tiou(options.tiou)
     if options.blocked:
         read_blocked(options.blocked)
         if not (options.checkpoint or options.ground_truth or options.shards):
@@ -200,7 +201,8 @@ def metrics_of(
     if are_proposals(detections.results):
         ground_truth = replace(ground_truth, videos=without_classes(ground_truth.videos))
         proposals_line = "proposals without classes: all true actions count as one class"
-    tiou, protocol = parse_tiou(options.tiou or options.protocol)
+    stated = options.protocol or protocol_of(detections.metadata.get("protocol"))
+    tiou, protocol = parse_tiou(options.tiou or stated)
     metrics = evaluate(
         ground_truth.videos,
         detections.results,
@@ -208,7 +210,7 @@ def metrics_of(
         protocol=protocol,
         drop_duplicates=options.drop_duplicates,
         diagnosis=options.diagnose,
-        bins=options.protocol,
+        bins=stated,
         resamples=options.resamples or 0,
     )
     lines = [line for line in (blocked_line, names_line, proposals_line) if line]
@@ -288,7 +290,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json.")
 @click.option("--subset", help="Subset to compare with. Default: the detections' own, or the only one.")
 @click.option("--blocked", type=FILE, help="JSON list of videos left out of the comparison (ActivityNet's).")
-@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="activitynet", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    help="Thresholds of mAP. Default: those of the detections' run (run.protocol), else activitynet.",
+)
 @click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
 @click.option("--diagnose", is_flag=True, help="Kinds of errors, what each costs, which actions are missed.")

@@ -59,7 +59,8 @@ def validate(run: Run) -> dict[str, Any]:
     metrics = mean_average_precision(ground_truth, results, protocol=settings.run.protocol)
     if rank() == 0:
         run.thresholds = (run.progress.step, choose_thresholds(ground_truth, results, subset=subset))
-        metadata = {"subset": subset, "step": run.progress.step, **subset_metadata(dataset, subset)}
+        metadata = {"subset": subset, "step": run.progress.step, "protocol": settings.run.protocol}
+        metadata |= subset_metadata(dataset, subset)
         write_detections(run.folder / JSON_NAME, results, metadata=metadata)
     return metrics
 

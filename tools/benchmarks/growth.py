@@ -157,22 +157,37 @@ def costs(folder: Path, sizes: Sequence[Sizes], turns: int) -> Iterator[tuple[st
                 yield job, number, cpu_seconds(command_of(job, inputs, out))
 
 
-def least_costs(timings: Iterable[tuple[str, int, float]], num_sizes: int) -> dict[str, list[float]]:
-    """The least seconds of each job on each size."""
-    least: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Cost:
+    """Of a job: the least seconds on each size, and by how much the least two turns of a size differ at most
+    (0 after one turn).
+    """
+
+    seconds: list[float]
+    noise: float
+
+
+def costs_of_jobs(timings: Iterable[tuple[str, int, float]], num_sizes: int) -> dict[str, Cost]:
+    """What all turns together say of each job."""
+    turns: dict[str, list[list[float]]] = {}
     for job, number, seconds in timings:
-        row = least.setdefault(job, [float("inf")] * num_sizes)
-        row[number] = min(row[number], seconds)
-    return least
+        turns.setdefault(job, [[] for _ in range(num_sizes)])[number].append(seconds)
+    found = {}
+    for job, sizes in turns.items():
+        rising = [sorted(seconds) for seconds in sizes]
+        noise = max((of[1] - of[0] for of in rising if len(of) > 1), default=0.0)
+        found[job] = Cost([of[0] for of in rising], noise)
+    return found
 
 
-def exponent(factors: Sequence[int], seconds: Sequence[float]) -> float:
+def exponent(factors: Sequence[int], seconds: Sequence[float], noise: float = 0.0) -> float:
     """p of the curve a + b * factor**p, a and b not negative, that lies nearest; 0 where cost hardly grows.
 
-    a is what a command costs however small its input, its start above all.
+    a is what a command costs however small its input, its start above all. noise: seconds; a growth that is
+    not larger is none.
     """
     x, y = np.asarray(factors, dtype=float), np.asarray(seconds, dtype=float)
-    if y.max() - y[0] < LEAST_GROWTH * y[0]:
+    if y.max() - y[0] <= max(LEAST_GROWTH * y[0], noise):
         return 0.0
     best = (np.inf, 0.0)
     for power in np.arange(0.1, 3.01, 0.01):

@@ -50,6 +50,7 @@ MODES = (
     Mode("clips checkpointed", recompute="clips"),
     Mode("reversible", reversible=True),
     Mode("sampled", sampled=True),
+    Mode("sampled, graphs kept", sampled=True, keep_graphs=True),
     Mode("sampled + reversible", sampled=True, reversible=True),
     Mode("sampled + reversible, states kept", sampled=True, reversible=True, keep_graphs=True),
 )

@@ -46,6 +46,16 @@ def parse_tiou(text: str) -> tuple[tuple[float, ...], str]:
     return check_tiou(values), text
 
 
+def protocol_of(stated: object) -> str:
+    """What a file states as the protocol of its detections, if it is one that `parse_tiou` reads, else
+    ActivityNet's.
+    """
+    try:
+        return parse_tiou(str(stated))[1]
+    except ValueError:
+        return "activitynet"
+
+
 def check_tiou(values: Sequence[float]) -> tuple[float, ...]:
     """The thresholds as a tuple; ValueError unless they rise and lie in (0, 1]."""
     values = tuple(float(value) for value in values)

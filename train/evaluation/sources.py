@@ -70,6 +70,7 @@ def detect_with_checkpoint(
         external_scores = scores_by_video(external_scores, video_names_of(dataset))
         check_external_scores(external_scores, [video.key for video in dataset.packed(subset)])
     metadata = {"checkpoint": str(trained.source), "shards": settings.data.shards, "subset": subset}
+    metadata["protocol"] = settings.run.protocol
     metadata |= subset_metadata(dataset, subset)
     header = {**metadata, "post": settings.post.model_dump(mode="json")}
     source, keys = share_of_rank(dataset), [v.key for v in dataset.packed(subset)]
