@@ -36,81 +36,83 @@ def slow_nms(segments, scores, *, method, sigma, nms_tiou, min_score, max_keep):
     return kept
 
 
+def slow_nms_of_labels(segments, scores, labels, *, max_keep, **rule):
+    """Every label to its end, then the best of all; (index, score) each."""
+    kept = []
+    for label in sorted(set(labels)):
+        rows = [i for i, other in enumerate(labels) if other == label]
+        picks = slow_nms([segments[i] for i in rows], [scores[i] for i in rows], max_keep=max_keep, **rule)
+        kept += [(rows[index], score) for index, score in picks]
+    return sorted(kept, key=lambda pick: -pick[1])[:max_keep]  # stable
+
+
 @pytest.mark.parametrize("method", get_args(NmsMethod))
 @pytest.mark.parametrize("nms_tiou", [0.0, 0.4])
-def test_soft_nms_equals_a_plain_loop_in_every_row(method, nms_tiou):
+@pytest.mark.parametrize("max_keep", [1, 15, 1000])
+def test_soft_nms_equals_a_plain_loop_over_the_labels(method, nms_tiou, max_keep):
     rng = np.random.default_rng(3)
-    start = rng.random((6, 40)) * 10
-    segments = np.stack([start, start + rng.random((6, 40)) * 5], -1)
-    scores = rng.random((6, 40))
-    rule = {"method": method, "sigma": 0.4, "nms_tiou": nms_tiou, "min_score": 0.05, "max_keep": 15}
-    kept = soft_nms(segments, scores, **rule)
-    for row in range(6):
-        want = slow_nms(segments[row].tolist(), scores[row].tolist(), **rule)
-        valid = kept.valid[row]
-        assert kept.indices[row][valid].tolist() == [index for index, _ in want]
-        # float64, another order of products
-        np.testing.assert_allclose(kept.scores[row][valid], [score for _, score in want], atol=1e-12)
-        assert np.array_equal(kept.segments[row][valid], segments[row][kept.indices[row][valid]])
+    start = rng.random(240) * 10
+    segments, scores = np.stack([start, start + rng.random(240) * 5], -1), rng.random(240)
+    labels = rng.choice([0, 1, 4, 7, 9], 240)
+    rule = {"method": method, "sigma": 0.4, "nms_tiou": nms_tiou, "min_score": 0.05, "max_keep": max_keep}
+    indices, picked = soft_nms(segments, scores, labels, **rule)
+    want = slow_nms_of_labels(segments.tolist(), scores.tolist(), labels.tolist(), **rule)
+    assert indices.tolist() == [index for index, _ in want]
+    # float64, another order of products
+    np.testing.assert_allclose(picked, [score for _, score in want], atol=1e-12)
 
 
 @given(
     rows=st.lists(
-        st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 8)), min_size=6, max_size=6),
-        min_size=1,
-        max_size=4,
+        st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 8), st.integers(0, 2)), max_size=18
     ),
     method=st.sampled_from(["linear", "hard"]),
     max_keep=st.integers(1, 7),
 )
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 def test_soft_nms_equals_the_loop_where_segments_and_scores_repeat(rows, method, max_keep):
-    table = np.array(rows, dtype=np.float64)  # whole numbers: both sides round alike, ties stay ties
-    segments = np.stack([table[..., 0], table[..., 0] + table[..., 1]], -1)
-    scores = table[..., 2] / 8
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)  # both sides round alike, ties stay ties
+    segments = np.stack([table[:, 0], table[:, 0] + table[:, 1]], -1)
+    scores, labels = table[:, 2] / 8, table[:, 3].astype(np.int64)
     rule = {"method": method, "sigma": 0.4, "nms_tiou": 0.25, "min_score": 0.125, "max_keep": max_keep}
-    kept = soft_nms(segments, scores, **rule)
-    for i in range(len(rows)):
-        want = slow_nms(segments[i].tolist(), scores[i].tolist(), **rule)
-        assert kept.indices[i][kept.valid[i]].tolist() == [index for index, _ in want]
-        assert kept.scores[i][kept.valid[i]].tolist() == [score for _, score in want]
+    indices, picked = soft_nms(segments, scores, labels, **rule)
+    want = slow_nms_of_labels(segments.tolist(), scores.tolist(), labels.tolist(), **rule)
+    assert list(zip(indices.tolist(), picked.tolist(), strict=True)) == want
 
 
 def test_a_score_that_is_no_number_is_never_kept():
-    kept = soft_nms(np.array([[[0.0, 1.0], [2.0, 3.0]]]), np.array([[np.nan, 0.5]]), max_keep=2)
-    assert kept.indices[kept.valid].tolist() == [1]
+    indices, _ = soft_nms(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([np.nan, 0.5]), np.zeros(2, dtype=int))
+    assert indices.tolist() == [1]
 
 
-def test_rows_in_groups_equal_each_row_alone(monkeypatch):
-    scores, start = np.random.default_rng(0).random((2, 7, 20))
-    segments = np.stack([start, start + 0.5], -1)
-    whole = soft_nms(segments, scores, max_keep=9)
-    monkeypatch.setattr("train.soft_nms._ELEMENTS_AT_ONCE", 20)
-    alone = soft_nms(segments, scores, max_keep=9)
-    assert np.array_equal(whole.indices, alone.indices) and np.array_equal(whole.scores, alone.scores)
-
-
-def test_soft_nms_pads_with_a_mask():
-    segments, scores = np.array([[[0.0, 1.0], [5.0, 6.0]]]), np.array([[0.9, 1e-6]])
-    kept = soft_nms(segments, scores, min_score=0.01, max_keep=3)
-    assert kept.valid.tolist() == [[True, False, False]]
-    assert kept.scores[0, 1:].tolist() == [0, 0] and not kept.segments[0, 1:].any()
-    assert kept.scores[0, 0] == pytest.approx(0.9)
-
-
-def test_soft_nms_of_nothing_is_all_padding():
-    kept = soft_nms(np.zeros((2, 0, 2)), np.zeros((2, 0)), max_keep=4)
-    assert kept.segments.shape == (2, 4, 2) and not kept.valid.any()
+def test_soft_nms_of_nothing_or_of_low_scores_keeps_nothing():
+    for count, score in ((0, 0.5), (3, 1e-6)):
+        segments, labels = np.tile([0.0, 1.0], (count, 1)), np.arange(count)
+        indices, picked = soft_nms(segments, np.full(count, score), labels, min_score=0.01)
+        assert indices.shape == picked.shape == (0,) and indices.dtype == np.int64
 
 
 def test_equal_scores_keep_their_order():
-    segments = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]])
-    assert soft_nms(segments, np.full((1, 3), 0.5), max_keep=3).indices.tolist() == [[0, 1, 2]]
+    segments = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]])
+    indices, _ = soft_nms(segments, np.full(4, 0.5), np.array([1, 0, 1, 0]), max_keep=3)
+    assert indices.tolist() == [1, 3, 0]
 
 
-def test_soft_nms_refuses_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"soft_nms: segments \(1, 3, 2\) and scores \(1, 4\), want"):
-        soft_nms(np.ones((1, 3, 2)), np.ones((1, 4)))
+def test_float32_stays_float32_and_the_input_is_left_alone():
+    segments, scores = np.array([[0, 1], [0, 1]], dtype=np.float32), np.array([0.9, 0.8], dtype=np.float32)
+    indices, picked = soft_nms(segments, scores, np.zeros(2, dtype=int))
+    assert picked.dtype == np.float32 and indices.tolist() == [0, 1]
+    assert picked[1] == pytest.approx(0.8 * math.exp(-1 / 0.35)) and scores.tolist() == pytest.approx(
+        [0.9, 0.8]
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [(np.ones(4), np.ones(3)), (np.ones(3), np.ones(4)), (np.ones((1, 3)), np.ones(3))]
+)
+def test_soft_nms_refuses_shapes_that_do_not_fit(scores, labels):
+    with pytest.raises(ValueError, match=r"soft_nms: segments \(3, 2\), scores .* want \(P, 2\), "):
+        soft_nms(np.ones((3, 2)), scores, labels)
 
 
 @pytest.mark.parametrize(("name", "value"), [("nms", "greedy"), ("sigma", 0.0), ("max_detections", 0)])

@@ -28,8 +28,8 @@ from train.cli import Command, Output, check_new_file, document_options
 
 HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
 
-Evaluation: mAP, recall, diagnosis, and the bootstrap per 100 resamples. Soft-NMS: the proposals of all
-videos in one call; then post-processing as `leantad eval` does it, video by video with every class.
+Evaluation: mAP, recall, diagnosis, and the bootstrap per 100 resamples. Soft-NMS: the proposals of each
+video, of one label; then post-processing as `leantad eval` does it, with every class.
 """
 EXAMPLES = """
 \b
@@ -135,15 +135,20 @@ def bench_evaluation(sizes: Sizes, rows: list[Row]) -> None:
 
 
 def bench_nms(sizes: Sizes, rows: list[Row]) -> None:
-    """Soft-NMS of all videos at once, and the post-processing of some of them with every class."""
+    """Soft-NMS of the proposals of each video, and the post-processing of some videos with every class."""
     from train.postprocess import PostSettings, RawWindow, postprocess_video
     from train.soft_nms import soft_nms
 
     rng = np.random.default_rng(sizes.seed)
     start, length, scores = rng.random((3, sizes.videos, sizes.proposals), dtype=np.float32)
     segments = np.stack([start, start + length / 4], -1) * SECONDS
-    note = f"{sizes.proposals} proposals a video, the best {sizes.keep} kept"
-    timed(rows, "soft-NMS", lambda: soft_nms(segments, scores, max_keep=sizes.keep), note)
+    label, keep = np.zeros(sizes.proposals, dtype=np.int64), sizes.keep
+    timed(
+        rows,
+        "soft-NMS",
+        lambda: [soft_nms(s, p, label, max_keep=keep) for s, p in zip(segments, scores, strict=True)],
+        f"{sizes.proposals} proposals a video, of one label, the best {keep} kept",
+    )
 
     steps, settings = 128, PostSettings(max_detections=sizes.keep)
     windows = [

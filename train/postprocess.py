@@ -153,10 +153,12 @@ def pair_scores(window: RawWindow, class_scores: np.ndarray, settings: PostSetti
     ValueError naming the video if an output is not finite.
     """
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        scores = window.quality[:, None] ** settings.quality_power * class_scores**settings.class_power
+        class_power = class_scores if settings.class_power == 1 else class_scores**settings.class_power
+        scores = window.quality[:, None] ** settings.quality_power * class_power
         if settings.boundary_power:
             scores = scores * boundary_scores(window)[:, None] ** settings.boundary_power
-    if not (np.isfinite(scores).all() and np.isfinite(window.segments).all()):
+    ends = (scores.min(initial=0), scores.max(initial=0))  # NaN if one is
+    if not (np.isfinite(ends).all() and np.isfinite(window.segments).all()):
         raise ValueError(
             f"raw output of {window.key!r}, window {window.window}: has values that are not finite, "
             "want numbers; the weights have diverged, use an earlier checkpoint"
@@ -175,9 +177,12 @@ def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostS
     kept = seconds[:, 1] > seconds[:, 0]
     if settings.boundary_peaks:
         kept &= at_peaks(window)
-    scores = np.where(kept[:, None], scores, -1.0)
-    flat = scores.ravel()
-    enough = np.flatnonzero(flat >= settings.min_score)
+    scores[~kept] = -1.0
+    flat, least = scores.ravel(), settings.min_score
+    best_of_each = scores.max(axis=1)  # as many pairs as proposals: none of the best k is below their k-th
+    if len(best_of_each) > settings.pre_nms_topk:
+        least = max(least, np.partition(best_of_each, -settings.pre_nms_topk)[-settings.pre_nms_topk])
+    enough = np.flatnonzero(flat >= least)
     if len(enough) > settings.pre_nms_topk:  # a full sort of P * K scores would take most of the time
         least = np.partition(flat[enough], -settings.pre_nms_topk)[-settings.pre_nms_topk]
         enough = enough[flat[enough] >= least]
@@ -187,28 +192,19 @@ def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostS
 
 
 def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
-    """Soft-NMS within each label, all labels at once; the best `max_detections` of all, best first."""
-    order = np.lexsort((-candidates.scores, candidates.label))  # stable: equal scores keep their order
-    label, row = np.unique(candidates.label[order], return_inverse=True)
-    first = np.searchsorted(row, np.arange(len(label)))
-    column = np.arange(len(row)) - first[row]
-    width = int(column.max()) + 1
-    segments = np.zeros((len(label), width, 2))
-    scores = np.full((len(label), width), -1.0)
-    segments[row, column] = candidates.segments[order]
-    scores[row, column] = candidates.scores[order]
-    kept = soft_nms(
-        segments,
-        scores,
+    """Soft-NMS within each label; the best `max_detections` of all, best first."""
+    ranked = candidates.take(np.argsort(-candidates.scores, kind="stable"))
+    indices, scores = soft_nms(
+        ranked.segments,
+        ranked.scores.astype(np.float64),
+        ranked.label,
         method=settings.nms,
         sigma=settings.sigma,
         nms_tiou=settings.nms_tiou,
         min_score=settings.min_score,
-        max_keep=min(settings.max_detections, width),
+        max_keep=settings.max_detections,
     )
-    labels = np.broadcast_to(label[:, None], kept.valid.shape)[kept.valid]
-    remaining = Candidates(kept.segments[kept.valid], labels, kept.scores[kept.valid])
-    best = remaining.take(np.argsort(-remaining.scores, kind="stable")[: settings.max_detections])
+    best = Candidates(ranked.segments[indices], ranked.label[indices], scores)
     return best if settings.voting_tiou == 0 else moved_by_vote(best, candidates, settings.voting_tiou)
 
 
