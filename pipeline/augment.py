@@ -7,7 +7,9 @@ every frame of a sample gets the same one: a crop or a colour that jumps between
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +18,9 @@ import torch.nn.functional as F
 from .order import stable_seed
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601, the matrix that the decoder uses as well
-CHUNK_FRAMES = 64  # frames converted to float at a time
 MOST_ASPECT = 4 / 3  # width / height of a zoomed part, or its inverse, as in torchvision's RandomResizedCrop
 LEAST_BLUR = 0.1  # pixels; a standard deviation below it changes nothing
-RESIZED_AT_ONCE = 16  # frames of source size that a GPU has in float, for each of several decoders
+FRAMES_IN_FLOAT = 16  # at a time, for each of several decoders
 
 
 @dataclass(frozen=True)
@@ -132,16 +133,23 @@ def _cut(images: torch.Tensor, view: View, height: int, width: int) -> torch.Ten
 def _resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     if (height, width) == tuple(images.shape[2:]):
         return images
+    resize = partial(F.interpolate, size=(height, width), mode="bilinear", antialias=True)
     if images.device.type == "cpu":  # 8-bit kernel: 4 to 20 times as fast as float32, within 1 of it
-        return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
-    chunks = [  # CUDA has the float kernel only; a few frames at a time bound its memory
-        F.interpolate(chunk.float(), size=(height, width), mode="bilinear", antialias=True)
-        .round_()
-        .clamp_(0, 255)
-        .to(torch.uint8)
-        for chunk in torch.split(images, RESIZED_AT_ONCE)
-    ]
-    return torch.cat(chunks)
+        resized: torch.Tensor = resize(images)
+        return resized
+    return _in_float(images, resize, height, width)  # CUDA has the float kernel only
+
+
+def _in_float(
+    images: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor], height: int, width: int
+) -> torch.Tensor:
+    """What `change` makes of images (F, 3, H, W) in float32, rounded to uint8; a few frames at a time."""
+    changed = images.new_empty((len(images), 3, height, width))
+    for into, chunk in zip(
+        torch.split(changed, FRAMES_IN_FLOAT), torch.split(images, FRAMES_IN_FLOAT), strict=True
+    ):
+        into.copy_(change(chunk.float()).round_().clamp_(0, 255))
+    return changed
 
 
 def colour_matrix(colour: Colour) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,11 +164,11 @@ def colour_matrix(colour: Colour) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _recolour(images: torch.Tensor, colour: Colour) -> torch.Tensor:
     matrix, offset = (part.to(images.device) for part in colour_matrix(colour))
-    chunks = [
-        torch.einsum("dc,fchw->fdhw", matrix, chunk.float()).add_(offset[:, None, None])
-        for chunk in torch.split(images, CHUNK_FRAMES)
-    ]
-    return torch.cat([chunk.round_().clamp_(0, 255).to(torch.uint8) for chunk in chunks])
+
+    def recolour(x: torch.Tensor) -> torch.Tensor:
+        return (matrix @ x.flatten(2)).add_(offset[:, None]).view(x.shape)
+
+    return _in_float(images, recolour, *images.shape[2:])
 
 
 def blur_kernel(sigma: float) -> torch.Tensor:
@@ -174,10 +182,14 @@ def _blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian blur, along columns, then rows; the outermost pixels stand for those outside."""
     kernel = blur_kernel(sigma).to(images.device)
     radius = len(kernel) // 2
-    chunks = []
-    for chunk in torch.split(images, CHUNK_FRAMES):
-        x = chunk.float().flatten(0, 1)[:, None]  # (F * 3, 1, h, w)
-        x = F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
-        x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-        chunks.append(torch.unflatten(x[:, 0], 0, (-1, 3)).round_().clamp_(0, 255).to(torch.uint8))
-    return torch.cat(chunks)
+
+    def blur(x: torch.Tensor) -> torch.Tensor:
+        planes = x.flatten(0, 1)[None]  # (1, F * 3, H, W): as channels of one image several times as fast
+        count = planes.shape[1]
+        columns, rows = kernel.view(1, 1, -1, 1), kernel.view(1, 1, 1, -1)
+        planes = F.pad(planes, (0, 0, radius, radius), mode="replicate")
+        planes = F.conv2d(planes, columns.expand(count, 1, -1, 1), groups=count)
+        planes = F.pad(planes, (radius, radius, 0, 0), mode="replicate")
+        return F.conv2d(planes, rows.expand(count, 1, 1, -1), groups=count).view(x.shape)
+
+    return _in_float(images, blur, *images.shape[2:])

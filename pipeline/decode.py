@@ -22,7 +22,7 @@ from nvidia.dali.types import DALIDataType
 from torch.utils.dlpack import from_dlpack
 
 from .gpu_decoder import GpuDecoderError
-from .packets import Packets, cut, decode_by_av, open_packets
+from .packets import Packets, RgbPlanes, cut, decode_by_av, open_packets
 from .settings import frames_per_chunk
 
 # fn.decoders.video of DALI 2.4 without a GPU; the names are FFmpeg's
@@ -77,11 +77,11 @@ def decode_on_cpu(
     if codec in CPU_CODECS and video.packet_indices is not None and video.stream.codec_context.width:
         yield from _decode_by_dali(video, wanted, CPU, decode_chunk_mib)
         return
-    arrays, done = decode_by_av(video, wanted, threads=threads), 0
-    for first in arrays:
-        count = frames_per_chunk(first.shape[0], first.shape[1], decode_chunk_mib)
-        count = min(count, len(wanted) - done)
-        yield _stack(first, arrays, count)
+    frames, done = decode_by_av(video, wanted, threads=threads), 0
+    for first in frames:
+        height, width = first[0].shape
+        count = min(frames_per_chunk(height, width, decode_chunk_mib), len(wanted) - done)
+        yield _stack(first, frames, count)
         done += count
 
 
@@ -109,17 +109,16 @@ def _check_numbers(video: Packets, wanted: NDArray[np.int64]) -> None:
         raise ValueError(f"frames {wanted[0]} to {wanted[-1]} asked of a video of {video.num_frames} frames")
 
 
-def _stack(first: NDArray[np.uint8], arrays: Iterator[NDArray[np.uint8]], count: int) -> torch.Tensor:
-    """`first` and what follows, (count, H, W, 3); np.stack of a list would hold them twice."""
-    planes = np.empty((count, first.shape[2], *first.shape[:2]), dtype=np.uint8)  # as they mostly come
-    chunk = planes.transpose(0, 2, 3, 1)
-    for number, frame in enumerate(itertools.chain([first], itertools.islice(arrays, count - 1))):
-        if frame.shape != first.shape:
-            raise ValueError(
-                f"the picture size changes from {first.shape[:2]} to {frame.shape[:2]}; pack it again"
-            )
-        chunk[number] = frame
-    return torch.from_numpy(chunk)
+def _stack(first: RgbPlanes, frames: Iterator[RgbPlanes], count: int) -> torch.Tensor:
+    """`first` and what follows, (count, H, W, 3), in memory (count, 3, H, W)."""
+    size = first[0].shape
+    chunk = np.empty((count, 3, *size), dtype=np.uint8)
+    for number, planes in enumerate(itertools.chain([first], itertools.islice(frames, count - 1))):
+        if planes[0].shape != size:
+            raise ValueError(f"the picture size changes from {size} to {planes[0].shape}; pack it again")
+        for channel, plane in enumerate(planes):
+            chunk[number, channel] = plane
+    return torch.from_numpy(chunk).permute(0, 2, 3, 1)
 
 
 def _decode_by_dali(

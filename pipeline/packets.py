@@ -36,6 +36,10 @@ RGB_FLAGS = Interpolation.BILINEAR | FULL_CHR_H_INT | ACCURATE_RND
 PLANAR_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 
 
+# Red, green and blue of a frame, (H, W) uint8 each
+RgbPlanes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class Packets:
     """The demuxed video stream of `data`; valid inside `open_packets`.
@@ -200,10 +204,8 @@ def _whole_groups(video: Packets, wanted: NDArray[np.int64]) -> NDArray[np.int64
     return np.flatnonzero(np.isin(group_of(video, numbers), group_of(video, wanted)))
 
 
-def decode_by_av(
-    video: Packets, wanted: NDArray[np.int64], *, threads: int = 0
-) -> Iterator[NDArray[np.uint8]]:
-    """Decode the `wanted` frames (rising) to (H, W, 3) uint8 RGB each. ValueError if one is missing.
+def decode_by_av(video: Packets, wanted: NDArray[np.int64], *, threads: int = 0) -> Iterator[RgbPlanes]:
+    """Decode the `wanted` frames (rising) to RGB. ValueError if one is missing.
 
     threads: of the decoder; 0 lets FFmpeg choose. The pixels do not depend on it.
     """
@@ -252,8 +254,8 @@ def _decode_from_start(video: Packets, wanted: NDArray[np.int64], threads: int) 
                 return
 
 
-def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8]:
-    """Frame to (H, W, 3) uint8; like DALI on CPU and GPU it ignores the matrix that the file names."""
+def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> RgbPlanes:
+    """Like DALI on CPU and GPU it ignores the matrix that the file names."""
     in_planes = frame.format.name in PLANAR_FORMATS and frame.height % 2 == 0
     rgb = converter.reformat(
         _without_chroma_location(frame),
@@ -264,9 +266,10 @@ def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> NDArray[np.uin
         threads=1,
     )
     if not in_planes:
-        return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+        red, green, blue = np.asarray(rgb.to_ndarray(), dtype=np.uint8).transpose(2, 0, 1)
+        return red, green, blue
     green, blue, red = (rows_of(plane)[:, : rgb.width] for plane in rgb.planes)
-    return np.stack([red, green, blue]).transpose(1, 2, 0)  # (3, H, W) in memory
+    return red, green, blue
 
 
 def _without_chroma_location(frame: av.VideoFrame) -> av.VideoFrame:

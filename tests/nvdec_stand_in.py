@@ -134,7 +134,7 @@ class NvdecDecoder(decode.DaliDecoder):
             wanted, shown = set(self.numbers.tolist()), []
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
-                    shown.append(_to_rgb(frame, VideoReformatter()))
+                    shown.append(np.stack(_to_rgb(frame, VideoReformatter()), axis=-1))
         if len(shown) < len(wanted):
             raise self.nvdec.fail(f"Unexpected out-of-bounds frame index {max(wanted)}")
         frames = np.stack(shown)

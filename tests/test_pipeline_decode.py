@@ -195,7 +195,7 @@ def from_start(data, wanted):
     with av.open(io.BytesIO(data)) as container:
         return np.stack(
             [
-                _to_rgb(frame, VideoReformatter())
+                np.stack(_to_rgb(frame, VideoReformatter()), axis=-1)
                 for number, frame in enumerate(container.decode(video=0))
                 if number in wanted
             ]
@@ -282,4 +282,4 @@ def test_frames_converted_in_planes_have_the_pixels_of_those_converted_at_once(p
         dst_colorspace=Colorspace.ITU601,
         threads=1,
     )
-    assert (_to_rgb(frame, VideoReformatter()) == rgb.to_ndarray()).all()
+    assert (np.stack(_to_rgb(frame, VideoReformatter()), axis=-1) == rgb.to_ndarray()).all()

@@ -47,7 +47,7 @@ def _why_not_read(path: Path, metadata: VideoMetadata) -> str | None:
             if video.packet_indices is None:  # training counts frames from the start
                 frames = decode_by_av(video, np.arange(metadata.num_frames))
                 size = (metadata.height, metadata.width)
-                if any(frame.shape[:2] != size for frame in frames):
+                if any(red.shape != size for red, _, _ in frames):
                     return "its pictures change their size"
     except ValueError as error:
         return str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.augment import RESIZED_AT_ONCE, resized_size
+from pipeline.augment import FRAMES_IN_FLOAT, resized_size
 from pipeline.settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings, frames_per_chunk
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
 from tools.planning.step import (
@@ -75,7 +75,7 @@ def decoder_bytes(data: DataSettings, source: FrameSize, *, on_cpu: bool) -> int
         height = width = data.crop
     crops, resized = frames * 3 * data.crop**2, 0
     if (height, width) != (source.height, source.width):
-        in_float = min(frames, workers * RESIZED_AT_ONCE) * 3 * 4
+        in_float = min(frames, workers * FRAMES_IN_FLOAT) * 3 * 4
         resized = frames * 3 * height * width * 2
         resized += in_float * (source.height * source.width + height * width)
     recoloured = crops * (4 + 1) if data.color > 0 or data.blur > 0 else 0
