@@ -145,9 +145,8 @@ def _in_float(
 ) -> torch.Tensor:
     """What `change` makes of images (F, 3, H, W) in float32, rounded to uint8; a few frames at a time."""
     changed = images.new_empty((len(images), 3, height, width))
-    for into, chunk in zip(
-        torch.split(changed, FRAMES_IN_FLOAT), torch.split(images, FRAMES_IN_FLOAT), strict=True
-    ):
+    parts = (torch.split(tensor, FRAMES_IN_FLOAT) for tensor in (changed, images))
+    for into, chunk in zip(*parts, strict=True):
         into.copy_(change(chunk.float()).round_().clamp_(0, 255))
     return changed
 
