@@ -15,8 +15,13 @@ SETTINGS = {"data__num_features": WIDTH, "data__num_clips": 16, "data__window_se
 MADE = {"made_by": "tests", "backbone": "made up", "weights_sha256": "0" * 64}
 
 
-def feature_file(path: Path, *, train: int = 4, val: int = 2, **made: object) -> Path:
-    """Videos of 3 to 12 s with two actions each, which shift the features; one more has no features."""
+def feature_file(
+    path: Path, *, train: int = 4, val: int = 2, name: str = "v{}", file: str | None = None, **made: object
+) -> Path:
+    """Videos of 3 to 12 s with two actions each, which shift the features; one more has no features.
+
+    name, file: what the file states of each, with its number.
+    """
     rng, videos = np.random.default_rng(0), []
     for number in range(train + val):
         num_steps = int(rng.integers(12, 48))
@@ -28,7 +33,15 @@ def feature_file(path: Path, *, train: int = 4, val: int = 2, **made: object) ->
             actions.append(Action(start * duration, end * duration, ["jump", "run"][label]))
         subset = "training" if number < train else "validation"
         entry = FeatureVideo(
-            f"v{number}", subset, duration, num_steps, STEP / 2, STEP, tuple(actions), f"v{number}"
+            key=f"v{number}",
+            subset=subset,
+            duration=duration,
+            num_steps=num_steps,
+            first=STEP / 2,
+            step=STEP,
+            actions=tuple(actions),
+            source=name.format(number),
+            file=file and file.format(number),
         )
         videos.append((entry, features))
     gone = FeatureVideo("gone", "validation", None, 0, 0.0, 0.0, (), "gone", "no video stream")

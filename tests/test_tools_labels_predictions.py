@@ -100,6 +100,19 @@ def test_a_format_that_cannot_be_written_is_named_and_the_others_are_written(tmp
     assert message in capsys.readouterr().err
 
 
+def test_videos_of_one_feature_file_are_labelled_under_their_own_names(tmp_path):
+    both = [
+        VideoDetections(key, tmp_path / "all.h5", 9.0, FOUND, source=f"{key}.webm", video_file=file)
+        for key, file in (("monday", None), ("tuesday", "days/tuesday.webm"))
+    ]
+    assert [labelled_video(video).name for video in both] == ["monday.webm", "days/tuesday.webm"]
+    files, complete = write_formats(tmp_path, both, ["elan", "boris-csv"], Output(quiet=True))
+    assert complete and [path.name for path in files["elan"]] == ["monday.eaf", "tuesday.eaf"]
+    (video,), _ = read_text_as("elan", files["elan"][0].read_text(), "monday.eaf")
+    assert video.name == "monday.webm"
+    assert not any("all.h5" in path.read_text() for paths in files.values() for path in paths)
+
+
 def test_a_video_keeps_its_key_and_the_ending_of_its_file(videos):
     video = VideoDetections("monday/first", videos / "first.webm", 2.0, FOUND)
     made = labelled_video(video)

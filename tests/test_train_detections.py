@@ -17,6 +17,7 @@ from train.detections import (
     read_detections,
     write_outputs,
 )
+from train.evaluation.video_names import match_videos
 
 
 def detection(start: float, end: float, label: str, score: float) -> dict:
@@ -69,6 +70,24 @@ def test_files_that_were_not_read_have_an_empty_list_a_reason_and_no_subtitles(t
     assert read.metadata["videos"]["a"] == {"file": "in/a.mp4", "duration": 4000.0}
     assert read.durations == {"a": 4000.0, "quiet": 2.0} and read.files["a"] == "in/a.mp4"
     assert (tmp_path / "quiet.srt").read_text() == ""
+
+
+def test_videos_of_a_feature_file_have_its_names_and_no_signature_of_what_it_names(tmp_path):
+    videos = [
+        VideoDetections("monday_1", Path("all.h5"), 9.0, JUMPS, source="monday 1"),
+        VideoDetections("b", Path("all.h5"), 9.0, JUMPS, source="b.mp4", video_file="in/b.mp4"),
+    ]
+    write_outputs(tmp_path, videos[:1], metadata={})
+    read = read_detections(tmp_path)
+    assert read.metadata["videos"] == {"monday_1": {"source": "monday 1", "duration": 9.0}}
+    assert read.names == {"monday_1": ["monday 1"]} and read.is_own
+    assert match_videos(read.names, {"v_monday 1": ()}) == {"monday_1": "v_monday 1"}
+    write_outputs(tmp_path, videos, metadata={})
+    read = read_detections(tmp_path)
+    assert read.metadata["videos"]["b"] == {"source": "b.mp4", "file": "in/b.mp4", "duration": 9.0}
+    assert read.files == {"b": "in/b.mp4"} and not read.is_own
+    rows = (tmp_path / "detections.csv").read_text().splitlines()
+    assert rows[1] == "monday_1,3661.25,3663.0,jump,0.871," and rows[-1].endswith(",in/b.mp4")
 
 
 def test_metadata_of_a_foreign_file_is_left_out_where_it_is_not_ours():

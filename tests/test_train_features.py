@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
-from feature_cases import SETTINGS, feature_file
+from feature_cases import SETTINGS, WIDTH, feature_file
 from safetensors.torch import load_file
 from tiny_run import run, start
 
 from model.detector.proposal_detector import ProposalDetector
 from tools.cli import main as leantad
+from tools.prediction.features import find_inputs, predict_features
+from train.cli import Output
 from train.eval import main as evaluate
 
 ACTIONFORMER = {
@@ -115,6 +118,17 @@ def test_predict_and_an_exported_model_give_the_detections_of_eval(features, who
             key: want[key] for key in want if key != "gone"
         }
         assert set(found) >= {f"v{number}" for number in range(6)}, "the videos of all subsets"
+
+
+def test_predict_hands_on_the_name_and_file_that_a_feature_file_states(tmp_path, monkeypatch):
+    path = feature_file(tmp_path / "f.h5", train=1, val=0, name="day {}.mp4", file="in/{}.mp4")
+    monkeypatch.setattr("train.inference.detect_in", lambda trained, source, **_: {source.video.key: []})
+    trained = SimpleNamespace(settings=SimpleNamespace(data=SimpleNamespace(num_features=WIDTH)), packing={})
+    found = predict_features(trained, find_inputs([path]), output=Output(quiet=True))
+    assert [video.stated for video in found] == [
+        {"source": "day 0.mp4", "file": "in/0.mp4"},
+        {"source": "gone"},  # which has no features
+    ]
 
 
 @pytest.mark.slow

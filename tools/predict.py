@@ -86,7 +86,7 @@ def document_of(out: Path, trained: TrainedNetwork, found: list[VideoDetections]
     """What --json prints."""
     videos = {
         video.key: {
-            "file": video.file,
+            **video.stated,
             "duration": video.duration,
             "reason": video.reason,
             "detections": list(video.detections),

@@ -43,14 +43,18 @@ def _clock(milliseconds: int, point: str) -> str:
 
 
 def csv_text(found: Sequence[VideoDetections]) -> str:
-    """The columns video, start, end, label, score, file; times in seconds, a row per detection."""
+    """The columns video, start, end, label, score, file; times in seconds, a row per detection.
+
+    file: empty for a video of a feature file that states none.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "start", "end", "label", "score", "file"])
     for video in found:
+        file = video.stated.get("file", "")
         for detection in video.detections:
             start, end = detection["segment"]
-            table.writerow([video.key, start, end, detection["label"], detection["score"], video.file])
+            table.writerow([video.key, start, end, detection["label"], detection["score"], file])
     return text.getvalue()
 
 

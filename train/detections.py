@@ -169,9 +169,11 @@ def write_detections(path: Path, results: Results, *, metadata: Mapping[str, Any
 
 @dataclass(frozen=True)
 class VideoDetections:
-    """Detections in one file, best first, times in seconds; or the reason why it was not read.
+    """Detections in one video, best first, times in seconds; or the reason why it was not read.
 
-    duration: seconds of the video as the network saw it; None if it was not read.
+    file: that was read: the video, or a feature file. duration: seconds of the video as the network saw it;
+    None if it was not read. source, video_file: its name in the annotations and its own file, as a feature
+    file states them; source is None where the video itself was read.
     """
 
     key: str
@@ -179,6 +181,15 @@ class VideoDetections:
     duration: float | None
     detections: Sequence[dict[str, Any]]
     reason: str | None = None
+    source: str | None = None
+    video_file: str | None = None
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """What the video is called, as the entries of "videos" have it: "file", "source" or both."""
+        if self.source is None:
+            return {"file": str(self.file)}
+        return {"source": self.source, **({} if self.video_file is None else {"file": self.video_file})}
 
 
 @dataclass(frozen=True)
@@ -242,10 +253,10 @@ def subtitles_path(out: Path, key: str) -> Path:
 def detections_file(found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> DetectionsFile:
     """The detections in files as detections.json holds them.
 
-    Its "external_data" is `metadata`, each video's file and duration, and why files were not read; those have
-    an empty list of detections, as rejected videos have in an evaluation.
+    Its "external_data" is `metadata`, each video's file or name and duration, and why files were not read;
+    those have an empty list of detections, as rejected videos have in an evaluation.
     """
-    videos = {video.key: {"file": str(video.file), "duration": video.duration} for video in found}
+    videos = {video.key: {**video.stated, "duration": video.duration} for video in found}
     rejected = {video.key: video.reason for video in found if video.reason is not None}
     results = {video.key: video.detections for video in found}
     return DetectionsFile(results, {**metadata, "videos": videos, "rejected": rejected})
@@ -254,7 +265,8 @@ def detections_file(found: Sequence[VideoDetections], *, metadata: Mapping[str, 
 def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]) -> None:
     """Write detections.csv, subtitles of the files that were read and, last, detections.json.
 
-    Its "external_data" also has a signature of the paths of the files, see train/trust.py.
+    Its "external_data" also has a signature of the paths of the files, see train/trust.py; not of those that
+    a feature file states, which may be somebody else's.
     """
     for video in found:
         if video.reason is None:
@@ -262,7 +274,7 @@ def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapp
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
-    signature = signature_of(_paths_text(str(video.file) for video in found))
+    signature = signature_of(_paths_text(str(video.file) for video in found if video.source is None))
     document = detections_file(found, metadata={**metadata, "signature": signature})
     write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
 

@@ -33,12 +33,18 @@ def check_formats(out: Path, keys: Sequence[str], names: Iterable[str], *, force
 
 
 def labelled_video(video: VideoDetections) -> LabelledVideo:
-    """The detections of a video as labels; it is called by its key, with the ending of its file."""
+    """The detections of a video as labels; it is called by its key, with the ending of its file.
+
+    A video of a feature file is called as that states it; what it names is not opened, as it may be somebody
+    else's.
+    """
     labels = by_start(
         TimedLabel(start, end, clean_label(detection["label"]), detection["score"])
         for detection in video.detections
         for start, end in [detection["segment"]]
     )
+    if video.source is not None:
+        return LabelledVideo(video.video_file or video.source, labels, video.duration)
     ending = "" if video.key.endswith(video.file.suffix) else video.file.suffix
     rate = source_rate(video.file)
     return LabelledVideo(video.key + ending, labels, video.duration, rate, path=video.file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,10 +103,13 @@ def _detections_in(
 ) -> VideoDetections:
     from train.inference import detect_in
 
+    unread = VideoDetections(
+        video.key, path, None, (), video.reject, source=video.source, video_file=video.file
+    )
     if video.reject is not None:
-        return VideoDetections(video.key, path, None, (), video.reject)
+        return unread
     try:
         results = detect_in(trained, SingleFeatures(dataset, video), subset=SUBSET, batch_size=1)
     except ValueError as error:
-        return VideoDetections(video.key, path, None, (), one_line(error))
-    return VideoDetections(video.key, path, video.duration, tuple(results[video.key]))
+        return replace(unread, reason=one_line(error))
+    return replace(unread, duration=video.duration, detections=tuple(results[video.key]))
