@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pipeline.features.dataset import FeatureDataset
 from tools.cli import main
+from tools.features.foreign import ForeignFile
 from tools.features.importing import Timing, guess_layout
 
 WIDTH, STRIDE, FPS = 6, 4, 30
@@ -82,6 +83,20 @@ def test_each_kind_of_file_gives_the_same_features(tmp_path, annotations, kind):
         assert (video.num_steps, video.first, video.step) == (count, 2 / 30, 4 / 30)
         np.testing.assert_allclose(dataset.features(name, 0, count), features_of(name), rtol=1e-6)
         assert [action.label for action in video.actions] == ["jump"]
+
+
+@pytest.mark.parametrize(
+    ("header", "encoding"),
+    [("0,1,2\r\n", "utf-8"), ("", "utf-8-sig"), ("f0,f1,f2\n", "utf-8-sig"), ("", "utf-8")],
+)
+def test_no_feature_of_a_table_is_lost_or_made_up_by_its_first_line(tmp_path, header, encoding):
+    (tmp_path / "a.csv").write_text(f"{header}0.0,1.0,2.0\n3,4,5\n", encoding=encoding)
+    assert ForeignFile(tmp_path / "a.csv").read().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_table_of_one_line_of_numbers_is_one_feature(tmp_path):
+    (tmp_path / "a.csv").write_text("0,1,2\n")
+    assert ForeignFile(tmp_path / "a.csv").read().tolist() == [[0, 1, 2]]
 
 
 def test_channels_may_come_first_and_further_axes_of_one_go(tmp_path, annotations):

@@ -120,15 +120,15 @@ def _read_torch(file: ForeignFile) -> NDArray[Any]:
 
 
 def _read_csv(file: ForeignFile) -> NDArray[Any]:
-    text = file.path.read_text(encoding="utf-8")
-    first = text.split("\n", 1)[0].split(",")
+    lines = file.path.read_text(encoding="utf-8-sig").splitlines()
+    first = lines[0].split(",") if lines else []
     try:
         header = not [float(cell) for cell in first]
     except ValueError:
         header = True
-    return np.loadtxt(
-        text.splitlines(), delimiter=",", skiprows=int(header), ndmin=2, dtype=np.float32, comments=None
-    )
+    if len(lines) > 1 and first == [str(number) for number in range(len(first))]:
+        header = True  # as pandas numbers the columns
+    return np.loadtxt(lines, delimiter=",", skiprows=int(header), ndmin=2, dtype=np.float32, comments=None)
 
 
 def _read_hdf5(file: ForeignFile) -> NDArray[Any]:
