@@ -118,6 +118,28 @@ def test_channels_may_come_first_and_further_axes_of_one_go(tmp_path, annotation
     np.testing.assert_allclose(dataset.features("b", 0, 30), features_of("b"), atol=2e-3)  # float16
 
 
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ([], 10.0),  # 75 strides of 4 frames at 30 a second
+        (["--clip-frames", "16"], 10.4),  # the last 16 of 312 frames begin with number 296
+        (["--clip-frames", "16", "--offset", "6"], 10.6),
+        (["--clip-frames", "2"], 10.0),
+        (["--offset", "-2"], 10.0),
+    ],
+)
+def test_a_video_of_no_stated_duration_ends_with_the_frames_of_its_last_feature(tmp_path, options, seconds):
+    folder = write_features(tmp_path / "features", "npy", names=["a", "b"])
+    (tmp_path / "t.csv").write_text(
+        f"video,start,end,label\na,1,99,run\na,{seconds - 0.2},99,jump\nb,1,2,run\n"
+    )
+    result = imported(folder, tmp_path / "t.csv", tmp_path / "f.h5", *TIMES, *options)
+    assert result.exit_code == 0, result.output
+    video = FeatureDataset.open(tmp_path / "f.h5").videos["a"]
+    assert video.duration == pytest.approx(seconds)
+    assert [action.end for action in video.actions] == [video.duration, video.duration]
+
+
 def test_rescaled_features_cover_each_video_evenly(tmp_path, annotations):
     folder = write_features(tmp_path / "features", "npy", change=lambda array: array[:10])
     options = ("--rescaled", "--layout", "tc")

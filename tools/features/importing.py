@@ -58,6 +58,12 @@ class Timing:
             return step / 2, step
         return ((self.clip_frames or 0) / 2 + self.offset) / self.fps, self.stride / self.fps
 
+    def end(self, num_steps: int) -> float:
+        """Seconds at which the frames of the last feature end, or its step if that is later."""
+        assert self.fps is not None, "rescaled features of a video of a stated duration"
+        first, step = self.times(num_steps, None)
+        return max(first + (num_steps - 1) * step + (self.clip_frames or 0) / 2 / self.fps, num_steps * step)
+
     def settings(self) -> dict[str, Any]:
         """As the feature file states it."""
         if self.stride is None or self.fps is None:
@@ -211,7 +217,7 @@ class Import:
                 features = features if self.layout == "tc" else np.ascontiguousarray(features.T)
                 num_steps = len(features)
                 first, step = self.timing.times(num_steps, duration)
-                duration = duration or num_steps * step
+                duration = duration or self.timing.end(num_steps)
             actions, corrected = repair_actions(video, duration)
             repairs.update(repair.kind for repair in corrected)
             reject = "no features among those imported" if features is None else None
