@@ -141,6 +141,49 @@ def test_the_minimal_export():
     assert video.file_name == "a b.mp4" and labels_of(video) == [(1.0, 2.0, "run")]
 
 
+def minimal(annotation: int, label: str, video: str = "a.mp4", **more) -> dict:
+    action = {"ranges": [{"start": 1, "end": 10}], "timelinelabels": [label]}
+    return {"video": video, "actions": [action], "annotator": 1, "annotation_id": annotation, **more}
+
+
+def test_one_annotation_of_a_task_counts_in_the_minimal_export_too():
+    entries = [
+        minimal(1, "first", id=1),
+        minimal(2, "other", id=2, video="b.mp4"),
+        minimal(3, "further", id=1),
+    ]
+    (a, b), report = read_text_as("label-studio", json.dumps(entries), "export.json", fps=TEN)
+    assert (a.name, labels_of(a)) == ("a.mp4", [(0.0, 1.0, "first")])
+    assert (b.name, labels_of(b)) == ("b.mp4", [(0.0, 1.0, "other")])
+    assert report.lines("f") == ["f: 1 further annotation of a task not carried: the first one counts"]
+
+
+def test_entries_of_the_minimal_export_without_a_task_or_of_two_projects_stay_apart():
+    entries = [minimal(1, "x"), minimal(2, "y"), minimal(3, "z", id=1), minimal(4, "z", id=1, video="b.mp4")]
+    videos, report = read_text_as("label-studio", json.dumps(entries), "export.json", fps=TEN)
+    assert [(video.name, len(video.labels)) for video in videos] == [("a.mp4", 1)] * 3 + [("b.mp4", 1)]
+    assert report.lines("f") == []
+
+
+def test_a_task_that_nobody_annotated_is_left_out_and_an_empty_annotation_is_not():
+    skipped = {"was_cancelled": True, "result": [timeline(1, 10, "run")]}
+    tasks = [
+        task(timeline(1, 10, "run")),
+        task(data={"video": "later.mp4"}, annotations=[]),
+        task(data={"video": "skipped.mp4"}, annotations=[skipped]),
+        task(data={"video": "quiet.mp4"}),
+    ]
+    videos, report = read_text_as("label-studio", json.dumps(tasks), "export.json", fps=TEN)
+    assert [(video.file_name, len(video.labels)) for video in videos] == [
+        ("match_1.mp4", 1),
+        ("quiet.mp4", 0),
+    ]
+    assert set(report.lines("f")) == {
+        "f: 1 skipped annotation not carried: somebody skipped the task",
+        "f: 2 tasks without annotation not carried: what happens there is not known",
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

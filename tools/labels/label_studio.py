@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -41,6 +41,7 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before th
 MEDIA_KEYS = ("video", "video_url", "url", "audio", "media", "file")
 CANCELLED = Loss("skipped annotation", "skipped annotations", "somebody skipped the task")
 FURTHER = Loss("further annotation of a task", "further annotations of tasks", "the first one counts")
+UNANNOTATED = Loss("task without annotation", "tasks without annotation", "what happens there is not known")
 NAMELESS = Loss("task", "tasks", "its data name no video")
 
 
@@ -131,20 +132,19 @@ def is_label_studio(document: Any) -> bool:
 
 
 def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
-    """The regions of every task; of several annotations the ground truth, or the first, counts."""
-    document = parse_json(file.text, where=file.path)
+    """The regions of every annotated task; of several annotations the ground truth, or the first, counts."""
     videos, used, known = [], Counter[str](), set[str]()
-    for index, entry in enumerate(document if isinstance(document, list) else [document]):
-        where = f"{file.path}: task {index + 1}"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: got {short(entry)}, want an object with data and annotations")
-        task = parsed(Task, _from_minimal(entry) if "annotation_id" in entry else entry, where)
+    for where, entry in _tasks(file):
+        task = parsed(Task, entry, where)
         name = media_name(task.data) or UPLOADED.sub("", task.file_upload)
         if not name:
             report.lose(NAMELESS)
             continue
         stated = _stated_rate(task.data, where)
         results = _chosen(task, report)
+        if results is None:
+            report.lose(UNANNOTATED)
+            continue
         shared = _labels_by_id(results)
         known.update(result.from_name for result in results)
         labels = [
@@ -157,6 +157,26 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     file.check_tiers(known)
     report.remark_sources("tag", used)
     return videos
+
+
+def _tasks(file: LabelFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, task) of each entry; those of JSON-MIN, one for each annotation, are put together by task."""
+    document = parse_json(file.text, where=file.path)
+    tasks: dict[object, tuple[str, dict[str, Any]]] = {}
+    for index, entry in enumerate(document if isinstance(document, list) else [document]):
+        where = f"{file.path}: task {index + 1}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: got {short(entry)}, want an object with data and annotations")
+        if "annotation_id" not in entry:
+            tasks[index] = where, entry
+            continue
+        task = _from_minimal(entry)
+        number = entry.get("id")  # which two projects may both have
+        same = index if number is None else (str(number), media_name(entry))
+        _, first = tasks.setdefault(same, (where, task))
+        if first is not task:
+            first["annotations"] += task["annotations"]
+    yield from tasks.values()
 
 
 def _from_minimal(entry: dict[str, Any]) -> dict[str, Any]:
@@ -190,8 +210,8 @@ def _stated_rate(data: dict[str, Any], where: str) -> Fraction | None:
     return rate(f"{where}: fps", str(found)) if isinstance(found, (str, int, float)) else None
 
 
-def _chosen(task: Task, report: Report) -> list[Result]:
-    """The results that count: of people where there are any, else of the first model."""
+def _chosen(task: Task, report: Report) -> list[Result] | None:
+    """The results that count: of people where there are any, else of the first model; None without either."""
     people = task.annotations or task.completions
     kept = [annotation for annotation in people if not annotation.was_cancelled]
     report.lose(CANCELLED, len(people) - len(kept))
@@ -199,7 +219,7 @@ def _chosen(task: Task, report: Report) -> list[Result]:
         kept = task.predictions
     kept.sort(key=lambda annotation: not annotation.ground_truth)
     report.lose(FURTHER, len(kept[1:]))
-    return kept[0].result if kept else []
+    return kept[0].result if kept else None
 
 
 def _labels_by_id(results: Iterable[Result]) -> dict[str, list[str]]:
