@@ -13,6 +13,7 @@ from test_tools_labels_via import PROJECT as VIA
 
 from pipeline.annotations import read_annotations
 from tools.convert_annotations import main as convert
+from tools.labels.formats import WRITABLE
 from tools.make_shards import main as make_shards
 
 CSV = "video,start,end,label,subset\na.mp4,1.5,3,jump,training\na.mp4,2,4,run,training\nb.mp4,,,,validation\n"
@@ -111,6 +112,35 @@ def test_detections_are_converted_with_their_scores(folder):
     assert [each["score"] for each in task["predictions"][0]["result"]] == [0.9]
     assert run("detections.json", "--out", "back.json").exit_code == 0
     assert read_annotations("back.json")["/v/a.mp4"].duration == 9.5
+
+
+def test_detections_of_a_run_keep_the_subset_and_the_names_of_the_annotations(folder):
+    detection = {"segment": [1, 2], "label": "run", "score": 0.9}
+    videos = {
+        "mp4-1f": {"source": "видео 1.mp4", "duration": 60.0},
+        "both": {"source": "s", "file": "in/b.mp4"},
+    }
+    external = {"subset": "validation", "videos": videos}
+    document = {"external_data": external, "results": dict.fromkeys((*videos, "bare"), [detection])}
+    (folder / "detections.json").write_text(json.dumps(document))
+    assert run("detections.json").exit_code == 0
+    read = read_annotations("annotations.csv")
+    assert list(read) == ["видео 1.mp4", "in/b.mp4", "bare"] and read["видео 1.mp4"].duration == 60.0
+    assert {video.subset for video in read.values()} == {"validation"}
+    assert run("detections.json", "--subset", "test", "--out", "a.json").exit_code == 0
+    assert {video.subset for video in read_annotations("a.json").values()} == {"test"}
+
+
+SUBSET_LOST = "subset of a video not carried: no field for them; give --subset when reading the file\n"
+
+
+@pytest.mark.parametrize("target", [name for name in WRITABLE if name not in ("csv", "activitynet")])
+def test_subsets_are_counted_where_a_format_has_no_field_for_them(folder, target):
+    (folder / "a.csv").write_text(CSV)
+    result = run("a.csv", "--to", target, "--out", "out", "--fps", "25")
+    assert result.exit_code == 0 and f"1 {SUBSET_LOST}" in result.stderr, result.output
+    (folder / "a.csv").write_text(CSV.replace("validation", "training"))
+    assert SUBSET_LOST not in run("a.csv", "--to", target, "--out", "out", "--fps", "25", "--force").stderr
 
 
 def test_results_are_replaced_only_by_force(folder):

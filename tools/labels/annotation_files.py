@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.annotations import CSV_COLUMNS, read_annotations
+from pipeline.annotations import CSV_COLUMNS, DEFAULT_SUBSET, read_annotations
 from train.detections import read_detections
 
 from .labelled import (
@@ -72,8 +72,9 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
 
 
 def read_results(file: LabelFile, report: Report) -> list[LabelledVideo]:
-    """The detections of a result file, with their scores."""
+    """The detections of a result file, with their scores; a video goes by its file, or name, if stated."""
     found = read_detections(file.path)
+    names, durations, subset = found.names, found.durations, found.subset or DEFAULT_SUBSET
     videos = []
     for key, entries in found.results.items():
         where = f"{file.path}: results of {key!r}"
@@ -81,7 +82,8 @@ def read_results(file: LabelFile, report: Report) -> list[LabelledVideo]:
         labels: list[TimedLabel] = []
         for each in detections:
             labels += timed(report, *each.segment, each.label, each.score)
-        videos.append(LabelledVideo(found.files.get(key, key), by_start(labels), found.durations.get(key)))
+        name = next(iter(names[key]), key)
+        videos.append(LabelledVideo(name, by_start(labels), durations.get(key), subset=subset))
     return videos
 
 

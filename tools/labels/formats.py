@@ -34,7 +34,7 @@ Writer = Callable[[Sequence[LabelledVideo], Report], str]
 class LabelFormat:
     """One format: what people call it, the ending of its files, and its functions; None where it has none.
 
-    per_video: a file holds one video; has_tiers: --tier chooses what is read.
+    per_video: a file holds one video; has_tiers: --tier chooses what is read; has_subsets: it states them.
     """
 
     title: str
@@ -43,14 +43,21 @@ class LabelFormat:
     write: Writer | None
     per_video: bool = False
     has_tiers: bool = False
+    has_subsets: bool = False
 
 
 CSV, ACTIVITYNET, DETECTIONS = "csv", "activitynet", "detections"
 OWN = (CSV, ACTIVITYNET, DETECTIONS)  # what the other commands read and write
 FORMATS = {
-    CSV: LabelFormat("annotations (CSV)", ".csv", annotation_files.read, annotation_files.write_csv),
+    CSV: LabelFormat(
+        "annotations (CSV)", ".csv", annotation_files.read, annotation_files.write_csv, has_subsets=True
+    ),
     ACTIVITYNET: LabelFormat(
-        "ActivityNet annotations", ".json", annotation_files.read, annotation_files.write_activitynet
+        "ActivityNet annotations",
+        ".json",
+        annotation_files.read,
+        annotation_files.write_activitynet,
+        has_subsets=True,
     ),
     DETECTIONS: LabelFormat("detections", ".detections.json", annotation_files.read_results, None),
     "boris": LabelFormat("BORIS project", ".boris", boris_project.read, boris_project.write, has_tiers=True),

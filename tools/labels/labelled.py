@@ -73,6 +73,9 @@ MODIFIER = Loss("modifier or attribute", "modifiers or attributes", "an action h
 COMMENT = Loss("comment", "comments", "an action has a label and times only")
 REGION = Loss("region of the picture", "regions of the picture", "an action has a label and times only")
 OVERLAP = Loss("overlapping label", "overlapping labels", "joined with the one of the same name")
+SUBSET = Loss(
+    "subset of a video", "subsets of videos", "no field for them; give --subset when reading the file"
+)
 OTHER_RESULT = Loss("entry of another kind", "entries of other kinds", "they are no stretches of time")
 
 
@@ -234,6 +237,11 @@ def lose_empty(videos: Iterable[LabelledVideo], report: Report, reason: str) -> 
     """Count the videos without labels, for a file that names videos only beside labels."""
     empty = sum(not video.labels for video in videos)
     report.lose(Loss("video without labels", "videos without labels", reason), empty)
+
+
+def lose_subsets(videos: Iterable[LabelledVideo], report: Report) -> None:
+    """Count the videos of other subsets than the usual one, for a file that states none."""
+    report.lose(SUBSET, sum(video.subset != DEFAULT_SUBSET for video in videos))
 
 
 def label_names(videos: Iterable[LabelledVideo]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.files import write_text
 
 from .formats import FORMATS
-from .labelled import LabelledVideo, Report
+from .labelled import LabelledVideo, Report, lose_subsets
 from .names import file_stems
 
 
@@ -23,6 +23,8 @@ def texts_of(videos: Sequence[LabelledVideo], name: str, report: Report) -> list
     """What the files of a format hold, in the order of file_names; ValueError if a video lacks something."""
     made = FORMATS[name]
     assert made.write is not None, f"{name} is only read"
+    if not made.has_subsets:
+        lose_subsets(videos, report)
     groups = [[video] for video in videos] if made.per_video else [list(videos)]
     return [made.write(group, report) for group in groups]
 
