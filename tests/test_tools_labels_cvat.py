@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -123,3 +124,10 @@ def test_tracks_are_written_with_a_shape_that_begins_and_one_that_is_outside():
     assert 'label="a&quot;&lt;b"' in text and "<size>100</size>" in text
     assert 'frame="26" keyframe="1" outside="0"' in text and 'frame="50" keyframe="1" outside="1"' in text
     assert "<source>v.mp4</source>" in text
+
+
+def test_frames_are_counted_from_the_first_picture_where_it_begins_after_the_sound():
+    labels = (TimedLabel(0.5, 1.5, "a"), TimedLabel(1.5, 3.0, "b"), TimedLabel(4.0, 6.0, "c"))
+    text, _ = written("cvat", LabelledVideo("v.mkv", labels, 12.0, Fraction(25), begin=Fraction(2)))
+    assert "<size>250</size>" in text and "<stop_frame>249</stop_frame>" in text
+    assert re.findall(r' frame="(\d+)"', text) == ["0", "1", "0", "25", "50", "100"]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from label_cases import read_text_as
+from label_cases import labels_of, read_text_as
+from odd_video import FPS, video
 from painted_video import painted_video
 from untrained_run import PACKED, checkpoint
 
+from pipeline.packing.probe import probe
 from tools.labels.predictions import CHOICES, labelled_video, write_formats
 from tools.predict import main as predict
 from train.cli import Output
@@ -111,6 +113,17 @@ def test_videos_of_one_feature_file_are_labelled_under_their_own_names(tmp_path)
     (video,), _ = read_text_as("elan", files["elan"][0].read_text(), "monday.eaf")
     assert video.name == "monday.webm"
     assert not any("all.h5" in path.read_text() for paths in files.values() for path in paths)
+
+
+def test_cvat_counts_the_frames_of_a_video_whose_picture_begins_after_its_sound(tmp_path):
+    path = tmp_path / "late.mp4"
+    path.write_bytes(video(tmp_path, stamps=range(2 * FPS, 3 * FPS), sound_from=0.0))
+    late = VideoDetections("late", path, 3.0, ({"segment": [2.2, 2.6], "label": "run", "score": 0.9},))
+    assert labelled_video(late).begin == 2 and probe(path).begin == 2
+    write_formats(tmp_path, [late], ["cvat", "frames"], Output(quiet=True))
+    (made,), _ = read_text_as("cvat", (tmp_path / "late.xml").read_text(), "late.xml", fps=Fraction(FPS))
+    assert labels_of(made) == [(0.2, 0.6, "run")]
+    assert "late.mp4,run,55,65,25" in (tmp_path / "detections.frames.csv").read_text()  # from 0 s on
 
 
 def test_a_video_keeps_its_key_and_the_ending_of_its_file(videos):

@@ -9,7 +9,7 @@ rate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from xml.etree.ElementTree import Element, SubElement
 
@@ -154,16 +154,19 @@ def _video(task: Task, frames: list[Frames], fps: Fraction, report: Report) -> L
 
 
 def write(videos: Sequence[LabelledVideo], report: Report) -> str:
-    """The annotations of one video: a track for each label, a box in the corner while it lasts."""
+    """The annotations of one video: a track for each label, a box in the corner while it lasts.
+
+    CVAT counts the frames that it decodes, from the first one; a label before that is on frame 0.
+    """
     lose_scores(videos, report, "CVAT")
     (video,) = videos
     fps = rate_of(video)
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     task = SubElement(SubElement(root, "meta"), "task")
-    spans = [frames_of(item, fps) for item in video.labels]
+    spans = [frames_of(_from_first_frame(item, video.begin), fps) for item in video.labels]
     last = max([end for _, end in spans], default=1)
-    size = last + 1 if video.duration is None else max(last, round(video.duration * fps))
+    size = last + 1 if video.duration is None else max(last, round((video.duration - video.begin) * fps))
     for name, text in (("name", video.name), ("size", size), ("mode", "interpolation"), ("start_frame", 0)):
         SubElement(task, name).text = str(text)
     SubElement(task, "stop_frame").text = str(size - 1)
@@ -174,6 +177,12 @@ def write(videos: Sequence[LabelledVideo], report: Report) -> str:
     for index, (item, span) in enumerate(zip(video.labels, spans, strict=True)):
         _write_track(root, index, item, span)
     return xml_text(root)
+
+
+def _from_first_frame(item: TimedLabel, begin: Fraction) -> TimedLabel:
+    """The label in seconds from the first frame, which is shown at `begin`."""
+    start, end = (max(seconds - float(begin), 0.0) for seconds in (item.start, item.end))
+    return replace(item, start=start, end=end)
 
 
 def _write_track(root: Element, index: int, item: TimedLabel, span: tuple[int, int]) -> None:

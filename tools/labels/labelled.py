@@ -29,7 +29,8 @@ class LabelledVideo:
     """One video and its labels, sorted by start.
 
     name: as the file states it, a path or URL where it does; duration: seconds, None where it is not stated;
-    fps: frames per second, where they are known; path: where the file is on this machine, if that is known.
+    fps: frames per second, where they are known; path: where the file is on this machine, if that is known;
+    begin: seconds at which the first frame is shown, as in VideoMetadata, 0 where that is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LabelledVideo:
     fps: Fraction | None = None
     subset: str = DEFAULT_SUBSET
     path: Path | None = None
+    begin: Fraction = Fraction(0)
 
     @property
     def media(self) -> str:

@@ -46,8 +46,8 @@ def labelled_video(video: VideoDetections) -> LabelledVideo:
     if video.source is not None:
         return LabelledVideo(video.video_file or video.source, labels, video.duration)
     ending = "" if video.key.endswith(video.file.suffix) else video.file.suffix
-    rate = source_rate(video.file)
-    return LabelledVideo(video.key + ending, labels, video.duration, rate, path=video.file)
+    rate, begin = source_rate(video.file), source_begin(video.file)
+    return LabelledVideo(video.key + ending, labels, video.duration, rate, path=video.file, begin=begin)
 
 
 def source_rate(path: Path) -> Fraction | None:
@@ -57,6 +57,14 @@ def source_rate(path: Path) -> Fraction | None:
             return stated_rate(stream)
     except (Unreadable, OSError):
         return None
+
+
+def source_begin(path: Path) -> Fraction:
+    """Seconds at which the first frame of a file is shown, see VideoMetadata; 0 where none can be decoded."""
+    try:
+        return next(seconds for seconds, _ in FrameReader(path))
+    except (Unreadable, OSError):
+        return Fraction(0)
 
 
 def write_formats(
