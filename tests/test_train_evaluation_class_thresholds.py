@@ -6,7 +6,7 @@ import pytest
 from metric_cases import found, random_case, video
 
 from train.evaluation.class_thresholds import THRESHOLDS, choose_thresholds, read_thresholds
-from train.evaluation.operating_point import matched_detections
+from train.evaluation.operating_point import matched_detections, operating_point
 
 TRUTH = {
     "v": video("v", (0, 10, "jump"), (20, 30, "run")),
@@ -45,6 +45,10 @@ def test_thresholds_are_those_of_trying_every_score(seed):
     matched = matched_detections(truth, results)
     chosen = choose_thresholds(truth, results, subset="val")
     rows = list(zip(matched.detected.label, matched.detected.scores, matched.hit, strict=True))
+    point, num_true = operating_point(matched), len(matched.true.label)
+    if chosen is not None:
+        wanted = best_f1([(score, hit) for _, score, hit in rows], num_true)
+        assert (chosen.overall.f1, chosen.overall.score) == (point.f1, point.score) == wanted
     for number, name in enumerate(matched.labels):
         pairs = [(score, hit) for label, score, hit in rows if label == number]
         if not any(hit for _, hit in pairs):

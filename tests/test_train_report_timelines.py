@@ -41,6 +41,16 @@ def test_the_working_point_is_where_f1_is_best():
     assert (nothing.precision, nothing.recall, nothing.f1) == (0.0, 0.0, 0.0)
 
 
+def test_equal_scores_are_all_shown_or_none_at_the_operating_point():
+    """Two right ones come first in the file, then two right and four wrong ones of the same score."""
+    truth = {name: Video(name, "val", 100.0, (Action(10.0, 20.0, "run"),)) for name in "abcd"}
+    right, wrong = found(10, 20, "run", 1.0), [found(50, 60, "run", 1.0), found(70, 80, "run", 1.0)]
+    results = {"a": [right], "b": [right], "c": [right, *wrong], "d": [right, *wrong]}
+    point = operating_point(matched_detections(truth, results))
+    assert (point.score, point.precision, point.recall) == (1.0, 0.5, 1.0)
+    assert point.f1 == pytest.approx(2 / 3)
+
+
 def test_videos_are_shown_from_the_best_to_the_worst():
     matches = matched_detections(GROUND_TRUTH, RESULTS)
     scores = video_scores(matches, operating_point(matches))

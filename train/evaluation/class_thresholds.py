@@ -17,7 +17,7 @@ from pipeline.annotations import Video
 from pipeline.files import parse_json
 from settings_group import explain
 from train.detections import Results
-from train.evaluation.operating_point import MatchedDetections, matched_detections
+from train.evaluation.operating_point import MatchedDetections, matched_detections, operating_point
 
 THRESHOLDS = "thresholds.json"
 
@@ -62,15 +62,9 @@ def choose_thresholds(
 
 
 def _threshold(matched: MatchedDetections) -> Threshold | None:
-    """Where F1 is best, the highest of equals; None if nothing is right. Equal scores count together."""
-    order = np.argsort(-matched.detected.scores, kind="stable")
-    scores, hits = matched.detected.scores[order], matched.hit[order].cumsum()
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])  # of each score
-    if not len(hits) or not hits[-1]:
-        return None
-    f1 = 2 * hits[last] / (last + 1 + len(matched.true.label))
-    best = int(f1.argmax())
-    return Threshold(score=float(scores[last][best]), f1=float(f1[best]))
+    """Where F1 is best, the highest of equals; None if nothing is right."""
+    point = operating_point(matched)
+    return Threshold(score=point.score, f1=point.f1) if point.hits else None
 
 
 def _of_class(matched: MatchedDetections, label: int) -> MatchedDetections:

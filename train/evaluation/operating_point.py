@@ -39,21 +39,35 @@ class MatchedDetections:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The score above which detections count as an answer, where F1 over all videos is best."""
+    """The score from which detections count as an answer, where F1 over all videos is best.
+
+    hits, answers: detections of this score or a higher one that are right, and all of them.
+    """
 
     score: float
-    precision: float
-    recall: float
+    hits: int
+    answers: int
+    num_true: int
+
+    @property
+    def precision(self) -> float:
+        """Which part of the answers is right; 0 without any."""
+        return self.hits / max(self.answers, 1)
+
+    @property
+    def recall(self) -> float:
+        """Which part of the true actions is found; 0 without any."""
+        return self.hits / max(self.num_true, 1)
 
     @property
     def cut(self) -> float:
         """The score from which detections are drawn as answers: all of them where none is right."""
-        return self.score if self.recall else 0.0
+        return self.score if self.hits else 0.0
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; 0 where nothing is right."""
-        return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-12)
+        return 2 * self.hits / max(self.answers + self.num_true, 1)
 
 
 def matched_detections(ground_truth: Mapping[str, Video], detections: Results) -> MatchedDetections:
@@ -72,18 +86,18 @@ def matched_detections(ground_truth: Mapping[str, Video], detections: Results) -
 
 
 def operating_point(matched: MatchedDetections) -> OperatingPoint:
-    """Where F1 is best; a score above every detection if nothing is ever right."""
+    """Where F1 is best, the highest of equals; a score above every detection if nothing is ever right.
+
+    Equal scores count together: no threshold tells them apart.
+    """
+    num_true = len(matched.true.label)
     order = np.argsort(-matched.detected.scores, kind="stable")
-    hits = matched.hit[order].cumsum()
+    scores, hits = matched.detected.scores[order], matched.hit[order].cumsum()
     if not len(hits) or not hits[-1]:
-        return OperatingPoint(float("inf"), 0.0, 0.0)
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + len(matched.true.label))
-    best = int(f1.argmax())
-    return OperatingPoint(
-        float(matched.detected.scores[order[best]]),
-        float(hits[best] / (best + 1)),
-        float(hits[best] / len(matched.true.label)),
-    )
+        return OperatingPoint(float("inf"), 0, 0, num_true)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # of each score
+    best = int(last[np.argmax(2 * hits[last] / (last + 1 + num_true))])
+    return OperatingPoint(float(scores[best]), int(hits[best]), best + 1, num_true)
 
 
 def precision_recall(matched: MatchedDetections, *, count: int = 300) -> list[tuple[float, float]]:
