@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from pipeline.annotations import Action, Video, read_annotations
+from pipeline.annotations import Action, Video, is_duplicate, read_annotations
+from train.evaluation import matching
 from train.evaluation.average_precision import Curves, format_map_table, mean_average_precision, parse_tiou
-from train.evaluation.matching import pair_tiou
+from train.evaluation.matching import ground_truth_table, pair_tiou
 
 
 def video(*actions: tuple[float, float, str], key: str = "v") -> Video:
@@ -297,6 +298,32 @@ def test_dropping_duplicates_leaves_out_repeats_within_a_millisecond_and_empty_a
     assert (kept["num_truth"], dropped["num_truth"]) == (4, 2)
     assert kept["per_class"]["jump"] == pytest.approx([1 / 3])
     assert dropped["per_class"]["jump"] == [1.0]
+
+
+@pytest.mark.parametrize("begin", [0.0, 100.0, -0.003, 1e9])
+@pytest.mark.parametrize("step", [0.0005, 0.001, 0.00099])
+def test_dropped_duplicates_are_those_of_comparing_all_with_all(begin, step):
+    """In any order, with ends on the borders of cells, a millisecond apart, and a rounding more or less."""
+    rng = np.random.default_rng(int(1e6 * step))
+    starts, lengths = begin + step * rng.integers(0, 30, 600), step * rng.integers(-1, 8, 600)
+    ends, labels = starts + lengths, rng.choice(["a", "b"], 600).tolist()
+    truth = {"v": video(*zip(starts.tolist(), ends.tolist(), labels, strict=True))}
+    kept: list[Action] = []
+    for action in truth["v"].actions:
+        if action.end > action.start and not any(is_duplicate(action, other) for other in kept):
+            kept.append(action)
+    table = ground_truth_table(truth, {"a": 0, "b": 1}, drop_duplicates=True)
+    assert table.segments.tolist() == [[action.start, action.end] for action in kept]
+    assert table.label.tolist() == ["ab".index(action.label) for action in kept]
+
+
+@pytest.mark.parametrize("far", ["start", "end"])
+def test_dropping_duplicates_does_not_grow_with_the_square_of_their_number(monkeypatch, far):
+    compared = []
+    monkeypatch.setattr(matching, "is_duplicate", lambda a, b: compared.append(a))
+    actions = [(float(n), 2000.0, "a") if far == "start" else (0.0, 2000.0 + n, "a") for n in range(1000)]
+    table = ground_truth_table({"v": video(*actions)}, {"a": 0}, drop_duplicates=True)
+    assert len(table.label) == 1000 and not compared
 
 
 @pytest.mark.slow

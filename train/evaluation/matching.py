@@ -11,15 +11,19 @@ stable matching: the loop's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
 
-from pipeline.annotations import Action, Video, is_duplicate
+from pipeline.annotations import DUPLICATE_SECONDS, Action, Video, is_duplicate
 from train.detections import Results, checked_results
+
+CELL_SECONDS = 2 * DUPLICATE_SECONDS  # wider than a repetition is off, also where differences are rounded
+AROUND = tuple(product((-1, 0, 1), repeat=2))  # a cell and those beside it
 
 # --- from dictionaries to arrays --------------------------------------------------------------------------
 
@@ -49,17 +53,26 @@ def ground_truth_table(
     """
     video, label, segments = [], [], []
     for index, item in enumerate(ground_truth.values()):
-        kept: list[Action] = []
-        for action in item.actions:
-            if drop_duplicates and (
-                action.end <= action.start or any(is_duplicate(action, other) for other in kept)
-            ):
-                continue
-            kept.append(action)
+        kept = _distinct(item.actions) if drop_duplicates else item.actions
         video += [index] * len(kept)
         label += [labels[action.label] for action in kept]
         segments += [(action.start, action.end) for action in kept]
     return _table(video, label, segments, np.zeros(len(video)))
+
+
+def _distinct(actions: Iterable[Action]) -> list[Action]:
+    """Those with a length that repeat none kept before; the time is linear in their number.
+
+    A repetition lies in the same cell of (start, end) as its original, or in one beside it.
+    """
+    kept, cells = [], defaultdict[tuple[str, float, float], list[Action]](list)
+    for action in actions:
+        start, end = action.start // CELL_SECONDS, action.end // CELL_SECONDS
+        near = chain.from_iterable(cells.get((action.label, start + i, end + j), ()) for i, j in AROUND)
+        if action.end > action.start and not any(is_duplicate(action, other) for other in near):
+            kept.append(action)
+            cells[action.label, start, end].append(action)
+    return kept
 
 
 def _table(video: Any, label: Any, segments: Any, scores: Any) -> SegmentTable:
