@@ -20,8 +20,9 @@ from tools.ablate import main
 from tools.ablation import runs as ablation_runs
 from tools.ablation.grid import parse_vary, plan_runs
 from tools.ablation.plot import plot
-from tools.ablation.runs import RunResult, Trainings, reason_of
+from tools.ablation.runs import RunResult, Trainings, check_runs, reason_of, run_folder
 from tools.ablation.table import cells_of, csv_table, markdown_table, rows_of
+from train.settings import dump_settings
 
 
 def planned(varied: dict, seeds: int = 1):
@@ -138,6 +139,25 @@ def test_the_reason_of_a_failure_is_the_last_error_else_the_last_line(tmp_path):
     assert reason_of(log, 1) == "KeyError: 3"
     log.write_text("")
     assert reason_of(log, -9) == "signal 9, without a word"
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_kept_only_if_it_was_measured_as_planned_now(tmp_path):
+    [before] = plan_runs(Path("demo"), ["data.shards=x"], {}, seeds=1, trust=False)
+    changes = ["data.shards=x", "run.protocol=0.1:0.1:0.5", "post.min_score=0.25"]
+    [now] = plan_runs(Path("demo"), changes, {}, seeds=1, trust=False)
+    folder = run_folder(tmp_path, before)
+    folder.mkdir(parents=True)
+    (folder / "settings.yaml").write_text(dump_settings(before.settings))
+    check_runs(tmp_path, [now])  # stopped: it is measured when it goes on
+    (folder / "metrics.json").write_text("{}")
+    check_runs(tmp_path, [before])
+    with pytest.raises(ValueError, match="was run with another") as caught:
+        check_runs(tmp_path, [now])
+    assert str(caught.value) == (
+        f"{folder}: was run with another post.min_score (0.0001, now 0.25), run.protocol ('activitynet', now "
+        "'0.1:0.1:0.5'); give the same settings to go on with the study, or another --out for a new one"
+    )
 
 
 def test_runs_beside_each_other_share_the_cores_or_have_a_gpu_each(tmp_path, monkeypatch):

@@ -8,22 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
-from pipeline.text import first_names
+from pipeline.text import first_names, short
 from tools.ablation.grid import PlannedRun
-from train.changes import forbidden_changes
+from train.changes import forbidden_changes, measured_otherwise
 from train.distributed import LAUNCH_VARIABLES
 from train.progress import checked_metrics, read_events
 from train.settings import read_settings
 
 TRAIN = Path(__file__).resolve().parents[2] / "train" / "main.py"
+METRICS = "metrics.json"  # a run has it when it is complete
 LAST_LINES = 20  # of a failed run's output, in which its reason is looked for
 
 
@@ -47,24 +50,36 @@ def run_folder(study: Path, run: PlannedRun) -> Path:
 
 
 def check_runs(study: Path, runs: Sequence[PlannedRun]) -> None:
-    """ValueError if a run that is there already was started with other settings than planned now."""
+    """ValueError if a run that is there already was started with other settings than planned now.
+
+    A complete one was measured with its own, too; one that is not is measured with those of now.
+    """
     for run in runs:
-        written = run_folder(study, run) / "settings.yaml"
-        if not written.is_file():
+        folder = run_folder(study, run)
+        if not (folder / "settings.yaml").is_file():
             continue
-        before = read_settings(written, ()).model_dump(mode="json")
-        changed = forbidden_changes(before, run.settings.model_dump(mode="json"))
+        before = read_settings(folder / "settings.yaml", ()).model_dump(mode="json")
+        planned = run.settings.model_dump(mode="json")
+        changed = forbidden_changes(before, planned)
+        if (folder / METRICS).is_file():
+            measured = measured_otherwise(before, planned)
+            changed += [f"{name} ({_short(before, name)}, now {_short(planned, name)})" for name in measured]
         if changed:
             raise ValueError(
-                f"{written.parent}: was run with another {first_names(changed, quoted=False)}; give the same "
+                f"{folder}: was run with another {first_names(changed, quoted=False)}; give the same "
                 "settings to go on with the study, or another --out for a new one"
             )
+
+
+def _short(settings: Mapping[str, Any], name: str) -> str:
+    """The value of a setting, by its dotted name, for a message."""
+    return short(reduce(getitem, name.split("."), settings), 24)
 
 
 def read_result(study: Path, run: PlannedRun) -> RunResult | None:
     """The result of a complete run, read from its folder; None if it is not complete."""
     folder = run_folder(study, run)
-    file = folder / "metrics.json"
+    file = folder / METRICS
     if not file.is_file():
         return None
     metrics = checked_metrics(read_json(file), where=file)
@@ -155,7 +170,7 @@ class Trainings:
             self.slots.put(slot)
         if code != 0:
             return None if self.stopped else RunResult(run, reason=reason_of(log, code))
-        return read_result(self.study, run) or RunResult(run, reason="ended without metrics.json")
+        return read_result(self.study, run) or RunResult(run, reason=f"ended without {METRICS}")
 
     def stop(self) -> None:
         """Ask all runs to save and end, and start no other."""
