@@ -109,5 +109,56 @@ def test_folders_of_runs_are_compared_and_names_are_matched_as_eval_does(files):
     assert "96.59" in result.stdout
 
 
+def without_classes(file):
+    """The detections of a file become proposals; returns its path."""
+    document = json.loads(file.read_text())
+    for entries in document["results"].values():
+        for entry in entries:
+            entry["label"] = "proposal"
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_proposals_are_compared_with_actions_of_any_class(files):
+    for name in ("a.json", "b.json"):
+        without_classes(files / name)
+    result = compare(files, "--json", "--tiou", "0.5")
+    assert result.exit_code == 0, result.output
+    line = "proposals without classes: all true actions count as one class"
+    assert all(f"{files / name}: {line}\n" in result.stderr for name in ("a.json", "b.json"))
+    document = json.loads(result.stdout)
+    assert list(document["classes"]) == ["proposal"]
+    # A: 3 right ones, the miss, 40 right ones; B: 2 right ones, 22 misses, 20 right ones
+    assert document["rows"][1]["a"] == pytest.approx(3 / 44 + 40 / 44 * 43 / 44, abs=1e-12)
+    assert document["rows"][1]["b"] == pytest.approx(2 / 44 + 20 / 44 * 22 / 44, abs=1e-12)
+
+
+def test_proposals_are_not_compared_with_detections_that_have_classes(files):
+    proposals = without_classes(files / "b.json")
+    result = compare(files)
+    assert result.exit_code == 2 and result.stderr == (
+        f"error: {proposals}: proposals without classes, {files / 'a.json'}: detections with classes; "
+        "want two of a kind: evaluate both with the same post.proposals_only\n"
+    )
+    (files / "a.json").write_text(json.dumps({"results": {"v0": []}}))  # nothing found is of either kind
+    assert compare(files).exit_code == 0
+
+
+def test_videos_that_one_side_lacks_are_named(files):
+    document = json.loads((files / "b.json").read_text())
+    document["results"] = {key: document["results"][key] for key in list(document["results"])[3:]}
+    (files / "b.json").write_text(json.dumps(document))
+    result = compare(files, "--drop-duplicates")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    counts = "44 videos with 44 true actions of 22 classes"
+    assert lines[2:6] == [
+        f"{files / 'a.json'}: {counts}; 44 detections in 44 videos",
+        f"{files / 'b.json'}: {counts}; 41 detections in 41 videos",
+        f"{files / 'b.json'}: 3 videos have no entry in the detections, count as empty: 'v0', 'v1', 'v2'",
+        "44 true actions after --drop-duplicates",
+    ]
+
+
 def test_help_has_an_example():
     assert "leantad compare" in CliRunner().invoke(main, ["--help"]).output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from pipeline.text import columns, shown
 from train.cli import Command, Output, check_new_file, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou, protocol_of
-from train.evaluation.coverage import check_overlap, unread_videos
+from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.files import GroundTruth, read_ground_truth, rename_videos
+from train.evaluation.proposals import ONE_CLASS, are_proposals, without_classes
 
 if TYPE_CHECKING:
     from train.evaluation.matching import Matches
@@ -27,7 +28,8 @@ HELP = """Compare two result files: mAP of both, the difference, and its paired 
 
 A and B are detections in ActivityNet's format (or folders of runs), of the same videos. Every resample draws
 the videos anew, with replacement, the same ones for both; differences are A minus B. A star marks an interval
-without zero. Videos that could not be read are named, count as empty, and make the exit code 1.
+without zero. Videos that could not be read are named, count as empty, and make the exit code 1. Proposals
+without classes (post.proposals_only) are compared with each other; all true actions are one class then.
 """
 EXAMPLES = """
 \b
@@ -86,10 +88,10 @@ def tables(result: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """A or B: matched with the ground truth, a remark on names (or ""), the videos that were not read."""
+    """A or B: matched with the ground truth, what a reader should know of it, videos that were not read."""
 
     matched: Matches
-    remark: str
+    lines: list[str]
     problems: list[str]
 
 
@@ -113,14 +115,29 @@ def side_of(
         matched = match_detections(data, np.array(tiou))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    kind = ONE_CLASS if are_proposals(detections.results) else ""
+    lines = [line for line in (remark, kind, *coverage_lines(ground_truth, detections)) if line]
     problems = [f"{path}: {line}" for line in unread_videos(detections)]
-    return Side(matched, remark and f"{path}: {remark}", problems)
+    return Side(matched, [f"{path}: {line}" for line in lines], problems)
+
+
+def compares_proposals(detections: Mapping[Path, DetectionsFile]) -> bool:
+    """Whether the detections are proposals without classes; ValueError if only those of one file are."""
+    results = {path: file.results for path, file in detections.items() if any(file.results.values())}
+    proposals = [path for path in results if are_proposals(results[path])]
+    others = [path for path in results if path not in proposals]
+    if proposals and others:
+        raise ValueError(
+            f"{proposals[0]}: proposals without classes, {others[0]}: detections with classes; want two of a "
+            "kind: evaluate both with the same post.proposals_only"
+        )
+    return bool(proposals)
 
 
 def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
     """The protocol, the ground truth, and A and B matched with it.
 
-    Protocol and subset are those of A unless the options name one.
+    Protocol and subset are those of A unless the options name one; proposals are matched without classes.
     """
     if options.tiou:
         parse_tiou(options.tiou)  # a typing error shows before anything is read
@@ -128,6 +145,8 @@ def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
     hint, stated = detections[options.a].subset, detections[options.a].metadata.get("protocol")
     thresholds, protocol = parse_tiou(options.tiou or options.protocol or protocol_of(stated))
     ground_truth = read_ground_truth(options.ground_truth, options.subset, hint=hint)
+    if compares_proposals(detections):
+        ground_truth = replace(ground_truth, videos=without_classes(ground_truth.videos))
     sides = [
         side_of(ground_truth, path, detections[path], thresholds, dedupe=options.drop_duplicates)
         for path in (options.a, options.b)
@@ -171,12 +190,11 @@ def main(
         **compare(first, second, resamples=options.resamples, seed=options.seed),
     }
     result = plain(document)
-    counts = f"{len(ground_truth.videos)} videos, {len(first.data.true.label)} true actions"
-    output.say(f"A: {options.a}\nB: {options.b}\n{counts}")
-    for side in sides:
-        if side.remark:
-            output.say(side.remark)
-    output.say(tables(result))
+    lines = [f"A: {options.a}", f"B: {options.b}", *(line for side in sides for line in side.lines)]
+    if options.drop_duplicates:
+        lines.append(f"{len(first.data.true.label)} true actions after --drop-duplicates")
+    for line in [*lines, tables(result)]:
+        output.say(line)
     output.document(result, out)
     exit_with(ctx, [line for side in sides for line in side.problems])
 

@@ -42,7 +42,7 @@ from train.evaluation.files import (
     read_ground_truth,
     rename_videos,
 )
-from train.evaluation.proposals import are_proposals, without_classes
+from train.evaluation.proposals import ONE_CLASS, are_proposals, without_classes
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics
 
@@ -200,7 +200,7 @@ def metrics_of(
     proposals_line = ""
     if are_proposals(detections.results):
         ground_truth = replace(ground_truth, videos=without_classes(ground_truth.videos))
-        proposals_line = "proposals without classes: all true actions count as one class"
+        proposals_line = ONE_CLASS
     stated = options.protocol or protocol_of(detections.metadata.get("protocol"))
     tiou, protocol = parse_tiou(options.tiou or stated)
     metrics = evaluate(

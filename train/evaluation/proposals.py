@@ -11,6 +11,8 @@ from pipeline.features.records import FeatureVideo
 from pipeline.records import PackedVideo
 from train.detections import PROPOSAL, Results
 
+ONE_CLASS = "proposals without classes: all true actions count as one class"
+
 SomeVideo = TypeVar("SomeVideo", Video, PackedVideo, FeatureVideo)
 
 
