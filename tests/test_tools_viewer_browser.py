@@ -218,6 +218,24 @@ def test_without_a_playable_video_the_page_says_why_and_works(page, site, name, 
     assert text(page, "#clock").startswith(f"{RESULTS[name][0]['segment'][0]:.2f} s")
 
 
+@pytest.mark.parametrize(
+    ("length", "start", "end", "says"),
+    [
+        (180.0, 59.997, 119.996, "60.00 s to 120.00 s"),
+        (600.0, 59.997, 119.996, "1:00.00 to 2:00.00"),
+        (600.0, 59.994, 119.986, "0:59.99 to 1:59.99"),
+        (7200.0, 3599.997, 7199.998, "1:00:00.00 to 2:00:00.00"),
+        (7200.0, 59.997, 3661.25, "0:01:00.00 to 1:01:01.25"),
+    ],
+)
+def test_times_are_rounded_before_minutes_are_counted(page, tmp_path, length, start, end, says):
+    results, finder = {"long": [found(start, end, "run", 0.9)]}, VideoFinder.open(())
+    view = make_view(results, None, tmp_path, title="t", finder=finder, durations={"long": length})
+    go(page, view.page_of("long"))
+    segment(page, 0).click()
+    assert f"run \u00b7 {says} \u00b7 score 0.900" in text(page, "#chosen")
+
+
 def test_an_embedded_video_needs_no_file(page, tmp_path):
     path = tmp_path / "good.mp4"
     path.write_bytes(painted_video(100))

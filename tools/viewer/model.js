@@ -59,8 +59,9 @@ const scoreText = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.to
 /** A time: seconds, or minutes and hours in a long video. */
 function timeText(seconds, digits = 2) {
   if (length <= 180) return `${seconds.toFixed(digits)} s`;
-  const whole = Math.floor(seconds / 60);
-  const rest = (seconds - 60 * whole).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
+  const rounded = Number(seconds.toFixed(digits)); // first: 119.996 is 2:00.00, not 1:60.00
+  const whole = Math.floor(rounded / 60);
+  const rest = (rounded - 60 * whole).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
   return length < 3600 ? `${whole}:${rest}` : `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}:${rest}`;
 }
 
