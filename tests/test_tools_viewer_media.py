@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,57 @@ def test_videos_are_found_in_files_and_folders_by_their_names(tmp_path):
     assert single.find("a").path == single.find("v_a").path == single.find("v_a.mp4").path
     with pytest.raises(ValueError, match="not here; --videos wants"):
         VideoFinder.open((tmp_path / "nowhere",))
+
+
+@pytest.fixture
+def twins(tmp_path, monkeypatch):
+    """va/x.mp4 and vb/x.mp4, as paths below the folder that is the present one."""
+    for name in ("va", "vb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.mp4").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return Path("va/x.mp4"), Path("vb/x.mp4")
+
+
+def test_single_files_of_one_name_are_told_apart_by_their_folders(twins):
+    finder = VideoFinder.open((*twins, twins[0].absolute()))
+    finder.match_names(
+        {"va/x": ["/other/va/x.mp4"], "vb/x": ["/other/vb/x.mp4"], "y": [r"C:\films\vb\x.mp4"]}
+    )
+    assert (finder.find("va/x").path, finder.find("vb/x").path) == (twins[0].absolute(), twins[1])
+    assert finder.find("y").path == twins[1]
+    assert finder.find("vc/x") == "no video of this name was found"
+    assert finder.find("x") == f"2 files have this name: {twins[0].absolute()}, {twins[1]}"
+
+
+def test_a_single_file_of_another_folder_is_not_shown(twins, monkeypatch):
+    finder = VideoFinder.open((twins[0],))
+    finder.match_names({"vb/x": ["/other/vb/x.mp4"], "x": ["/other/vb/x.mp4"], "test/x": ["x"]})
+    assert finder.find("vb/x") == "no video of this name was found"
+    assert finder.find("x").path == finder.find("test/x").path == twins[0]  # not named with a folder
+    monkeypatch.chdir("va")
+    inside = VideoFinder.open((Path("x.mp4"),))
+    assert inside.find("va/x").path == Path("x.mp4") and isinstance(inside.find("vb/x"), str)
+
+
+def test_a_name_with_a_suffix_means_that_file_alone(tmp_path):
+    files = [tmp_path / "x.avi", tmp_path / "x.mp4"]
+    for file in files:
+        file.write_bytes(b"x")
+    finder = VideoFinder.open(tuple(files))
+    finder.match_names({"x_mp4": ["x.mp4"], "x": ["/other/x.avi"], "only": ["x"]})
+    assert (finder.find("x_mp4").path, finder.find("x").path) == (files[1], files[0])
+    assert finder.find("only").startswith("2 files have this name")
+
+
+def test_a_name_of_two_files_is_remarked_on(twins, tmp_path):
+    finder = VideoFinder.open(twins)
+    view = make_view({"x": [], "z": []}, None, tmp_path / "view", title="t", finder=finder)
+    assert view.remarks == [
+        "1 page without a video, none of this name was found: 'z'",
+        "1 page without a video, such as 'x': 2 files have this name: va/x.mp4, vb/x.mp4",
+    ]
+    assert "2 files have this name: va/x.mp4, vb/x.mp4" in view.page_of("x").read_text()
 
 
 def test_a_result_file_can_only_name_video_files(tmp_path):

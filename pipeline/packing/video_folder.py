@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..text import first_names
 
@@ -87,6 +87,28 @@ class VideoFolder:
         """The video files that none of these names can mean."""
         named = {file for name in names for file in self._matches(name) or self._similar(name)}
         return tuple(file for file in self.files if file not in named and _is_video(file))
+
+
+class VideoFiles:
+    """Single files, by the ends of their paths."""
+
+    def __init__(self, files: Iterable[Path]):
+        self.by_tail: dict[str, list[Path]] = {}
+        for path, file in {_normalized(os.path.abspath(file)): file for file in files}.items():
+            for spelling in {path, os.path.splitext(path)[0]}:
+                for tail in _tails(spelling):
+                    self.by_tail.setdefault(tail, []).append(file)
+
+    def find(self, key: str, names: Iterable[str]) -> list[Path]:
+        """The files whose paths have the longest end in common with a video's key, or another of its names.
+
+        It is a whole name, or has as many folders as the key: `va/x` never means `vb/x.mp4`.
+        """
+        least, found = len(PurePosixPath(_normalized(key)).parts), []
+        for parts in (PurePosixPath(_normalized(name)).parts for name in (key, *names)):
+            tails = ("/".join(parts[i:]) for i in range(max(len(parts) - least, 0) + 1))
+            found += [(tail.count("/"), self.by_tail[tail]) for tail in tails if tail in self.by_tail]
+        return max(found, key=lambda each: (each[0], -len(each[1])), default=(0, []))[1]
 
 
 def _files_under(root: Path) -> Iterator[str]:

@@ -7,17 +7,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from pipeline.dataset import Dataset
 from pipeline.files import write_bytes
+from pipeline.packing.video_folder import VIDEO_SUFFIXES, VideoFiles, VideoFolder
+from pipeline.text import first_names
 from train.evaluation.files import video_names_of
 from train.evaluation.video_names import Names, match_videos
 
-if TYPE_CHECKING:
-    from pipeline.packing.video_folder import VideoFolder
-
+NOT_FOUND = "no video of this name was found"
 MIME = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 MIME |= {".mkv": "video/x-matroska", ".ogv": "video/ogg"}
 MIB = 1 << 20
@@ -53,14 +53,15 @@ class FoundVideo:
 
 @dataclass(frozen=True)
 class VideoFinder:
-    """Looks for videos in packed data sets, folders and files, in the order they were given.
+    """Looks for videos in single files, in those that predict read, in folders, then in packed data sets.
 
-    names: further names of the videos that pages ask for, by key; packed: where these lie in a packed data
-    set, or why they do not. Both are filled by `match_names`.
+    files: those that predict read, by key. names: further names of the videos that pages ask for, by key;
+    packed: where these lie in a packed data set, or why they do not. Both are filled by `match_names`.
     """
 
     datasets: list[Dataset] = field(default_factory=list)
     folders: list[VideoFolder] = field(default_factory=list)
+    single: VideoFiles = field(default_factory=lambda: VideoFiles(()))
     files: dict[str, Path] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     packed: dict[str, FoundVideo | str] = field(default_factory=dict)
@@ -68,26 +69,23 @@ class VideoFinder:
     @staticmethod
     def open(locations: tuple[Path, ...]) -> VideoFinder:
         """Read what is there: video files, folders of them (searched through), packed data sets."""
-        finder = VideoFinder()
+        datasets, folders, single = [], [], []
         for location in locations:
             if not location.exists():
                 raise ValueError(f"{location}: not here; --videos wants files, folders, or a packed data set")
             if (location / "dataset.json").is_file() or location.name == "dataset.json":
                 folder = location.parent if location.name == "dataset.json" else location
-                finder.datasets.append(Dataset.open(folder))
+                datasets.append(Dataset.open(folder))
             elif location.is_dir():
-                from pipeline.packing.video_folder import VideoFolder
-
-                finder.folders.append(VideoFolder(location))
+                folders.append(VideoFolder(location))
             else:
-                for name in (location.name, location.stem):
-                    finder.files.setdefault(name, location)
-        return finder
+                single.append(location)
+        return VideoFinder(datasets, folders, VideoFiles(single))
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to search."""
-        return not (self.datasets or self.folders or self.files)
+        return not (self.datasets or self.folders or self.single.by_tail or self.files)
 
     def add_predicted(self, files: Mapping[str, str]) -> None:
         """Add the files that `leantad predict` read, {key: path}.
@@ -95,8 +93,6 @@ class VideoFinder:
         Only video files are added: a foreign result file must not put another file of this machine
         into a page.
         """
-        from pipeline.packing.video_folder import VIDEO_SUFFIXES
-
         for key, file in files.items():
             path = Path(file)
             if "\0" not in file and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
@@ -117,11 +113,15 @@ class VideoFinder:
 
     def find(self, key: str) -> FoundVideo | str:
         """The video of this name, or why there is none."""
-        reason = "no video of this name was found"
+        reason = NOT_FOUND
         names = self.names.get(key, [])
-        for name in (key, f"v_{key}", *(Path(name).name for name in names)):  # v_: ActivityNet's files
-            if name in self.files:
-                return FoundVideo(key, path=self.files[name])
+        single = self.single.find(key, (f"v_{key}", *names))  # v_: ActivityNet's files
+        if len(single) == 1:
+            return FoundVideo(key, path=single[0])
+        if key in self.files:
+            return FoundVideo(key, path=self.files[key])
+        if single:
+            reason = f"{len(single)} files have this name: {first_names(map(str, single), quoted=False)}"
         for folder in self.folders:
             for name in (key, *names):
                 file, missing = folder.find(name)

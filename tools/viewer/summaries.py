@@ -8,7 +8,7 @@ from pipeline.annotations import Video
 from pipeline.text import counted, duration_text, first_names
 
 from .content import PageData, length_of
-from .media import VideoFinder
+from .media import NOT_FOUND, VideoFinder
 
 
 def video_summary(page_data: PageData, video: int, reason: str | None) -> list[str]:
@@ -43,10 +43,16 @@ def remarks_on(
     """
     lines = [] if ground_truth is None else list(_ground_truth_remarks(page_data, ground_truth, rejected))
     keys = page_data.matches.keys
-    not_found = [key for key in keys if key not in rejected and isinstance(finder.find(key), str)]
-    if not_found and not finder.empty:
+    found = {} if finder.empty else {key: finder.find(key) for key in keys if key not in rejected}
+    missing = {key: reason for key, reason in found.items() if isinstance(reason, str)}
+    not_found = [key for key, reason in missing.items() if reason == NOT_FOUND]
+    unclear = [key for key, reason in missing.items() if reason != NOT_FOUND]
+    if not_found:
         pages = counted(len(not_found), "page")
         lines.append(f"{pages} without a video, none of this name was found: {first_names(not_found)}")
+    if unclear:
+        pages = counted(len(unclear), "page")
+        lines.append(f"{pages} without a video, such as {first_names(unclear[:1])}: {missing[unclear[0]]}")
     return lines
 
 
