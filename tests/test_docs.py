@@ -84,8 +84,9 @@ NOT_RUN = {
     "--set post.sigma=0.75": RELEASED,
     "leantad rewire timm:resnet50": FOREIGN,
     "leantad rewire hf:vit": FOREIGN,
-    'pip install "leantad[timm]"': "installs; setup.py has the extra",
-    'pip install "leantad[timm]" --extra-index-url https://download.pytorch.org/whl/cpu': "installs, too",
+    'pip install -c constraints.txt "leantad[timm]"': "installs; setup.py has the extra",
+    'pip install -c constraints.txt "leantad[timm]" '
+    "--extra-index-url https://download.pytorch.org/whl/cpu": "installs, too",
     "leantad plan --recipe own_videos_timm": NAMED,
     "leantad train --recipe own_videos_timm --out runs/timm": NAMED,
     "leantad convert-weights resnet50.pth --backbone timm:resnet50 --out resnet50.safetensors": NAMED,

@@ -59,9 +59,9 @@ class OptimizerSettings(SettingsGroup):
     """AdamW with a learning rate each for encoder and detector, warmup, and a schedule over the whole run."""
 
     encoder_lr: float = Field(default=5e-7, ge=0)
-    """Highest learning rate of the encoder. With pretrained weights far below the detector's (5e-7 to 1e-5 in
-    the recipes), from random ones nearer to it; too large forgets what was pretrained, too small adds
-    nothing."""
+    """Highest learning rate of the encoder. With pretrained weights below the detector's: 5e-7 to 1e-5 in the
+    recipes for public data sets, 1e-4 in those for your own videos, which are few. From random weights nearer
+    to it, or equal (5e-3). Too large forgets what was pretrained, too small adds nothing."""
 
     detector_lr: float = Field(default=5e-4, ge=0)
     """Highest learning rate of the detector. Larger trains faster, until the loss no longer falls."""
