@@ -53,9 +53,10 @@ SMALLER = {
     "--backbone r2plus1d_34": "--backbone r2plus1d_tiny",
     "--backbone r2plus1d_18": "--backbone r2plus1d_tiny",
     "--backbone video_swin_t --source torchvision": "--backbone r2plus1d_tiny --source tsp",
-    "encoder.backbone=video_swin_t": "encoder.backbone=r2plus1d_tiny",
     "run.epochs=60": "run.epochs=1",
     "data.num_features=512": "data.num_features=64",
+    "data.num_clips=128": "data.num_clips=8",
+    "--recipe activitynet_r2plus1d34 --shards data/mine": "--recipe mine.yaml --shards data/mine",
     "--workers 16": "--workers 1",
     "--bootstrap 1000": "--bootstrap 20",
 }
