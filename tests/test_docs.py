@@ -93,6 +93,7 @@ NOT_RUN = {
     "leantad convert-weights resnet50.pth --backbone timm:resnet50 --out resnet50.safetensors": NAMED,
     "leantad bench-coverage --rows coverage.jsonl --markdown": FOREIGN,
     "docker build -t leantad .": "needs a daemon: test_release_files.py holds the Dockerfile",
+    "docker build --build-arg USER_ID=$(id -u) -t leantad .": "needs a daemon, too",
     'docker run --gpus all --shm-size=8g -v "$PWD:/work" leantad train --recipe mine.yaml --out runs/mine': (
         "needs a daemon and a GPU"
     ),
