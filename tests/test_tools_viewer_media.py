@@ -47,7 +47,8 @@ def test_single_files_of_one_name_are_told_apart_by_their_folders(twins):
     assert (finder.find("va/x").path, finder.find("vb/x").path) == (twins[0].absolute(), twins[1])
     assert finder.find("y").path == twins[1]
     assert finder.find("vc/x") == "no video of this name was found"
-    assert finder.find("x") == f"2 files have this name: {twins[0].absolute()}, {twins[1]}"
+    reason = finder.find("x")  # a long path is shortened in the middle
+    assert reason.startswith("2 files have this name: ") and reason.endswith("va/x.mp4, vb/x.mp4")
 
 
 def test_a_single_file_of_another_folder_is_not_shown(twins, monkeypatch):

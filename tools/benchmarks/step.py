@@ -229,8 +229,8 @@ def if_it_fits(function: Callable[[], Result]) -> Result | None:
     except torch.OutOfMemoryError:
         return None
     finally:
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
