@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from tools.benchmarks.common import environment, header
+from tools.benchmarks.common import environment, header, source_options
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -49,27 +49,7 @@ def table(rows: list[DataRow]) -> str:
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
-@click.option(
-    "--videos",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of video files [default: built-in ones].",
-)
-@click.option(
-    "--codec",
-    "codecs",
-    type=click.Choice(["h264", "vp9"]),
-    multiple=True,
-    default=["h264", "vp9"],
-    help="They are packed in; repeatable.",
-)
-@click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Videos, at most.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(1, max=3600),
-    default=20.0,
-    show_default=True,
-    help="Of a built-in video.",
-)
+@source_options(count=4, seconds=20.0)
 @click.option("--short-side", type=click.IntRange(16), default=128, show_default=True, help="Pixels.")
 @click.option("--clips", type=click.IntRange(1), default=8, show_default=True, help="Of each video.")
 @click.option("--frames", type=click.IntRange(1), default=16, show_default=True, help="Of a clip.")

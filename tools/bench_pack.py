@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from tools.benchmarks.common import environment, header
+from tools.benchmarks.common import environment, header, source_options
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -48,27 +48,7 @@ def table(rows: list[PackRow]) -> str:
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
-@click.option(
-    "--videos",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of video files [default: built-in ones].",
-)
-@click.option(
-    "--codec",
-    "codecs",
-    type=click.Choice(["h264", "vp9"]),
-    multiple=True,
-    default=["h264", "vp9"],
-    help="They are packed in; repeatable.",
-)
-@click.option("--count", type=click.IntRange(1), default=2, show_default=True, help="Videos, at most.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(1, max=3600),
-    default=30.0,
-    show_default=True,
-    help="Of a built-in video.",
-)
+@source_options(count=2, seconds=30.0)
 @click.option(
     "--fps", type=click.IntRange(0), default=15, show_default=True, help="Frames per second; 0 keeps."
 )

@@ -25,6 +25,42 @@ def clip_options(function: Decorated) -> Decorated:
     return clip(device(function))
 
 
+def source_options(*, count: int, seconds: float) -> Callable[[Decorated], Decorated]:
+    """Click decorator: adds --videos, --codec (argument `codecs`), --count and --seconds."""
+    options = [
+        click.option(
+            "--videos",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="A folder of video files [default: built-in ones].",
+        ),
+        click.option(
+            "--codec",
+            "codecs",
+            type=click.Choice(["h264", "vp9"]),
+            multiple=True,
+            default=["h264", "vp9"],
+            help="They are packed in; repeatable.",
+        ),
+        click.option(
+            "--count", type=click.IntRange(1), default=count, show_default=True, help="Videos, at most."
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(1, max=3600),
+            default=seconds,
+            show_default=True,
+            help="Of a built-in video.",
+        ),
+    ]
+
+    def decorate(function: Decorated) -> Decorated:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def parse_sizes(text: str) -> list[int]:
     """ "2x3x224x224" -> [2, 3, 224, 224]; [] if it is anything but numbers of at least 1."""
     parts = text.lower().split("x")
