@@ -105,8 +105,9 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     """Make a video's actions fit its real duration; nothing is changed without a Repair that says so.
 
     duration: seconds that can really be decoded; None, for a video that is not here, leaves the ends alone.
-    Dropped: zero length, duplicates (see is_duplicate), actions wholly outside [0, duration]. Clipped:
-    actions partly outside. Returns the kept actions and the repairs, both by start time.
+    Dropped: zero length, actions wholly outside [0, duration], and what is then a duplicate (see
+    is_duplicate). Clipped: actions partly outside. Returns the kept actions and the repairs, both by start
+    time.
     """
     kept: list[Action] = []
     repairs: list[Repair] = []
@@ -114,18 +115,22 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
     limit = math.inf if duration is None else duration
     for action in video.actions:
         text = f"{shown(action.label, 80)} [{action.start:g}, {action.end:g}] s"
-        start, end = max(action.start, 0.0), min(action.end, limit)
+        fitted = Action(max(action.start, 0.0), min(action.end, limit), action.label)
         if action.end <= action.start:
             repairs.append(Repair(video.key, "zero-length", f"{text} dropped"))
-        elif any(is_duplicate(action, other) for other in _shortly_before(action, seen[action.label])):
-            repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
-        elif end <= start:
+            continue
+        if fitted.end <= fitted.start:
             repairs.append(Repair(video.key, "outside", f"{text} dropped: the video has [0, {limit:g}] s"))
+            continue
+        before = seen[action.label]
+        if any(is_duplicate(fitted, other) for other in _shortly_before(fitted, before)):
+            repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
         else:
-            if (start, end) != (action.start, action.end):
-                repairs.append(Repair(video.key, "clipped", f"{text} became [{start:g}, {end:g}] s"))
-            kept.append(Action(start, end, action.label))
-        seen[action.label].append(action)
+            if fitted != action:
+                clipped = f"{text} became [{fitted.start:g}, {fitted.end:g}] s"
+                repairs.append(Repair(video.key, "clipped", clipped))
+            kept.append(fitted)
+        before.append(fitted)
     return tuple(kept), tuple(repairs)
 
 

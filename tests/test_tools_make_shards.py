@@ -203,6 +203,17 @@ def test_an_action_that_packing_would_lose_names_a_rate_that_keeps_it(videos, tm
     assert run(videos, path, "--out", tmp_path / "again", "--fps", "15").returncode == 0
 
 
+@pytest.mark.slow
+def test_actions_that_packing_makes_equal_are_one_with_a_repair(videos, tmp_path):
+    write_video(videos / "short.mp4", range(0, 200, 40))  # at 7 a second one frame is packed, for 0.143 s
+    path = annotate(tmp_path / "a.json", {"short": entry((0.1, 0.16, "run"), (0.1, 0.18, "run"))})
+    done = run(videos, path, "--out", tmp_path / "out", "--fps", "7")
+    assert done.returncode == 0, done.stderr
+    dataset = Dataset.open(tmp_path / "out")
+    assert [(action.start, action.end) for action in dataset.videos["short"].actions] == [(0.1, 1 / 7)]
+    assert [repair.kind for repair in dataset.repairs] == ["duplicate"]
+
+
 def test_check_reports_the_same_and_writes_nothing(videos, annotations, tmp_path):
     (videos / "part.1" / "two.mkv").write_bytes(b"")
     before = contents(tmp_path)

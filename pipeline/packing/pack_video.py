@@ -95,7 +95,7 @@ def _fit_actions(job: Job, source: VideoMetadata, packed: VideoMetadata, sha256:
     actions, repairs = repair_actions(job.video, float(source.duration))
     # Packing rounds the length to a frame: ends follow without a repair, an action that vanishes has one.
     fitted, lost = repair_actions(replace(job.video, actions=actions), duration)
-    repairs += tuple(repair for repair in lost if repair.kind == "outside")
+    repairs += tuple(repair for repair in lost if repair.kind != "clipped")
     if not fitted and any(repair.kind == "outside" for repair in repairs):
         raise Unreadable(job.source, _no_action_text(job.video.actions, actions, source, packed))
     actions = fitted
