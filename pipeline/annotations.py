@@ -6,8 +6,9 @@ JSON is the layout of ActivityNet (Caba Heilbron et al., CVPR 2015), which the c
 MultiTHUMOS's and Charades' {name: {"actions": [[class, start, end]]}} is read, too (numbered_annotations.py).
 CSV has a header with the columns video, start, end, label and, if wanted, subset and duration, and one row
 per action; a row with empty start, end and label announces a video without actions. Case and spaces in the
-header do not matter; a column `type` is the label where there is no other (as in THUMOS-14's files). Other
-columns are left out, and so are those without a name, which spreadsheets write.
+header do not matter, nor do spaces after a comma and empty lines; a column `type` is the label where there
+is no other (as in THUMOS-14's files). Other columns are left out, and so are those without a name, which
+spreadsheets write.
 Times are those a player shows (see packing/probe.py). Public files need some patience: segments may be
 numeric strings, the duration may be missing, segments may have zero length or leave the video (see
 repair_actions).
@@ -191,9 +192,10 @@ def _action_of(where: str, item: object) -> Action:
 
 
 def _read_csv(path: Path, text: str) -> dict[str, Video]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        header = _header(f"{path}, line 1", next(rows, []))
+        cells = next((row for row in rows if any(cell.strip() for cell in row)), [])
+        header = _header(f"{path}, line {rows.line_num or 1}", cells)
         return _videos_of_rows(path, header, ((rows.line_num, row) for row in rows))
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None

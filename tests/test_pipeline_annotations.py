@@ -56,6 +56,19 @@ def test_the_header_of_a_csv_may_have_capitals_spaces_and_thumos_names(tmp_path)
     assert read_annotations(path)["v"].actions == (Action(1, 2, "jump"),)
 
 
+def test_a_quoted_cell_may_stand_after_a_space(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('video, start, end, "label"\nv, 1, 2, jump\nv, 3, "4", "jump"\nv, 5, 6, "jump, high"\n')
+    actions = (Action(1, 2, "jump"), Action(3, 4, "jump"), Action(5, 6, "jump, high"))
+    assert read_annotations(path)["v"].actions == actions
+
+
+def test_the_header_of_a_csv_may_stand_below_empty_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n ,,,\nvideo,start,end,label\n\nv,1,2,jump\n")
+    assert read_annotations(path)["v"].actions == (Action(1, 2, "jump"),)
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -106,6 +119,8 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
         ("a.json", "[" * 100_000, "nested too deeply"),
         ("a.csv", "", "line 1: no column 'video' in an empty file"),
         ("a.csv", "video,class,start,end\n", "line 1: no column 'label'"),
+        ("a.csv", "\n\nvideo,class,start,end\n", "line 3: no column 'label'"),
+        ("a.csv", "\nvideo,start,end,label\n\nv,x,2,a\n", "line 4: start: got 'x'"),
         ("a.csv", "video;start;end;label\n", "columns are separated by commas, not ';'"),
         ("a.csv", "video\tstart\tend\tlabel\n", "columns are separated by commas, not '\\t'"),
         (
