@@ -192,6 +192,24 @@ def test_what_decodes_of_a_cut_file_is_packed_with_a_remark_and_strictly_rejecte
 
 
 @pytest.mark.slow
+def test_a_data_set_with_other_limits_is_refused_not_found_complete(videos, annotations, tmp_path):
+    write_video(videos / "v_one.mp4", range(0, 1200, 40))
+    out = ("--out", tmp_path / "out")
+    few = run(videos, annotations, *out, "--max-frames", 25)
+    assert few.returncode == 1 and "one: it has 30 frames, want at most 25" in few.stderr
+    assert Dataset.open(tmp_path / "out").packing["max_frames"] == 25
+    assert "already packed" in run(videos, annotations, *out, "--max-frames", 25).stdout
+    for options, wanted in ((("--max-frames", 30), 30), ((), None)):
+        done = run(videos, annotations, *out, *options)
+        assert done.returncode == 2
+        assert f"was begun with max_frames 25, not {wanted}; want another --out, or --force" in done.stderr
+    assert run(videos, annotations, *out, "--force").returncode == 0
+    assert not {"max_frames", "max_pixels", "max_bytes"} & Dataset.open(tmp_path / "out").packing.keys()
+    defaults = ("--max-frames", 900_000, "--max-pixels", 36_000_000, "--max-bytes", 2**32)
+    assert "already packed" in run(videos, annotations, *out, *defaults).stdout
+
+
+@pytest.mark.slow
 def test_an_action_that_packing_would_lose_names_a_rate_that_keeps_it(videos, tmp_path):
     write_video(videos / "short.mp4", range(0, 200, 40))  # 5 frames; at 4 a second one is packed, for 0.25 s
     write_video(videos / "long.mp4", range(0, 600, 40))

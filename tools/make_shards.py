@@ -74,6 +74,11 @@ class PackingOptions:
         """Processes that decode and encode: one per core unless the option says otherwise."""
         return self.workers or len(os.sched_getaffinity(0))
 
+    @property
+    def limits(self) -> Limits:
+        """What a video may cost; one that costs more is rejected."""
+        return Limits(pixels=self.max_pixels, frames=self.max_frames, bytes=self.max_bytes)
+
     def encoding_spec(self) -> EncodingSpec | None:
         """What videos are re-encoded to; None for --copy."""
         if self.copy:
@@ -139,7 +144,9 @@ def make_plan(options: PackingOptions) -> PackingPlan:
         if not options.subsets or video.subset in options.subsets
     ]
     jobs.sort(key=lambda job: (job.video.subset, job.key))
-    packing = packing_of(spec, options.shard_size, options.subsets, strict=options.strict)
+    packing = packing_of(
+        spec, options.shard_size, options.subsets, strict=options.strict, limits=options.limits
+    )
     return PackingPlan(tuple(jobs), classes, options.shard_size, packing, folder.unnamed(annotated))
 
 
@@ -154,9 +161,17 @@ def refuse_shared_files(annotations: Path, files: dict[str, str | None]) -> None
 
 
 def packing_of(
-    spec: EncodingSpec | None, shard_size: int, subsets: tuple[str, ...], *, strict: bool = False
+    spec: EncodingSpec | None,
+    shard_size: int,
+    subsets: tuple[str, ...],
+    *,
+    strict: bool = False,
+    limits: Limits = LIMITS,
 ) -> dict[str, Any]:
-    """What dataset.json says about how it was packed. spec None: the bytes were copied."""
+    """What dataset.json says about how it was packed. spec None: the bytes were copied.
+
+    Of strict and the limits it says what is not the default.
+    """
     try:
         leantad = version("leantad")
     except PackageNotFoundError:
@@ -164,6 +179,7 @@ def packing_of(
     versions = {"leantad": leantad, "av": av.__version__}
     encoding = {"copy": True} if spec is None else {"copy": False, **vars(spec), "fps": float(spec.fps)}
     encoding |= {"strict": True} if strict else {}
+    encoding |= {f"max_{name}": most for name, most in limits if most != getattr(LIMITS, name)}
     return {**encoding, "shard_size": shard_size, "subsets": sorted(subsets), "versions": versions}
 
 
@@ -193,7 +209,7 @@ def check_or_pack(options: PackingOptions, plan: PackingPlan, output: Output) ->
         output.say(text_of(summary, state))
         return summary
 
-    set_limits(Limits(pixels=options.max_pixels, frames=options.max_frames, bytes=options.max_bytes))
+    set_limits(options.limits)
     if not options.copy and options.short_side % SIDE_MULTIPLE:
         output.remark(
             f"--short-side {options.short_side} is no multiple of {SIDE_MULTIPLE}: GPUs decode H.264 of such "
