@@ -328,6 +328,26 @@ def test_a_name_may_be_a_path_from_elsewhere_but_not_another_folder(videos):
     assert folder.unnamed(["two", "one"]) == ("U\u0308bung.mp4", "a name.with dots.mp4")
 
 
+def test_links_to_folders_are_followed_and_no_file_gets_a_second_name(tmp_path):
+    for file in ("disk/far/c.mp4", "disk/b.mp4", "videos/x/own/a.mp4"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    links = {"x/train": "disk", "x/val": "disk", "a": "videos/x/own", "x/own/up": "videos", "b": "disk/far"}
+    for link, target in links.items():
+        (tmp_path / "videos" / link).symlink_to(tmp_path / target)
+    (tmp_path / "disk" / "round").symlink_to(".")
+    folder = VideoFolder(tmp_path / "videos")
+    assert folder.files == ["b/c.mp4", "x/own/a.mp4", "x/train/b.mp4"]
+    assert [folder.find(name)[0] for name in ("a", "train/b", "c")] == [
+        "x/own/a.mp4",
+        "x/train/b.mp4",
+        "b/c.mp4",
+    ]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "all").symlink_to(tmp_path / "disk")
+    assert VideoFolder(tmp_path / "linked").files == ["all/b.mp4", "all/far/c.mp4"]
+
+
 def test_two_names_of_one_file_are_refused(videos, tmp_path):
     path = annotate(tmp_path / "a.json", {"one": entry((0, 1, "a")), "v_one.mp4": entry((1, 2, "a"))})
     done = run(videos, path, "--out", tmp_path / "out")

@@ -27,7 +27,7 @@ ACTIVITYNET_PREFIX = "v_"  # ActivityNet's files are named v_KEY.mp4
 
 
 class VideoFolder:
-    """The files under a folder, by the names that annotations use; a name never leads out of the folder."""
+    """The files under a folder, by the names that annotations use; only its own links lead out of it."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -112,11 +112,25 @@ class VideoFiles:
 
 
 def _files_under(root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of all files that are not hidden."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)
+    """Paths, relative to `root`, of all files that are not hidden.
+
+    Links to folders are followed after the folders that stand there themselves, and a folder is entered
+    once, by the first way that leads to it: a link neither goes round in circles nor gives files a second
+    name.
+    """
+    starts, entered = [os.fspath(root)], set()
+    for start in starts:  # grows by the links that are found
+        for folder, folders, names in os.walk(start):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders.sort()  # so that the first way is the same everywhere
+            starts += filter(os.path.islink, [os.path.join(folder, name) for name in folders])
+            for name in names:
+                if not name.startswith("."):
+                    yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def _suffix_of(file: str) -> str:
