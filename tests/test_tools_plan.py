@@ -384,6 +384,21 @@ def test_clips_per_forward_give_way_first_then_videos_then_the_gradient(budget, 
     assert peak_by_formula(search.smallest()) == 23
 
 
+@pytest.mark.parametrize(
+    ("own", "most", "batch", "accumulation"), [(4, 3, 2, 4), (6, 5, 3, 4), (7, 6, 1, 14), (9, 8, 3, 6)]
+)
+def test_fewer_videos_at_once_add_up_to_the_batch_of_the_recipe(own, most, batch, accumulation):
+    settings = run_settings(optimizer={"batch_size": own, "accumulation_steps": 2})
+    budget = 100 * most + 99  # and clips per forward cost one each
+    search = SettingsSearch(
+        settings, lambda s: 100 * s.optimizer.batch_size + s.encoder.clips_per_forward, budget
+    )
+    (found,) = search.suggestions()
+    assert found.changes["optimizer.batch_size"] == batch
+    assert found.changes["optimizer.accumulation_steps"] == accumulation
+    assert batch * accumulation == own * 2 and found.total <= budget
+
+
 # ------------------------------------------------------------------------------------------------ command
 
 # as many videos, clips and gradients as anybody is advised, so that there is nothing to search for

@@ -167,10 +167,15 @@ class SettingsSearch:
         return suggestions
 
     def _smaller(self) -> list[Suggestion]:
-        """Not even one clip at a time fits: fewer videos at once, then fewer clips with a gradient."""
+        """Not even one clip at a time fits: fewer videos at once, then fewer clips with a gradient.
+
+        So many videos at once that micro steps of them add up to the batch of the recipe.
+        """
         kept = self.kept
         batch = largest_that_fits(lambda n: self.total(1, n, kept), 1, self.batch, self.batch, self.budget)
-        if batch is None:
+        if batch is not None:
+            batch = max(n for n in range(1, batch + 1) if self.batch % n == 0)
+        else:
             batch = 1
             kept = largest_that_fits(lambda n: self.total(1, 1, n), 1, self.kept, self.kept, self.budget) or 1
         clips = self.clips_per_forward(batch, kept)
