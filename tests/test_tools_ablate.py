@@ -62,6 +62,12 @@ def test_what_cannot_be_varied_is_refused(options, message):
         parse_vary(options)
 
 
+@pytest.mark.parametrize("override", ["seed=7", " seed =7"])
+def test_a_seed_that_the_study_would_override_is_refused(override):
+    with pytest.raises(ValueError, match=r"^--set seed: want --seeds N, which runs every combination"):
+        plan_runs(Path("demo"), ["data.shards=x", override], {}, seeds=1, trust=False)
+
+
 @pytest.mark.slow
 def test_every_combination_is_run_with_the_first_seed_before_the_second():
     runs = planned({"encoder.clip_ratio": [0.1, 0.3], "encoder.frozen": [True, False]}, seeds=2)

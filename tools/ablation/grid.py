@@ -56,10 +56,7 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[Any]]:
             raise ValueError(
                 f"--vary {option}: want key=value,value, such as --vary encoder.clip_ratio=0.1,0.3"
             )
-        if name == "seed":
-            raise ValueError(
-                "--vary seed: want --seeds N, which runs every combination with seeds 0 to N - 1"
-            )
+        _refuse_seed("--vary", option)
         if name in varied:
             raise ValueError(
                 f"--vary {name}: given twice; want all of its values in one, with commas between"
@@ -71,14 +68,22 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[Any]]:
     return varied
 
 
+def _refuse_seed(flag: str, option: str) -> None:
+    """ValueError for an option that states the seed, which the study sets itself."""
+    if option.partition("=")[0].strip() == "seed":
+        raise ValueError(f"{flag} seed: want --seeds N, which runs every combination with seeds 0 to N - 1")
+
+
 def plan_runs(
     recipe: Path, overrides: Sequence[str], varied: Mapping[str, Sequence[Any]], *, seeds: int, trust: bool
 ) -> list[PlannedRun]:
     """All runs: the first seed of every combination, then the second, and so on, settings checked.
 
     So a study that is stopped early has something to show of every combination. ValueError names the first
-    combination whose settings are wrong.
+    combination whose settings are wrong, or a seed among the overrides.
     """
+    for override in overrides:
+        _refuse_seed("--set", override)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
     if len(combinations) * seeds > MAX_RUNS:
         raise ValueError(f"--vary: got {counted(len(combinations) * seeds, 'run')}, want at most {MAX_RUNS}")
