@@ -62,6 +62,17 @@ def test_what_shrinks_are_the_weights_of_linear_layers_and_convolutions(backbone
     assert {name for name, (_, _, decay) in values_by_name(network).items() if decay} == want
 
 
+def test_all_matrices_of_attention_and_lstm_shrink():
+    """As torch names them: all of both that is no bias and no scale."""
+    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4)  # with other widths its matrices are three
+    parts = {"layer": nn.TransformerEncoderLayer(8, 2, 16), "attention": attention, "lstm": nn.LSTM(4, 4)}
+    network = nn.ModuleDict({"encoder": nn.ModuleDict(parts), "detector": nn.Linear(2, 2)})
+    shrinking = {name for name, (_, _, decay) in values_by_name(network).items() if decay}
+    assert shrinking == {name for name, p in network.named_parameters() if p.ndim > 1}
+    assert "encoder.layer.self_attn.in_proj_weight" in shrinking
+    assert "encoder.attention.q_proj_weight" in shrinking
+
+
 def test_the_longest_prefix_counts_alone_and_ends_at_a_dot():
     factors = {
         "encoder": 0.1,

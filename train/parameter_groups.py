@@ -49,7 +49,8 @@ def begins_with(name: str, prefix: str) -> bool:
 
 def has_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is a matrix or a kernel; not a bias, a table of biases, or the scale of a norm."""
-    return parameter.ndim > 1 and name.rpartition(".")[2].startswith("weight")
+    last = name.rpartition(".")[2]  # weight, weight_hh_l0 of an LSTM, in_proj_weight of an attention
+    return parameter.ndim > 1 and (last.startswith("weight") or last.endswith("weight"))
 
 
 def _check_prefixes(network: nn.Module, prefixes: Mapping[str, float]) -> None:
