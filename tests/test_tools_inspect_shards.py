@@ -23,7 +23,7 @@ from pipeline.windows import windows_of
 from tools import inspect_shards
 from tools.dataset.explanations import rate_warning
 from tools.dataset.names import choose_subsets, name_warnings
-from tools.dataset.recommend import coverage_of, recommend
+from tools.dataset.recommend import coverage_of, recommend, sided
 from tools.dataset.statistics import histogram, statistics_of
 from tools.dataset.windowing import best_tiou
 from tools.inspect_shards import inspect_dataset, main
@@ -325,6 +325,13 @@ def test_a_damaged_tar_is_refused_and_named(shards):
     result = CliRunner().invoke(main, [str(shards)])
     assert result.exit_code == 2 and "1 of 1 tars (00000.tar)" in result.stderr and not result.stdout
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_side_is_a_part_of_its_own_in_a_class_name():
+    mirrored = ["turn-left", "Turn Right", "TurnLeft", "LEFT_ARM", "HTMLRight", "kick2left", "Left"]
+    mirrored += ["lefthand", "leftwards", "right-handed"]
+    same = ["brightening", "upright row", "cleft", "Copyright", "LeftoverMeal", "bright", "jump"]
+    assert sided([*mirrored, *same]) == mirrored
 
 
 def test_the_recipe_lines_load_as_settings(shards, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from tools.dataset.explanations import reasons_of, warnings_of
 from tools.dataset.names import choose_subsets
 from tools.dataset.training import Start, choose_start, training_advice
 from tools.dataset.windowing import OVERLAP, Windowing, choose_windowing
+
+SEPARATORS = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # also of camel case
+SIDED = re.compile(r"(left|right)(wards?|most|hand(ed)?)?", re.IGNORECASE)
 
 
 def coverage_of(
@@ -143,4 +147,4 @@ def figures_of(
 
 def sided(classes: Sequence[str]) -> list[str]:
     """The class names that would be wrong of a mirrored video."""
-    return [name for name in classes if any(word in name.lower() for word in ("left", "right"))]
+    return [name for name in classes if any(map(SIDED.fullmatch, SEPARATORS.split(name)))]
