@@ -29,7 +29,7 @@ from tools.predict import main as predict
 from tools.weights import shapes
 from tools.weights.class_names import read_class_names
 from tools.weights.families import family_of, split
-from tools.weights.released import ConvertedDetector, convert_detector
+from tools.weights.released import ConvertedDetector, class_names, convert_detector
 from train.eval import main as evaluate
 from train.inference import load_trained
 
@@ -324,6 +324,12 @@ def test_class_names_are_read_in_the_order_of_the_scores(tmp_path):
         path.write_text(json.dumps({"database": {"v": {"annotations": wrong}}}))
         with pytest.raises(ValueError, match=message):
             read_class_names(path)
+
+
+def test_a_class_that_is_named_twice_is_refused():
+    assert class_names(["run", "jump"], 2) == ("run", "jump")
+    with pytest.raises(ValueError, match=r"^--classes: class 'run' stands there more than once, want each"):
+        class_names(["run", "jump", "run"], 3)
 
 
 # ------------------------------------------------------------------------------ OpenTAD's

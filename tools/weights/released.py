@@ -202,6 +202,9 @@ def class_names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
             f"--classes: got {got}, the detector scores {count}; want a file with their names, one a line, "
             "in the order of the scores, such as OpenTAD's category_idx.txt"
         )
+    repeated = next((name for name in given if given.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"--classes: class {repeated!r} stands there more than once, want each class once")
     return tuple(given)
 
 
