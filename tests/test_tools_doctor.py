@@ -142,6 +142,15 @@ def test_a_missing_compiler_is_named_with_the_package(monkeypatch):
     assert "apt-get install g++" in found[0].todo
 
 
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_choice_of_compiler_is_none(monkeypatch, value):
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+    monkeypatch.setenv("CXX", value)
+    empty = list(checks.check_compiler())
+    monkeypatch.delenv("CXX")
+    assert empty == list(checks.check_compiler()) and "no c++;" in empty[0].text
+
+
 @pytest.mark.slow
 def test_versions_are_compared_with_the_constraints(tmp_path, monkeypatch):
     text = "# tested\nclick==0.1\nno-such-thing==1\n"

@@ -114,7 +114,7 @@ def read_constraints(text: str) -> dict[str, str]:
 
 def check_compiler() -> Iterator[CheckResult]:
     """What DeepSpeed compiles its extensions with."""
-    compiler = os.environ.get("CXX", "c++").split()[0]
+    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
     path = shutil.which(compiler)
     needed = WARNING if gpu_driver() else BROKEN  # a GPU needs them for an offloaded optimizer only
     if path is None:
