@@ -26,6 +26,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
     assert make_video("training", 0, replace(OPTIONS, hard=True))[1] != data
 
 
+def test_a_negative_seed_is_refused_by_its_option(tmp_path):
+    done = CliRunner().invoke(main, ["--out", str(tmp_path / "out"), "--seed", "-1", "--train", "1"])
+    assert done.exit_code == 2 and "Invalid value for '--seed': -1 is not in the range x>=0" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_scenarios_have_up_to_six_actions_of_all_classes_within_the_video():
     scenarios = [draw_scenario(np.random.default_rng(i), fps=12, shortest=4, longest=40) for i in range(300)]
     counts = {len(scenario.actions) for scenario in scenarios}

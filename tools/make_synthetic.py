@@ -87,7 +87,7 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/synthetic"), show_default=True)
 @click.option("--train", type=click.IntRange(0), default=200, show_default=True, help="Training videos.")
 @click.option("--val", type=click.IntRange(0), default=40, show_default=True, help="Validation videos.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same bytes.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
 @click.option(
     "--size", type=click.IntRange(16, 512), default=48, show_default=True, help="Width and height, pixels."
 )
