@@ -68,14 +68,13 @@ class ClipEncoder(nn.Module):
             is_prepared(self.backbone) and not self.backbone.stage_names
         ):  # it cannot be reversed, only recomputed
             recompute_modules(self.backbone)
-        self.frozen_names = _frozen_names(self.backbone, settings)
+        stages = _frozen_names(self.backbone, settings)
+        self.frozen_names = [""] if settings.frozen else stages  # "": the whole backbone
         for name in self.frozen_names:
             self.backbone.get_submodule(name).requires_grad_(False)
-        if settings.frozen:
-            self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipEncoder:
-        """As nn.Module.train, but frozen stages stay as they are in evaluation, without drop-path.
+        """As nn.Module.train, but what is frozen stays as it is in evaluation, without drop-path or dropout.
 
         So does batch norm, which keeps its statistics unless the settings train it.
         """

@@ -60,8 +60,9 @@ class EncoderSettings(SettingsGroup):
     need more videos and epochs. pretrained: those that timm, torchvision or Hugging Face downloads."""
 
     frozen: bool = False
-    """Whether the encoder is never trained. true: the features are fixed and every clip is encoded once,
-    which is faster and needs less memory. false: encoder and detector learn together."""
+    """Whether the encoder is never trained. true: the features are fixed, those of evaluation (no drop-path,
+    no dropout, no statistics of the clips at hand), and every clip is encoded once, which is faster and needs
+    less memory. false: encoder and detector learn together."""
 
     frozen_stages: int = Field(-1, ge=-1)
     """How much of a pretrained backbone stays as it is, as in mmaction2: -1 nothing, 0 its stem, n the stem
@@ -70,7 +71,7 @@ class EncoderSettings(SettingsGroup):
 
     train_batch_norm: bool = False
     """Whether batch norm uses and updates the statistics of the clips at hand: true with random weights.
-    false keeps the pretrained statistics, as ETAD and Re2TAL do."""
+    false keeps the pretrained statistics, as ETAD and Re2TAL do, and so does what is frozen."""
 
     clip_ratio: float = Field(0.3, gt=0.0, le=1.0)
     """Share of a video's clips whose gradient is computed. 1 is the full gradient; less saves time and little

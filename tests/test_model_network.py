@@ -46,6 +46,22 @@ def test_a_frozen_encoder_is_left_out_of_the_gradient():
     assert all(p.grad is not None for p in network.detector.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("reversible", [True, False])
+@pytest.mark.parametrize("backbone", ["r2plus1d_18", "tsm_r18", "video_swin_t", "videomae_s"])
+def test_a_frozen_encoder_gives_the_features_of_evaluation_in_training(backbone, reversible):
+    """Bit for bit, at each call, whatever batch norm, drop-path and dropout would do."""
+    torch.manual_seed(0)
+    settings = EncoderSettings(backbone=backbone, reversible=reversible, frozen=True, train_batch_norm=True)
+    encoder = ClipEncoder(settings).eval()
+    clips = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    features = encoder(clips)
+    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    encoder.train()
+    assert torch.equal(encoder(clips), features) and torch.equal(encoder(clips), features)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in encoder.named_buffers())
+
+
 def test_without_ground_truth_it_predicts_all_proposals_of_every_video():
     network = network_of().eval()
     with torch.no_grad():
