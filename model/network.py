@@ -59,7 +59,7 @@ class ClipEncoder(nn.Module):
         if settings.reversible:
             rewire_backbone(
                 self.backbone,
-                beta=settings.beta.end,
+                beta=settings.beta_of_run.end,
                 fixed_point_states=settings.fixed_point_states,
                 leapfrog=settings.leapfrog,
                 slice_bytes=None if settings.slice_mib is None else settings.slice_mib * 2**20,

@@ -21,7 +21,8 @@ class BetaSettings(SettingsGroup):
 
     schedule: Shape = "constant"
     """How beta goes from encoder.beta.start to encoder.beta.end: constant is at the end from the first step
-    on, linear moves evenly, cosine slowly at first and at last."""
+    on, linear moves evenly, cosine slowly at first and at last. With encoder.frozen beta stays at
+    encoder.beta.start, unless the schedule is constant."""
 
     start: float = Field(0.0, ge=0.0, le=1.0)
     """beta at the first step, without unit; unused if the schedule is constant. 0 is the pretrained network

@@ -61,8 +61,9 @@ class EncoderSettings(SettingsGroup):
 
     frozen: bool = False
     """Whether the encoder is never trained. true: the features are fixed, those of evaluation (no drop-path,
-    no dropout, no statistics of the clips at hand), and every clip is encoded once, which is faster and needs
-    less memory. false: encoder and detector learn together."""
+    no dropout, no statistics of the clips at hand, beta at encoder.beta.start where it has a schedule), and
+    every clip is encoded once, which is faster and needs less memory. false: encoder and detector learn
+    together."""
 
     frozen_stages: int = Field(-1, ge=-1)
     """How much of a pretrained backbone stays as it is, as in mmaction2: -1 nothing, 0 its stem, n the stem
@@ -110,6 +111,13 @@ class EncoderSettings(SettingsGroup):
     """MiB that one residual branch of a reversible video_swin or videomae may take: one that would take more
     runs on slices of its windows, samples or tokens, one after another. Less needs less memory for long or
     large clips, and below some tens is slower; what is computed is the same. null: branches run whole."""
+
+    @property
+    def beta_of_run(self) -> BetaSettings:
+        """beta, which stays where it starts if the encoder is frozen: it would change the fixed features."""
+        if not self.frozen or self.beta.schedule == "constant":
+            return self.beta
+        return self.beta.model_copy(update={"schedule": "constant", "end": self.beta.start})
 
     @model_validator(mode="after")
     def _check_reversible(self) -> EncoderSettings:

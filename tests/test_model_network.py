@@ -62,6 +62,22 @@ def test_a_frozen_encoder_gives_the_features_of_evaluation_in_training(backbone,
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in encoder.named_buffers())
 
 
+@pytest.mark.parametrize(
+    ("beta", "end"),
+    [
+        ({"schedule": "linear"}, 0.0),
+        ({"schedule": "cosine", "start": 0.4}, 0.4),
+        ({"end": 0.9}, 0.9),
+    ],
+)
+def test_the_features_of_a_frozen_encoder_are_those_at_the_beginning_of_a_schedule_of_beta(beta, end):
+    features = []
+    for settings in ({"frozen": True, "beta": beta}, {"beta": {"end": end}}):
+        encoder = network_of(EncoderSettings(backbone="r2plus1d_tiny", **settings)).encoder.eval()
+        features.append(encoder(clips_of()[0]))
+    assert torch.equal(*features)
+
+
 def test_without_ground_truth_it_predicts_all_proposals_of_every_video():
     network = network_of().eval()
     with torch.no_grad():

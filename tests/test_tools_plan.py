@@ -259,6 +259,19 @@ def test_a_schedule_is_as_dear_as_its_dearest_end(monkeypatch):
     assert found == {True: 10**9, False: 0}, "a plain network has no beta, and its peak is the update"
 
 
+def test_a_frozen_encoder_is_planned_at_the_beta_where_it_stays(monkeypatch):
+    betas = []
+    fake = tools.planning.estimate.fake_step
+    monkeypatch.setattr(
+        tools.planning.estimate,
+        "fake_step",
+        lambda *arguments, beta, **options: betas.append(beta) or fake(*arguments, beta=beta, **options),
+    )
+    settings = run_settings(encoder={"beta": {"schedule": "linear", "start": 0.5}, "frozen": True})
+    estimate(settings, DeepSpeedMemoryConfig.from_ds_config({}, 1), num_classes=5, source=FrameSize(32, 32))
+    assert betas == [0.5]
+
+
 # ------------------------------------------------------------------------------------ loader and decoder
 
 

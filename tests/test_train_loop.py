@@ -385,6 +385,16 @@ def test_beta_moves_over_the_run_and_a_checkpoint_keeps_its_own(shards, tmp_path
     assert steps[-1]["reconstruction_error"] == 0  # beta 1 is inverted, exactly
 
 
+@pytest.mark.slow
+def test_beta_does_not_move_over_the_run_of_a_frozen_encoder(shards, tmp_path):
+    moving = {"encoder__beta__schedule": "linear", "encoder__beta__start": 0.25}
+    result = run(shards, tmp_path / "run", encoder__frozen=True, run__log_every=1, **moving)
+    assert result.exit_code == 0, result.output
+    assert [step["beta"] for step in events(tmp_path / "run", "train")] == [0.25] * 4
+    saved = yaml.safe_load((tmp_path / "run" / "checkpoints" / "last" / "settings.yaml").read_text())
+    assert (saved["encoder"]["beta"]["schedule"], saved["encoder"]["beta"]["end"]) == ("constant", 0.25)
+
+
 @pytest.mark.ci
 @pytest.mark.slow
 def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards, tmp_path):

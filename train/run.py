@@ -132,7 +132,7 @@ class Run:
         """Give the network the coefficient of a step, counted from 0."""
         encoder, has_encoder = self.settings.encoder, self.settings.data.num_features is None
         reversible = encoder.reversible and has_encoder
-        self.beta = beta_at(encoder.beta, step, self.total_steps) if reversible else None
+        self.beta = beta_at(encoder.beta_of_run, step, self.total_steps) if reversible else None
         if self.beta is not None:
             set_beta(self.engine.module, self.beta)
 

@@ -97,7 +97,7 @@ class Estimate:
 
 def _betas(settings: Settings) -> set[float]:
     """The coefficients at the ends of the run: a small one stores what a large one recomputes."""
-    beta = settings.encoder.beta
+    beta = settings.encoder.beta_of_run
     moves = settings.encoder.reversible and beta.schedule != "constant"
     return {beta.start, beta.end} if moves else {beta.end}
 
