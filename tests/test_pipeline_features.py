@@ -173,6 +173,16 @@ def test_only_what_decides_features_makes_two_files_differ():
         check_made_alike(made, {name: made[name] for name in made if name != "weights_sha256"}, where="f.h5")
 
 
+def test_what_files_of_earlier_versions_do_not_state_is_compared_where_both_do():
+    earlier = {"weights_sha256": "ab"}
+    for name, value, other in (("beta", 0.0, 1.0), ("leapfrog", False, True), ("temporal", "mean", "shift")):
+        made = {**earlier, name: value}
+        check_made_alike(made, earlier, where="f.h5")
+        check_made_alike(earlier, made, where="f.h5")
+        with pytest.raises(ValueError, match=f"otherwise .*{name} {value!r} here, {other!r} there"):
+            check_made_alike(made, {**earlier, name: other}, where="f.h5")
+
+
 # ---------------------------------------------------------------------------------------------- the loader
 
 

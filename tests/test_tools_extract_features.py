@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import fake_libraries
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_run import make_shards_of
+from tiny_run import SMALL, make_shards_of
 from untrained_run import checkpoint, write_videos
 
 from pipeline.dataset import Dataset
@@ -16,9 +18,11 @@ from pipeline.features.dataset import FeatureDataset
 from pipeline.loader import Loader
 from pipeline.settings import DataSettings
 from tools.cli import main
-from tools.features.extraction import ClipGrid, clip_grid
+from tools.features.extraction import ClipGrid, FeatureEncoder, clip_grid
 from tools.features.parts import Parts
+from train.build_network import build_network
 from train.inference import load_trained
+from train.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,51 @@ def test_video_files_are_encoded_as_the_data_set_of_the_run_was(run_folder, tmp_
     assert dataset.features("first", 0, first.num_steps).shape == (first.num_steps, dataset.num_features)
     wrong = CliRunner().invoke(main, ["extract-features", str(videos), "--recipe", "demo", "--out", "x.h5"])
     assert wrong.exit_code == 2 and "VIDEO: want --checkpoint with it" in wrong.stderr
+
+
+def encoder_of(*overrides: str) -> FeatureEncoder:
+    sets = [f"{name}={value}" for name, value in SMALL.items()]
+    settings = load_settings(Path("demo"), [*sets, "data.shards=unused", *overrides])
+    return FeatureEncoder(settings, build_network(settings, 1).eval(), torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_encoders_that_give_other_features_of_the_same_weights_state_what_differs():
+    clips = torch.randint(0, 256, (1, 2, 3, 4, 16, 16), dtype=torch.uint8)
+    ways = {
+        (0.0, False): [
+            ["encoder.reversible=false", "encoder.leapfrog=true"],
+            ["encoder.beta.end=0", "encoder.leapfrog=true"],
+            ["encoder.frozen=true", "encoder.beta.schedule=linear"],
+        ],
+        (1.0, False): [[], ["encoder.fixed_point_states=false"], ["encoder.beta.schedule=linear"]],
+        (1.0, True): [["encoder.leapfrog=true"]],
+        (0.5, True): [["encoder.leapfrog=true", "encoder.beta.end=0.5"]],
+    }
+    seen: list[torch.Tensor] = []
+    for (beta, leapfrog), alike in ways.items():
+        encoders = [encoder_of(*overrides) for overrides in alike]
+        records = [encoder.made_with({}, "float32") for encoder in encoders]
+        assert all(record == records[0] for record in records)
+        assert (records[0]["beta"], records[0]["leapfrog"]) == (beta, leapfrog)
+        features = [encoder.network.encode(clips, kept=None) for encoder in encoders]
+        for same in features[1:]:  # but for the rounding of the states
+            torch.testing.assert_close(same, features[0], rtol=1e-4, atol=1e-5)
+        assert all((features[0] - other).norm() > 0.1 * other.norm() for other in seen)
+        seen.append(features[0])
+
+
+@pytest.mark.slow
+def test_only_networks_for_images_state_how_they_see_motion(monkeypatch):
+    fake_libraries.install(monkeypatch)
+    for name, temporal, stated in (
+        ("timm:small", "shift", "shift"),
+        ("timm:small", "mean", "mean"),
+        ("torchvision:r3d_tiny", "mean", None),
+        ("r2plus1d_tiny", "mean", None),
+    ):
+        encoder = encoder_of(f"encoder.backbone={name}", f"encoder.temporal={temporal}")
+        assert encoder.made_with({}, "float32").get("temporal") == stated
 
 
 def test_a_short_video_of_a_padded_run_has_the_clips_of_its_own_seconds():

@@ -122,8 +122,10 @@ def description_json(
 
 
 MADE_BY, PRECISION = "made_by", "precision"  # of "settings": they change no feature by more than rounding
+LATER_FIELDS = ("beta", "leapfrog", "temporal")  # which files of earlier versions do not state
 # Of "settings", what decides features, beside how the videos were packed.
 FEATURE_FIELDS = (
+    *LATER_FIELDS,
     "backbone",
     "weights_sha256",
     "num_clips",
@@ -144,13 +146,14 @@ def check_made_alike(here: Mapping[str, Any], there: Mapping[str, Any], *, where
     """ValueError unless two feature files' `settings` say that their features were made in the same way.
 
     here: of the file `where`; there: of the one that weights were trained on; empty: nobody knows, as of a
-    detector of another project.
+    detector of another project. LATER_FIELDS are compared where both state them.
     """
     if not there:
         return
+    left_out = {MADE_BY, PRECISION, *(set(LATER_FIELDS) - (here.keys() & there.keys()))}
     differ = [
         f"{name} {short(here.get(name))} here, {short(there.get(name))} there"
-        for name in sorted({*here, *there} - {MADE_BY, PRECISION})
+        for name in sorted({*here, *there} - left_out)
         if here.get(name) != there.get(name)
     ]
     if differ:

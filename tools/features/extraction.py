@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from model.backbones.named import NamedBackbone
 from model.network import Network
 from pipeline.features.records import MADE_BY, PRECISION, FeatureVideo
 from pipeline.features.writer import Precision
@@ -78,6 +79,7 @@ class FeatureEncoder:
         """The "settings" of a feature file; packing: those of the data set."""
         data, encoder = self.settings.data, self.settings.encoder
         resize = data.resize if isinstance(data.resize, int) else "x".join(map(str, data.resize))
+        beta = encoder.beta_of_run.end if encoder.reversible else 0.0  # 0: the network as it was pretrained
         decisive: dict[str, Any] = {
             "backbone": encoder.backbone,
             "weights_sha256": self.weights_sha256,
@@ -88,7 +90,12 @@ class FeatureEncoder:
             "crop": data.crop,
             "window_seconds": data.window_seconds or 0,  # 0: the whole video
             "steps_per_clip": encoder.steps_per_clip or 0,  # 0: all that the backbone gives
+            "beta": beta,
+            "leapfrog": encoder.leapfrog and beta > 0,
         }
+        backbone = self.network.encoder.backbone
+        if isinstance(backbone, NamedBackbone) and backbone.described.frames is None:
+            decisive["temporal"] = encoder.temporal
         packed = {name: packing[name] for name in ("copy", *ENCODING_FIELDS) if name in packing}
         return {MADE_BY: "extract-features", PRECISION: precision, **decisive, **packed}
 
