@@ -136,9 +136,9 @@ def test_layouts_of_features():
     slow = torch.cat([torch.zeros(2, 1, 5), clip[..., 0].flatten(2).transpose(1, 2)], 1)
     fast = torch.cat([torch.zeros(2, 1, 5), clip[..., 0].transpose(2, 3).flatten(2).transpose(1, 2)], 1)
     for order, tokens in (("slow", slow), ("fast", fast)):
-        of_clips = Described(nn.Identity(), 4, (8, 8), prefix_tokens=1, steps=4, steps_order=order)
-        assert torch.equal(clip_maps(tokens, 5, of_clips), clip)
-    assert clip_maps(slow, 5, Described(nn.Identity(), 4, (8, 8))).shape == (2, 5, 1, 13, 1)
+        of_clips = Described(nn.Identity(), 4, (8, 8), prefix_tokens=1, step_frames=2, steps_order=order)
+        assert torch.equal(clip_maps(tokens, 5, of_clips, frames=8), clip)
+    assert clip_maps(slow, 5, Described(nn.Identity(), 4, (8, 8)), frames=4).shape == (2, 5, 1, 13, 1)
     for wrong in (maps.movedim(1, 2), torch.zeros(2, 6)):
         with pytest.raises(ValueError, match="want maps, tokens or vectors of features"):
             image_maps(wrong, 5, described)

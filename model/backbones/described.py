@@ -37,9 +37,10 @@ class Described:
     argument: str | None = None  # name of forward's argument; None: the first
     frames_first: bool = False  # whether clips are (n, L, C, H, W)
     prefix_tokens: int = 0  # of an output of tokens: those that stand for no place
-    steps: int | None = None  # in the tokens of a clip; None: not known
+    step_frames: int | None = None  # of a step in the tokens of a clip; None: not known
     # whether one step's tokens follow those of another, or the steps of one place those of another
     steps_order: Literal["slow", "fast"] = "slow"
+    frames_fixed: bool = False  # it takes clips of other lengths, too, but mixes up their steps
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -140,12 +141,12 @@ def _torchvision(full_name: str, pretrained: bool) -> Described:
 
 # ----------------------------------------------------------------------------------------- Hugging Face
 
-# model_type -> tokens before those of places, and in which order the steps follow
-_VIDEO_TOKENS: dict[str, tuple[int, Literal["slow", "fast"]]] = {
-    "videomae": (0, "slow"),
-    "vivit": (1, "slow"),
-    "vjepa2": (0, "slow"),
-    "timesformer": (1, "fast"),
+# model_type -> tokens before those of places, in which order the steps follow, whether frames are fixed
+_VIDEO_TOKENS: dict[str, tuple[int, Literal["slow", "fast"], bool]] = {
+    "videomae": (0, "slow", False),
+    "vivit": (1, "slow", False),
+    "vjepa2": (0, "slow", False),
+    "timesformer": (1, "fast", True),
 }
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
@@ -164,10 +165,10 @@ def _processor(name: str) -> tuple[Mapping[str, Any], str] | None:
     return None
 
 
-def _steps(config: Any, frames: int) -> int:
-    """How many steps the tokens of a clip have."""
+def _step_frames(config: Any) -> int:
+    """How many frames become one step of tokens."""
     tubelet = getattr(config, "tubelet_size", 1)
-    return frames // int(tubelet[0] if isinstance(tubelet, list | tuple) else tubelet)
+    return int(tubelet[0] if isinstance(tubelet, list | tuple) else tubelet)
 
 
 def _hugging_face(full_name: str, pretrained: bool) -> Described:
@@ -184,8 +185,14 @@ def _hugging_face(full_name: str, pretrained: bool) -> Described:
         prefix_tokens=0 if frames else _prefix_tokens(network, config, _pair(size)),
     )
     if frames and config.model_type in _VIDEO_TOKENS:
-        prefix, order = _VIDEO_TOKENS[config.model_type]
-        described = replace(described, prefix_tokens=prefix, steps=_steps(config, frames), steps_order=order)
+        prefix, order, fixed = _VIDEO_TOKENS[config.model_type]
+        described = replace(
+            described,
+            prefix_tokens=prefix,
+            step_frames=_step_frames(config),
+            steps_order=order,
+            frames_fixed=fixed,
+        )
     if found := _processor(full_name.partition(":")[2]):
         content, file = found
         mean, std = _triple(content["image_mean"]), _triple(content["image_std"])

@@ -48,15 +48,15 @@ def image_maps(y: Tensor, features: int, described: Described) -> Tensor:
     raise ValueError(f"returns a tensor of shape {tuple(y.shape)}, {WANTED}, {features} of them")
 
 
-def clip_maps(y: Tensor, features: int, described: Described) -> Tensor:
+def clip_maps(y: Tensor, features: int, described: Described, *, frames: int) -> Tensor:
     """y: of clips, (n, D t), (n, tokens, D), (n, D, t, h, w) or (n, t, h, w, D). Returns (n, D, t, h, w).
 
-    Tokens whose steps are not known are one step.
+    frames: of each clip. Tokens whose steps are not known are one step.
     """
     if y.dim() == 2 and y.shape[1] % features == 0:
         return torch.unflatten(y, 1, (features, -1))[..., None, None]
     if y.dim() == 3 and y.shape[2] == features:
-        return _of_tokens(y[:, described.prefix_tokens :].transpose(1, 2), described)
+        return _of_tokens(y[:, described.prefix_tokens :].transpose(1, 2), described, frames)
     if y.dim() == 5 and y.shape[1] == features:
         return y
     if y.dim() == 5 and y.shape[4] == features:
@@ -64,9 +64,9 @@ def clip_maps(y: Tensor, features: int, described: Described) -> Tensor:
     raise ValueError(f"returns a tensor of shape {tuple(y.shape)}, {WANTED}, {features} of them")
 
 
-def _of_tokens(y: Tensor, described: Described) -> Tensor:
+def _of_tokens(y: Tensor, described: Described, frames: int) -> Tensor:
     """(n, D, tokens) -> (n, D, t, tokens / t, 1)."""
-    steps = described.steps or 1
+    steps = 1 if described.step_frames is None else max(frames // described.step_frames, 1)
     if y.shape[2] % steps:
         raise ValueError(f"returns {y.shape[2]} tokens, want a multiple of its {steps} steps")
     if described.steps_order == "slow":

@@ -52,7 +52,8 @@ class NamedBackbone(Backbone):
         """Shapes for `example`: a small one, which costs less, and what the network was made for."""
         size, frames = self.described.size, self.described.frames
         small = (min(SMALL, size[0]), min(SMALL, size[1]))
-        for pixels, length in ((small, SMALL_CLIP), (size, frames or 1)):
+        short = frames if self.described.frames_fixed else SMALL_CLIP
+        for pixels, length in ((small, short or 1), (size, frames or 1)):
             yield (IMAGES, 3, *pixels) if frames is None else (1, 3, min(length, frames), *pixels)
 
     def _call_of(self, x: Tensor) -> Example:
@@ -71,21 +72,23 @@ class NamedBackbone(Backbone):
                 with torch.no_grad():
                     y = main_output(self.network(*example.args, **example.kwargs))
                 features = number_of_features(y, self.described.features)
-                self._maps(y, features)
+                self._maps(y, features, shape)
                 return shape, features
             except Exception as error:  # whatever foreign code raises for an input that is none of its own
                 problem = error
         raise ValueError(f"{self.full_name}: cannot be a backbone ({one_line(problem, 200)})") from problem
 
-    def _maps(self, y: Tensor, features: int) -> Tensor:
-        to_maps = image_maps if self.described.frames is None else clip_maps
-        return to_maps(y, features, self.described)
+    def _maps(self, y: Tensor, features: int, shape: Sequence[int]) -> Tensor:
+        """shape: of the images or clips that y is of."""
+        if self.described.frames is None:
+            return image_maps(y, features, self.described)
+        return clip_maps(y, features, self.described, frames=shape[2])
 
     def _run(self, x: Tensor) -> Tensor:
         """x: images or clips. Returns their maps; ValueError where the network refuses a new shape."""
         call, shape = self._call_of(x), tuple(x.shape[1:])
         try:
-            y = self._maps(main_output(self.network(*call.args, **call.kwargs)), self.num_features)
+            y = self._maps(main_output(self.network(*call.args, **call.kwargs)), self.num_features, x.shape)
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
             if shape in self.known_shapes or isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -96,12 +99,21 @@ class NamedBackbone(Backbone):
         self.known_shapes.add(shape)
         return y
 
+    def _check_frames(self, frames: int) -> None:
+        """ValueError for a clip whose steps the network would mix up."""
+        if self.described.frames_fixed and frames != self.described.frames:
+            raise ValueError(
+                f"data.clip_frames: got {frames}, want {self.described.frames}: {self.full_name} was made "
+                "for that many, and mixes up the steps of other clips"
+            )
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, 3, L, H, W), normalised pixels. Returns (n, D, t, h, w) in the dtype of x.
 
         t is L for a network of images. Tokens are one column (h = tokens, w = 1), vectors a map of one pixel.
         """
         if self.described.frames is not None:
+            self._check_frames(x.shape[2])
             return self._run(x).to(x.dtype)
         self.frame_count.frames = x.shape[2]
         y = self._run(x.transpose(1, 2).flatten(0, 1))  # (n L, D, h, w)
