@@ -92,6 +92,8 @@ def test_v_jepa_2_has_a_step_every_two_frames_of_any_clip(tmp_path, frames):
     steps = changed_steps(backbone, frames)
     assert len(steps) == frames // 2
     assert max(steps[: frames // 4]) == 0 and min(steps[frames // 4 :]) > 0.01
+    with pytest.raises(ValueError, match="^data.crop: got 32x32, want 16x16: hf:.*mixes up the places"):
+        backbone(torch.zeros(1, 3, frames, 32, 32))
 
 
 @pytest.mark.slow

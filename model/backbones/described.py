@@ -40,7 +40,8 @@ class Described:
     step_frames: int | None = None  # of a step in the tokens of a clip; None: not known
     # whether one step's tokens follow those of another, or the steps of one place those of another
     steps_order: Literal["slow", "fast"] = "slow"
-    frames_fixed: bool = False  # it takes clips of other lengths, too, but mixes up their steps
+    # it takes clips of other lengths, or other pixels, too, but mixes up their steps, or places
+    fixed: Literal["frames", "pixels", None] = None
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -141,12 +142,12 @@ def _torchvision(full_name: str, pretrained: bool) -> Described:
 
 # ----------------------------------------------------------------------------------------- Hugging Face
 
-# model_type -> tokens before those of places, in which order the steps follow, whether frames are fixed
-_VIDEO_TOKENS: dict[str, tuple[int, Literal["slow", "fast"], bool]] = {
-    "videomae": (0, "slow", False),
-    "vivit": (1, "slow", False),
-    "vjepa2": (0, "slow", False),
-    "timesformer": (1, "fast", True),
+# model_type -> tokens before those of places, in which order the steps follow, what is fixed (see Described)
+_VIDEO_TOKENS: dict[str, tuple[int, Literal["slow", "fast"], Literal["frames", "pixels", None]]] = {
+    "videomae": (0, "slow", None),
+    "vivit": (1, "slow", None),
+    "vjepa2": (0, "slow", "pixels"),
+    "timesformer": (1, "fast", "frames"),
 }
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
@@ -191,7 +192,7 @@ def _hugging_face(full_name: str, pretrained: bool) -> Described:
             prefix_tokens=prefix,
             step_frames=_step_frames(config),
             steps_order=order,
-            frames_fixed=fixed,
+            fixed=fixed,
         )
     if found := _processor(full_name.partition(":")[2]):
         content, file = found

@@ -52,7 +52,8 @@ class NamedBackbone(Backbone):
         """Shapes for `example`: a small one, which costs less, and what the network was made for."""
         size, frames = self.described.size, self.described.frames
         small = (min(SMALL, size[0]), min(SMALL, size[1]))
-        short = frames if self.described.frames_fixed else SMALL_CLIP
+        short = frames if self.described.fixed == "frames" else SMALL_CLIP
+        small = size if self.described.fixed == "pixels" else small
         for pixels, length in ((small, short or 1), (size, frames or 1)):
             yield (IMAGES, 3, *pixels) if frames is None else (1, 3, min(length, frames), *pixels)
 
@@ -99,12 +100,18 @@ class NamedBackbone(Backbone):
         self.known_shapes.add(shape)
         return y
 
-    def _check_frames(self, frames: int) -> None:
-        """ValueError for a clip whose steps the network would mix up."""
-        if self.described.frames_fixed and frames != self.described.frames:
+    def _check_clip(self, frames: int, pixels: Sequence[int]) -> None:
+        """ValueError for a clip whose steps or places the network would mix up."""
+        fixed, made_for = self.described.fixed, self.described
+        if fixed == "frames" and frames != made_for.frames:
             raise ValueError(
-                f"data.clip_frames: got {frames}, want {self.described.frames}: {self.full_name} was made "
+                f"data.clip_frames: got {frames}, want {made_for.frames}: {self.full_name} was made "
                 "for that many, and mixes up the steps of other clips"
+            )
+        if fixed == "pixels" and tuple(pixels) != made_for.size:
+            raise ValueError(
+                f"data.crop: got {'x'.join(map(str, pixels))}, want {'x'.join(map(str, made_for.size))}: "
+                f"{self.full_name} was made for that many pixels, and mixes up the places of other clips"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +120,7 @@ class NamedBackbone(Backbone):
         t is L for a network of images. Tokens are one column (h = tokens, w = 1), vectors a map of one pixel.
         """
         if self.described.frames is not None:
-            self._check_frames(x.shape[2])
+            self._check_clip(x.shape[2], x.shape[3:])
             return self._run(x).to(x.dtype)
         self.frame_count.frames = x.shape[2]
         y = self._run(x.transpose(1, 2).flatten(0, 1))  # (n L, D, h, w)
