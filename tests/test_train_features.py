@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from feature_cases import SETTINGS, WIDTH, feature_file
 from safetensors.torch import load_file
@@ -98,6 +100,39 @@ def test_features_made_otherwise_are_refused(whole, tmp_path, change, message):
     other = feature_file(tmp_path / "other.h5", **change)
     result = evaluated(whole, tmp_path / "d.json", "--shards", str(other))
     assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "d.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "another one"}, "backbone 'another one' here, 'made up' there"),
+        ({"train": 10}, "windows, the run began with "),
+        ({"backbone": None}, None),  # a checkpoint of an earlier version, which kept neither
+    ],
+)
+def test_a_run_is_not_resumed_on_features_that_were_made_again_otherwise(whole, tmp_path, change, message):
+    out, path = tmp_path / "run", feature_file(tmp_path / "f.h5")
+    options = {**SETTINGS, "run__checkpoint_every": 1}
+    shutil.copytree(whole, out, symlinks=True)
+    settings = out / "settings.yaml"
+    here = yaml.safe_load(settings.read_text())
+    here["data"]["shards"] = str(path)
+    settings.write_text(yaml.safe_dump(here))
+    last = out / "checkpoints" / "last"
+    assert run(path, out, "--resume", **options).exit_code == 0  # it has only moved
+    feature_file(path, **change)
+    if message is None:
+        progress = json.loads((last / "progress.json").read_text())
+        del progress["samples"]
+        (last / "progress.json").write_text(json.dumps(progress))
+        (last / "packing.json").unlink()
+    before = (last / "model.safetensors").stat().st_mtime_ns
+    result = run(path, out, "--resume", **options)
+    assert result.exit_code == (2 if message else 0), result.output
+    if message:
+        assert message in result.stderr and result.stderr.count("\n") == 1
+    assert (last / "model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

@@ -315,6 +315,20 @@ def test_data_without_actions_is_refused_at_once(shards, complete, tmp_path, sub
 
 
 @pytest.mark.slow
+def test_a_run_is_not_resumed_on_videos_that_were_packed_otherwise(shards, complete, tmp_path):
+    def other_rate(document: dict) -> None:
+        document["settings"] |= {"copy": False, "fps": 30}
+
+    data, out = changed_data(shards, tmp_path / "data", other_rate), tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    settings = out / "settings.yaml"
+    settings.write_text(settings.read_text().replace(str(shards), str(data)))
+    result = run(data, out, "--resume", run__checkpoint_every=1)
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+    assert "packed otherwise than what the run was trained on (copy False here, True there)" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards, tmp_path):
     result = run(shards, tmp_path / "run", run__protocol="0.5:x")
     assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.features.dataset import AnyDataset, open_of_settings
+from pipeline.features.records import check_made_alike
+from pipeline.settings import DataSettings
 from pipeline.text import counted, first_names
+from train.checkpoint import PACKING, check_classes, read_packing
 from train.detections import PROPOSAL
 from train.evaluation.average_precision import parse_tiou
 from train.evaluation.proposals import without_classes
+from train.evaluation.sources import packing_differences
 from train.settings import Settings
 
 
@@ -33,6 +38,19 @@ def open_data(settings: Settings) -> AnyDataset:
     if settings.detector.class_agnostic:
         _forget_classes(dataset)
     return dataset
+
+
+def check_same_data(checkpoint: Path, dataset: AnyDataset, data: DataSettings) -> None:
+    """ValueError unless classes and packing, if it was kept, are those of a run's checkpoint."""
+    check_classes(checkpoint, dataset.classes)
+    packing = read_packing(checkpoint) if (checkpoint / PACKING).is_file() else {}
+    if data.num_features is not None:
+        check_made_alike(dataset.packing, packing, where=data.shards)
+    elif packing and (differ := packing_differences(dataset.packing, packing)):
+        raise ValueError(
+            f"{data.shards}: packed otherwise than what the run was trained on ({differ}); resume with that "
+            "data set, or start anew with another --out"
+        )
 
 
 def _forget_classes(dataset: AnyDataset) -> None:

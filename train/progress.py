@@ -39,6 +39,7 @@ class Progress:
     seconds: Seconds = field(default_factory=lambda: {"train": 0.0, "eval": 0.0})
     loader: LoaderPosition = field(default_factory=lambda: {"epoch": 0, "step": 0})  # the next batch
     metrics: Table = field(default_factory=dict)  # of the last evaluation
+    samples: Count = 0  # of training, in a pass over the data; 0: an earlier version did not keep it
 
 
 PROGRESS = TypeAdapter(Progress)

@@ -13,19 +13,19 @@ from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
+from pipeline.text import counted
 from train.build_network import build_network, for_resume, resolve_device, say_what_the_backbone_is
 from train.changes import measured_otherwise
 from train.checkpoint import (
     PROGRESS,
     RESUME,
     SETTINGS,
-    check_classes,
     last_checkpoint,
     read_progress,
     write_checkpoint,
 )
 from train.cli import to_stderr
-from train.data import open_data
+from train.data import check_same_data, open_data
 from train.distributed import rank, world_size
 from train.engine import (
     build_engine,
@@ -74,7 +74,7 @@ class Run:
         self.precision = precision_of(self.engine)
         decay = settings.optimizer.ema_decay
         self.average = WeightAverage(self.engine, decay) if decay else None
-        self.progress = self._resume() if resume else Progress()
+        self.progress = self._resume() if resume else Progress(samples=len(self.train_loader.samples))
         # A complete run that is resumed to be measured otherwise has no metrics yet.
         self.needs_validation = resume and not self.progress.metrics
         self.thresholds: tuple[int, ClassThresholds | None] = (-1, None)  # of the weights after this step
@@ -112,12 +112,17 @@ class Run:
     def _resume(self) -> Progress:
         last = last_checkpoint(self.folder)
         assert last is not None, "resume: nothing to resume"
-        check_classes(last, self.dataset.classes)
-        stated = read_progress(last)
+        stated = {"samples": Progress.samples, **read_progress(last)}
         missing = [name for name in asdict(Progress()) if name not in stated]
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
         progress = Progress(**stated)
+        check_same_data(last, self.dataset, self.settings.data)
+        if progress.samples not in (0, here := len(self.train_loader.samples)):
+            raise ValueError(
+                f"{self.settings.data.shards}: {counted(here, 'training window')}, the run began with "
+                f"{progress.samples:,}; resume with that data set, or start anew with another --out"
+            )
         load_state(self.engine, last / RESUME)
         if self.average is not None:
             self.average.load(last / RESUME)
