@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +14,19 @@ import torch
 import yaml
 from click.testing import CliRunner
 from feature_cases import SETTINGS, WIDTH, feature_file
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_run import run, start
 
 from model.detector.proposal_detector import ProposalDetector
+from pipeline.features.dataset import FeatureDataset
 from tools.cli import main as leantad
 from tools.prediction.features import find_inputs, predict_features
+from train import loop
 from train.cli import Output
 from train.eval import main as evaluate
+from train.evaluation.average_precision import mean_average_precision
+from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
+from train.loop import train_step
 
 ACTIONFORMER = {
     "detector__kind": "actionformer",
@@ -133,6 +140,68 @@ def test_a_run_is_not_resumed_on_features_that_were_made_again_otherwise(whole, 
     if message:
         assert message in result.stderr and result.stderr.count("\n") == 1
     assert (last / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0, 0.5])
+@pytest.mark.parametrize("stop", [13, 16])  # of 16 steps
+def test_the_best_weights_are_measured_anew_and_stay_until_others_are_better(
+    features, tmp_path, monkeypatch, decay, stop
+):
+    out = tmp_path / "run"
+    options = {
+        **SETTINGS,
+        "data__window_seconds": "null",
+        "optimizer__batch_size": 1,
+        "optimizer__detector_lr": 0.01,  # so high that the last weights are not the best
+        "optimizer__schedule": "constant",
+        "optimizer__ema_decay": decay,
+        "run__epochs": 4,
+        "run__eval_every": 1,
+    }
+
+    def stopping(run, batches, *, interrupted):
+        result = train_step(run, batches, interrupted=interrupted)
+        if run.progress.step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        assert run(features, out, **options).exit_code == 130
+    checkpoints = out / "checkpoints"
+    best = checkpoints / os.readlink(checkpoints / "best")
+    assert best.name == "step_000012", "choose another seed: the last weights are the best"
+    changed = ("--set", "run.protocol=thumos", "--set", "post.sigma=0.4")
+    resumed = CliRunner().invoke(leantad, ["train", "--out", str(out), "--resume", "--quiet", *changed])
+    assert resumed.exit_code == 0, resumed.output
+    assert os.readlink(checkpoints / "best") == best.name != os.readlink(checkpoints / "last")
+    assert evaluated(out, tmp_path / "d.json").exit_code == 1  # under the settings that it states
+    found = json.loads((tmp_path / "d.json").read_text())
+    stated = yaml.safe_load((best / "settings.yaml").read_text())
+    assert (stated["run"]["protocol"], stated["post"]["sigma"]) == ("thumos", 0.4)
+    ground_truth = FeatureDataset.open(features).ground_truth("validation")
+    want = mean_average_precision(ground_truth, found["results"], protocol="thumos")["average_mAP"]
+    last = json.loads((checkpoints / "last" / "progress.json").read_text())
+    assert last["metrics"]["average_mAP"] < last["best"] == want
+    assert read_thresholds(best) == choose_thresholds(ground_truth, found["results"], subset="validation")
+
+
+@pytest.mark.slow
+def test_the_last_weights_become_the_best_if_they_are_by_the_new_measure(features, whole, tmp_path):
+    out, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    shutil.copytree(whole, out, symlinks=True)
+    last, worse = os.readlink(checkpoints / "last"), checkpoints / "step_000001"
+    shutil.copytree(checkpoints / last, worse)
+    zeros = {name: torch.zeros_like(value) for name, value in weights(out).items()}
+    save_file(zeros, worse / "model.safetensors")
+    (checkpoints / "best").unlink()
+    (checkpoints / "best").symlink_to(worse.name)
+    changed = {**SETTINGS, "run__checkpoint_every": 1, "run__protocol": "thumos"}
+    resumed = run(features, out, "--resume", **changed)
+    assert resumed.exit_code == 0, resumed.output
+    assert os.readlink(checkpoints / "best") == os.readlink(checkpoints / "last") == f"{last}-2"
+    assert {path.name for path in checkpoints.iterdir()} == {"best", "last", f"{last}-2"}
 
 
 @pytest.mark.slow

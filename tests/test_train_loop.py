@@ -341,7 +341,7 @@ def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_
     same = {"run__checkpoint_every": 1, "data__val_subset": "training"}
     resumed = run(shards, out, "--resume", quiet=False, **same, run__eval_every=1)
     assert resumed.exit_code == 0, resumed.output
-    assert "validated with another data.val_subset from here on: the best begins anew" in resumed.stderr
+    assert "validated with another data.val_subset from here on: the best is measured anew" in resumed.stderr
     assert json.loads((out / "metrics.json").read_text())["num_videos"] == 4
     assert_same_weights(out, complete)
     best = out / "checkpoints" / "best"

@@ -30,3 +30,14 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 def measured_otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The settings that differ and decide a measure: its numbers before and after cannot be compared."""
     return [name for name in changed_keys(old, new) if name.startswith(MEASURES)]
+
+
+def measured_as(settings: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, but for those that decide a measure, which are as in `new`."""
+    changed = {
+        group: dict(values) if isinstance(values, dict) else values for group, values in settings.items()
+    }
+    for name in measured_otherwise(settings, new):
+        group, key = name.split(".")
+        changed[group][key] = new[group][key]
+    return changed

@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.files import parse_json, remove_folder
+from pipeline.files import parse_json, remove_folder, write_text
 from pipeline.schemas import Table, Text, validated
 from pipeline.text import counted, short
 from train.distributed import barrier, rank
@@ -262,6 +262,15 @@ def write_checkpoint(
             _publish(temporary, checkpoints / name, is_best=is_best)
     barrier()
     return checkpoints / name
+
+
+def restate_measure(folder: Path, *, settings: dict[str, Any], thresholds: ClassThresholds | None) -> None:
+    """State how the weights of a checkpoint were measured since it was written."""
+    write_text(folder / SETTINGS, signed(yaml.safe_dump(settings, sort_keys=False)))
+    if thresholds is not None:
+        write_text(folder / THRESHOLDS, thresholds.model_dump_json(indent=1))
+    else:
+        (folder / THRESHOLDS).unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------- reading

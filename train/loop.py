@@ -27,7 +27,7 @@ from train.optimizer import has_compiler
 from train.run import Run
 from train.runlog import RunLog, memory_mib
 from train.settings import Settings
-from train.validate import ground_truth_of, update_report, validate, write_metrics
+from train.validate import ground_truth_of, update_report, validate, validate_checkpoint, write_metrics
 
 # Relative, of a stage input that was computed backwards: far above the roundings that smallest_beta accepts
 LARGEST_ERROR = 0.1
@@ -196,13 +196,10 @@ def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
         log.warn(warning)
 
 
-def end_epoch(run: Run, log: RunLog) -> None:
-    """Validate if it is due, save, and draw the report; the best checkpoint is kept."""
+def measure(run: Run, log: RunLog) -> None:
+    """Validate the weights, save them, as the best if they are, and draw the report."""
     step, settings = run.progress.step, run.settings
-    epoch, is_last = step // run.steps_per_epoch, step >= run.total_steps
-    if not is_last and epoch % settings.run.eval_every:
-        run.save()
-        return
+    epoch = step // run.steps_per_epoch
     start = time.perf_counter()
     metrics = run.progress.metrics = validate(run)
     run.progress.seconds["eval"] += time.perf_counter() - start
@@ -213,8 +210,31 @@ def end_epoch(run: Run, log: RunLog) -> None:
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
     run.save(is_best=is_best)
-    if not is_last:
+    if step < run.total_steps:
         update_report(run)
+
+
+def measure_anew(run: Run, log: RunLog) -> None:
+    """After a change of what is measured: measure the best weights, and the last of a complete run.
+
+    So the best stay the best until others are better by the new measure.
+    """
+    best, last = (run.folder / "checkpoints" / name for name in ("best", "last"))
+    is_last = best.resolve() == last.resolve()
+    if best.is_dir() and not is_last:
+        run.progress.best = validate_checkpoint(run, best)
+        log.say(f"best so far: average mAP {run.progress.best:.4f} on {run.settings.data.val_subset}")
+    if is_last or run.progress.step >= run.total_steps:
+        measure(run, log)
+
+
+def end_epoch(run: Run, log: RunLog) -> None:
+    """Measure the weights if that is due; if not, save them."""
+    epoch, is_last = run.progress.step // run.steps_per_epoch, run.progress.step >= run.total_steps
+    if not is_last and epoch % run.settings.run.eval_every:
+        run.save()
+    else:
+        measure(run, log)
 
 
 def run_steps(run: Run, log: RunLog, interrupt: Interrupt) -> bool:
@@ -293,8 +313,8 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
     describe_steps(run, log)
     interrupt = Interrupt()
     try:
-        if run.needs_validation and run.progress.step >= run.total_steps:
-            end_epoch(run, log)
+        if run.is_measured_anew:
+            measure_anew(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
     finally:

@@ -74,9 +74,8 @@ class Run:
         self.precision = precision_of(self.engine)
         decay = settings.optimizer.ema_decay
         self.average = WeightAverage(self.engine, decay) if decay else None
+        self.is_measured_anew = False  # resumed, with other settings of what is measured
         self.progress = self._resume() if resume else Progress(samples=len(self.train_loader.samples))
-        # A complete run that is resumed to be measured otherwise has no metrics yet.
-        self.needs_validation = resume and not self.progress.metrics
         self.thresholds: tuple[int, ClassThresholds | None] = (-1, None)  # of the weights after this step
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
@@ -128,9 +127,10 @@ class Run:
             self.average.load(last / RESUME)
         self.train_loader.load_state_dict(progress.loader)
         if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
-            progress.best, progress.metrics = -1.0, {}
+            self.is_measured_anew, progress.best, progress.metrics = True, -1.0, {}
             if rank() == 0:
-                to_stderr(f"validated with another {', '.join(changed)} from here on: the best begins anew")
+                names = ", ".join(changed)
+                to_stderr(f"validated with another {names} from here on: the best is measured anew")
         return progress
 
     def set_beta(self, step: int) -> None:
