@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,13 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def evaluated(run_folder: Path, out: Path, *options: str):
     arguments = ["--checkpoint", str(run_folder), "--json", "--quiet", "--out", str(out), *options]
     return CliRunner().invoke(evaluate, arguments)
+
+
+def interrupted_step(run, batches, *, interrupted):
+    """A step after which the run saves and stops."""
+    result = train_step(run, batches, interrupted=interrupted)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +148,62 @@ def test_a_run_is_not_resumed_on_features_that_were_made_again_otherwise(whole, 
     if message:
         assert message in result.stderr and result.stderr.count("\n") == 1
     assert (last / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_an_epoch_is_a_pass_where_accumulation_does_not_divide_it_and_such_a_run_resumes_exactly(
+    tmp_path, monkeypatch
+):
+    path, seen = feature_file(tmp_path / "f.h5", train=7), Counter()
+    options = {
+        **SETTINGS,
+        "data__window_seconds": "null",
+        "optimizer__batch_size": 1,
+        "optimizer__accumulation_steps": 4,
+        "run__epochs": 3,
+        "run__eval_every": 1,
+        "run__checkpoint_every": 1,
+    }
+
+    def watched(run, batches, *, interrupted):
+        seen.update(key for batch in batches for key in batch.keys)
+        result = train_step(run, batches, interrupted=interrupted)
+        if run.folder.name == "cut" and run.progress.step == 3:  # within the second pass
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    result = run(path, tmp_path / "whole", quiet=False, **options)
+    assert result.exit_code == 0 and "2 steps an epoch, 6 in all" in result.stdout, result.output
+    assert len(seen) == 7 and min(seen.values()) == 3 and seen.total() == 24
+    events = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in events if e["event"] == "train"] == [0.5, 1, 1.5, 2, 2.5, 3]
+    assert [e["epoch"] for e in events if e["event"] == "eval"] == [1, 2, 3]
+    assert run(path, tmp_path / "cut", **options).exit_code == 130
+    assert run(path, tmp_path / "cut", "--resume", **options).exit_code == 0
+    ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_keeps_its_shorter_epochs(tmp_path, monkeypatch):
+    path, out = feature_file(tmp_path / "f.h5", train=7), tmp_path / "run"
+    options = {
+        **SETTINGS,
+        "data__window_seconds": "null",
+        "optimizer__batch_size": 1,
+        "optimizer__accumulation_steps": 4,
+        "run__epochs": 3,
+    }
+    monkeypatch.setattr(loop, "train_step", interrupted_step)
+    assert run(path, out, **options).exit_code == 130
+    progress = out / "checkpoints" / "last" / "progress.json"
+    stated = json.loads(progress.read_text())
+    assert stated.pop("samples") == 7
+    progress.write_text(json.dumps(stated))
+    for _ in range(2):
+        resumed = run(path, out, "--resume", quiet=False, **options)
+        assert resumed.exit_code == 130 and "1 step an epoch, 3 in all" in resumed.stdout, resumed.output
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ The steps are in `train/loop.py`.
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ class Run:
         self.dataset = open_data(settings)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
-        accumulation = settings.optimizer.accumulation_steps
-        self.steps_per_epoch = max(1, self.train_loader.steps_per_epoch // accumulation)
+        self.progress = self._read_progress() if resume else Progress(samples=len(self.train_loader.samples))
+        steps = self.train_loader.steps_per_epoch / settings.optimizer.accumulation_steps
+        # An epoch is at least a pass over the data; a run of an earlier version keeps its shorter ones.
+        self.steps_per_epoch = ceil(steps) if self.progress.samples else max(1, floor(steps))
         self.total_steps = settings.run.epochs * self.steps_per_epoch
         network = build_network(for_resume(settings) if resume else settings, len(self.dataset.classes))
         say_what_the_backbone_is(network, settings.data)
@@ -75,7 +78,8 @@ class Run:
         decay = settings.optimizer.ema_decay
         self.average = WeightAverage(self.engine, decay) if decay else None
         self.is_measured_anew = False  # resumed, with other settings of what is measured
-        self.progress = self._resume() if resume else Progress(samples=len(self.train_loader.samples))
+        if resume:
+            self._resume()
         self.thresholds: tuple[int, ClassThresholds | None] = (-1, None)  # of the weights after this step
         self.beta: float | None = None
         self.set_beta(max(self.progress.step - 1, 0))
@@ -108,9 +112,14 @@ class Run:
             config["tensorboard"]["output_path"] = str(self.folder)
         return config
 
-    def _resume(self) -> Progress:
+    def _last_checkpoint(self) -> Path:
         last = last_checkpoint(self.folder)
         assert last is not None, "resume: nothing to resume"
+        return last
+
+    def _read_progress(self) -> Progress:
+        """Where the run stood; ValueError if the data set is not the one it began with."""
+        last = self._last_checkpoint()
         stated = {"samples": Progress.samples, **read_progress(last)}
         missing = [name for name in asdict(Progress()) if name not in stated]
         if missing:
@@ -122,6 +131,11 @@ class Run:
                 f"{self.settings.data.shards}: {counted(here, 'training window')}, the run began with "
                 f"{progress.samples:,}; resume with that data set, or start anew with another --out"
             )
+        return progress
+
+    def _resume(self) -> None:
+        """Load what the last checkpoint holds into engine, average and loader."""
+        last, progress = self._last_checkpoint(), self.progress
         load_state(self.engine, last / RESUME)
         if self.average is not None:
             self.average.load(last / RESUME)
@@ -131,7 +145,6 @@ class Run:
             if rank() == 0:
                 names = ", ".join(changed)
                 to_stderr(f"validated with another {names} from here on: the best is measured anew")
-        return progress
 
     def set_beta(self, step: int) -> None:
         """Give the network the coefficient of a step, counted from 0."""

@@ -46,8 +46,8 @@ class RunSettings(SettingsGroup):
     """How long to train, how often to evaluate and save, by which protocol, and on what device."""
 
     epochs: int = Field(15, ge=1)
-    """Passes over the training subset. More train longer; learning rates and beta stretch their schedules
-    over all of them."""
+    """Passes over the training subset, each rounded up to whole optimizer steps. More train longer; learning
+    rates and beta stretch their schedules over all of them."""
 
     log_every: int = Field(10, ge=1)
     """Optimizer steps between lines of log.jsonl and points in TensorBoard. Fewer show more detail; the
