@@ -18,7 +18,7 @@ from .prefetch import Prefetch
 from .reader import PendingSample, Reader
 from .records import VideoSource
 from .sample_reader import SampleReader
-from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, long_enough, samples_of
+from .samples import Candidates, EvaluationSampler, Sample, Sampler, TrainingSampler, samples_of_subset
 from .settings import DataSettings
 
 
@@ -70,13 +70,7 @@ class Loader:
         set_limits(settings.limits)
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
-        least = settings.min_action_seconds if training else 0.0
-        self.samples = samples_of(
-            (long_enough(video, least) for video in source.packed(subset)),
-            window_seconds=settings.window_seconds,
-            overlap=settings.window_overlap,
-            pad=settings.pad_short_videos,
-        )
+        self.samples = samples_of_subset(source, subset, settings, training=training)
         self.labels = {name: number for number, name in enumerate(source.classes)}
         share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
         self.sampler: Sampler

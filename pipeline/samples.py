@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .features.records import FeatureVideo
+from .features.records import FeatureSource, FeatureVideo
 from .order import epoch_order, indices_by_video, rank_indices, steps_per_epoch
-from .records import AnyVideo, PackedVideo
+from .records import AnyVideo, PackedVideo, VideoSource
+from .settings import DataSettings
 from .windows import Window, windows_of
 
 Candidates = Sequence[int] | NDArray[np.int64]
@@ -55,6 +56,19 @@ def samples_of(
         windows = windows_of(video.duration, window_seconds=window_seconds, overlap=overlap, pad=pad)
         samples += [Sample(video, window) for window in windows]
     return samples
+
+
+def samples_of_subset(
+    source: VideoSource | FeatureSource, subset: str, settings: DataSettings, *, training: bool
+) -> list[Sample]:
+    """The windows of a subset as the settings cut them; in training without actions that are too short."""
+    least = settings.min_action_seconds if training else 0.0
+    return samples_of(
+        (long_enough(video, least) for video in source.packed(subset)),
+        window_seconds=settings.window_seconds,
+        overlap=settings.window_overlap,
+        pad=settings.pad_short_videos,
+    )
 
 
 class Sampler(Protocol):

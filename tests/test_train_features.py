@@ -24,10 +24,12 @@ from tools.cli import main as leantad
 from tools.prediction.features import find_inputs, predict_features
 from train import loop
 from train.cli import Output
+from train.data import open_data
 from train.eval import main as evaluate
 from train.evaluation.average_precision import mean_average_precision
 from train.evaluation.class_thresholds import choose_thresholds, read_thresholds
 from train.loop import train_step
+from train.settings import Settings, load_settings
 
 ACTIONFORMER = {
     "detector__kind": "actionformer",
@@ -148,6 +150,26 @@ def test_a_run_is_not_resumed_on_features_that_were_made_again_otherwise(whole, 
     if message:
         assert message in result.stderr and result.stderr.count("\n") == 1
     assert (last / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data.min_action_seconds": 1000},
+        {"data.window_seconds": 0.5, "data.min_action_overlap": 1},  # no action is so short
+    ],
+)
+def test_windows_without_a_single_action_are_refused_before_the_first_step(features, change):
+    def settings(**more: object) -> Settings:
+        values = {"data.shards": str(features), "data.num_features": WIDTH, **more}
+        return load_settings(Path("demo"), [f"{name}={value}" for name, value in values.items()])
+
+    assert open_data(settings()).classes == ("jump", "run")
+    with pytest.raises(ValueError, match="training windows? holds an action to learn from") as raised:
+        open_data(settings(**change))
+    (line,) = str(raised.value).splitlines()
+    assert all(f"{name}={float(value)}" in line for name, value in change.items())
+    assert all(f"data.{n}=" in line for n in ("min_action_seconds", "window_seconds", "min_action_overlap"))
 
 
 @pytest.mark.slow

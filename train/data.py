@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.collate import ground_truth_of
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.features.records import check_made_alike
+from pipeline.samples import samples_of_subset
 from pipeline.settings import DataSettings
 from pipeline.text import counted, first_names
 from train.checkpoint import PACKING, check_classes, read_packing
@@ -37,7 +40,22 @@ def open_data(settings: Settings) -> AnyDataset:
     parse_tiou(settings.run.protocol)
     if settings.detector.class_agnostic:
         _forget_classes(dataset)
+    _check_windows(dataset, data)
     return dataset
+
+
+def _check_windows(dataset: AnyDataset, data: DataSettings) -> None:
+    """ValueError if no training window holds an action; it looks no further than the first that does."""
+    labels = {name: number for number, name in enumerate(dataset.classes)}
+    samples = samples_of_subset(dataset, data.train_subset, data, training=True)
+    actions = (ground_truth_of(sample, labels, min_overlap=data.min_action_overlap) for sample in samples)
+    if not any(len(segments) for segments, _ in actions):
+        names = ("min_action_seconds", "window_seconds", "min_action_overlap")
+        got = ", ".join(f"data.{name}={json.dumps(getattr(data, name))}" for name in names)
+        raise ValueError(
+            f"{data.shards}: none of the {counted(len(samples), 'training window')} holds an action to learn "
+            f"from; got {got}; lower the first or the last, or choose longer windows"
+        )
 
 
 def check_same_data(checkpoint: Path, dataset: AnyDataset, data: DataSettings) -> None:
