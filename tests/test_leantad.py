@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -176,6 +177,19 @@ def one_line(work) -> str:
     message = str(caught.value)
     assert message and "\n" not in message, message
     return message
+
+
+@pytest.mark.slow
+def test_thresholds_of_other_settings_give_the_warning_of_the_command(run, videos, tmp_path, capsys):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(run / "checkpoints" / "best", folder)
+    overall = {"score": 0.0, "f1": 0.5}
+    thresholds = {"subset": "validation", "overall": overall, "classes": {"jump": overall}}
+    (folder / "thresholds.json").write_text(json.dumps(thresholds))
+    for changed, warnings_wanted in ({}, 0), ({"post.sigma": 0.4}, 1):
+        leantad.load(folder, device="cpu", set=changed)(videos / "second.webm", auto_threshold=True)
+        said = capsys.readouterr().err
+        assert said.count("warning: thresholds were chosen without post.sigma=0.4") == warnings_wanted, said
 
 
 @pytest.mark.slow

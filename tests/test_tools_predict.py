@@ -367,6 +367,16 @@ def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, vi
     assert "warning: thresholds were chosen without post.sigma=0.4" in result.stderr
     assert "thresholds of best F1 on 'validation': jump " in result.stderr
     assert "; that of all classes for 'swim', not found there" in result.stderr
+    last_weights = ("--force", "--set", "optimizer.ema_decay=0")
+    result = call(main, videos, *options, *last_weights)  # there are no others
+    assert "were chosen without" not in result.stderr
+    shutil.copy(copy / "model.safetensors", copy / "model_ema.safetensors")
+    text = (copy / "settings.yaml").read_text()
+    (copy / "settings.yaml").write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.9"))
+    result = call(main, videos, *options, "--force")
+    assert "averaged weights" in result.stderr and "were chosen without" not in result.stderr
+    result = call(main, videos, *options, *last_weights)
+    assert "warning: thresholds were chosen without optimizer.ema_decay=0" in result.stderr
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def predict_and_write(
     """
     trained = load_detector(options.checkpoint, device=options.device, overrides=options.overrides)
     classes = parse_classes(options.classes, trained.classes)
-    thresholds = auto_thresholds(trained, options.overrides, output) if options.auto_threshold else {}
+    thresholds = auto_thresholds(trained, output) if options.auto_threshold else {}
     selection = Selection(classes, options.min_score, options.top, thresholds)
     found = detect_in_files(trained, files, selection, output=output)
     if not writes:

@@ -52,7 +52,8 @@ class TrainedNetwork:
 
     source: the checkpoint folder, or the model file. packing: how the data set was packed that the weights
     were trained on; None where an older release did not keep it. thresholds: those of each class that the
-    validation chose; None where there was none, or nothing was right.
+    validation chose; None where there was none, or nothing was right. overrides: key=value, on top of the
+    checkpoint's own settings.
     """
 
     source: Path
@@ -62,6 +63,7 @@ class TrainedNetwork:
     thresholds: ClassThresholds | None
     network: Network | FeatureNetwork
     device: torch.device
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
 
     Raises ValueError, one line, for a folder without a checkpoint, damaged files, unknown settings.
     """
+    overrides = tuple(overrides)
     saved = (_read_file if checkpoint.is_file() else _read_folder)(checkpoint, overrides)
     source, settings = saved.source, saved.settings
     set_limits(settings.data.limits)
@@ -126,7 +129,8 @@ def load_trained(checkpoint: Path, overrides: Iterable[str] = ()) -> TrainedNetw
             cast_parameters(network, torch.bfloat16)
         else:
             to_stderr(f"run.precision: bf16 in {source}, which a {device.type} lacks; computing in float32")
-    return TrainedNetwork(source, settings, saved.classes, saved.packing, saved.thresholds, network, device)
+    stated = (saved.classes, saved.packing, saved.thresholds)
+    return TrainedNetwork(source, settings, *stated, network, device, overrides)
 
 
 def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:

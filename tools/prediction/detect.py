@@ -139,18 +139,22 @@ def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable
     return load_trained(checkpoint, [f"run.device={device}", *overrides, "data.skip_bad=0"])
 
 
-def auto_thresholds(trained: TrainedNetwork, overrides: Iterable[str], output: Output) -> dict[str, float]:
+def auto_thresholds(trained: TrainedNetwork, output: Output) -> dict[str, float]:
     """The least score of each class, as the validation of the checkpoint chose it; ValueError if it has none.
 
-    overrides: of the settings; those of post-processing change scores, which the thresholds do not follow.
+    Warns of overrides that the thresholds do not follow: post-processing, or weights that are not averaged.
     """
+    from train.checkpoint import AVERAGE
+
     chosen = trained.thresholds
     if chosen is None:
         raise ValueError(
             f"{trained.source}: no thresholds; these weights were not validated, or by an older release, or "
             "nothing was right; take the run's best checkpoint, or --min-score instead of --auto-threshold"
         )
-    changed = [name for name in overrides if name.startswith("post.")]
+    other_weights = not trained.settings.optimizer.ema_decay and (trained.source / AVERAGE).is_file()
+    decisive = ("post.", "optimizer.ema_decay") if other_weights else ("post.",)
+    changed = [override for override in trained.overrides if override.startswith(decisive)]
     if changed:
         output.warn(f"thresholds were chosen without {changed[0]}, which may change scores")
     labels = (PROPOSAL,) if trained.settings.post.proposals_only else trained.classes

@@ -145,7 +145,7 @@ class Detector:
         from train.detections import Selection
 
         output = Output(self._quiet)
-        thresholds = auto_thresholds(self._trained, (), output) if auto_threshold else {}
+        thresholds = auto_thresholds(self._trained, output) if auto_threshold else {}
         selection = Selection(_known(classes, self.classes), min_score, top, thresholds)
         files = find_inputs([name for given in videos for name in _names(given)])
         if not files:
