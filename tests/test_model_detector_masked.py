@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from model.detector.build import build_detector
 from model.detector.detector import Detector, hold_last, valid_steps
 from model.detector.settings import DetectorSettings
 from pipeline.batch import Batch
+from train.fused_outputs import read_fused
 from train.inference import raw_windows
+from train.postprocess import PostSettings, postprocess_videos
+from train.raw_outputs import write_raw
 
 D, T, K = 6, 16, 3
 SHARES = torch.tensor([0.3, 1.0, 0.01], dtype=torch.float64)  # 5, 16 and 4 of 16 steps
@@ -127,20 +131,24 @@ def test_whole_videos_are_treated_as_without_a_mask(kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_raw_windows_end_with_the_video_and_hold_nothing_behind_it(kind):
-    windows = torch.tensor([[0.0, 20.0]] * 3, dtype=torch.float64)
+def batch_of_shares() -> Batch:
+    """Windows of 20 s, of which the videos fill their shares."""
     empty = torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
-    batch = Batch(
+    return Batch(
         inputs=torch.zeros(3, 1, 3, 1, 8, 8, dtype=torch.uint8),
         keys=("a", "b", "c"),
-        windows=windows,
+        windows=torch.tensor([[0.0, 20.0]] * 3, dtype=torch.float64),
         durations=20 * SHARES,
         ends=20 * SHARES,
         gt_segments=(empty[0],) * 3,
         gt_labels=(empty[1],) * 3,
         padding=(False,) * 3,
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_windows_end_with_the_video_and_hold_nothing_behind_it(kind):
+    batch = batch_of_shares()
     torch.testing.assert_close(batch.video_shares, SHARES)
     found = list(raw_windows(detector_of(kind).masked_predict(features_of(), SHARES), batch))
     assert [w.num_steps for w in found] == [5, 16, 4]
@@ -151,6 +159,37 @@ def test_raw_windows_end_with_the_video_and_hold_nothing_behind_it(kind):
         assert window.boundary.shape == (2, window.num_steps)
         assert len(window.segments) == len(window.quality) == len(window.class_scores) > 0
         assert np.all((window.segments >= 0) & (window.segments <= window.num_steps))
+
+
+def moved(detector: Detector, seed: int) -> Detector:
+    """Its weights moved at random, as in a run with another seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in detector.parameters():
+        weight.data += 0.15 * torch.randn(weight.shape, dtype=weight.dtype, generator=generator)
+    return detector
+
+
+def test_rows_of_actionformer_are_the_same_points_in_each_run_so_that_runs_can_be_fused(tmp_path):
+    paths, runs = [tmp_path / "a.h5", tmp_path / "b.h5"], []
+    for seed, path in enumerate(paths):
+        prediction = moved(detector_of("actionformer"), seed).masked_predict(features_of(), SHARES)
+        runs.append(list(raw_windows(prediction, batch_of_shares())))
+        write_raw(path, runs[-1], classes=["x", "y", "z"], metadata={})
+    points = len(detector_of("actionformer").predict(features_of()).segments[0])
+    assert {len(window.segments) for windows in runs for window in windows} == {points}
+    kept = [[window.quality > 0 for window in windows] for windows in runs]
+    assert any((a != b).any() for a, b in zip(*kept, strict=True)), "choose other seeds: all runs are alike"
+    for fused, a, b in zip(read_fused(paths), *runs, strict=True):
+        np.testing.assert_allclose(fused.segments, (a.segments + b.segments) / 2, rtol=1e-6)  # float32
+    for windows, rows in zip(runs, kept, strict=True):  # what is left of the others changes no detection
+        alone = [
+            replace(w, segments=w.segments[r], quality=w.quality[r], class_scores=w.class_scores[r])
+            for w, r in zip(windows, rows, strict=True)
+        ]
+        assert all(len(window.segments) < points for window in (alone[0], alone[2]))
+        found = postprocess_videos(windows, ["x", "y", "z"], PostSettings())
+        assert found["a"] and found["b"]
+        assert found == postprocess_videos(alone, ["x", "y", "z"], PostSettings())
 
 
 def test_the_last_feature_within_a_video_stands_for_all_behind_it():

@@ -150,13 +150,18 @@ class ActionFormer(Detector):
 
     @torch.no_grad()
     def masked_predict(self, features: Tensor, video_shares: Tensor) -> Prediction:
-        """See `Detector.masked_predict`."""
+        """See `Detector.masked_predict`; one segment per point, which scores 0 if it is not in the video."""
         features, mask = self._masked(features, video_shares)
         prediction = self.predict(features, mask)
         num_steps = valid_steps(video_shares, self.num_steps)
         ends = torch.tensor(num_steps, device=features.device)[:, None]
         inside = prediction.segments[..., 0] < ends
-        return replace(prediction, num_steps=num_steps, counts=inside & (prediction.quality > 0))
+        return replace(
+            prediction,
+            num_steps=num_steps,
+            quality=prediction.quality * inside,
+            class_scores=prediction.class_scores * inside[..., None],
+        )
 
     def _masked(self, features: Tensor, video_shares: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D, T), zero behind each video's end, and the mask (B, T) of its steps."""
