@@ -125,6 +125,12 @@ def test_weak_detections_are_dropped():
     assert postprocess_video([raw], ["jump"], PostSettings(min_score=0.95)) == []
 
 
+def test_what_scores_nothing_is_no_detection_even_if_all_scores_will_do():
+    raw = window([[1, 2], [5, 9]], [0.0, 1e-30], [[1], [1]])
+    (detection,) = postprocess_video([raw], ["jump"], PostSettings(min_score=0))
+    assert detection["segment"] == [5.0, 9.0]
+
+
 def test_few_candidates_before_the_suppression_are_the_best_ones():
     raw = random_window(3)
     few = postprocess_video([raw], ["a", "b", "c"], PostSettings(nms="hard", nms_tiou=0.9, pre_nms_topk=5))

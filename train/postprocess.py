@@ -25,6 +25,9 @@ from train.voting import vote
 ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
 
 
+LEAST_SCORE = float(np.finfo(np.float32).tiny)  # what scores 0, as behind a video's end, is no detection
+
+
 class PostSettings(SettingsGroup):
     """How raw outputs become detections; `leantad eval --from-raw` does it again without the network."""
 
@@ -178,7 +181,7 @@ def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostS
     if settings.boundary_peaks:
         kept &= at_peaks(window)
     scores[~kept] = -1.0
-    flat, least = scores.ravel(), settings.min_score
+    flat, least = scores.ravel(), max(settings.min_score, LEAST_SCORE)
     best_of_each = scores.max(axis=1)  # as many pairs as proposals: none of the best k is below their k-th
     if len(best_of_each) > settings.pre_nms_topk:
         least = max(least, np.partition(best_of_each, -settings.pre_nms_topk)[-settings.pre_nms_topk])
