@@ -101,7 +101,9 @@ def test_a_killed_process_ends_the_others_in_one_line(shards, tmp_path, launcher
     finally:
         process.kill()
     assert process.returncode != 0
-    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output
+    line = lines[0]
     assert line.startswith(f"error: rank {1 - int(victim)}: another process of the run has ended (")
     assert f"; its own output says why; --resume goes on from {out / 'checkpoints' / 'step_'}" in line
     assert 'train/main.py", line' not in output  # no traceback of ours
