@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from full_disk import files_of_at_most
 from tiny_run import ROOT, arguments, make_shards_of, run
 
 from train.distributed import LAUNCH_VARIABLES
+from train.loop import Interrupt
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,28 @@ def wait_until(condition, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+def test_handlers_that_are_kept_outlive_the_run():
+    """Its launcher's SIGTERM must not end a process before it has said that another one is lost."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        interrupt = Interrupt()
+        interrupt.keep()
+        interrupt.restore()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.asked and signal.getsignal(signal.SIGTERM) == interrupt._handle
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def is_gone_after_sigterm(process: Path) -> bool:
+    """Whether a process has ended; if not, it gets the signal that its launcher sends, too, at any moment."""
+    if not process.exists() or (process / "stat").read_text().rpartition(")")[2][1] == "Z":
+        return True
+    os.kill(int(process.name), signal.SIGTERM)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "victim"),
@@ -94,14 +118,12 @@ def test_a_killed_process_ends_the_others_in_one_line(shards, tmp_path, launcher
         assert sorted(ranks) == ["0", "1"], process.communicate()[0]
         other = Path("/proc") / str(ranks.pop("1" if victim == "0" else "0"))
         os.kill(ranks[victim], signal.SIGKILL)
-        wait_until(
-            lambda: not other.exists() or (other / "stat").read_text().rpartition(")")[2][1] == "Z", 20
-        )
+        wait_until(lambda: is_gone_after_sigterm(other), 20)
         output = process.communicate(timeout=60)[0]
     finally:
         process.kill()
     assert process.returncode != 0
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    lines = re.findall("error: rank .*", output)  # what a launcher writes meanwhile may stand before it
     assert len(lines) == 1, output
     line = lines[0]
     assert line.startswith(f"error: rank {1 - int(victim)}: another process of the run has ended (")

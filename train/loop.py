@@ -19,7 +19,7 @@ from pipeline.order import stable_seed
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
 from train.cli import Output
-from train.distributed import any_rank, barrier, rank, world_size
+from train.distributed import any_rank, barrier, lost_connection, rank, world_size
 from train.engine import learning_rates, log_scalars
 from train.learning_check import learning_warning
 from train.numerics import uses_tf32
@@ -41,16 +41,20 @@ class Interrupt:
     """Ctrl-C and SIGTERM set `asked`, which is obeyed at the end of a step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.is_kept = False
         self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _handle(self, number: int, frame: object) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
+    def keep(self) -> None:
+        """Never put the former handlers back: the process ends, but says why before its launcher ends it."""
+        self.is_kept = True
+
     def restore(self) -> None:
-        """Put the former handlers back."""
-        for number, handler in self.previous.items():
+        """Put the former handlers back, unless they are kept."""
+        for number, handler in self.previous.items() if not self.is_kept else ():
             signal.signal(number, handler)
 
 
@@ -317,6 +321,10 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
             measure_anew(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
+    except RuntimeError as error:
+        if world_size() > 1 and lost_connection(error):
+            interrupt.keep()
+        raise
     finally:
         interrupt.restore()
         log.close()
