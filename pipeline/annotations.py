@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .duplicates import SeenActions
 from .files import parse_json
 from .numbered_annotations import as_database, has_numbered_actions
 from .schemas import Number, Text, exact
@@ -33,7 +32,6 @@ from .text import plain_number, short, shown
 CSV_COLUMNS = ("video", "start", "end", "label")
 CSV_OPTIONAL = ("subset", "duration")
 DEFAULT_SUBSET = "training"
-DUPLICATE_SECONDS = 1e-3  # actions of one label are the same when both ends agree to this
 
 
 @exact
@@ -107,12 +105,12 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
 
     duration: seconds that can really be decoded; None, for a video that is not here, leaves the ends alone.
     Dropped: zero length, actions wholly outside [0, duration], and what is then a duplicate (see
-    is_duplicate). Clipped: actions partly outside. Returns the kept actions and the repairs, both by start
+    duplicates.py). Clipped: actions partly outside. Returns the kept actions and the repairs, both by start
     time.
     """
     kept: list[Action] = []
     repairs: list[Repair] = []
-    seen: defaultdict[str, list[Action]] = defaultdict(list)
+    seen = SeenActions()
     limit = math.inf if duration is None else duration
     for action in video.actions:
         text = f"{shown(action.label, 80)} [{action.start:g}, {action.end:g}] s"
@@ -123,30 +121,15 @@ def repair_actions(video: Video, duration: float | None) -> tuple[tuple[Action, 
         if fitted.end <= fitted.start:
             repairs.append(Repair(video.key, "outside", f"{text} dropped: the video has [0, {limit:g}] s"))
             continue
-        before = seen[action.label]
-        if any(is_duplicate(fitted, other) for other in _shortly_before(fitted, before)):
+        if seen.has(fitted):
             repairs.append(Repair(video.key, "duplicate", f"{text} dropped"))
         else:
             if fitted != action:
                 clipped = f"{text} became [{fitted.start:g}, {fitted.end:g}] s"
                 repairs.append(Repair(video.key, "clipped", clipped))
             kept.append(fitted)
-        before.append(fitted)
+        seen.add(fitted)
     return tuple(kept), tuple(repairs)
-
-
-def _shortly_before(action: Action, seen: list[Action]) -> Iterator[Action]:
-    """Those of `seen`, which is sorted by start, that begin close enough to be the same action."""
-    return itertools.takewhile(lambda other: action.start - other.start <= DUPLICATE_SECONDS, reversed(seen))
-
-
-def is_duplicate(a: Action, b: Action) -> bool:
-    """Whether two actions of a video are the same one: equal labels, starts and ends within 1 ms.
-
-    This is the rule of OpenTAD and ActionFormer.
-    """
-    near = abs(a.start - b.start) <= DUPLICATE_SECONDS and abs(a.end - b.end) <= DUPLICATE_SECONDS
-    return near and a.label == b.label
 
 
 def _read_text(path: Path) -> str:

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import annotations
+from pipeline import duplicates
 from pipeline.annotations import (
     Action,
     Video,
-    is_duplicate,
     read_annotations,
     read_classes,
     repair_actions,
 )
+from pipeline.duplicates import is_duplicate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -243,7 +243,7 @@ def test_duplicates_are_those_of_comparing_all_with_all(rows):
 
 def test_comparing_actions_does_not_grow_with_the_square_of_their_number(monkeypatch):
     compared = []
-    monkeypatch.setattr(annotations, "is_duplicate", lambda a, b: compared.append(a))
+    monkeypatch.setattr(duplicates, "is_duplicate", lambda a, b: compared.append(a))
     actions = tuple(Action(float(number), number + 2.0, "a") for number in range(1000))
     assert repair_actions(Video("v", "s", None, actions), None) == (actions, ())
     assert not compared

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from pipeline.annotations import Action, Video, is_duplicate, read_annotations
-from train.evaluation import matching
+from pipeline import duplicates
+from pipeline.annotations import Action, Video, read_annotations
+from pipeline.duplicates import is_duplicate
 from train.evaluation.average_precision import Curves, format_map_table, mean_average_precision, parse_tiou
 from train.evaluation.matching import ground_truth_table, pair_tiou
 
@@ -320,7 +321,7 @@ def test_dropped_duplicates_are_those_of_comparing_all_with_all(begin, step):
 @pytest.mark.parametrize("far", ["start", "end"])
 def test_dropping_duplicates_does_not_grow_with_the_square_of_their_number(monkeypatch, far):
     compared = []
-    monkeypatch.setattr(matching, "is_duplicate", lambda a, b: compared.append(a))
+    monkeypatch.setattr(duplicates, "is_duplicate", lambda a, b: compared.append(a))
     actions = [(float(n), 2000.0, "a") if far == "start" else (0.0, 2000.0 + n, "a") for n in range(1000)]
     table = ground_truth_table({"v": video(*actions)}, {"a": 0}, drop_duplicates=True)
     assert len(table.label) == 1000 and not compared

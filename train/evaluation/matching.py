@@ -11,19 +11,16 @@ stable matching: the loop's.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from pipeline.annotations import DUPLICATE_SECONDS, Action, Video, is_duplicate
+from pipeline.annotations import Action, Video
+from pipeline.duplicates import SeenActions
 from train.detections import Results, checked_results
-
-CELL_SECONDS = 2 * DUPLICATE_SECONDS  # wider than a repetition is off, also where differences are rounded
-AROUND = tuple(product((-1, 0, 1), repeat=2))  # a cell and those beside it
 
 # --- from dictionaries to arrays --------------------------------------------------------------------------
 
@@ -61,17 +58,12 @@ def ground_truth_table(
 
 
 def _distinct(actions: Iterable[Action]) -> list[Action]:
-    """Those with a length that repeat none kept before; the time is linear in their number.
-
-    A repetition lies in the same cell of (start, end) as its original, or in one beside it.
-    """
-    kept, cells = [], defaultdict[tuple[str, float, float], list[Action]](list)
+    """Those with a length that repeat none kept before."""
+    kept, seen = [], SeenActions()
     for action in actions:
-        start, end = action.start // CELL_SECONDS, action.end // CELL_SECONDS
-        near = chain.from_iterable(cells.get((action.label, start + i, end + j), ()) for i, j in AROUND)
-        if action.end > action.start and not any(is_duplicate(action, other) for other in near):
+        if action.end > action.start and not seen.has(action):
             kept.append(action)
-            cells[action.label, start, end].append(action)
+            seen.add(action)
     return kept
 
 
