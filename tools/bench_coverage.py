@@ -27,7 +27,7 @@ import click
 
 from model.backbones.libraries import LIBRARIES, missing_library
 from pipeline.text import columns, suggestion
-from tools.benchmarks.common import environment, header
+from tools.benchmarks.common import environment, figure, header
 from tools.benchmarks.coverage import CoverageRow
 from tools.benchmarks.networks import ForeignNetwork, known_networks
 from train.cli import Command, Output, check_new_file, document_options
@@ -100,13 +100,9 @@ def _append(path: Path, text: str) -> None:
 
 def cells(row: CoverageRow) -> list[str]:
     """One line of the table."""
-
-    def figure(value: float | None, layout: str) -> str:
-        return "-" if value is None else format(value, layout)
-
     why = row.error or "; ".join(f"{n} x {text}" for text, n in Counter(row.refused.values()).most_common(2))
     return [
-        *(row.family, row.network, str(row.blocks), "-" if row.share is None else f"{row.share:.0%}"),
+        *(row.family, row.network, str(row.blocks), figure(row.share, ".0%")),
         *(figure(row.plain_mib, ".2f"), figure(row.rewired_mib, ".2f"), figure(row.beta_0_difference, ".0g")),
         *(figure(row.gradient_error, ".0e"), figure(row.gradient_error_64, ".0e"), f"{row.seconds:.1f}"),
         why.replace("|", "/"),

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from tools.benchmarks.common import environment, header, source_options
+from tools.benchmarks.common import environment, figure, header, source_options
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def table(rows: list[DataRow]) -> str:
     for row in rows:
         figures = [(row.clips_per_second, ".1f"), (row.cpu_seconds, ".3f"), (row.times_ours, ".2f")]
         figures += [(row.most_off, "d"), (row.mean_off, ".2f")]
-        shown = ["-" if value is None else format(value, layout) for value, layout in figures]
+        shown = [figure(value, layout) for value, layout in figures]
         cells.append([row.codec, row.decoder, row.version, *shown])
     return columns(cells, "<<<>")
 

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from tools.benchmarks.common import environment, header, source_options
+from tools.benchmarks.common import environment, figure, header, source_options
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def table(rows: list[PackRow]) -> str:
     cells = [["codec", "packer", "version", "frames", "kB", "CPU s", "x ours"]]
     for row in rows:
         figures = [(row.frames, "d"), (row.kilobytes, "d"), (row.cpu_seconds, ".2f"), (row.times_ours, ".2f")]
-        shown = ["-" if value is None else format(value, layout) for value, layout in figures]
+        shown = [figure(value, layout) for value, layout in figures]
         cells.append([row.codec, row.packer, row.version, *shown])
     return columns(cells, "<<<>>>>")
 

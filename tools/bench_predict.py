@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns, counted
-from tools.benchmarks.common import environment, header
+from tools.benchmarks.common import environment, figure, header
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def table(rows: list[PredictRow]) -> str:
     """The rows as aligned text."""
     cells = [["part", "seconds", "CPU s", "video s/s", "x plain loop"]]
     for row in rows:
-        times = "-" if row.times_plain is None else f"{row.times_plain:.2f}"
         figures = [f"{row.seconds:.2f}", f"{row.cpu_seconds:.2f}", f"{row.video_seconds_per_second:.1f}"]
-        cells.append([row.part, *figures, times])
+        cells.append([row.part, *figures, figure(row.times_plain, ".2f")])
     return columns(cells, "<>>>>")
 
 

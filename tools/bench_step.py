@@ -23,7 +23,7 @@ import click
 
 from pipeline.files import write_text
 from pipeline.text import columns
-from tools.benchmarks.common import clip_options, environment, header, parse_clip
+from tools.benchmarks.common import clip_options, environment, figure, header, parse_clip
 from train.cli import Command, Output, check_new_file, document_options
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def table(rows: list[StepRow]) -> str:
         setup = [row.device, row.dtype, str(row.zero), row.offload, row.mode]
         figures = [(row.seconds, ".2f"), (row.times_plain, ".2f"), (row.peak_mib, ".1f")]
         figures += [(row.peak_of_plain, ".3f"), (row.loss_off, ".1e"), (row.gradient_off, ".1e")]
-        shown = ["-" if value is None else format(value, layout) for value, layout in figures]
+        shown = [figure(value, layout) for value, layout in figures]
         cells.append([*setup, row.state or shown[0], *shown[1:]])
     return columns(cells, "<<<<<>")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +108,17 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def cpu_clock() -> float:
+    """CPU seconds so far, of this process and of those that it has waited for."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def figure(value: float | None, layout: str) -> str:
+    """A cell of a table; a dash for what was not measured."""
+    return "-" if value is None else format(value, layout)
 
 
 def header(values: dict[str, Any]) -> str:

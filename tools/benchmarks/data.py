@@ -77,9 +77,9 @@ def our_clips(video: EncodedVideo) -> NDArray[np.uint8]:
     wanted, inverse = np.unique(video.clips, return_inverse=True)
     with open_packets(video.data, video.num_frames) as packets:
         chunks = decode_on_cpu(packets, wanted, codec=video.codec, decode_chunk_mib=ONE_CHUNK, threads=1)
-        (clips,) = (chunk.numpy()[inverse.reshape(video.clips.shape)] for chunk in chunks)
-    shown: NDArray[np.uint8] = clips
-    return shown
+        (chunk,) = chunks
+        clips: NDArray[np.uint8] = chunk.numpy()[inverse.reshape(video.clips.shape)]
+    return clips
 
 
 def av_clips(video: EncodedVideo) -> NDArray[np.uint8]:

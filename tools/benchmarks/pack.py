@@ -6,11 +6,9 @@ Only `transcode` checks what it decodes and what it wrote, and knows rotation, c
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +22,7 @@ from pipeline.files import write_bytes
 from pipeline.packing.encoder import ENCODERS, SCALING
 from pipeline.packing.transcode import EncodingSpec, transcode
 from pipeline.temporary_folder import temporary_folder
+from tools.benchmarks.common import cpu_clock
 from tools.benchmarks.sources import files_of, rendered
 
 FPS = 30  # of the built-in videos
@@ -185,13 +184,10 @@ def _target(source: Path, spec: EncodingSpec) -> Target:
 
 def _cpu_seconds(pack: Packer, sources: list[Path], outs: list[Path], targets: list[Target]) -> float:
     """Of this process and those that it waits for."""
-    before = os.times()
-    begun = time.process_time()
+    begun = cpu_clock()
     for source, out, target in zip(sources, outs, targets, strict=True):
         pack(source, out, target)
-    own, after = time.process_time() - begun, os.times()
-    children = after.children_user + after.children_system - before.children_user - before.children_system
-    return own + children
+    return cpu_clock() - begun
 
 
 def _num_frames(file: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from pipeline.packing.prepare import SUBSET, SingleVideo, prepare
 from pipeline.packing.transcode import EncodingSpec
 from pipeline.records import PackedVideo
 from pipeline.temporary_folder import temporary_folder
+from tools.benchmarks.common import cpu_clock
 from tools.benchmarks.plain_loop import plain_batches
 from tools.prediction.detect import detect_in_files, encoding_spec, processes_at_once
 from train.cli import Output
@@ -81,7 +81,7 @@ class Clock:
     def _now(self) -> tuple[float, float]:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter(), sum(os.times()[:4])
+        return time.perf_counter(), cpu_clock()
 
 
 def measure(trained: TrainedNetwork, files: Mapping[str, Path], *, repeats: int) -> Measured:
