@@ -70,7 +70,7 @@ class Loader:
         set_limits(settings.limits)
         device = torch.device(device)
         self._pin_memory = device.type == "cuda"
-        self.samples = samples_of_subset(source, subset, settings, training=training)
+        self.samples = list(samples_of_subset(source, subset, settings, training=training))
         self.labels = {name: number for number, name in enumerate(source.classes)}
         share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
         self.sampler: Sampler

@@ -6,7 +6,7 @@ read does. Where none can, the slot is padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -60,15 +60,16 @@ def samples_of(
 
 def samples_of_subset(
     source: VideoSource | FeatureSource, subset: str, settings: DataSettings, *, training: bool
-) -> list[Sample]:
+) -> Iterator[Sample]:
     """The windows of a subset as the settings cut them; in training without actions that are too short."""
     least = settings.min_action_seconds if training else 0.0
-    return samples_of(
-        (long_enough(video, least) for video in source.packed(subset)),
-        window_seconds=settings.window_seconds,
-        overlap=settings.window_overlap,
-        pad=settings.pad_short_videos,
-    )
+    for video in source.packed(subset):
+        yield from samples_of(
+            [long_enough(video, least)],
+            window_seconds=settings.window_seconds,
+            overlap=settings.window_overlap,
+            pad=settings.pad_short_videos,
+        )
 
 
 class Sampler(Protocol):

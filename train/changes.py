@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 # Settings that decide how detections are measured in a validation; none of them touches a weight.
@@ -34,9 +35,7 @@ def measured_otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 
 def measured_as(settings: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, but for those that decide a measure, which are as in `new`."""
-    changed = {
-        group: dict(values) if isinstance(values, dict) else values for group, values in settings.items()
-    }
+    changed = deepcopy(dict(settings))
     for name in measured_otherwise(settings, new):
         group, key = name.split(".")
         changed[group][key] = new[group][key]

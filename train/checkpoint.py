@@ -207,13 +207,16 @@ def _named_failures(temporary: Path) -> Iterator[None]:
         ) from error
 
 
+def _settings_text(settings: dict[str, Any]) -> str:
+    return signed(yaml.safe_dump(settings, sort_keys=False))
+
+
 def write_weights(
     folder: Path, *, state: dict[str, Tensor], settings: dict[str, Any], classes: Sequence[str]
 ) -> None:
     """Write the three files of a weights folder into an existing (temporary) folder."""
     save_file(state, folder / WEIGHTS)
-    text = signed(yaml.safe_dump(settings, sort_keys=False))
-    (folder / SETTINGS).write_text(text, encoding="utf-8")
+    (folder / SETTINGS).write_text(_settings_text(settings), encoding="utf-8")
     (folder / CLASSES).write_text(json.dumps(list(classes)), encoding="utf-8")
 
 
@@ -266,7 +269,7 @@ def write_checkpoint(
 
 def restate_measure(folder: Path, *, settings: dict[str, Any], thresholds: ClassThresholds | None) -> None:
     """State how the weights of a checkpoint were measured since it was written."""
-    write_text(folder / SETTINGS, signed(yaml.safe_dump(settings, sort_keys=False)))
+    write_text(folder / SETTINGS, _settings_text(settings))
     if thresholds is not None:
         write_text(folder / THRESHOLDS, thresholds.model_dump_json(indent=1))
     else:

@@ -46,16 +46,18 @@ def open_data(settings: Settings) -> AnyDataset:
 
 def _check_windows(dataset: AnyDataset, data: DataSettings) -> None:
     """ValueError if no training window holds an action; it looks no further than the first that does."""
-    labels = {name: number for number, name in enumerate(dataset.classes)}
-    samples = samples_of_subset(dataset, data.train_subset, data, training=True)
-    actions = (ground_truth_of(sample, labels, min_overlap=data.min_action_overlap) for sample in samples)
-    if not any(len(segments) for segments, _ in actions):
-        names = ("min_action_seconds", "window_seconds", "min_action_overlap")
-        got = ", ".join(f"data.{name}={json.dumps(getattr(data, name))}" for name in names)
-        raise ValueError(
-            f"{data.shards}: none of the {counted(len(samples), 'training window')} holds an action to learn "
-            f"from; got {got}; lower the first or the last, or choose longer windows"
-        )
+    labels, count = {name: number for number, name in enumerate(dataset.classes)}, 0
+    for sample in samples_of_subset(dataset, data.train_subset, data, training=True):
+        segments, _ = ground_truth_of(sample, labels, min_overlap=data.min_action_overlap)
+        if len(segments):
+            return
+        count += 1
+    names = ("min_action_seconds", "window_seconds", "min_action_overlap")
+    got = ", ".join(f"data.{name}={json.dumps(getattr(data, name))}" for name in names)
+    raise ValueError(
+        f"{data.shards}: none of the {counted(count, 'training window')} holds an action to learn "
+        f"from; got {got}; lower the first or the last, or choose longer windows"
+    )
 
 
 def check_same_data(checkpoint: Path, dataset: AnyDataset, data: DataSettings) -> None:

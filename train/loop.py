@@ -54,8 +54,9 @@ class Interrupt:
 
     def restore(self) -> None:
         """Put the former handlers back, unless they are kept."""
-        for number, handler in self.previous.items() if not self.is_kept else ():
-            signal.signal(number, handler)
+        if not self.is_kept:
+            for number, handler in self.previous.items():
+                signal.signal(number, handler)
 
 
 # ------------------------------------------------------------------------------------------------- a step

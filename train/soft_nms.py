@@ -28,7 +28,6 @@ class DecayRule:
     method: NmsMethod
     sigma: float
     nms_tiou: float
-    min_score: float
 
     def apply(self, scores: np.ndarray, tiou: np.ndarray) -> None:
         """Lower scores (P,) in place; tiou (P,) is overwritten. -inf (picked) stays -inf."""
@@ -49,7 +48,7 @@ class DecayRule:
 
 
 class _Label:
-    """What is left of a label's P segments; -inf: picked, or below the rule's limit."""
+    """What is left of a label's P segments; -inf: picked, or too low from the start."""
 
     def __init__(self, segments: np.ndarray, scores: np.ndarray, rule: DecayRule):
         self.scores, self.rule = scores, rule
@@ -59,7 +58,7 @@ class _Label:
         self.best = int(self.scores.argmax())
 
     def score(self) -> float:
-        """Of the best that is left; below the rule's limit if none is."""
+        """Of the best that is left; -inf if none is."""
         return float(self.scores[self.best])
 
     def pick(self) -> None:
@@ -110,7 +109,7 @@ def soft_nms(
     indices, picked = list[int](), list[float]()
     if not len(scores):
         return np.array(indices, dtype=np.int64), np.array(picked, dtype=scores.dtype)
-    rule, order = DecayRule(method, sigma, nms_tiou, min_score), np.argsort(labels, kind="stable")
+    rule, order = DecayRule(method, sigma, nms_tiou), np.argsort(labels, kind="stable")
     begins = np.append(0, np.flatnonzero(np.diff(labels[order])) + 1)
     rows_of = np.split(order, begins[1:])
     # no NaN
