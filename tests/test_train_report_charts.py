@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from report_cases import parsed
 
@@ -22,6 +24,14 @@ def test_names_at_the_lines_ends_do_not_overlap():
     positions = spread([50, 51, 52, 10], 0, 100)
     gaps = np.diff(sorted(positions))
     assert gaps.min() >= 15 and min(positions) >= 0 and max(positions) <= 100
+
+
+def test_the_longest_name_of_a_loss_has_room_at_its_lines_end():
+    lines = [Line(name, [(0, 1.0), (9, 2.0)]) for name in ("total", "proposal_boundary")]
+    drawn = line_chart(lines, x_label="step", title="loss")
+    starts = [float(x) for x in re.findall(r'class="name" x="([\d.]+)"', drawn)]
+    # 128.5 pixels in DejaVu Sans at 13.5, of small screens, measured in Chromium
+    assert len(starts) == 2 and max(starts) + 128.5 <= 480
 
 
 def test_points_that_are_not_finite_are_left_out():

@@ -25,7 +25,8 @@ from train.report.svg import (
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in the units of its SVG, as all below
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 14, 44  # margins
-NAMES = 132  # the right margin where it holds the lines' names
+NAMES = 132  # the right margin where it holds the lines' names; more where one is longer
+NAME_START, CHARACTER = 31, 7.6  # from the end of the x axis to a name; a letter of a wide font, 13.5 pixels
 LABEL_GAP = 15  # between the names at the lines' ends
 MAX_POINTS = 300  # of a line; of more, every so many-th is drawn
 MIN_PERCENT_HIGH = 1.0  # where an axis of percents ends at the earliest
@@ -100,12 +101,12 @@ def draw_line(line: Line, x: Axis, y: Axis, unit: str) -> Markup:
 
 def name_lines(lines: Sequence[Line], x: Axis, y: Axis) -> list[Markup]:
     """Each line's name beside its last point, pushed apart where they would overlap."""
-    left = x.end + 6.0
+    left, name_left = x.end + 6.0, x.end + NAME_START
     parts = []
     positions = spread([y(line.points[-1][1]) for line in lines], y.end + 4, y.start)
     for line, position in zip(lines, positions, strict=True):
         parts.append(tag("line", x1=left, x2=left + 20, y1=position, y2=position, **line.stroke))
-        parts.append(text(left + 25, position + 4, line.name, "name"))
+        parts.append(text(name_left, position + 4, line.name, "name"))
     return parts
 
 
@@ -131,7 +132,9 @@ def line_chart(
     xs = [a for line in lines for a, _ in line.points]
     ys = [b for line in lines for _, b in line.points]
     low, high = x_range or (min(xs), max(xs))
-    x = range_axis(low, high, LEFT, WIDTH - (NAMES if named else RIGHT), whole=True)
+    names = [line.name for line in lines if named and not line.faint]
+    right = max([NAMES, *(NAME_START + CHARACTER * len(name) for name in names)]) if names else RIGHT
+    x = range_axis(low, high, LEFT, WIDTH - right, whole=True)
     bottom, min_high = HEIGHT - BOTTOM, MIN_PERCENT_HIGH if unit else 0.0
     y = log_axis(ys, bottom, TOP) if log else value_axis(ys, bottom, TOP, min_high=min_high)
     parts = grid(x, y, x_label, unit)
