@@ -171,7 +171,7 @@ def test_without_a_library_one_line_says_so(monkeypatch):
     result = CliRunner().invoke(main, ["--library", "timm"])
     assert result.exit_code == 2 and not result.stdout
     first, second = result.stderr.splitlines()
-    missing = 'timm is not installed (pip install "leantad[timm]")'
+    missing = 'timm is not installed (in the checkout: pip install -c constraints.txt "leantad[timm]")'
     assert first == f"warning: {missing}: its networks are left out"
     assert second == "error: nothing to measure: install timm, torchvision or transformers"
 

@@ -102,7 +102,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("timm:resnet50")
     assert result.exit_code == 2
-    assert result.stderr == 'error: timm:resnet50: timm is not installed (pip install "leantad[timm]")\n'
+    command = 'pip install -c constraints.txt "leantad[timm]"'
+    assert result.stderr == f"error: timm:resnet50: timm is not installed (in the checkout: {command})\n"
 
 
 def test_a_shape():

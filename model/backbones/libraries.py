@@ -47,7 +47,8 @@ def missing_library(prefix: str) -> str | None:
     """Why a library cannot be used, in one line; None if it can."""
     package = LIBRARIES[prefix]
     if importlib.util.find_spec(package) is None:
-        return f'{package} is not installed (pip install "leantad[{package}]")'
+        command = f'pip install -c constraints.txt "leantad[{package}]"'
+        return f"{package} is not installed (in the checkout: {command})"
     try:
         importlib.import_module(package)
     except Exception as error:  # whatever a library raises that does not fit its neighbours
