@@ -71,6 +71,14 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
     assert list(find_videos(["i?"])) == ["a", "c"]  # a glob that matches a folder means the videos in it
 
 
+def test_linked_folders_are_searched_and_hidden_ones_are_not_by_all_commands(tmp_path):
+    touch(tmp_path, "disk/sub/b.mp4", "in/c.mp4", "in/.trash/c.mp4")
+    (tmp_path / "in" / "footage").symlink_to("../disk")
+    (tmp_path / "in" / "round").symlink_to("..")
+    assert list(find_videos([str(tmp_path / "in")])) == ["c", "b"]
+    assert VideoFolder(tmp_path / "in").files == ["c.mp4", "footage/sub/b.mp4"]
+
+
 # encoder, FFmpeg's name of the container, pixel format: what is under endings that no camera writes
 ENDINGS = {
     ".gif": ("gif", "gif", "rgb8"),

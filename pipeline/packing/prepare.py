@@ -33,7 +33,7 @@ from .probe import FrameReader, Unreadable, track_begins
 from .rates import exact_rate
 from .shard_writer import unique_keys
 from .transcode import EncodingSpec, has_encoding
-from .video_folder import VIDEO_SUFFIXES
+from .video_folder import VIDEO_SUFFIXES, files_under
 from .workers import run_jobs
 
 SUBSET = "files"  # videos that no annotation gives a subset
@@ -140,10 +140,8 @@ def _videos_under(folder: Path) -> list[Path]:
 
 def _files_under(folder: Path) -> list[Path]:
     """All files that are not hidden, and links to what is not there."""
-    paths = (path for path in folder.rglob("*") if path.is_file() or not path.exists())
-    return sorted(
-        path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = (folder / file for file in files_under(folder))
+    return sorted(path for path in paths if path.is_file() or not path.exists())
 
 
 def left_out(arguments: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ class VideoFolder:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.files = sorted(_files_under(self.folder))
+        self.files = sorted(files_under(self.folder))
         if not self.files:
             raise ValueError(f"{folder}: no file in it, want a folder of videos")
         self.by_path: dict[str, list[str]] = {}  # the whole path below the folder
@@ -111,8 +111,8 @@ class VideoFiles:
         return max(found, key=lambda each: (each[0], -len(each[1])), default=(0, []))[1]
 
 
-def _files_under(root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of all files that are not hidden.
+def files_under(root: Path) -> Iterator[str]:
+    """Paths, relative to `root`, of all files that are not hidden, nor in a hidden folder below it.
 
     Links to folders are followed after the folders that stand there themselves, and a folder is entered
     once, by the first way that leads to it: a link neither goes round in circles nor gives files a second
@@ -126,7 +126,8 @@ def _files_under(root: Path) -> Iterator[str]:
                 folders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
-            folders.sort()  # so that the first way is the same everywhere
+            # sorted, so that the first way is the same everywhere
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             starts += filter(os.path.islink, [os.path.join(folder, name) for name in folders])
             for name in names:
                 if not name.startswith("."):
