@@ -15,8 +15,6 @@ from torch import Tensor
 
 from .diversity import farthest_points, sample_kdpp, similarity_kernel
 
-FeatureStrategy = Literal["farthest", "dpp"]
-GradientStrategy = Literal["top_gradient", "importance"]
 LateStrategy = Literal["farthest", "dpp", "top_gradient", "importance"]
 
 _CERTAIN = 1 - 1e-9  # a clip as likely as that is always kept: no rounding can then draw one twice

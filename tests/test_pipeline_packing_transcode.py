@@ -24,7 +24,6 @@ from pipeline.packing.transcode import (
     has_encoding,
     resample,
     scaled_and_cropped,
-    training_size,
     transcode,
 )
 
@@ -185,7 +184,8 @@ def test_neither_rate_nor_size_grow_unless_asked(tmp_path):
     ],
 )
 def test_sizes_by_hand(stored, aspect, short_side, wanted):
-    assert training_size(*stored, Fraction(aspect), EncodingSpec(short_side=short_side)) == wanted
+    _, cropped = scaled_and_cropped(*stored, Fraction(aspect), EncodingSpec(short_side=short_side))
+    assert cropped == wanted
 
 
 @pytest.mark.parametrize(

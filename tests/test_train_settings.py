@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from model.backbones import build_backbone
 from model.inverse_accuracy import smallest_beta
+from pipeline.schemas import parse_yaml
 from settings_group import groups_of, settings_of
 from train.build_network import build_network
 from train.cli import one_line
@@ -24,7 +25,6 @@ from train.settings import (
     Settings,
     dump_settings,
     load_settings,
-    parse_yaml,
     read_settings,
     settings_from,
 )

@@ -219,16 +219,15 @@ def detect_in(
     watch: Watch = iter,
     external_scores: ExternalScores | None = None,
     record: Callable[[RawWindow], None] | None = None,
-    remark: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict[str, Any]]]:
     """Detections of every packed video of a subset, in seconds, best first.
 
     batch_size: windows that go through the network at once. watch: wraps the iteration over windows, for a
-    progress bar. record: called with every raw window, for writing them to a file. remark: called with the
-    lines of the loader for people. Raises ValueError naming the video that cannot be read.
+    progress bar. record: called with every raw window, for writing them to a file. Raises ValueError naming
+    the video that cannot be read.
     """
     with closing(
-        evaluation_loader(trained, videos, subset=subset, batch_size=batch_size, remark=remark)
+        evaluation_loader(trained, videos, subset=subset, batch_size=batch_size, remark=to_stderr)
     ) as loader:
         return detect_in_batches(trained, loader, watch=watch, external_scores=external_scores, record=record)
 

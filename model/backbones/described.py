@@ -183,7 +183,7 @@ def _hugging_face(full_name: str, pretrained: bool) -> Described:
         size=_pair(size),
         argument=str(getattr(network, "main_input_name", "pixel_values")),
         frames_first=True,
-        prefix_tokens=0 if frames else _prefix_tokens(network, config, _pair(size)),
+        prefix_tokens=0 if frames else _prefix_tokens(network, config),
     )
     if frames and config.model_type in _VIDEO_TOKENS:
         prefix, order, fixed = _VIDEO_TOKENS[config.model_type]
@@ -201,7 +201,7 @@ def _hugging_face(full_name: str, pretrained: bool) -> Described:
     return described
 
 
-def _prefix_tokens(network: nn.Module, config: Any, size: tuple[int, int]) -> int:
+def _prefix_tokens(network: nn.Module, config: Any) -> int:
     """Class and register tokens of a vision transformer: 0 or more."""
     names = [re.sub(r".*\.", "", name) for name, _ in network.named_parameters()]
     count = sum(name in ("cls_token", "class_embedding", "distillation_token") for name in names)

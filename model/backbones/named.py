@@ -102,15 +102,15 @@ class NamedBackbone(Backbone):
 
     def _check_clip(self, frames: int, pixels: Sequence[int]) -> None:
         """ValueError for a clip whose steps or places the network would mix up."""
-        fixed, made_for = self.described.fixed, self.described
-        if fixed == "frames" and frames != made_for.frames:
+        described = self.described
+        if described.fixed == "frames" and frames != described.frames:
             raise ValueError(
-                f"data.clip_frames: got {frames}, want {made_for.frames}: {self.full_name} was made "
+                f"data.clip_frames: got {frames}, want {described.frames}: {self.full_name} was made "
                 "for that many, and mixes up the steps of other clips"
             )
-        if fixed == "pixels" and tuple(pixels) != made_for.size:
+        if described.fixed == "pixels" and tuple(pixels) != described.size:
             raise ValueError(
-                f"data.crop: got {'x'.join(map(str, pixels))}, want {'x'.join(map(str, made_for.size))}: "
+                f"data.crop: got {'x'.join(map(str, pixels))}, want {'x'.join(map(str, described.size))}: "
                 f"{self.full_name} was made for that many pixels, and mixes up the places of other clips"
             )
 

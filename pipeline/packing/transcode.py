@@ -176,11 +176,6 @@ class _UprightScaler:
         return self.last[1]
 
 
-def training_size(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> Size:
-    """Width and height (as stored, before turning) of what a source becomes; square pixels."""
-    return scaled_and_cropped(width, height, aspect, spec)[1]
-
-
 def scaled_and_cropped(width: int, height: int, aspect: Fraction, spec: EncodingSpec) -> tuple[Size, Size]:
     """The sizes to scale to and then to crop to, as stored, before turning. aspect: of a stored pixel."""
     shown, stored = width * aspect, Fraction(height)
