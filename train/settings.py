@@ -11,11 +11,10 @@ from pydantic import Field, model_validator
 
 from model.detector.settings import DetectorSettings
 from model.settings import EncoderSettings
-from pipeline.schemas import parse_yaml as parse_yaml
-from pipeline.schemas import read_yaml
+from pipeline.schemas import parse_yaml, read_yaml
 from pipeline.settings import DataSettings
 from pipeline.text import short, suggestion
-from settings_group import SettingsGroup, groups_of, settings_of
+from settings_group import SettingsGroup, groups_of, is_group, settings_of
 from train.optimizer import OptimizerSettings
 from train.postprocess import PostSettings
 from train.trust import LOCATIONS, check_locations, is_own_text, signed
@@ -128,7 +127,7 @@ def check_keys(values: Mapping[str, Any], model: type[SettingsGroup], *, where: 
             name = f"{where}{short(key, quoted=False)}"
             raise ValueError(f"{name}: unknown setting; {suggestion(key, model.model_fields)}")
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, SettingsGroup):
+        if is_group(kind):
             if not isinstance(value, Mapping):
                 raise ValueError(
                     f"{where}{key}: got {short(value)}, want settings below it, such as {where}{key}.NAME"

@@ -7,7 +7,6 @@ the classes and measures how far away the start and the end of its action are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from ...segments import at_least_float32, clamp_segments
 from ..detector import Detector, Prediction, hold_last, valid_steps
 from ..ground_truth import PaddedActions
+from ..heads import prior_bias
 from ..losses import step_class_targets
 from ..settings import DetectorSettings
 from .head import LevelHead, LevelScales
@@ -55,7 +55,7 @@ class ActionFormer(Detector):
         # Bypasses the pyramid, as in the detector of proposals, and counts in training alone.
         self.step_class = nn.Conv1d(num_features, num_classes, 1) if own.step_class_weight else None
         self.normaliser = RunningNormaliser(own.normaliser_start, own.normaliser_momentum)
-        nn.init.constant_(self.classes.last.bias, math.log(own.class_prior / (1 - own.class_prior)))  # type: ignore[arg-type]
+        prior_bias(self.classes.last, own.class_prior)
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The outputs of all P points of all levels, first to last.
