@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .order import stable_seed
+from .order import stable_uniforms
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601, the matrix that the decoder uses as well
 MOST_ASPECT = 4 / 3  # width / height of a zoomed part, or its inverse, as in torchvision's RandomResizedCrop
@@ -72,9 +71,8 @@ def draw_view(
     flip: probability; color: largest relative change of each factor; least_area: smallest share of the
     picture's area that is cut out and resized, 1: none is; blur: largest standard deviation, pixels.
     """
-    generator = np.random.PCG64(stable_seed("view", seed, epoch, key, *map(float, window)))
-    # 53 bits to [0, 1); raw output, since NumPy promises never to change that stream
-    x, y, mirror, *factors, area, shape, sigma = (generator.random_raw(9) >> np.uint64(11)) / 2.0**53
+    draws = stable_uniforms(9, "view", seed, epoch, key, *map(float, window))
+    x, y, mirror, *factors, area, shape, sigma = draws
     colour = Colour(*(float(1 + color * (2 * value - 1)) for value in factors)) if color > 0 else None
     crop_x, crop_y = (float(x), float(y)) if random_crop else (0.5, 0.5)
     zoom = None

@@ -20,6 +20,13 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
+def stable_uniforms(shape: int | tuple[int, ...], *parts: object) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that the parts alone decide, see `stable_seed`; 53 bits each."""
+    # raw output, since NumPy promises never to change that stream
+    raw = np.random.PCG64(stable_seed(*parts)).random_raw(shape)
+    return np.asarray((raw >> np.uint64(11)) / 2.0**53)
+
+
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation of the samples in epoch `epoch`. Returns (num_samples,).
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from .order import stable_seed
+from .order import stable_uniforms
 from .samples import Sample
 from .windows import segments_in
 
@@ -27,9 +25,7 @@ def truncated(
     start, end = sample.window[0], sample.shown_end
     actions = [(action.start, action.end) for action in sample.video.actions]
     has_actions = len(segments_in(actions, (start, end), min_overlap=min_overlap)[1]) > 0
-    key = stable_seed("truncate", seed, epoch, sample.video.key, *map(float, sample.window))
-    # 53 bits to [0, 1); raw output, since NumPy promises never to change that stream
-    draws = (np.random.PCG64(key).random_raw((TRIES, 2)) >> np.uint64(11)) / 2.0**53
+    draws = stable_uniforms((TRIES, 2), "truncate", seed, epoch, sample.video.key, *map(float, sample.window))
     for of_length, of_start in draws.tolist():
         length = (end - start) * (least + (1 - least) * of_length)
         first = start + (end - start - length) * of_start
