@@ -18,6 +18,7 @@ from .records import (
     DatasetDescription,
     EncodedFrames,
     PackedVideo,
+    ground_truth_of_subset,
     read_description,
     read_index,
     videos_of_subset,
@@ -116,11 +117,7 @@ class Dataset:
 
     def ground_truth(self, subset: str) -> dict[str, Video]:
         """All videos of a subset, the rejected ones too: they stay in the denominator of mAP."""
-        return {
-            key: Video(key, subset, video.duration, video.actions)
-            for key, video in sorted(self.videos.items())
-            if video.subset == subset
-        }
+        return ground_truth_of_subset(self.videos, subset)
 
     def read(self, key: str) -> bytes:
         """The encoded bytes of one video. Raises ValueError, naming shard and key, when they are damaged."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from .annotations import Action, Repair
+from .annotations import Action, Repair, Video
 from .schemas import Count, Number, Table, Text, exact, validated
 from .text import short
 
@@ -126,6 +126,15 @@ def videos_of_subset(videos: Mapping[str, V], subset: str, *, where: object) -> 
     return found
 
 
+def ground_truth_of_subset(videos: Mapping[str, AnyVideo], subset: str) -> dict[str, Video]:
+    """All videos of a subset with their actions, by key, rejected ones too."""
+    return {
+        key: Video(key, subset, video.duration, video.actions)
+        for key, video in sorted(videos.items())
+        if video.subset == subset
+    }
+
+
 class VideoSource(Protocol):
     """What training, evaluation and prediction read videos from: a data set, or one file (prepare.py)."""
 
@@ -197,7 +206,7 @@ def _check_description(description: DatasetDescription) -> None:
     if len(files) < len(description.shards) or len(classes) < len(description.classes):
         raise ValueError("a tar or a class stands there twice, want each once")
     for video in description.videos.values():
-        check_video(video)
+        _check_video(video)
         if video.shard is not None and video.shard not in files:
             raise ValueError(
                 f"{video.key} lies in {short(video.shard, quoted=False)}, which is not one of its shards"
@@ -207,7 +216,7 @@ def _check_description(description: DatasetDescription) -> None:
             raise ValueError(f"{video.key} has an action {short(unknown)}, which is not one of its classes")
 
 
-def check_video(video: PackedVideo) -> None:
+def _check_video(video: PackedVideo) -> None:
     """ValueError for a key that is none, a packed video without length or size, or one without a reason."""
     if not KEY.fullmatch(video.key):
         raise ValueError(f"key {short(video.key)}: want letters, digits, _ and - only")

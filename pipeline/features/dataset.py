@@ -13,7 +13,7 @@ from ..annotations import Repair, Video
 from ..dataset import Dataset
 from ..files import parse_json
 from ..hdf5 import member, open_hdf5, reading
-from ..records import videos_of_subset
+from ..records import ground_truth_of_subset, videos_of_subset
 from ..text import short
 from .records import AGAIN, FORMAT, SUFFIX, VERSION, FeatureVideo, read_description
 
@@ -72,11 +72,7 @@ class FeatureDataset:
 
     def ground_truth(self, subset: str) -> dict[str, Video]:
         """All videos of a subset, those without features too: they stay in the denominator of mAP."""
-        return {
-            key: Video(key, subset, video.duration, video.actions)
-            for key, video in sorted(self.videos.items())
-            if video.subset == subset
-        }
+        return ground_truth_of_subset(self.videos, subset)
 
     def features(self, key: str, first: int, end: int) -> NDArray[np.float32]:
         """Features `first` to `end` (excluded) of a video, (n, D).
