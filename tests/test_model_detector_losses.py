@@ -15,9 +15,8 @@ from model.detector.proposals import (
     encode_boundaries,
     encode_centre_width,
     refine,
-    sample_balanced,
-    sample_random,
 )
+from model.detector.sampling import balanced_proposals, random_proposals
 from model.segments import pairwise_tiou
 
 GT = torch.tensor([[[1.0, 3.5], [4.0, 6.0]]])
@@ -141,7 +140,7 @@ def test_refined_anchors_stay_inside_whatever_the_offsets():
 
 def test_random_sampling_draws_the_same_number_for_every_video_without_repeats():
     generator = torch.Generator().manual_seed(0)
-    sampled = sample_random(candidate_proposals(16), 3, 20, generator=generator)
+    sampled = random_proposals(candidate_proposals(16), 3, 20, generator=generator)
     assert sampled.shape == (3, 20, 2)
     assert all(len(set(map(tuple, video.tolist()))) == 20 for video in sampled)
     assert not torch.equal(sampled[0], sampled[1])
@@ -154,7 +153,7 @@ def test_balanced_sampling_sees_short_and_long_actions_alike():
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(2)
     for _ in range(50):
-        sampled = sample_balanced(candidates, gt, mask, 32, share=0.5, min_tiou=0.6, generator=generator)
+        sampled = balanced_proposals(candidates, gt, mask, 32, share=0.5, min_tiou=0.6, generator=generator)
         assert sampled.shape == (2, 32, 2) and len(set(map(tuple, sampled[0].tolist()))) == 32
         counts += (pairwise_tiou(sampled[0], gt[0]) >= 0.6).sum(0)
     plain = (pairwise_tiou(candidates, gt[0]) >= 0.6).float().mean(0) * 32 * 50

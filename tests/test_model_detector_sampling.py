@@ -13,13 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.detector.ground_truth import pad_actions
 from model.detector.proposal_detector import ProposalDetector
-from model.detector.proposals import candidate_proposals, sample_balanced, sample_random
+from model.detector.proposals import candidate_proposals
 from model.detector.sampling import (
     Strategy,
+    balanced_proposals,
     block_proposals,
     dpp_proposals,
     farthest_proposals,
     grid_proposals,
+    random_proposals,
     sample_for_training,
     scale_balanced_proposals,
 )
@@ -87,9 +89,9 @@ def test_the_draw_follows_the_seed_and_differs_between_videos(strategy):
 def test_what_was_drawn_before_is_drawn_still():
     """The seeds of older runs: random and balanced are called as they were."""
     candidates = candidate_proposals(16)
-    assert torch.equal(draw("random", 16, 20), sample_random(candidates, 2, 20, generator=seeded()))
+    assert torch.equal(draw("random", 16, 20), random_proposals(candidates, 2, 20, generator=seeded()))
     segments, mask = torch.tensor([[[1.0, 3.5]], [[0.0, 0.0]]]), torch.tensor([[True], [False]])
-    balanced = sample_balanced(candidates, segments, mask, 20, share=0.5, min_tiou=0.5, generator=seeded())
+    balanced = balanced_proposals(candidates, segments, mask, 20, share=0.5, min_tiou=0.5, generator=seeded())
     assert torch.equal(draw("balanced", 16, 20), balanced)
 
 
@@ -122,7 +124,7 @@ def spread(drawn: Tensor) -> float:
 def test_farthest_proposals_are_spread_over_the_map():
     candidates = candidate_proposals(32)
     far = farthest_proposals(candidates, 20, 30, generator=seeded())
-    assert spread(far) > 1.5 * spread(sample_random(candidates, 20, 30, generator=seeded()))
+    assert spread(far) > 1.5 * spread(random_proposals(candidates, 20, 30, generator=seeded()))
 
 
 def overlap(drawn: Tensor) -> float:
@@ -134,7 +136,7 @@ def overlap(drawn: Tensor) -> float:
 def test_proposals_of_a_dpp_overlap_less():
     candidates = candidate_proposals(32)
     apart = dpp_proposals(candidates, 50, 60, generator=seeded())
-    assert overlap(apart) < overlap(sample_random(candidates, 50, 60, generator=seeded())) - 0.03
+    assert overlap(apart) < overlap(random_proposals(candidates, 50, 60, generator=seeded())) - 0.03
 
 
 def octaves(drawn: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ ON_THE_HOST = {
     "_checked_segments": "ground truth is on the CPU",
     "_checked_labels": "ground truth is on the CPU",
     "ground_truth_in_steps": "ground truth is on the CPU",
-    "sample_proposals": "candidates and generator are on the CPU",
     "log_step": "runs after the step",
     "valid_steps": "the shares of videos are on the CPU",
     "hold_last": "the shares of videos are on the CPU",

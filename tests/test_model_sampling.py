@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.detector.proposals import sample_proposals
 from model.sampling import num_kept, sample_clips, sample_labelled_clips
 
 STRATEGIES = ("random", "uniform", "block")
@@ -121,17 +120,3 @@ def test_without_actions_a_labelled_draw_is_random():
     kept = torch.cat([labelled(10, 0.4, *[[]] * 1000, seed=seed) for seed in range(10)])
     # standard deviation of a share: sqrt(0.4 * 0.6 / 10000) = 0.0049; five of them
     assert (torch.bincount(kept.flatten(), minlength=10) / 10_000 - 0.4).abs().max() < 0.0245
-
-
-def test_proposals_keep_their_order_and_come_once():
-    candidates = torch.stack([torch.arange(50.0), torch.arange(50.0) + 3], 1)
-    drawn = sample_proposals(candidates, 20, generator=seeded())
-    assert drawn.shape == (20, 2)
-    assert (drawn[:, 0].diff() > 0).all()
-    assert torch.equal(sample_proposals(candidates, 50, generator=seeded()), candidates)
-
-
-@pytest.mark.parametrize("count", [0, 6])
-def test_more_proposals_than_there_are_is_refused(count):
-    with pytest.raises(ValueError, match="want 1 to 5"):
-        sample_proposals(torch.zeros(5, 2), count, generator=seeded())

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..diversity import farthest_points, sample_kdpp
 from ..segments import pairwise_tiou
 from .ground_truth import PaddedActions
-from .proposals import candidate_proposals, sample_balanced, sample_random
+from .proposals import candidate_proposals
 from .settings import DetectorSettings
 
 Strategy = Literal["random", "grid", "block", "farthest", "dpp", "balanced", "scale_balanced"]
@@ -30,6 +30,39 @@ def in_order(segments: Tensor, num_steps: int) -> Tensor:
     """(B, P, 2), by start, then end: the candidates' order."""
     order = (segments[..., 0] * (num_steps + 1) + segments[..., 1]).argsort(1)
     return segments.gather(1, order[..., None].expand(-1, -1, 2))
+
+
+def random_proposals(
+    candidates: Tensor, num_videos: int, count: int, *, generator: torch.Generator
+) -> Tensor:
+    """Each candidate as likely (ETAD), drawn anew for every video: (P, 2) -> (B, count, 2), in order."""
+    draws = [torch.randperm(len(candidates), generator=generator)[:count] for _ in range(num_videos)]
+    return candidates[torch.stack(draws).sort(1).values]
+
+
+def balanced_proposals(
+    candidates: Tensor,
+    gt_segments: Tensor,
+    gt_mask: Tensor,
+    count: int,
+    *,
+    share: float,
+    min_tiou: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw about `share` of the samples around the annotated actions, as many for each; the rest among all.
+
+    candidates: (P, 2); gt_segments: (B, A, 2); gt_mask: (B, A) bool. Returns (B, count, 2), without
+    replacement, in the candidates' order. Around: tIoU of at least `min_tiou` with the action. In a uniform
+    draw a short action overlaps a handful of candidates, often none of the sampled ones; here every action
+    has about the same number of proposals in every iteration. A video without actions gets a uniform draw.
+    """
+    near = (pairwise_tiou(candidates, gt_segments) >= min_tiou) & gt_mask[:, None]  # (B, P, A)
+    per_action = near / near.sum(1, keepdim=True).clamp(min=1)
+    actions = gt_mask.sum(1).clamp(min=1)[:, None]
+    weights = share * per_action.sum(2) / actions + (1 - share) / len(candidates)
+    chosen = torch.multinomial(weights, count, generator=generator)
+    return candidates[chosen.sort(1).values]
 
 
 def grid_proposals(num_steps: int, count: int) -> Tensor:
@@ -60,7 +93,7 @@ def farthest_proposals(
     candidates: Tensor, num_videos: int, count: int, *, generator: torch.Generator
 ) -> Tensor:
     """Farthest points of the map, by start and end, out of POOL x count random candidates."""
-    pool = sample_random(candidates, num_videos, min(len(candidates), POOL * count), generator=generator)
+    pool = random_proposals(candidates, num_videos, min(len(candidates), POOL * count), generator=generator)
     chosen = farthest_points(pool.double(), count, generator=generator)
     return pool.gather(1, chosen[..., None].expand(-1, -1, 2))
 
@@ -80,7 +113,7 @@ def dpp_proposals(candidates: Tensor, num_videos: int, count: int, *, generator:
     A k-DPP on the whole map would take the cube of its size; far apart proposals do not overlap anyway.
     """
     tiles = math.ceil(count / PER_TILE)
-    pool = sample_random(candidates, num_videos, min(len(candidates), TILE * tiles), generator=generator)
+    pool = random_proposals(candidates, num_videos, min(len(candidates), TILE * tiles), generator=generator)
     pool = _along_the_map(pool)
     # Sizes and counts differ by one at most, the larger ones come first: equal tiles are drawn at once.
     changes = sorted({0, pool.shape[1] % tiles, count % tiles, tiles})
@@ -135,13 +168,13 @@ def sample_for_training(
 ) -> Tensor:
     """The proposals of one iteration, drawn for every video on its own: (B, count, 2), by start, then end.
 
-    strategy: as detector.proposal_sampling says; share, min_tiou: of "balanced", see `sample_balanced`.
+    strategy: as detector.proposal_sampling says; share, min_tiou: of "balanced", see `balanced_proposals`.
     """
     candidates, num_videos = candidate_proposals(num_steps), len(actions.mask)
     if not 1 <= count <= len(candidates):
         raise ValueError(f"num_samples: got {count}, want 1 to {len(candidates)} (the candidates)")
     if strategy == "balanced":
-        return sample_balanced(
+        return balanced_proposals(
             candidates,
             actions.segments,
             actions.mask,
@@ -153,7 +186,7 @@ def sample_for_training(
     if strategy == "grid":
         return in_order(grid_proposals(num_steps, count).expand(num_videos, -1, -1), num_steps)
     draw = {
-        "random": sample_random,
+        "random": random_proposals,
         "block": block_proposals,
         "farthest": farthest_proposals,
         "dpp": dpp_proposals,
