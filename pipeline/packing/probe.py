@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -120,12 +120,22 @@ class FrameReader:
                 yield begin + time, frame
             if not clock.count:
                 raise self._refuse(decoder.failure or "no frame in it")
-            self._metadata = replace(
-                _metadata_of(clock, stream, first_frame, self),
+            formats, rate = tuple(self._formats), clock.rate()
+            self._metadata = VideoMetadata(
                 duration=begin + clock.end,
+                fps=rate,
+                num_frames=clock.count,
+                width=first_frame.width,
+                height=first_frame.height,
+                rotation=self.rotation,
+                aspect=self.aspect,
+                codec=stream.codec_context.codec.canonical_name,
+                pix_fmt=first_frame.format.name,
+                steady=is_steady(clock.times, rate),
+                transfer=HDR_TRANSFERS.get(int(first_frame.color_trc)),
                 begin=begin,
-                formats=tuple(self._formats),
-                remarks=remarks_of(container, decoder, clock, begin, tuple(self._formats)),
+                formats=formats,
+                remarks=remarks_of(container, decoder, clock, begin, formats),
             )
 
     def _counted(self, decoder: FrameDecoder) -> Iterator[tuple[Fraction, av.VideoFrame]]:
@@ -187,22 +197,3 @@ def _begin_of(container: InputContainer, decoder: FrameDecoder, first: Fraction)
     """When the first frame is shown, in seconds from where a player starts."""
     begin = first - min([decoder.begin, *track_begins(container.streams.audio)])
     return begin if begin >= SAME_BEGIN else Fraction(0)
-
-
-def _metadata_of(
-    clock: Clock, stream: av.VideoStream, first_frame: av.VideoFrame, reader: FrameReader
-) -> VideoMetadata:
-    rate = clock.rate()
-    return VideoMetadata(
-        duration=clock.end,
-        fps=rate,
-        num_frames=clock.count,
-        width=first_frame.width,
-        height=first_frame.height,
-        rotation=reader.rotation,
-        aspect=reader.aspect,
-        codec=stream.codec_context.codec.canonical_name,
-        pix_fmt=first_frame.format.name,
-        steady=is_steady(clock.times, rate),
-        transfer=HDR_TRANSFERS.get(int(first_frame.color_trc)),
-    )
