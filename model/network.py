@@ -64,9 +64,7 @@ class ClipEncoder(nn.Module):
                 leapfrog=settings.leapfrog,
                 slice_bytes=None if settings.slice_mib is None else settings.slice_mib * 2**20,
             )
-        elif (
-            is_prepared(self.backbone) and not self.backbone.stage_names
-        ):  # it cannot be reversed, only recomputed
+        elif is_prepared(self.backbone) and not self.backbone.stage_names:  # i3d can only be recomputed
             recompute_modules(self.backbone)
         stages = _frozen_names(self.backbone, settings)
         self.frozen_names = [""] if settings.frozen else stages  # "": the whole backbone

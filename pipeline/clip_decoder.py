@@ -40,8 +40,8 @@ MAX_OFF, MEAN_OFF = 24, 2.0
 class ClipRequest:
     """The clips to be decoded of one video.
 
-    data: the encoded file. frames: (N, L) frame numbers. codec: its FFmpeg name. num_frames: how many frames
-    the file has. clips: (N, 3, L, crop, crop) uint8, to be filled.
+    data: its encoded bytes, or those of a part. frames: (N, L) frame numbers in them. num_frames: how many
+    they hold. clips: (N, 3, L, crop, crop) uint8, to be filled.
     """
 
     video: PackedVideo

@@ -21,12 +21,8 @@ from pathlib import Path
 from typing import TextIO
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # the file system has none
-LOCAL_LOCKS = {
-    "nolock",
-    "localflock",
-    "local_lock=all",
-    "local_lock=posix",
-}  # mount options: this machine only
+# mount options by which other machines do not see a lock
+LOCAL_LOCKS = {"nolock", "localflock", "local_lock=all", "local_lock=posix"}
 
 
 @dataclass(frozen=True)

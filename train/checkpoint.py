@@ -10,7 +10,7 @@
                             resume/              what only --resume needs (train.engine.save_state)
     checkpoints/last, checkpoints/best           links to such folders
 
-The first five files are all that evaluation and prediction read. A folder is filled under a temporary name,
+The first six files are all that evaluation and prediction read. A folder is filled under a temporary name,
 flushed to disk and renamed; then the links move, each in one step; what they no longer point at gets a
 temporary name before it is removed. Killed at any moment, a run finds `last` and `best` pointing at complete
 checkpoints, and nothing incomplete under a checkpoint's name.

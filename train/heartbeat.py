@@ -66,10 +66,8 @@ class _Pulse:
             silent = time.monotonic() - self.answered > self.seconds + self.pause
             if self.lost is None and not silent:
                 continue
-            if self.own == 0:
-                self.stop.wait(
-                    2 * self.pause
-                )  # the store may be here: the others have to read in it who is lost
+            if self.own == 0:  # the store may be here: the others have to read in it who is lost
+                self.stop.wait(2 * self.pause)
             if not self.stop.is_set():
                 limit = f"run.lost_after_seconds is {self.seconds:g}"
                 lost(f"rank {self.lost or 0} gives no sign of life ({limit})")

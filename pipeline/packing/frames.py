@@ -71,9 +71,8 @@ class FrameDecoder:
         self._opening: dict[int, _Packet] | None = {}  # the first packets, until their frames come out
         self._begin: list[Fraction] = []  # `begin`, once the opening is closed
         self._failed: dict[int, _Packet] = {}
-        self._held: deque[tuple[int, Fraction, av.VideoFrame]] = (
-            deque()
-        )  # while one before them may have failed
+        # good frames, while one before them may have failed
+        self._held: deque[tuple[int, Fraction, av.VideoFrame]] = deque()
 
     def __iter__(self) -> Iterator[Timed]:
         self.context.options |= {"err_detect": "explode"}

@@ -44,15 +44,14 @@ Span = tuple[float, float]  # seconds
 class Tiers:
     """The annotations of a document: (id, tier, text) in order, their times, and what refers to what.
 
-    rows: those of a tier that refer to one annotation, with the one before; shares: which of how many one is.
+    rows: those of a tier that refer to one annotation, {(tier, parent): {id: the one before}}; shares: which
+    of how many one is.
     """
 
     texts: list[tuple[str, str, str]] = field(default_factory=list)
     spans: dict[str, Span] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
-    rows: dict[tuple[str, str], dict[str, str]] = field(
-        default_factory=dict
-    )  # (tier, parent) -> {id: previous}
+    rows: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def divide(self) -> None:

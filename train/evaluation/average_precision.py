@@ -145,10 +145,10 @@ def mean_average_precision(
 
     Every video of the ground truth counts, detected or not. A detection in a video that it lacks is a false
     positive of its class; one of a class without true actions counts nowhere, as that class has no AP.
-    tiou: rising thresholds; without it, those of `protocol`; with it, `protocol` is only a name.
-    Returns fractions: {"protocol",
-    "tiou": [..], "mAP": [..], "average_mAP", "per_class": {label: [AP per threshold]}, "num_videos",
-    "num_truth", "num_detections"}. ValueError if no video has a true action, or a detection cannot be read.
+    tiou: rising thresholds; without it, those of `protocol`; with it, `protocol` is only a name. Returns
+    fractions: {"protocol", "tiou": [..], "mAP": [..], "average_mAP", "per_class": {label: [AP per
+    threshold]}, "num_videos", "num_truth", "num_detections"}. ValueError if no video has a true action, or a
+    detection cannot be read.
     """
     thresholds = np.array(parse_tiou(protocol)[0] if tiou is None else check_tiou(tiou))
     data = evaluation_data(ground_truth, detections, drop_duplicates=drop_duplicates)

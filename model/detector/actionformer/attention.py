@@ -43,9 +43,8 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: Tenso
         """(..., T, c) -> (..., blocks, span, c); a block begins `reach` steps before its queries."""
         return F.pad(x, (0, 0, reach, reach + filling)).unfold(-2, span, block).transpose(-1, -2)
 
-    split = torch.unflatten(
-        F.pad(queries, (0, 0, 0, filling)), 2, (-1, block)
-    )  # (B, heads, blocks, block, c)
+    # (B, heads, blocks, block, c)
+    split = torch.unflatten(F.pad(queries, (0, 0, 0, filling)), 2, (-1, block))
     there = F.pad(mask, (reach, reach + filling)).unfold(-1, span, block)  # (B, blocks, span)
     ahead = torch.arange(span, device=mask.device) - torch.arange(block, device=mask.device)[:, None]
     near = (ahead >= 0) & (ahead <= 2 * reach)  # (block, span)
