@@ -99,18 +99,13 @@ class BranchSearch:
             return f"{description}, which cannot be traced ({reason})"
         return description
 
-    def _name(self, operation: Operation) -> str:
-        if operation.kind == "method":
-            return str(operation.target)
-        return getattr(operation.target, "__name__", "") if operation.kind == "function" else ""
-
     def _module(self, operation: Operation) -> nn.Module | None:
         return self.block.get_submodule(operation.target) if operation.kind == "module" else None
 
     def _unchanged(self, index: int) -> int:
         """The operation whose value this one returns unchanged; itself if it computes something."""
         operation = self.operations[index]
-        if isinstance(self._module(operation), nn.Identity) or self._name(operation) == "clone":
+        if isinstance(self._module(operation), nn.Identity) or operation.name == "clone":
             return self._unchanged(operation.inputs[0])
         return index
 
@@ -118,7 +113,7 @@ class BranchSearch:
         """The operation whose elements this one arranges anew, and how; itself if it computes something."""
         path: list[Operation] = []
         operation = self.operations[index]
-        while arranges(operation, self._module(operation), self._name(operation)):
+        while arranges(operation, self._module(operation)):
             path.insert(0, operation)
             index = operation.inputs[0]
             operation = self.operations[index]
@@ -126,10 +121,10 @@ class BranchSearch:
 
     def _is_relu(self, index: int) -> bool:
         operation = self.operations[index]
-        return self._name(operation) in _RELUS or type(self._module(operation)) is nn.ReLU
+        return operation.name in _RELUS or type(self._module(operation)) is nn.ReLU
 
     def _is_addition(self, index: int) -> bool:
-        return self._name(self.operations[index]) in _ADDITIONS
+        return self.operations[index].name in _ADDITIONS
 
     def _operands(self, index: int) -> list[int]:
         operation = self.operations[index]
@@ -233,6 +228,6 @@ class BranchSearch:
     def _check_random(self, branches: list[BranchProgram]) -> None:
         """A random number used by two branches would be drawn twice."""
         for i, operation in enumerate(self.operations):
-            random = self._name(operation) in _RANDOM or "Dropout" in type(self._module(operation)).__name__
+            random = operation.name in _RANDOM or "Dropout" in type(self._module(operation)).__name__
             if random and sum(any(i == j for j, _ in branch.operations) for branch in branches) > 1:
                 raise NotResidualError(f"two branches share the random numbers of {self._describe(i)}")

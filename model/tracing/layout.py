@@ -21,13 +21,13 @@ _RESHAPING_LAYERS = (nn.Identity, nn.Flatten, nn.Unflatten)
 Layout = tuple[Operation, ...]  # from the arrangement of the block's input, one after the other
 
 
-def arranges(operation: Operation, module: nn.Module | None, name: str) -> bool:
+def arranges(operation: Operation, module: nn.Module | None) -> bool:
     """Whether the operation takes one value and returns its elements in another arrangement."""
     if len(operation.inputs) != 1:
         return False  # its sizes come from elsewhere
     if module is not None:
         return isinstance(module, _RESHAPING_LAYERS)
-    return name in _RESHAPES | _PERMUTATIONS
+    return operation.name in _RESHAPES | _PERMUTATIONS
 
 
 def _dimensions(operation: Operation, num_dimensions: int) -> list[int]:
@@ -36,17 +36,12 @@ def _dimensions(operation: Operation, num_dimensions: int) -> list[int]:
     if len(values) == 1 and isinstance(values[0], tuple | list):
         values = list(values[0])
     given = [int(value) % num_dimensions for value in values]
-    if _name(operation) == "permute":
+    if operation.name == "permute":
         return given
     order = list(range(num_dimensions))
     first, second = given
     order[first], order[second] = second, first
     return order
-
-
-def _name(operation: Operation) -> str:
-    target = operation.target
-    return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
 def arrange(layout: Layout, owner: nn.Module, x: Tensor) -> list[Tensor]:
@@ -65,7 +60,7 @@ def undo(layout: Layout, values: Sequence[Tensor], y: Tensor) -> Tensor:
     if not isinstance(y, Tensor) or y.shape != values[-1].shape:
         return y
     for operation, before in zip(reversed(layout), reversed(values[:-1]), strict=True):
-        if operation.kind != "module" and _name(operation) in _PERMUTATIONS:
+        if operation.name in _PERMUTATIONS:
             order = _dimensions(operation, before.ndim)
             y = y.permute([order.index(d) for d in range(before.ndim)])
         elif math.prod(before.shape) == y.numel():

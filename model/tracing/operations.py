@@ -29,17 +29,7 @@ WRITING_OPERATORS = (
 METADATA = frozenset(
     {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "grad_fn", "is_leaf"}
     | {"size", "dim", "stride", "numel", "is_contiguous", "is_floating_point", "__len__", "_version"}
-    | {
-        "element_size",
-        "nbytes",
-        "itemsize",
-        "is_complex",
-        "is_leaf",
-        "names",
-        "is_sparse",
-        "is_mps",
-        "is_xpu",
-    }
+    | {"element_size", "nbytes", "itemsize", "is_complex", "names", "is_sparse", "is_mps", "is_xpu"}
 )
 # Methods and functions that may return their argument or a view of it.
 _VIEWS = """alpha_dropout as_strided bfloat16 broadcast_to chunk conj contiguous cpu cuda detach diagonal
@@ -91,6 +81,13 @@ class Operation:
         if self.kind == "method":
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
+
+    @property
+    def name(self) -> str:
+        """Of the method or function that it calls; empty for other kinds."""
+        if self.kind == "method":
+            return str(self.target)
+        return getattr(self.target, "__name__", "") if self.kind == "function" else ""
 
     def describe(self, owner: nn.Module) -> str:
         """For messages: the module and its class, or the operation."""

@@ -106,7 +106,7 @@ class SegmentSearch(BranchSearch):
 
     def _arranges(self, i: int) -> bool:
         operation = self.operations[i]
-        return arranges(operation, self._module(operation), self._name(operation))
+        return arranges(operation, self._module(operation))
 
     def _protected(self, i: int) -> list[int]:
         """The states that an operation must not write to; a plain one has a copy of its own of all but x."""
