@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -78,9 +77,10 @@ def classify_files(
 ) -> dict[str, dict[str, Any]]:
     """What `classify_video` returns of each file, by key; each is printed as soon as it is known."""
     from tools.prediction.classification import ENCODING
+    from tools.prediction.detect import processes_at_once
 
     documents: dict[str, dict[str, Any]] = {}
-    workers = min(4, len(os.sched_getaffinity(0)))
+    workers = processes_at_once()
 
     def on_remark(key: str, found: Repair) -> None:
         output.remark(f"{files[key]}: {found.detail}")

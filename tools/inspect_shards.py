@@ -17,8 +17,8 @@ import click
 from pipeline.dataset import Dataset
 from pipeline.packing.verify import check_tars
 from pipeline.text import columns, first_names, shown
-from tools.dataset.decoding import decoding_text
-from tools.dataset.pretrained import WEIGHTS, find_weights, has_gpu
+from tools.dataset.decoding import decoding_text, has_gpu
+from tools.dataset.pretrained import WEIGHTS, find_weights
 from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
 from tools.dataset.statistics import PERCENTILES, statistics_of

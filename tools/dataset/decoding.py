@@ -34,18 +34,26 @@ def decoding_of(videos: Sequence[PackedVideo]) -> dict[str, Any]:
     }
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that torch can use."""
+    if not Path("/dev/nvidia0").exists():
+        return False
+    import torch  # takes seconds
+
+    return torch.cuda.is_available()
+
+
 def _gpu() -> tuple[str, Callable[[StreamFormat], str | None]]:
     """The GPU of this machine and what it refuses; without one, what no GPU decodes."""
-    if Path("/dev/nvidia0").exists():
-        import torch  # takes seconds
+    if not has_gpu():
+        return "a GPU", refusal_by_any_gpu
+    import torch
 
-        if torch.cuda.is_available():
-            from pipeline.decode import with_index
-            from pipeline.gpu_decoder import gpu_decoder_of
+    from pipeline.decode import with_index
+    from pipeline.gpu_decoder import gpu_decoder_of
 
-            device = with_index(torch.device("cuda"))
-            return torch.cuda.get_device_name(device), gpu_decoder_of(device).refusal
-    return "a GPU", refusal_by_any_gpu
+    device = with_index(torch.device("cuda"))
+    return torch.cuda.get_device_name(device), gpu_decoder_of(device).refusal
 
 
 def decoding_text(decoding: Mapping[str, Any]) -> str:

@@ -35,12 +35,3 @@ def check_weights(path: Path) -> None:
             f"{path}: does not hold the weights of i3d as convert-weights writes them; settings are proposed "
             "for those alone (others: docs/choose-settings.md, Settings with pretrained weights)"
         )
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that torch can use."""
-    if not Path("/dev/nvidia0").exists():
-        return False
-    import torch  # takes seconds
-
-    return torch.cuda.is_available()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pipeline.packing.prepare import SingleVideo, prepare
 from pipeline.packing.shard_writer import unique_keys
 from pipeline.records import PackedVideo
 from tools.features.extraction import FeatureEncoder, VideoEncoder, rejected_entry
-from tools.prediction.detect import MAX_WORKERS, encoding_spec
+from tools.prediction.detect import encoding_spec, processes_at_once
 from train.cli import one_line
 
 
@@ -30,8 +29,7 @@ def encode_files(
     """
     assert encoder.trained is not None, "a run, which states how videos are packed"
     plain, spec = unique_keys(files), encoding_spec(encoder.trained)
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    with closing(prepare(files, spec, workers=workers)) as prepared:
+    with closing(prepare(files, spec, workers=processes_at_once())) as prepared:
         for video, packed in prepared:
             keyed = replace(video, key=plain[video.key], source=video.key)
             if video.reject is not None:

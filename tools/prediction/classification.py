@@ -30,7 +30,7 @@ from tools.weights.matching import match_weights, sources_of
 from tools.weights.names.i3d import classifier_of
 from train.cli import to_stderr
 
-FPS, SHORT_SIDE, CROP, CLIP_FRAMES = 25, 256, 224, 64
+FPS, SHORT_SIDE, CROP = 25, 256, 224
 LEAST_FRAMES = 8  # of a clip: one feature step
 ENCODING = EncodingSpec(codec="h264", fps=Fraction(FPS), short_side=SHORT_SIDE, gop=32, upscale=False)
 BATCH = 2  # clips at once
@@ -122,8 +122,8 @@ def classify(
     video: PackedVideo,
     packed: Path,
     *,
-    clip_frames: int = CLIP_FRAMES,
-    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    clip_frames: int,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]],
 ) -> Iterator[ClassScores]:
     """The scores of a video's clips, in order of time. packed: the file as it was encoded.
 

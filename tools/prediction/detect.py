@@ -128,7 +128,7 @@ def detect_in_opened(
     return VideoDetections(video.key, file, video.duration, tuple(results[video.key]))
 
 
-def load_detector(checkpoint: Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> TrainedNetwork:
+def load_detector(checkpoint: Path, *, device: str, overrides: Iterable[str]) -> TrainedNetwork:
     """The network of a run, checkpoint or model file for detecting in files; errors as load_trained.
 
     device: auto, cpu or cuda. overrides: key=value on top of the checkpoint's settings.
