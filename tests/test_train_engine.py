@@ -97,7 +97,7 @@ def test_a_resumed_run_is_the_one_that_did_not_stop(results, mode):
     allowed = 1e-6 if MODES[mode].offload and MODES[mode].cpu_adam else 0.0
     assert max(resumed["difference"].values()) <= allowed
     assert max(resumed["average"].values()) <= allowed
-    assert resumed["client_state"] and resumed["rates"]
+    assert resumed["rates"]
     assert resumed["steps"] == [4, 4]
 
 
@@ -342,7 +342,7 @@ def test_a_state_of_another_network_is_one_line(tmp_path, monkeypatch):
     def load_checkpoint(folder, tag):
         raise RuntimeError("Error(s) in loading state_dict for Network:\n\tsize mismatch for a.weight")
 
-    state = {"layout": {"processes": 1}, "groups": {"encoder": 5}, "client_state": {}}
+    state = {"layout": {"processes": 1}, "groups": {"encoder": 5}}
     (tmp_path / engine_module.STATE_FILE).write_text(json.dumps(state))
     monkeypatch.setattr(engine_module, "_partitioning", lambda engine: state["layout"])
     engine = SimpleNamespace(load_checkpoint=load_checkpoint, group_sizes={"encoder": 5})
@@ -355,7 +355,7 @@ def test_a_state_of_another_network_is_one_line(tmp_path, monkeypatch):
 def test_a_state_with_other_groups_or_of_an_older_version_is_refused_before_it_is_read(
     tmp_path, monkeypatch, groups
 ):
-    state = {"layout": {}, "client_state": {}} | ({"groups": groups} if groups else {})
+    state = {"layout": {}} | ({"groups": groups} if groups else {})
     (tmp_path / engine_module.STATE_FILE).write_text(json.dumps(state))
     monkeypatch.setattr(engine_module, "_partitioning", lambda engine: {})
     with pytest.raises(

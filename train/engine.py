@@ -224,19 +224,18 @@ def _rng_file(folder: Path) -> Path:
     return folder / f"rng_{rank():05d}.safetensors"
 
 
-def save_state(engine: Any, folder: str | Path, client_state: dict[str, Any]) -> None:
+def save_state(engine: Any, folder: str | Path) -> None:
     """Write all that a run needs to go on: parameters, optimizer, schedule, step counters, random generators.
 
-    client_state: plain values of the caller's own (JSON). Every rank calls it with the same folder: a
-    temporary one that is renamed afterwards, so that an incomplete state is never taken for a complete one.
+    Every rank calls it with the same folder: a temporary one that is renamed afterwards, so that an
+    incomplete state is never taken for a complete one.
     """
     folder = Path(folder)
     engine.save_checkpoint(str(folder), tag=STATE_TAG)
     rng = RngState.capture(torch.device(engine.device))
     save_file({"cpu": rng.cpu} | ({"cuda": rng.cuda} if rng.cuda is not None else {}), _rng_file(folder))
     if rank() == 0:
-        state = {"layout": _partitioning(engine), "groups": engine.group_sizes, "client_state": client_state}
-        write_json(folder / STATE_FILE, state)
+        write_json(folder / STATE_FILE, {"layout": _partitioning(engine), "groups": engine.group_sizes})
     barrier()
 
 
@@ -247,8 +246,8 @@ def _sizes(groups: Any) -> str:
     return ", ".join(f"{name}: {size}" for name, size in groups.items())
 
 
-def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
-    """Load what `save_state` wrote into a new engine; returns the client_state.
+def load_state(engine: Any, folder: str | Path) -> None:
+    """Load what `save_state` wrote into a new engine.
 
     Bitwise: the steps that follow are those of the run that did not stop (with DeepSpeed's Adam for CPUs they
     differ by some 3e-7). Nothing in the files is executed. Every rank calls it. ValueError if the folder
@@ -258,7 +257,7 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     try:
         state = read_json(folder / STATE_FILE)
-        saved, client_state = state["layout"], dict[str, Any](state["client_state"])
+        saved, groups = state["layout"], state.get("groups")
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder}: no training state in it; want a folder with {STATE_FILE}") from None
     partitioning = _partitioning(engine)
@@ -267,7 +266,7 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
             f"{folder}: saved with {saved}, now {partitioning}; resume with what it was saved with, "
             "or start a new run from its weights"
         )
-    if (groups := state.get("groups")) != engine.group_sizes:
+    if groups != engine.group_sizes:
         raise ValueError(
             f"{folder}: saved with other groups of parameters ({_sizes(groups)}; now "
             f"{_sizes(engine.group_sizes)}); resume with the optimizer.layer_lrs, "
@@ -288,7 +287,6 @@ def load_state(engine: Any, folder: str | Path) -> dict[str, Any]:
         )
     rng = read_safetensors(_rng_file(folder))
     RngState(torch.device(engine.device), rng["cpu"], rng.get("cuda")).restore()
-    return client_state
 
 
 def _full_value(value: Tensor) -> Tensor:

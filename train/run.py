@@ -167,7 +167,7 @@ class Run:
         )
 
     def _save_state(self, folder: Path) -> None:
-        save_state(self.engine, folder, {})
+        save_state(self.engine, folder)
         if self.average is not None:
             self.average.save(folder)
 
