@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.text import short
 from tools.ablation.grid import PlannedRun
 from tools.ablation.runs import RunResult
 from tools.ablation.table import Row
@@ -17,7 +18,7 @@ STYLE = "\n.mean{stroke:#222;stroke-width:2}"
 
 def plot(rows: Sequence[Row], runs: Sequence[PlannedRun], results: Mapping[str, RunResult]) -> str:
     """The image as SVG, complete in itself."""
-    names = [_shortened(row["variant"]) for row in rows]
+    names = [short(row["variant"], LONGEST, quoted=False) for row in rows]
     left = 16 + LETTER * max(map(len, names))
     values = {row["variant"]: _percents(row["variant"], runs, results) for row in rows}
     bottom = TOP + ROW * len(rows)
@@ -40,10 +41,6 @@ def plot(rows: Sequence[Row], runs: Sequence[PlannedRun], results: Mapping[str, 
             parts.append(text(left + 8, middle + 4, "no complete run", "value"))
     title = "average mAP of each combination of settings"
     return image_file(parts, title, width=WIDTH, height=bottom + BOTTOM, style=STYLE)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def _percents(variant: str, runs: Sequence[PlannedRun], results: Mapping[str, RunResult]) -> list[float]:

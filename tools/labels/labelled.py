@@ -13,6 +13,8 @@ from typing import NamedTuple
 from pipeline.annotations import DEFAULT_SUBSET
 from pipeline.text import counted, first_names, short
 
+MOST_NAMES = 200  # characters of the names of tiers in a message
+
 
 @dataclass(frozen=True)
 class TimedLabel:
@@ -58,7 +60,7 @@ def file_name(name: str) -> str:
 
 
 class Loss(NamedTuple):
-    """A kind of thing that is not carried over: `3 point events not carried: they have no duration`."""
+    """A kind of thing that is not carried over: `3 point events not carried: a moment has no duration`."""
 
     one: str
     several: str
@@ -79,11 +81,6 @@ SUBSET = Loss(
     "subset of a video", "subsets of videos", "no field for them; give --subset when reading the file"
 )
 OTHER_RESULT = Loss("entry of another kind", "entries of other kinds", "they are no stretches of time")
-
-
-def short_text(text: str, length: int = 200) -> str:
-    """A text cut to a length, for a message."""
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 @dataclass
@@ -107,8 +104,8 @@ class Report:
         """Say how many labels each tier, attribute or tag gave, if there were several."""
         if len(counts) > 1:
             names = first_names((f"{name!r} ({count})" for name, count in counts.items()), 10, quoted=False)
-            number = counted(len(counts), kind)
-            self.remark(f"labels of {number}: {short_text(names)}; --tier reads one alone")
+            shown, number = short(names, MOST_NAMES, quoted=False), counted(len(counts), kind)
+            self.remark(f"labels of {number}: {shown}; --tier reads one alone")
 
     def lines(self, where: object) -> list[str]:
         """One line for each kind and each remark, with the file that they are of."""
@@ -145,8 +142,8 @@ class LabelFile:
         known = sorted(set(known))
         missing = sorted(self.tiers.difference(known))
         if missing:
-            names = first_names(known, 10) or "none"
-            raise ValueError(f"{self.path}: no tier {short(missing[0])}, want one of: {short_text(names)}")
+            names = short(first_names(known, 10) or "none", MOST_NAMES, quoted=False)
+            raise ValueError(f"{self.path}: no tier {short(missing[0])}, want one of: {names}")
 
     def frame_rate(self, stated: Fraction | None = None) -> Fraction:
         """--fps, or what the file states; ValueError where neither says it."""

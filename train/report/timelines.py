@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.annotations import Video
-from pipeline.text import counted, duration_text
+from pipeline.text import counted, duration_text, short
 from train.evaluation.operating_point import TIOU, MatchedDetections, OperatingPoint, video_scores
 from train.report.page import render
 from train.report.svg import Axis, image, range_axis, rule, tag, text
@@ -130,9 +130,9 @@ def timeline(matches: MatchedDetections, video: int, duration: float | None, poi
     parts, top = [], 0.0
     for label, rows in lanes_of(matches, video, point):
         gt = matches.true.segments[of_video & (matches.true.label == label)]
-        parts.append(
-            text(SIDE, top + 18, shortened(matches.labels[label]), "name", title=matches.labels[label])
-        )
+        name = matches.labels[label]
+        shown = short(name, LONGEST_NAME, quoted=False)
+        parts.append(text(SIDE, top + 18, shown, "name", title=name))
         drawn, top = draw_lane(matches, gt, rows, axis, top=top + NAME, cut=point.cut)
         parts += drawn
     for tick in axis.ticks:
@@ -140,11 +140,6 @@ def timeline(matches: MatchedDetections, video: int, duration: float | None, poi
         parts.append(text(axis(tick), top + 18, clock(tick, longest), "tick", anchor="middle"))
     title = f"{matches.keys[video]}: detections against truth"
     return image(parts, title, width=WIDTH, height=top + 24)
-
-
-def shortened(name: str) -> str:
-    """A name that fits over its lane."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def extent(segment: np.ndarray, axis: Axis) -> tuple[float, float]:
