@@ -12,9 +12,8 @@ from train.engine import build_engine, full_state_dict, start_process_group
 from train.optimizer import OptimizerSettings, read_ds_config
 
 STEPS = 3
-BOUND = (
-    0.01  # relative, of the way the parameters went: Adam turns the rounding of a tiny gradient into a step
-)
+# Relative, of the way the parameters went: Adam turns the rounding of a tiny gradient into a step.
+BOUND = 0.01
 
 
 def way_of(context: CheckContext, stage: int, offload: str) -> torch.Tensor:
@@ -28,13 +27,12 @@ def way_of(context: CheckContext, stage: int, offload: str) -> torch.Tensor:
     before = flat({name: parameter.detach().clone() for name, parameter in network.named_parameters()})
     settings = OptimizerSettings(encoder_lr=5e-4, detector_lr=5e-4, batch_size=2)
     engine = build_engine(network, settings, ds_config=config, total_steps=STEPS)
-    clips, segments, labels = small_batch()
-    segments, labels = [s.to(engine.device) for s in segments], [label.to(engine.device) for label in labels]
+    clips, segments, labels = small_batch(engine.device)
     for step in range(STEPS):
         torch.manual_seed(step)
         generator = torch.Generator().manual_seed(step)
         engine.train()
-        loss, _ = engine(clips.to(engine.device), segments, labels, generator=generator)
+        loss, _ = engine(clips, segments, labels, generator=generator)
         engine.backward(loss)
         engine.step()
     state = full_state_dict(engine)

@@ -38,21 +38,21 @@ def without_drop_path(network: Network) -> Network:
     return network
 
 
-def small_batch() -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Clips (2, 4, 3, 8, 64, 64) of uint8 on the host, segments and labels."""
+def small_batch(device: str | torch.device) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Clips (2, 4, 3, 8, 64, 64) of uint8, segments and labels; the same on each device."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randint(0, 256, (2, 4, 3, 8, 64, 64), dtype=torch.uint8, generator=generator)
-    return clips, [torch.tensor([[4.0, 12.0], [18.0, 30.0]])] * 2, [torch.tensor([1, 3])] * 2
+    segments, labels = torch.tensor([[4.0, 12.0], [18.0, 30.0]]), torch.tensor([1, 3])
+    return clips.to(device), [segments.to(device)] * 2, [labels.to(device)] * 2
 
 
 def gradients(network: Network, device: str) -> tuple[float, Tensor]:
     """The loss of a step on the device, and all gradients as one float64 vector on the CPU."""
-    clips, segments, labels = small_batch()
+    clips, segments, labels = small_batch(device)
     torch.manual_seed(1)
     generator = torch.Generator().manual_seed(1)
-    segments, labels = [s.to(device) for s in segments], [label.to(device) for label in labels]
     network.zero_grad(set_to_none=True)
-    loss, _ = network(clips.to(device), segments, labels, generator=generator)
+    loss, _ = network(clips, segments, labels, generator=generator)
     loss.backward()
     flat = [p.grad.double().cpu().flatten() for p in network.parameters() if p.grad is not None]
     return float(loss.detach()), torch.cat(flat)

@@ -99,10 +99,8 @@ def soak(context: CheckContext) -> str:
         device = torch.cuda.memory_reserved() >> 20 if context.device == "cuda" else 0
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
         descriptors = len(os.listdir("/proc/self/fd"))
-        return {"device MiB": device, "host MiB": resident, "descriptors": descriptors, "threads": threads()}
-
-    def threads() -> int:
-        return threading.active_count()
+        threads = threading.active_count()
+        return {"device MiB": device, "host MiB": resident, "descriptors": descriptors, "threads": threads}
 
     for step in range(steps):
         train_step(run, list(islice(batches, 1)), interrupted=False)

@@ -33,7 +33,7 @@ def step_modes(context: CheckContext) -> str:
 
 
 def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
-    """Operations per second of a square matrix product, the best of five."""
+    """Operations per second of a square matrix product, the best of six."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):

@@ -16,8 +16,8 @@ from tools.machine.checks import ROOT
 PACKAGES = ("torch", "nvidia-dali-cuda130", "deepspeed", "av")
 
 
-def last_line(*command: str) -> str:
-    """What a program prints, or "unknown" if it is missing or fails."""
+def first_line(*command: str) -> str:
+    """The first line that a program prints; "unknown" if it prints none, is missing or fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -38,14 +38,14 @@ def machine_of(device: str) -> dict[str, str]:
     gpu = ["unknown", "unknown"]
     if device != "cpu":
         query = "--query-gpu=name,driver_version"
-        gpu = (last_line("nvidia-smi", query, "--format=csv,noheader", "-i", "0") + ", unknown").split(", ")
-    changed = "" if last_line("git", "status", "--porcelain") == "unknown" else ", with changes"
+        gpu = (first_line("nvidia-smi", query, "--format=csv,noheader", "-i", "0") + ", unknown").split(", ")
+    changed = "" if first_line("git", "status", "--porcelain") == "unknown" else ", with changes"
     return {
         "GPU": "none: a rehearsal on the CPU" if device == "cpu" else gpu[0],
         "driver": gpu[1],
         "Python": platform.python_version(),
         **{name: package_version(name) for name in PACKAGES},
-        "commit": last_line("git", "rev-parse", "--short", "HEAD") + changed,
+        "commit": first_line("git", "rev-parse", "--short", "HEAD") + changed,
     }
 
 
