@@ -24,7 +24,7 @@ from pipeline.text import first_names
 from tools.benchmarks.common import check_backbone
 from tools.weights.class_names import read_class_names
 from tools.weights.families import FAMILIES, Family, check_known, encoder_of, family_of, named_family
-from tools.weights.files import ReadCheckpoint, read_checkpoint
+from tools.weights.files import ReadCheckpoint, float32_copies, read_checkpoint
 from tools.weights.matching import SOURCE_NAMES, MatchedWeights, best_match
 from tools.weights.released import SOURCE, ConvertedDetector, check_recipe, convert_detector, write_detector
 from train.cli import Command, Output, check_new, check_new_file, exit_with, force_option, output_options
@@ -39,10 +39,7 @@ def all_tensors(matched: MatchedWeights) -> dict[str, Tensor]:
         torch.manual_seed(0)
         fresh = build_backbone(matched.backbone).weighted.state_dict()
         tensors = {name: tensors.get(name, tensor) for name, tensor in fresh.items()}
-    return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
-        for name, tensor in tensors.items()
-    }
+    return float32_copies(tensors)
 
 
 def write_weights(path: Path, matched: MatchedWeights, origin: Path) -> dict[str, str]:

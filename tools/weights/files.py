@@ -80,6 +80,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return read_checkpoint(path).tensors
 
 
+def float32_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors in float32, others as they are; each in memory of its own, to be written."""
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+
+
 def _check_beginning(path: Path) -> None:
     with path.open("rb") as file:
         begin = file.read(12)

@@ -22,6 +22,7 @@ from pipeline.packing.transcode import EncodingSpec
 from pipeline.text import counted, first_names, suggestion
 from tools.weights import shapes
 from tools.weights.families import Family, SplitDetector, split
+from tools.weights.files import float32_copies
 from tools.weights.matching import MatchedWeights, best_match, sources_of
 from train.build_network import build_network
 from train.checkpoint import PACKING, write_weights
@@ -234,10 +235,7 @@ def state_of(
         raise ValueError(
             f"weights: not the detector of recipe {recipe}: {'; '.join(lines)}; is it another one's, or cut?"
         )
-    return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
-        for name, tensor in state.items()
-    }
+    return float32_copies(state)
 
 
 def write_detector(out: Path, found: ConvertedDetector, source: Mapping[str, Any]) -> None:
