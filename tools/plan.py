@@ -64,20 +64,6 @@ class PlanOptions:
             )
         return settings
 
-    def deepspeed(self, settings: Settings) -> DeepSpeedMemoryConfig:
-        """What DeepSpeed's file and the settings of the run say about memory."""
-        from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
-        from train.optimizer import has_compiler, read_ds_config, with_precision
-
-        config = read_ds_config(self.ds_config or settings.run.ds_config)
-        return DeepSpeedMemoryConfig.from_ds_config(
-            with_precision(config, settings.run.precision),
-            self.processes,
-            device="cpu" if settings.run.device == "cpu" else "cuda",
-            cpp_adam=settings.optimizer.cpu_adam and has_compiler() and not settings.run.deterministic,
-            averages_weights=settings.optimizer.ema_decay > 0,
-        )
-
     def classes_and_frame_size(self, settings: Settings, output: Output) -> tuple[int, FrameSize]:
         """Number of classes, and largest frames: the data set's, or assumed unless --shards names one."""
         from pipeline.dataset import Dataset
@@ -211,12 +197,13 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 @output_options
 @click.pass_context
 def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+    from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
     from tools.planning.estimate import GIB, HEADROOM, estimate
     from tools.planning.search import SettingsSearch
 
     options, output = PlanOptions(**values), Output(quiet, as_json)
     settings = options.settings()
-    deepspeed = options.deepspeed(settings)
+    deepspeed = DeepSpeedMemoryConfig.of_run(settings, options.processes, options.ds_config)
     num_classes, source = options.classes_and_frame_size(settings, output)
 
     def estimate_of(candidate: Settings) -> Estimate:

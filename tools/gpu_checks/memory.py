@@ -20,7 +20,6 @@ from tools.gpu_checks.rows import CheckContext, require
 from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
 from tools.planning.estimate import FrameSize, estimate
 from train.loop import train_step
-from train.optimizer import has_compiler, read_ds_config
 from train.run import Run
 from train.settings import Settings, load_settings
 
@@ -114,15 +113,9 @@ def settings_of(context: CheckContext, shape: Shape) -> Settings:
     return load_settings(Path(shape.recipe), [*overrides, *(TINY if context.rehearsal else ())])
 
 
-def planned_mib(settings: Settings, shape: Shape, device: str) -> float:
+def planned_mib(settings: Settings, shape: Shape) -> float:
     """What `leantad plan` says."""
-    config = DeepSpeedMemoryConfig.from_ds_config(
-        read_ds_config(settings.run.ds_config),
-        1,
-        device="cpu" if device == "cpu" else "cuda",
-        cpp_adam=settings.optimizer.cpu_adam and has_compiler(),
-        averages_weights=settings.optimizer.ema_decay > 0,
-    )
+    config = DeepSpeedMemoryConfig.of_run(settings, 1)
     found = estimate(settings, config, num_classes=2, source=FrameSize(shape.height, shape.width))
     return found.total / 2**20
 
@@ -132,7 +125,7 @@ def plan_holds(context: CheckContext, *, name: str) -> str:
     before = 0.0 if context.rehearsal else device_mib()
     shape = replace(SHAPES[name], num_frames=32) if context.rehearsal else SHAPES[name]
     settings = settings_of(context, shape)
-    planned = planned_mib(settings, shape, context.device)
+    planned = planned_mib(settings, shape)
     run = Run(settings, context.folder / "run", resume=False)
     batches = iter(run.train_loader)
     for _ in range(STEPS):

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, Reducer, StepPeak
-from train.optimizer import offloads, resolve_auto, zero_stage
+from train.optimizer import (
+    has_compiler,
+    offloads,
+    read_ds_config,
+    resolve_auto,
+    with_precision,
+    zero_stage,
+)
+from train.settings import Settings
 
 OPTIMIZER = "optimizer state"
 MOMENTS, MASTER = 8, 4  # bytes per element: Adam's two float32 moments; the float32 weights ZeRO updates
@@ -72,6 +81,18 @@ class DeepSpeedMemoryConfig:
             prefetch=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
             averages_weights=averages_weights,
             smallest_divided=int(zero.get("stage3_param_persistence_threshold", 1e5)) + 1,
+        )
+
+    @staticmethod
+    def of_run(settings: Settings, processes: int, ds_config: Path | None = None) -> DeepSpeedMemoryConfig:
+        """What DeepSpeed's file and the settings of a run say. ds_config: another file than the run's."""
+        run, optimizer = settings.run, settings.optimizer
+        return DeepSpeedMemoryConfig.from_ds_config(
+            with_precision(read_ds_config(ds_config or run.ds_config), run.precision),
+            processes,
+            device="cpu" if run.device == "cpu" else "cuda",
+            cpp_adam=optimizer.cpu_adam and has_compiler() and not run.deterministic,
+            averages_weights=optimizer.ema_decay > 0,
         )
 
     @property
