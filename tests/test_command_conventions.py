@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from commands import refused
 from tqdm import tqdm
 
 from tools.cli import COMMANDS
@@ -266,13 +267,6 @@ def test_a_result_goes_to_a_file_that_can_be_written():
 
 
 # ---------------------------------------------------------------------------------- no command overwrites
-
-
-def refused(command: click.Command, *arguments: object) -> str:
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    return result.stderr
 
 
 def test_eval_keeps_detections_and_raw_outputs_that_are_there(tmp_path):

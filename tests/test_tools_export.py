@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import call, refused
 from tiny_run import make_shards_of, run
 from untrained_run import CLASSES, checkpoint, write_videos
 
@@ -39,18 +39,6 @@ def model(trained, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"))
-
-
-def call(command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def refused(command, *arguments: object) -> str:
-    """The one line on stderr of a call that must end with code 2."""
-    result = call(command, *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    return result.stderr
 
 
 @pytest.mark.ci

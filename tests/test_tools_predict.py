@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import call, refused
 from painted_video import painted_video
 from untrained_run import PACKED, checkpoint, write_videos
 
@@ -44,23 +44,11 @@ def videos(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"))
 
 
-def call(command, *arguments) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
 def predicted(*arguments, code: int = 0) -> dict:
     """The document of `predict ... --json`."""
     result = call(main, *arguments, "--json")
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
-
-
-def refused(*arguments) -> str:
-    """The one line on stderr of a call that must end with code 2."""
-    result = call(main, *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    return result.stderr
 
 
 def packed_and_evaluated(videos: Path, folder: Path, run: Path, *options: str) -> tuple[Path, Path]:
@@ -184,7 +172,7 @@ def test_results_are_not_replaced_without_force_and_that_is_told_at_once(videos,
     (tmp_path / "second.srt").write_text("mine")
     with monkeypatch.context() as patch:
         patch.setattr("train.inference.load_trained", None)  # so much as looking at the weights would fail
-        assert "second.srt: exists; --force replaces it" in refused(*arguments)
+        assert "second.srt: exists; --force replaces it" in refused(main, *arguments)
     assert (tmp_path / "second.srt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
     predicted(*arguments, "--force")
     assert (tmp_path / "second.srt").read_text().startswith("1\n00:00:0")
@@ -216,15 +204,15 @@ def test_names_with_any_letters_lead_to_subtitles_beside_the_video(videos, run, 
 
 def test_bad_input_is_one_line(videos, run, tmp_path):
     source = ("--checkpoint", run, "--out", tmp_path / "found")
-    assert "no such file or folder" in refused(tmp_path / "nowhere.mp4", *source)
-    assert "no video in it" in refused(tmp_path, *source)
-    assert "no model.safetensors" in refused(videos, "--checkpoint", tmp_path, "--out", tmp_path / "found")
-    assert "did you mean 'jump'" in refused(videos, *source, "--classes", "jmup")
-    assert "unknown setting" in refused(videos, *source, "--set", "post.sigmoid=1")
+    assert "no such file or folder" in refused(main, tmp_path / "nowhere.mp4", *source)
+    assert "no video in it" in refused(main, tmp_path, *source)
+    assert "no model.safetensors" in refused(main, videos, "--checkpoint", tmp_path, *source[2:])
+    assert "did you mean 'jump'" in refused(main, videos, *source, "--classes", "jmup")
+    assert "unknown setting" in refused(main, videos, *source, "--set", "post.sigmoid=1")
     unsaid = checkpoint(tmp_path / "unsaid", {})
-    assert "want copy, or codec" in refused(videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
+    assert "want copy, or codec" in refused(main, videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
     (unsaid / "checkpoints" / "last" / "packing.json").unlink()
-    assert "dataset.json" in refused(videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
+    assert "dataset.json" in refused(main, videos, "--checkpoint", unsaid, "--out", tmp_path / "found")
     assert not (tmp_path / "found").exists() or not list((tmp_path / "found").iterdir())
 
 
@@ -353,7 +341,7 @@ def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, vi
     copy = tmp_path / "copy"
     shutil.copytree(run / "checkpoints" / "best", copy)
     options = ("--checkpoint", copy, "--auto-threshold", "--out", tmp_path / "some")
-    assert "no thresholds; these weights were not validated" in refused(videos, *options)
+    assert "no thresholds; these weights were not validated" in refused(main, videos, *options)
     classes = {"jump": {"score": scores[-1], "f1": 1.0}, "run": {"score": 0.0, "f1": 0.1}}
     thresholds = {"subset": "validation", "overall": middle, "classes": classes}
     (copy / "thresholds.json").write_text(json.dumps(thresholds))
@@ -386,8 +374,7 @@ def test_what_was_detected_is_printed_although_the_disk_is_full(run, videos, tmp
 
     monkeypatch.setattr("tools.predict.write_outputs", full)
     out = tmp_path / "out"
-    arguments = [str(videos / "second.webm"), "--checkpoint", str(run), "--out", str(out), "--json"]
-    result = CliRunner().invoke(main, arguments)
+    result = call(main, videos / "second.webm", "--checkpoint", run, "--out", out, "--json")
     assert result.exit_code == 2 and f"error: {out}: detections not written (" in result.stderr, result.output
     assert list(json.loads(result.stdout)["videos"]) == ["second"] and "written to" not in result.stderr
 
@@ -399,8 +386,8 @@ def test_a_second_predict_stays_out_of_the_folder_of_the_first(tmp_path):
     command = [sys.executable, "-c", hold, str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
-        options = ["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), "--force"]
-        second = CliRunner().invoke(main, [str(tmp_path / "a.mp4"), *options])
+        options = ("--checkpoint", tmp_path, "--out", tmp_path / "out", "--force")
+        second = call(main, tmp_path / "a.mp4", *options)
         first.kill()
     assert second.exit_code == 2, second.output
     assert f"another predict is writing here (process {first.pid} on" in second.stderr

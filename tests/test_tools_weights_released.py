@@ -13,7 +13,7 @@ import numpy as np
 import opentad_etad
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import call, refused
 from safetensors.torch import load_file
 from torch import Tensor
 from untrained_run import write_videos
@@ -89,16 +89,6 @@ def converted(weights: dict[str, Tensor], **options: object) -> ConvertedDetecto
         return convert_detector(weights, family, **options)
 
 
-def call(command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def refused(*arguments: object) -> str:
-    result = call(main, *arguments)
-    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
-    return result.stderr
-
-
 def test_every_list_of_whole_checkpoints_is_known_here(shared_real):
     found = {path.stem for path in (shared_real / "golden" / "keys").glob("*.json")}
     assert found == {*WHOLE, *ON_FEATURES, *OTHERS}
@@ -149,7 +139,7 @@ def test_a_detector_on_features_needs_no_encoder(name, shared_real):
 def test_a_detector_that_has_no_network_here_is_named_and_refused(name, shared_real, tmp_path):
     weights = {n: torch.zeros(1) for n in listed(shared_real, name)}
     torch.save({"state_dict": weights}, tmp_path / "a.pth")
-    message = refused(tmp_path / "a.pth", "--out", tmp_path / "out")
+    message = refused(main, tmp_path / "a.pth", "--out", tmp_path / "out")
     assert OTHERS[name] in message and "--encoder-only" in message
     assert not (tmp_path / "out").exists()
 
@@ -250,12 +240,12 @@ def test_a_detector_on_features_predicts_and_evaluates_in_a_feature_file(shared_
 def test_a_detector_is_replaced_with_force_and_nothing_else_ever(etad, shared_real, tmp_path):
     checkpoint = etad.parent / "epoch_5.pth.tar"
     options = ("--backbone", "r2plus1d_tiny", "--recipe", "activitynet_etad_paper")
-    assert "exists; --force replaces it" in refused(checkpoint, *options, "--out", etad)
+    assert "exists; --force replaces it" in refused(main, checkpoint, *options, "--out", etad)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    message = refused(checkpoint, *options, "--out", tmp_path / "mine", "--force")
+    message = refused(main, checkpoint, *options, "--out", tmp_path / "mine", "--force")
     assert "holds something else" in message and (tmp_path / "mine" / "notes.txt").exists()
-    assert "--encoder-only" in refused(checkpoint, *options, "--out", tmp_path / "a.safetensors")
+    assert "--encoder-only" in refused(main, checkpoint, *options, "--out", tmp_path / "a.safetensors")
     again = call(main, checkpoint, *options, "--out", tmp_path / "again")
     again = call(main, checkpoint, *options, "--out", tmp_path / "again", "--force")
     assert again.exit_code == 0 and not list(tmp_path.glob(".*"))
@@ -270,7 +260,7 @@ def test_the_encoder_of_a_whole_detector_can_be_had_alone(etad, tmp_path):
     encoder = load_file(tmp_path / "e.safetensors")
     whole = load_file(etad / "model.safetensors")
     assert all(torch.equal(tensor, whole[f"encoder.backbone.{name}"]) for name, tensor in encoder.items())
-    assert "leave it out" in refused(checkpoint, *options, "--recipe", "thumos_etad")
+    assert "leave it out" in refused(main, checkpoint, *options, "--recipe", "thumos_etad")
 
 
 @pytest.mark.parametrize(
@@ -299,14 +289,14 @@ def test_a_detector_that_is_not_whole_is_refused_by_the_name_of_the_tensor(chang
 
 def test_wrong_names_get_a_suggestion(etad, tmp_path):
     checkpoint, out = etad.parent / "epoch_5.pth.tar", ("--out", tmp_path / "out")
-    message = refused(checkpoint, "--source", "opentad-actionformer", *out)
+    message = refused(main, checkpoint, "--source", "opentad-actionformer", *out)
     assert "did you mean 'etad'?" in message
-    message = refused(checkpoint, "--recipe", "activitynet_etad_papr", *out)
+    message = refused(main, checkpoint, "--recipe", "activitynet_etad_papr", *out)
     assert "did you mean 'activitynet_etad_paper'?" in message
-    message = refused(checkpoint, "--backbone", "r2plus1d_tiny", *out)
+    message = refused(main, checkpoint, "--backbone", "r2plus1d_tiny", *out)
     assert "--recipe: none is known for etad with r2plus1d_tiny" in message
     torch.save(build_backbone("r2plus1d_tiny").state_dict(), tmp_path / "encoder.pth")
-    assert "the file holds no detector" in refused(tmp_path / "encoder.pth", "--source", "etad", *out)
+    assert "the file holds no detector" in refused(main, tmp_path / "encoder.pth", "--source", "etad", *out)
 
 
 def test_class_names_are_read_in_the_order_of_the_scores(tmp_path):
@@ -423,7 +413,7 @@ def test_a_whole_re2tal_of_reduced_width_predicts(shared_real, tmp_path):
     names = [f"class{number}" for number in range(20)]
     (tmp_path / "names.txt").write_text("\n".join(names))
     out = tmp_path / "re2tal"
-    assert "got none, the detector scores 20" in refused(tmp_path / "a.pth", "--out", out)
+    assert "got none, the detector scores 20" in refused(main, tmp_path / "a.pth", "--out", out)
     result = call(main, tmp_path / "a.pth", "--classes", tmp_path / "names.txt", "--out", out, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import call, refused
 
 from train.detections import DetectionsFile, read_detections, write_detections
 from train.eval import main
@@ -43,23 +43,15 @@ def written(path: Path, value) -> Path:
 
 
 def run(*arguments) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = call(main, *arguments)
     return result.exit_code, result.output
 
 
 def measured(*arguments) -> dict:
     """The metrics: the one JSON document on stdout of a call with --json."""
-    result = CliRunner().invoke(main, ["--json", *(str(argument) for argument in arguments)])
+    result = call(main, "--json", *arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
-
-
-def refused(*arguments) -> str:
-    """The one line on stderr of a call that must end with code 2."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    return result.stderr
 
 
 @pytest.mark.slow
@@ -151,11 +143,11 @@ def test_repeated_and_empty_true_actions_are_printed(tmp_path):
 def test_the_subset_is_the_one_asked_for_or_the_detections_own_but_never_a_guess(truth, tmp_path):
     plain = written(tmp_path / "d.json", {"results": RESULTS})
     own = written(tmp_path / "o.json", {"results": RESULTS, "external_data": {"subset": "validation"}})
-    message = refused("--detections", plain, "--ground-truth", truth)
+    message = refused(main, "--detections", plain, "--ground-truth", truth)
     assert "has the subsets training (1 videos), validation (2 videos); choose one with --subset" in message
     assert "2 videos with 2 true" in run("--detections", own, "--ground-truth", truth)[1]
     assert "no video of subset 'test'" in refused(
-        "--detections", own, "--ground-truth", truth, "--subset", "test"
+        main, "--detections", own, "--ground-truth", truth, "--subset", "test"
     )
 
 
@@ -176,10 +168,10 @@ def test_thresholds_are_those_of_the_detections_run_unless_others_are_asked_for(
 
 def test_detections_of_other_videos_are_refused(truth, tmp_path):
     results = written(tmp_path / "d.json", {"results": {"c": RESULTS["a"]}})
-    message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
+    message = refused(main, "--detections", results, "--ground-truth", truth, "--subset", "validation")
     assert "none of the 1 videos ('c', ...) is in the ground truth" in message and "right file" in message
     results = written(tmp_path / "d.json", {"results": {"t.mp4": RESULTS["a"]}})
-    message = refused("--detections", results, "--ground-truth", truth, "--subset", "validation")
+    message = refused(main, "--detections", results, "--ground-truth", truth, "--subset", "validation")
     assert "of another subset, choose it with --subset" in message
 
 
@@ -198,14 +190,14 @@ def test_detections_of_other_videos_are_refused(truth, tmp_path):
 def test_broken_detections_are_one_line_and_code_2(truth, tmp_path, text, says):
     path = tmp_path / "d.json"
     path.write_bytes(text.encode("latin-1"))
-    assert says in refused("--detections", path, "--ground-truth", truth, "--subset", "validation")
+    assert says in refused(main, "--detections", path, "--ground-truth", truth, "--subset", "validation")
 
 
 def test_a_missing_file_is_one_line_and_code_2(truth, tmp_path):
     assert "nowhere.json: No such file" in refused(
-        "--detections", tmp_path / "nowhere.json", "--ground-truth", truth
+        main, "--detections", tmp_path / "nowhere.json", "--ground-truth", truth
     )
-    assert "no model.safetensors" in refused("--checkpoint", tmp_path)
+    assert "no model.safetensors" in refused(main, "--checkpoint", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +213,7 @@ def test_a_missing_file_is_one_line_and_code_2(truth, tmp_path):
     ],
 )
 def test_options_that_contradict_each_other_are_refused(arguments, says):
-    assert says in refused(*arguments)
+    assert says in refused(main, *arguments)
 
 
 # --- raw outputs --------------------------------------------------------------------------------------------
@@ -273,15 +265,15 @@ def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
     assert code == 0 and "no mAP" in output
     results = json.loads((tmp_path / "d.json").read_text())["results"]
     assert [len(entries) for entries in results.values()] == [3, 3, 0]
-    assert "with --from-raw, want post.NAME=value" in refused("--from-raw", raw, "--set", "seed=1")
+    assert "with --from-raw, want post.NAME=value" in refused(main, "--from-raw", raw, "--set", "seed=1")
     assert "post.sigma: Input should be greater than 0 (got -1); width of" in refused(
-        "--from-raw", raw, "--set", "post.sigma=-1"
+        main, "--from-raw", raw, "--set", "post.sigma=-1"
     )
     assert "post.sigm: unknown setting; did you mean 'sigma'?" in refused(
-        "--from-raw", raw, "--set", "post.sigm=1"
+        main, "--from-raw", raw, "--set", "post.sigm=1"
     )
     assert "post.top_k: renamed; write post.max_detections instead" in refused(
-        "--from-raw", raw, "--set", "post.top_k=3"
+        main, "--from-raw", raw, "--set", "post.top_k=3"
     )
 
 
@@ -297,7 +289,7 @@ def test_post_processing_can_be_changed_without_the_model(raw, tmp_path):
 def test_external_scores_are_read_in_all_layouts(raw, tmp_path, layout):
     path = written(tmp_path / "scores.json", layout)
     assert read_external_scores(path)["a"]["swim"] == 0.5
-    message = refused("--from-raw", raw, "--external-scores", path, "--out", tmp_path / "d.json")
+    message = refused(main, "--from-raw", raw, "--external-scores", path, "--out", tmp_path / "d.json")
     assert "external scores: none for video 'b'" in message
 
 
@@ -315,7 +307,7 @@ def test_what_cannot_be_written_or_read_is_refused_before_the_model_runs(truth, 
     paths = {"--out": tmp_path / "d.json", "--raw": tmp_path / "raw.h5", "--ground-truth": truth}
     paths[option] = Path("/proc/self") / paths[option].name
     names = [part for pair in paths.items() for part in pair]
-    message = refused("--checkpoint", tmp_path / "no checkpoint here", *names)
+    message = refused(main, "--checkpoint", tmp_path / "no checkpoint here", *names)
     wanted = "No such file" if option == "--ground-truth" else "cannot be written"
     assert f"{paths[option]}: {wanted}" in message and not (tmp_path / "d.json").exists()
     assert not list(tmp_path.glob(".*"))
@@ -339,7 +331,7 @@ def test_two_evaluations_do_not_write_the_same_file(raw, truth, tmp_path):
     command = [sys.executable, "-c", hold, str(tmp_path / "d.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
-        message = refused("--from-raw", raw, "--ground-truth", truth, "--out", tmp_path / "d.json")
+        message = refused(main, "--from-raw", raw, "--ground-truth", truth, "--out", tmp_path / "d.json")
         first.kill()
     assert f"another eval is writing here (process {first.pid} on" in message
 
@@ -415,9 +407,7 @@ def test_videos_that_were_not_read_are_named_count_as_missed_and_make_the_exit_c
         "rejected": {"b": "the file\nis empty", **{f"x{i}": "?" for i in range(30)}},
     }
     path = written(tmp_path / "d.json", {"results": RESULTS, "external_data": meta})
-    result = CliRunner().invoke(
-        main, ["--detections", str(path), "--ground-truth", str(truth), "--tiou", "0.5", "--json"]
-    )
+    result = call(main, "--detections", path, "--ground-truth", truth, "--tiou", "0.5", "--json")
     assert result.exit_code == 1 and json.loads(result.stdout)["average_mAP"] == 0.5
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert errors[0] == "error: b: not read: the file is empty" and len(errors) == 21
@@ -426,7 +416,7 @@ def test_videos_that_were_not_read_are_named_count_as_missed_and_make_the_exit_c
 
 
 def test_a_folder_without_detections_is_refused(truth, tmp_path):
-    assert "no detections.json in it" in refused("--detections", tmp_path, "--ground-truth", truth)
+    assert "no detections.json in it" in refused(main, "--detections", tmp_path, "--ground-truth", truth)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +467,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]
     assert results[0] == results[1]
     elsewhere = ("--out", tmp_path / "none.d.json")
-    message = refused("--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
+    message = refused(main, "--checkpoint", checkpoint, "--shards", shards, "--subset", "nowhere", *elsewhere)
     assert "nowhere" in message and "validation" in message
 
     document = json.loads(truth.read_text())
@@ -486,9 +476,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     document["classes"] += ["zoom"]
     truth.write_text(json.dumps(document))
     (checkpoint / "packing.json").write_text(json.dumps(document["settings"] | {"copy": False, "fps": 7.0}))
-    other = CliRunner().invoke(
-        main, ["--checkpoint", str(checkpoint), "--shards", str(shards), "--out", str(tmp_path / "o.json")]
-    )
+    other = call(main, "--checkpoint", checkpoint, "--shards", shards, "--out", tmp_path / "o.json")
     assert other.exit_code == 1 and f"error: {rejected}: not read: cut short" in other.stderr
     assert f"warning: {shards}: packed otherwise than what the weights were trained on (" in other.stderr
     assert f"warning: {shards}: the checkpoint does not know 1 of the " in other.stderr
@@ -523,9 +511,12 @@ def test_a_list_of_blocked_videos_that_makes_no_sense_is_refused(raw, truth, tmp
     ):
         path = written(tmp_path / "blocked.json", content)
         arguments = ("--detections", own, "--ground-truth", truth, "--subset", "validation")
-        assert message in refused(*arguments, "--blocked", path)
+        assert message in refused(main, *arguments, "--blocked", path)
     assert "nothing to compare with" in refused(
-        *("--from-raw", raw, "--out", tmp_path / "d.json"), "--blocked", written(tmp_path / "b.json", ["a"])
+        main,
+        *("--from-raw", raw, "--out", tmp_path / "d.json"),
+        "--blocked",
+        written(tmp_path / "b.json", ["a"]),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_libraries
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 from safetensors.torch import load_file, save_file
 from tiny_run import make_shards_of, run
 
@@ -28,10 +28,6 @@ BETA = {"encoder__beta__schedule": "linear", "encoder__beta__start": 0.0}
 @pytest.fixture(autouse=True)
 def _libraries(monkeypatch):
     fake_libraries.install(monkeypatch)
-
-
-def call(command, *arguments: object):
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def offline(name: str, *, pretrained: bool, **options: object):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from commands import call, refused
 from tiny_run import SMALL, make_shards_of
 
 from settings_group import groups_of, settings_of
@@ -40,17 +40,6 @@ def stranger(folder: Path, **locations: object) -> Path:
     return folder
 
 
-def call(command, *arguments: object):
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def refusal(command, *arguments: object) -> str:
-    """The one line on stderr of a call that must end with code 2."""
-    result = call(command, *arguments)
-    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
-    return result.stderr
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """A working folder of its own."""
@@ -69,11 +58,11 @@ def test_eval_uses_no_data_set_that_only_a_strangers_checkpoint_names(here, loca
     (here / "linked").symlink_to("/etc")
     location = location.format(here=here)
     checkpoint = stranger(here / "theirs", data__shards=location)
-    message = refusal(evaluate, "--checkpoint", checkpoint)
+    message = refused(evaluate, "--checkpoint", checkpoint)
     assert "theirs/settings.yaml: data.shards" in message and "with --shards DATA, or --trust" in message
     assert not (here / "ran").exists()
     for more in (["--shards", "nowhere"], ["--set", "data.shards=nowhere"]):
-        assert "model.safetensors: damaged" in refusal(evaluate, "--checkpoint", checkpoint, *more)
+        assert "model.safetensors: damaged" in refused(evaluate, "--checkpoint", checkpoint, *more)
     assert not (here / "ran").exists()
 
 
@@ -90,7 +79,7 @@ def test_a_recipe_runs_no_command_unasked(here, location, form, command):
         recipe = here / "mine.yaml"
         recipe.write_text(yaml.safe_dump({"data": {"shards": location.format(here=here)}}))
     rest = ["--out", here / "run"] if command == "train" else []
-    message = refusal({"train": train, "plan": plan}[command], "--recipe", recipe, *rest)
+    message = refused({"train": train, "plan": plan}[command], "--recipe", recipe, *rest)
     assert f"{recipe}: data.shards is a command" in message and "--trust" in message
     assert not (here / "ran").exists() and not (here / "run").exists()
 
@@ -102,7 +91,7 @@ def test_the_settings_of_a_strangers_run_lead_nowhere_and_a_recipe_does(here, na
     elsewhere = f"hf:{elsewhere}" if name == "encoder.backbone" else elsewhere
     folder = stranger(here / "theirs", **{"data__shards": "set", name.replace(".", "__"): elsewhere})
     run = ["--out", here / "run"]
-    message = refusal(train, "--recipe", folder / "settings.yaml", *run)
+    message = refused(train, "--recipe", folder / "settings.yaml", *run)
     assert f"{name} leads to" in message and f"with --set {name}=..., or --trust" in message
     group, setting = name.split(".")
     values: dict = {"data": {"shards": "set"}}
@@ -113,13 +102,13 @@ def test_the_settings_of_a_strangers_run_lead_nowhere_and_a_recipe_does(here, na
 
 def test_deepspeeds_own_file_is_named_even_if_it_lies_here(here):
     folder = stranger(here / "theirs", data__shards="set", run__ds_config="theirs/ds.json")
-    assert "run.ds_config leads to" in refusal(train, "--recipe", folder / "settings.yaml", "--out", "run")
+    assert "run.ds_config leads to" in refused(train, "--recipe", folder / "settings.yaml", "--out", "run")
 
 
 @pytest.mark.parametrize("location", [*COMMANDS, "http://127.0.0.1:9/set", "/etc"])
 def test_a_strangers_run_is_not_resumed_with_the_data_it_names(here, location):
     folder = stranger(here / "theirs", data__shards=location.format(here=here))
-    message = refusal(train, "--resume", "--out", folder)
+    message = refused(train, "--resume", "--out", folder)
     assert "settings.yaml: data.shards" in message and "--set data.shards=..." in message
     assert not (here / "ran").exists()
     named = call(train, "--resume", "--out", folder, "--set", "data.shards=nowhere")
@@ -130,12 +119,12 @@ def test_data_below_the_working_folder_and_an_empty_setting_need_no_question(her
     for location in ("data/set", "./data", "data/{00000..00003}.tar", "data/*.tar", "a:b/c", "..data"):
         assert not leads_elsewhere(location, here), location
     checkpoint = stranger(here / "theirs", data__shards="data/set")
-    assert "model.safetensors: damaged" in refusal(evaluate, "--checkpoint", checkpoint)
+    assert "model.safetensors: damaged" in refused(evaluate, "--checkpoint", checkpoint)
 
 
 def test_whoever_trusts_a_stranger_says_so(here):
     checkpoint = stranger(here / "theirs", data__shards="pipe:touch ran; false # 00000.tar")
-    assert "damaged" in refusal(evaluate, "--checkpoint", checkpoint, "--trust")
+    assert "damaged" in refused(evaluate, "--checkpoint", checkpoint, "--trust")
     assert load_settings(checkpoint / "settings.yaml", trust=True).data.shards.startswith("pipe:")
 
 
@@ -189,7 +178,7 @@ def test_ones_own_run_is_evaluated_resumed_and_moved_without_a_question(here):
     last = here / "moved" / "checkpoints" / "last" / "settings.yaml"
     last.write_text(unsigned(last.read_text()))
     theirs = ("--checkpoint", "moved/checkpoints/last", "--out", "third.json")
-    assert "data.shards is a command" in refusal(evaluate, *theirs)
+    assert "data.shards is a command" in refused(evaluate, *theirs)
     assert call(evaluate, *theirs, "--trust").exit_code == 0
     assert call(evaluate, *theirs, "--shards", shards, "--force").exit_code == 0
 
