@@ -167,6 +167,39 @@ def test_mixed_training_flags_are_traced_when_they_are_met():
     assert torch.equal(added_up(residual, x), expected)
 
 
+class Weighted(nn.Module):
+    """Numbers of the block's own, which a schedule may change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.alpha, self.gated, self.p = nn.Linear(D, D), 1.0, True, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout(self.fc(x), self.p, self.training)
+        return x + self.alpha * (y.sigmoid() if self.gated else y)
+
+
+@pytest.mark.parametrize("change", [{"alpha": 0.25}, {"gated": False}, {"p": 0.5}])
+def test_numbers_that_change_after_rewiring_count_as_they_are(change):
+    block, x = Weighted(), tokens()
+    residual = proven(block)
+    assert torch.equal(added_up(residual, x), block(x))
+    vars(block).update(change)
+    torch.manual_seed(3)
+    expected = block(x)
+    torch.manual_seed(3)
+    assert torch.equal(added_up(residual, x), expected)
+
+
+def test_numbers_that_an_engine_adds_later_are_not_traced_again():
+    block, x = Weighted(), tokens()
+    residual = proven(block)
+    for count in range(3):  # as ZeRO-3 counts gradients
+        block.grads_remaining = block.fc.grads_remaining = count
+        residual.branches[0](x)
+    assert residual.traced is not None and len(residual.traced.programs) == 2  # of training and evaluation
+
+
 def test_hooks_that_an_engine_adds_later_do_not_disturb_new_flags():
     block, seen = PreNorm(), []
     residual, x = proven(block), tokens()

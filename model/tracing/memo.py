@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .graph import contents
 
 Attributes = dict[str, tuple[Any, list[Any] | None]]  # dotted name: value, and what a list or dict holds
-_OF_MODULES = frozenset(vars(nn.Module()))
+OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def attributes_of(block: nn.Module) -> Attributes:
@@ -56,7 +56,7 @@ def empty_memos(block: nn.Module) -> bool:
     found = False
     for module in block.modules():
         for key, value in list(vars(module).items()):
-            if key in _OF_MODULES or type(value) is not dict or not value:
+            if key in OF_MODULES or type(value) is not dict or not value:
                 continue
             if all(isinstance(item, Tensor) for item in value.values()):
                 vars(module)[key], found = {}, True

@@ -32,7 +32,6 @@ from .traced_block import (
     TracedBlock,
     TracedBranch,
     in_mode,
-    training_flags,
 )
 
 
@@ -172,11 +171,11 @@ def _check_hooks(block: nn.Module, program: Program) -> None:
 
 
 def _trace_at_run_time(name: str, search: Search, block: nn.Module) -> BlockProgram:
-    """The program for a combination of training flags that is new at run time."""
+    """The program for a mode that is new at run time."""
     try:
         return _traced_branches(search, block)[1]
     except (Untraceable, NotResidualError) as error:
-        raise RefusedError(name, f"with training flags as they are now: {error}; {ADVICE}") from error
+        raise RefusedError(name, f"with flags and numbers as they are now: {error}; {ADVICE}") from error
 
 
 def _tape_at_run_time(
@@ -206,7 +205,7 @@ def _trace_both_modes(traced: TracedBlock, search: Search) -> None:
         )
     for training in (block.training, not block.training):
         with in_mode(block, training):
-            program, traced.programs[training_flags(block)] = _traced_branches(search, block)
+            program, traced.programs[traced.mode()] = _traced_branches(search, block)
             _check_hooks(block, program)
     _check_alike(list(traced.programs.values()))
 
@@ -217,7 +216,7 @@ def _tape_calls(traced: TracedBlock, search: Search, calls: Sequence[BlockCall])
         with in_mode(block, call.training):
             program, branches = _taped_branches(search, block, call.x, call.arguments)
             _check_hooks(block, program)
-            key = (training_flags(block), call_signature(traced.name, call.x, call.arguments))
+            key = (traced.mode(), call_signature(traced.name, call.x, call.arguments))
             traced.taped[key] = branches
     _check_alike(list(traced.taped.values()))
 
@@ -253,8 +252,8 @@ def residual_block(
     here but when a branch first runs (ValueError): a branch that changes the shape; a module, kept whole
     because it cannot be traced, that writes to its input or to buffers; anything that makes the trace
     compute something else. Not detected at all: random generators of the block's own, files and clocks read
-    in forward, and numbers read from attributes outside of modules within one branch, which stay as they were
-    when traced.
+    in forward, and what attributes hold that are neither numbers nor text nor tensors (a dict of settings, a
+    function), outside of modules within one branch: it stays as it was when traced.
     """
     name = name or type(block).__name__
     search = SegmentSearch if mixed else BranchSearch

@@ -13,18 +13,25 @@ from torch import Tensor, nn
 from ..recompute import RngState, autocast_dtype, autocast_without_cache, frozen_statistics
 from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .block_program import BlockProgram, BranchProgram
-from .graph import python_random_state
+from .graph import is_layer, python_random_state
+from .memo import OF_MODULES
 
-MAX_PROGRAMS = 256  # of a block: combinations of training flags, sizes and arguments that are remembered
+MAX_PROGRAMS = 256  # of a block: combinations of modes, sizes and arguments that are remembered
 ADVICE = "if it is residual all the same, name its branches with branches="
 
 
-TrainingFlags = tuple[bool, ...]
+def _numbers_of(block: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Module and name of each attribute that a forward may compute with and that a trace takes for constant.
 
-
-def training_flags(block: nn.Module) -> TrainingFlags:
-    """Which of its modules are in training mode."""
-    return tuple(module.training for module in block.modules())
+    Torch's layers are called whole, and read theirs themselves.
+    """
+    return tuple(
+        (name, key)
+        for name, module in block.named_modules()
+        if not is_layer(module)
+        for key, value in vars(module).items()
+        if key not in OF_MODULES and (value is None or isinstance(value, bool | int | float | str))
+    )
 
 
 def has_values(x: Tensor) -> bool:
@@ -47,7 +54,7 @@ def in_mode(block: nn.Module, training: bool) -> Iterator[None]:
 
 @dataclass
 class TracedBlock:
-    """A block and its programs, one for each combination of training flags that occurred.
+    """A block and its programs, one for each mode that occurred (see `mode`).
 
     A program that torch.fx traced holds for all sizes, with all other arguments at their defaults. Where
     there is none (`trace` is None), or arguments are given, there is one for each signature of the call that
@@ -58,28 +65,39 @@ class TracedBlock:
     name: str
     trace: Callable[[nn.Module], BlockProgram] | None
     tape: Callable[[nn.Module, Tensor, Arguments], BlockProgram]
-    programs: dict[TrainingFlags, BlockProgram] = field(default_factory=dict)
+    programs: dict[Hashable, BlockProgram] = field(default_factory=dict)
     taped: dict[Hashable, BlockProgram] = field(default_factory=dict)
     checked: set[Hashable] = field(default_factory=set)
     inexact: bool = False  # the sum of its branches differs from its output by roundings: x + f + g, say
+    # As they were at first: an engine counts in attributes of its own, which it adds later
+    numbers: tuple[tuple[str, str], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = _numbers_of(self.block)
+
+    def mode(self) -> Hashable:
+        """Which of the block's modules are in training mode, and the numbers in their attributes."""
+        modules = dict(self.block.named_modules())
+        training = tuple(module.training for module in modules.values())
+        return training, tuple(getattr(modules.get(name), key, None) for name, key in self.numbers)
 
     def _stored(
         self, programs: dict[Any, BlockProgram], key: Hashable, program: BlockProgram
     ) -> BlockProgram:
         known = next(iter([*self.programs.values(), *self.taped.values()]), program)
         if program.signature != known.signature:
-            raise RefusedError(self.name, f"another number of branches in this training mode; {ADVICE}")
+            raise RefusedError(self.name, f"another number of branches in this mode; {ADVICE}")
         if len(programs) >= MAX_PROGRAMS:
             del programs[next(iter(programs))]  # the oldest; it is recorded anew if it is needed
         programs[key] = program
         return program
 
     def program(self, x: Tensor, arguments: Arguments) -> BlockProgram:
-        """The program for the block's present training flags and this call; recorded where these are new."""
-        flags = training_flags(self.block)
+        """The program for the block's present mode and this call; recorded where these are new."""
+        mode = self.mode()
         if self.trace is not None and not arguments.given(self.block):
-            return self.programs.get(flags) or self._stored(self.programs, flags, self.trace(self.block))
-        key = (flags, call_signature(self.name, x, arguments))
+            return self.programs.get(mode) or self._stored(self.programs, mode, self.trace(self.block))
+        key = (mode, call_signature(self.name, x, arguments))
         return self.taped.get(key) or self._stored(self.taped, key, self.tape(self.block, x, arguments))
 
     def run(self, index: int, x: Tensor, arguments: Arguments = NO_ARGUMENTS) -> Tensor:
@@ -93,10 +111,12 @@ class TracedBlock:
         """Compare the block's first call of a kind with its program. Raises ValueError where they differ."""
         if not has_values(x):
             return
-        key = (training_flags(self.block), call_signature(self.name, x, arguments))
+        key = (self.mode(), call_signature(self.name, x, arguments))
         if key not in self.checked:
             equal = check(self.block, program, x, arguments, name=self.name)
             self.inexact = self.inexact or not equal
+            if len(self.checked) >= MAX_PROGRAMS:
+                self.checked.clear()
             self.checked.add(key)
 
     def run_branch(self, branch: BranchProgram, index: int, x: Tensor, arguments: Arguments) -> Tensor:
