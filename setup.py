@@ -3,6 +3,20 @@
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithConfig(build_py):
+    """Puts ds_config.json, which a run reads, beside the packages, as it lies in a checkout."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            self.copy_file("ds_config.json", str(Path(self.build_lib) / "ds_config.json"))
+
+    def get_source_files(self):
+        return [*super().get_source_files(), "ds_config.json"]
+
 
 setup(
     name="leantad",
@@ -104,5 +118,6 @@ setup(
         "torchvision": ["torchvision"],
         "transformers": ["transformers"],
     },
+    cmdclass={"build_py": BuildWithConfig},
     entry_points={"console_scripts": ["leantad = tools.cli:main"]},
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from itertools import dropwhile
 from pathlib import Path
 
@@ -45,6 +47,24 @@ def test_the_licence_is_apache_2_with_the_authors_named():
     assert "END OF TERMS AND CONDITIONS" in text
     assert "Copyright 2026 The LeanTAD authors" in text and "[yyyy]" not in text
     assert 'license="Apache-2.0"' in (ROOT / "setup.py").read_text()
+
+
+@pytest.mark.slow
+def test_what_is_installed_without_the_checkout_holds_all_that_a_run_reads(tmp_path):
+    copy, built = tmp_path / "checkout", tmp_path / "built"
+    copy.mkdir()
+    files = ("setup.py", "README.md", "LICENSE", "leantad.py", "settings_group.py", "ds_config.json")
+    for name in (*ROOMS, *files):
+        (copy / name).symlink_to(ROOT / name)
+    build = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(built)]
+    subprocess.run(build, cwd=copy, check=True, capture_output=True)
+    for room in ROOMS:
+        sources = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.is_file()}
+        wanted = {path for path in sources if path.suffix not in (".pyc", ".sh")}
+        assert wanted == {path.relative_to(built) for path in (built / room).rglob("*") if path.is_file()}
+    read = "from train.optimizer import read_ds_config as read; print(read()['zero_optimization']['stage'])"
+    shown = subprocess.run([sys.executable, "-c", read], cwd=built, env={}, capture_output=True, text=True)
+    assert shown.stdout == "1\n", shown.stderr
 
 
 @pytest.mark.parametrize("room", ROOMS)

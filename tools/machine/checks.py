@@ -90,7 +90,7 @@ def check_versions() -> Iterator[CheckResult]:
         yield CheckResult(BROKEN, f"not installed: {', '.join(missing)}", install)
     if other:
         yield CheckResult(WARNING, f"other versions than the tested: {', '.join(other)}", install)
-    yield CheckResult(OK, f"{same} packages have the tested version")
+    yield CheckResult(OK, f"{same} packages " + ("have the tested version" if wanted else "are installed"))
 
 
 def canonical(name: str) -> str:
