@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.rewire import rewire
 from model.tracing.example import guess_example
+from tools.benchmarks.coverage import plain_autograd
 
 
 class NormAct(nn.BatchNorm2d):
@@ -69,6 +70,17 @@ def test_blocks_of_nested_sequences_with_norms_that_activate_are_found():
     found = {row.name: row.num_branches for row in rows if row.kind == "reversible"}
     assert found == {"1.0": 3, "1.1.1": 1, "1.1.2": 1}
     assert [row.name for row in rows if row.kind == "transition"] == ["1.1.0"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_is_rewired(dtype):
+    network = nested().to(dtype)
+    rewire(network, example=torch.randn(2, 3, 8, 8, dtype=dtype))
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = gradients(network, x)
+    with plain_autograd(network):
+        assert all(torch.equal(a, b) for a, b in zip(found, gradients(network, x), strict=True))
+    assert {gradient.dtype for gradient in found} == {network(x).dtype} == {dtype}
 
 
 @pytest.mark.slow
