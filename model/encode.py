@@ -30,6 +30,7 @@ from .late_choice import LateChoice
 from .late_encode import encode_with_late_choice
 from .partitioned import is_partitioned
 from .recompute import recorded_call
+from .repeatable import checked_at_first
 
 GradientScale = Literal["none", "inverse"]
 
@@ -76,10 +77,11 @@ class _SampledEncode(torch.autograd.Function):
         ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
         ctx.calls, features = [], FeatureBuffer(chunked.num_clips)
         kept = [select_clips(clips, indices) for indices in chunked.kept]
-        for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
-            encoded, call = recorded_call(chunked.encoder, chunk)
-            features.write(indices, encoded)
-            ctx.calls.append(call)
+        with checked_at_first("encoder", chunked.encoder, "its graphs held (encoder.keep_graphs=true)"):
+            for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
+                encoded, call = recorded_call(chunked.encoder, chunk)
+                features.write(indices, encoded)
+                ctx.calls.append(call)
         encode_into(features, chunked.encoder, clips, chunked.others, chunked.device)
         ctx.save_for_backward(*kept)
         return features.complete()

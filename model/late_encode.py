@@ -25,6 +25,7 @@ from .feature_buffer import FeatureBuffer, device_of
 from .late_choice import ChosenClips, LateChoice
 from .partitioned import is_partitioned
 from .recompute import CallState, recorded_call
+from .repeatable import checked_at_first
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ class _LateSampledEncode(torch.autograd.Function):
         ctx.encoding, ctx.with_parameters = encoding, len(parameters) > 0
         ctx.calls, buffer = [], FeatureBuffer(len(clips))
         selected = (select_clips(clips, indices) for indices in encoding.chunks)
-        for indices, chunk in zip(encoding.chunks, chunks_on(encoding.device, selected), strict=True):
-            encoded, call = recorded_call(encoding.encoder, chunk)
-            buffer.write(indices, encoded)
-            ctx.calls.append(call)
+        advice = "clips chosen before (encoder.clip_sampling) and graphs held (encoder.keep_graphs=true)"
+        with checked_at_first("encoder", encoding.encoder, advice):
+            for indices, chunk in zip(encoding.chunks, chunks_on(encoding.device, selected), strict=True):
+                encoded, call = recorded_call(encoding.encoder, chunk)
+                buffer.write(indices, encoded)
+                ctx.calls.append(call)
         features = buffer.complete()
         if encoding.choice.by_gradient:
             ctx.save_for_backward(clips)

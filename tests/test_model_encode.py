@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from model.encode import sampled_encode
 from model.encode_backward import Aliases, backward
@@ -503,6 +507,62 @@ def test_the_graph_held_is_that_of_one_chunk(monkeypatch):
     assert not alive, "the forward kept a graph"
     features.backward(feature_gradient(N))
     assert most == 1
+
+
+class Drawing(Encoder):
+    """Drops its features by Python's or NumPy's generator."""
+
+    def __init__(self, draw_number: Callable[[], float]):
+        super().__init__()
+        self.draw_number = draw_number
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return super().forward(clips) * self.draw_number()
+
+
+class Tracking(nn.Sequential):
+    """A layer, and instance norm with running statistics."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__(layer, nn.InstanceNorm3d(4, track_running_stats=True))
+        self.weight = layer.weight
+
+
+def normalised(norm: Callable[[nn.Module], nn.Module]) -> Encoder:
+    encoder = Encoder(dtype=torch.float32)
+    encoder.first = norm(encoder.first)
+    return encoder
+
+
+@pytest.mark.parametrize("kept", [draw(0.4), late("dpp")], ids=["early", "late"])
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (lambda: Drawing(random.random), "draws from Python's or NumPy's random numbers"),
+        (lambda: Drawing(np.random.rand), "draws from Python's or NumPy's random numbers"),
+        (lambda: normalised(spectral_norm), "writes to first.parametrizations.weight.0._u, first"),
+        (lambda: normalised(Tracking), "writes to first.1.running_mean, first.1.running_var, which"),
+    ],
+)
+def test_an_encoder_that_would_not_run_again_as_it_ran_is_refused(encoder, message, kept):
+    with pytest.raises(ValueError, match=message + ".*keep_graphs=true"):
+        sampled_encode(encoder(), make_clips(), kept, clips_per_forward=4)
+    sampled_encode(encoder(), make_clips(), draw(0.4), clips_per_forward=4, keep_graphs=True)
+    sampled_encode(encoder(), make_clips(), None, clips_per_forward=4)
+
+
+def test_a_table_that_is_made_once_is_no_obstacle_nor_what_other_threads_draw_later():
+    encoder = Encoder()
+    encoder.register_buffer("table", torch.zeros(0))
+
+    def make_table(*_: object) -> None:
+        if len(encoder.table) != 4:
+            encoder.table = torch.arange(4.0)
+
+    encoder.register_forward_pre_hook(make_table)
+    sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4)
+    encoder.register_forward_pre_hook(lambda *_: random.random() and None)
+    sampled_encode(encoder, make_clips(), draw(0.4), clips_per_forward=4)
 
 
 @pytest.mark.parametrize(

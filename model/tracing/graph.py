@@ -25,6 +25,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..recompute import RngState
+from ..repeatable import python_random_state
 from .operations import WRITING_OPERATORS, Program, program_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -105,12 +106,6 @@ def required_arguments(module: nn.Module) -> list[str]:
     parameters = inspect.signature(module.forward).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
-
-
-def python_random_state() -> tuple[Any, ...]:
-    """The state of the generators that no recomputation replays: Python's and NumPy's global ones."""
-    _, keys, position, *_ = np.random.get_state(legacy=True)
-    return random.getstate(), np.asarray(keys).tobytes(), position
 
 
 class Tracer(fx.Tracer):

@@ -20,13 +20,13 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from ..recompute import frozen_statistics
+from ..repeatable import python_random_state
 from .arguments import Arguments, tensors_in
 from .graph import (
     Untraceable,
     first_line,
     is_layer,
     own_forward,
-    python_random_state,
     restored_afterwards,
     without_hooks,
 )

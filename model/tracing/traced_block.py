@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..recompute import RngState, autocast_dtype, autocast_without_cache, frozen_statistics
+from ..repeatable import python_random_state
 from .arguments import NO_ARGUMENTS, Arguments, RefusedError, call_signature
 from .block_program import BlockProgram, BranchProgram
-from .graph import is_layer, python_random_state
+from .graph import is_layer
 from .memo import OF_MODULES
 
 MAX_PROGRAMS = 256  # of a block: combinations of modes, sizes and arguments that are remembered

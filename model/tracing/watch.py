@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..repeatable import python_random_state
 from .arguments import Arguments, split_state, tensors_in
 from .example import Example
-from .graph import python_random_state
 from .observe import undisturbed
 from .pending import Pending
 from .traced_block import in_mode, tensor_versions
