@@ -128,9 +128,15 @@ class _StrictLoader(yaml.SafeLoader):
             raise ValueError(f"got {short(node.value)}, want a number such as 12.5")
         return number
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """With one character where JSON, which is YAML, has two escapes: those beyond 16 bits."""
+        text: str = self.construct_yaml_str(node)
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
 
 for tag in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{tag}", _StrictLoader.construct_number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_text)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:

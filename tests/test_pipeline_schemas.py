@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -106,3 +107,8 @@ def test_odd_yaml_is_refused_in_one_line(text):
     with pytest.raises(ValueError, match=r"^x[,:] ") as caught:
         parse_yaml(text, where="x")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["plain", "\U00020bb7 \U0001f600", "odd \udcff", "line \u2028"])
+def test_a_text_that_json_writes_is_the_same_in_yaml(name):
+    assert parse_yaml(json.dumps({name: [name]}), where="x") == {name: [name]}
