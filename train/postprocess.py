@@ -114,9 +114,6 @@ class Candidates:
     label: np.ndarray
     scores: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Candidates:
-        return Candidates(self.segments[rows], self.label[rows], self.scores[rows])
-
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         return Candidates(
@@ -196,18 +193,17 @@ def best_candidates(window: RawWindow, class_scores: np.ndarray, settings: PostS
 
 def suppress(candidates: Candidates, settings: PostSettings) -> Candidates:
     """Soft-NMS within each label; the best `max_detections` of all, best first."""
-    ranked = candidates.take(np.argsort(-candidates.scores, kind="stable"))
     indices, scores = soft_nms(
-        ranked.segments,
-        ranked.scores.astype(np.float64),
-        ranked.label,
+        candidates.segments,
+        candidates.scores.astype(np.float64),
+        candidates.label,
         method=settings.nms,
         sigma=settings.sigma,
         nms_tiou=settings.nms_tiou,
         min_score=settings.min_score,
         max_keep=settings.max_detections,
     )
-    best = Candidates(ranked.segments[indices], ranked.label[indices], scores)
+    best = Candidates(candidates.segments[indices], candidates.label[indices], scores)
     return best if settings.voting_tiou == 0 else moved_by_vote(best, candidates, settings.voting_tiou)
 
 
