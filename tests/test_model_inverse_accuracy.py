@@ -66,3 +66,25 @@ def test_threshold_rises_with_depth_and_with_a_leaky_relu_to_invert():
 def test_reported_error_is_that_of_the_reconstruction():
     assert 0 < reconstruction_error(6, 0.5, torch.float32, False) < 1e-4
     assert reconstruction_error(6, 0.5, torch.float64, False) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_stage_is_inverted_from_the_beta_of_the_dtype_that_autocast_computes_in(dtype):
+    branches, errors = stage(3, dtype=torch.float32), list[Tensor]()
+    limits = [smallest_beta(3, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert limits[0] < limits[1]
+    x = torch.randn(4, 6, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+        y = run_stage(branches, x, beta=sum(limits) / 2, on_reconstruction_error=errors.append)
+    y.sum().backward()
+    assert len(errors) == (dtype is None)  # what is not inverted has no error
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_no_error_is_reported_of_states_that_are_not_reconstructed(frozen):
+    branches, errors = stage(4), list[Tensor]()
+    for branch in branches[:frozen]:
+        branch.module.requires_grad_(False)
+    x = torch.randn(4, 6, dtype=torch.float64)  # needs no gradient: the way back ends at the first trainable
+    run_stage(branches, x, beta=0.7, on_reconstruction_error=errors.append).sum().backward()
+    assert len(errors) == (frozen == 0) and all(error < 1e-12 for error in errors)

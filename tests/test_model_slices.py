@@ -73,6 +73,7 @@ def test_each_branch_is_cut_where_it_takes_more_and_not_where_it_takes_less(name
             size = rows.count * rows.elements * 8
             assert slices_of(branch, x, torch.float64, size) is None
             assert slices_of(branch, x, torch.float64, None) is None
+            assert slices_of(branch, x, torch.float64, 1).rows_per_slice == 1
             half = slices_of(branch, x, torch.float64, size // 2)
             assert 1 <= half.rows_per_slice <= max(1, rows.count // 2)
             ranges = list(half.ranges())

@@ -149,6 +149,12 @@ def test_no_proposals_at_all_find_nothing():
     assert (curve == 0).all()
 
 
+def test_where_proposals_elsewhere_leave_none_to_the_videos_with_actions_nothing_is_found():
+    detections = {"v": [found(0, 10, "a", 1.0)], "other": [found(0, 10, "a", 0.5)] * 200}
+    data = evaluation_data({"v": video("v", (0, 10, "a"))}, detections)
+    assert (average_recall(first_ranks(data, RECALL_TIOU)) == 0).all()
+
+
 def test_the_metrics_are_plain_numbers_and_have_a_table():
     truth, detections = random_case(5)
     recall = recall_metrics(match_detections(evaluation_data(truth, detections), np.array([0.5, 0.75])))

@@ -139,6 +139,15 @@ def test_few_candidates_before_the_suppression_are_the_best_ones():
     assert few[0]["score"] == pytest.approx(float(score))
 
 
+@pytest.mark.parametrize("topk", [1, 7, 299, 300, 301, 2000])
+def test_exactly_the_best_candidates_of_a_window_enter_the_suppression(topk):
+    raw = random_window(4, num_proposals=300)
+    settings = PostSettings(nms="hard", nms_tiou=0.999, min_score=0, max_detections=1000, pre_nms_topk=topk)
+    found = postprocess_video([raw], ["a", "b", "c"], settings)
+    scores = np.sort((raw.quality[:, None] * raw.class_scores).ravel())[::-1]
+    assert [d["score"] for d in found] == [float(str(score)) for score in scores[: min(topk, 1000)]]
+
+
 def test_nothing_in_nothing_out():
     assert postprocess_video([], ["jump"], PostSettings()) == []
     assert postprocess_video([window([], [], np.zeros((0, 1)))], ["jump"], PostSettings()) == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_train_postprocess import window
 
+from train import voting
 from train.postprocess import PostSettings, postprocess_video
 from train.voting import vote
 
@@ -29,6 +30,16 @@ def test_ends_are_the_means_of_what_overlaps_enough(voting_tiou):
     moved = vote(candidates[:20], candidates, scores, voting_tiou=voting_tiou)
     wanted = [slow_vote(row, candidates, scores, voting_tiou) for row in candidates[:20]]
     assert np.allclose(moved, wanted, atol=1e-12) and not np.allclose(moved, candidates[:20])
+
+
+def test_how_many_vote_at_once_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(1)
+    candidates, scores = np.sort(rng.uniform(0, 10, (20, 2)), axis=1), rng.random(20)
+    at_once = vote(candidates, candidates, scores, voting_tiou=0.3)
+    for most in (1, 70, 400):
+        monkeypatch.setattr(voting, "_WEIGHTS_AT_ONCE", most)
+        some = vote(candidates, candidates, scores, voting_tiou=0.3)
+        np.testing.assert_allclose(some, at_once, rtol=1e-12)  # BLAS sums in another order
 
 
 def test_what_nothing_overlaps_or_has_no_length_stays():
