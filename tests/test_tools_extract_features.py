@@ -122,10 +122,22 @@ def test_no_encoder_is_a_line_that_says_how_to_name_one(tmp_path, arguments, mes
     ("duration", "count", "windows"), [(12.0, 4, 1), (30.0, 4, 1), (75.0, 10, 3), (61.0, 8, 2)]
 )
 def test_a_long_video_has_a_clip_every_step_and_a_short_one_as_many_as_a_window(duration, count, windows):
-    grid = clip_grid(duration, DataSettings(shards="", num_clips=4, window_seconds=30))
+    grid = clip_grid(duration, DataSettings(shards="", num_clips=4, window_seconds=30), 1)
     assert (grid.count, len(grid.windows)) == (count, windows)
     assert grid.step == (7.5 if duration > 30 else duration / 4)
     assert abs(grid.step * grid.count - duration) <= grid.step / 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, None])
+@pytest.mark.parametrize("num_clips", [1, 4])
+@pytest.mark.parametrize("duration", [30.5, 37.0, 44.0, 60.0, 61.0, 75.0])
+def test_every_feature_whose_middle_lies_in_a_long_video_is_there(duration, num_clips, steps):
+    data = DataSettings(shards="", num_clips=num_clips, clip_frames=8, window_seconds=30)
+    grid = clip_grid(duration, data, steps)
+    step = grid.step / (steps or 8)
+    middles = [(number + 0.5) * step for number in range(1000)]
+    of_clips = [middles[first : first + (steps or 8)] for first in range(0, 1000, steps or 8)]
+    assert grid.count == sum(any(middle <= duration for middle in clip) for clip in of_clips)
 
 
 @pytest.mark.slow
@@ -193,4 +205,4 @@ def test_only_networks_for_images_state_how_they_see_motion(monkeypatch):
 
 def test_a_short_video_of_a_padded_run_has_the_clips_of_its_own_seconds():
     padded = DataSettings(shards="", num_clips=4, window_seconds=30, pad_short_videos=True)
-    assert clip_grid(12.0, padded) == ClipGrid(((0.0, 30.0),), 7.5, 2)
+    assert clip_grid(12.0, padded, 1) == ClipGrid(((0.0, 30.0),), 7.5, 2)

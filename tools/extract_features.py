@@ -87,11 +87,12 @@ class Extraction:
         return self.encoder.made_with(self.dataset.packing, self.precision)
 
     def parts(self, *, force: bool) -> Parts:
-        """What is finished already, with the same encoder, of the same videos."""
+        """What is finished already, with the same encoder, of the same clips of the same videos."""
         from pipeline.files import sha256_of
         from tools.features.parts import Parts
 
-        videos = sha256_of("\n".join(f"{video.key} {video.sha256}" for video in self.videos()))
+        clips = ((video, self.encoder.clips_of(video).count) for video in self.videos())
+        videos = sha256_of("\n".join(f"{video.key} {video.sha256} {count}" for video, count in clips))
         return Parts(self.out, {**self.settings(), "videos": videos}, force=force)
 
     def encode(self, parts: Parts, output: Output) -> None:
@@ -115,9 +116,7 @@ class Extraction:
     def write(self, parts: Parts) -> tuple[int, int]:
         """Write the feature file from the finished videos; returns channels, and feature steps of a clip."""
         from pipeline.features.writer import write_features
-        from tools.features.extraction import clip_grid, entry_of, rejected_entry
-
-        data = self.encoder.settings.data
+        from tools.features.extraction import entry_of, rejected_entry
 
         def entries() -> Iterator[tuple[FeatureVideo, NDArray[Any] | None]]:
             for key, video in sorted(self.dataset.videos.items()):
@@ -125,7 +124,7 @@ class Extraction:
                     yield rejected_entry(video), None
                 else:
                     features = parts.read(key)
-                    yield entry_of(video, clip_grid(video.duration or 0.0, data), len(features)), features
+                    yield entry_of(video, self.encoder.clips_of(video), len(features)), features
 
         first = self.videos()[0]
         num_steps, num_features = parts.read(first.key).shape
@@ -137,7 +136,7 @@ class Extraction:
             settings=self.settings(),
             precision=self.precision,
         )
-        return num_features, num_steps // clip_grid(first.duration or 0.0, data).count
+        return num_features, num_steps // self.encoder.clips_of(first).count
 
 
 def extract_files(options: ExtractionOptions, output: Output) -> dict[str, Any]:

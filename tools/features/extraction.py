@@ -46,17 +46,18 @@ class ClipGrid:
     count: int
 
 
-def clip_grid(duration: float, data: DataSettings) -> ClipGrid:
+def clip_grid(duration: float, data: DataSettings, steps_per_clip: int | None) -> ClipGrid:
     """The clips that the windows of a run see, each once: of half overlapping windows, half of each window.
 
     A video that is one window has data.num_clips clips, whatever its length, unless it is padded. duration:
-    seconds.
+    seconds. steps_per_clip: features of a clip; None: as many as the backbone gives, a frame's at most.
     """
     length = data.window_seconds
     if length is None or (duration <= length and not data.pad_short_videos):
         return ClipGrid(((0.0, duration),), duration / data.num_clips, data.num_clips)
     step = length / data.num_clips
-    count = max(1, math.floor(duration / step + 0.5))  # those whose middle lies in the video
+    first = 0.5 / (steps_per_clip or data.clip_frames)  # the middle of a clip's first feature, in clips
+    count = max(1, math.floor(duration / step - first) + 1)  # those whose first feature lies in the video
     windows = tuple((k * length, (k + 1) * length) for k in range(math.ceil(count / data.num_clips)))
     return ClipGrid(windows, step, count)
 
@@ -74,6 +75,10 @@ class FeatureEncoder:
     def weights_sha256(self) -> str:
         """Of the encoder's tensors, whichever file they came in."""
         return tensors_sha256(self.network.encoder)
+
+    def clips_of(self, video: PackedVideo) -> ClipGrid:
+        """The clips of a video that it encodes."""
+        return clip_grid(video.duration or 0.0, self.settings.data, self.settings.encoder.steps_per_clip)
 
     def made_with(self, packing: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
         """The "settings" of a feature file; packing: those of the data set."""
@@ -139,8 +144,7 @@ class VideoEncoder:
 
     def __init__(self, encoder: FeatureEncoder, source: VideoSource, videos: Sequence[PackedVideo]):
         self.encoder, self.source, self.videos = encoder, source, videos
-        data = encoder.settings.data
-        self.grids = {video.key: clip_grid(video.duration or 0.0, data) for video in videos}
+        self.grids = {video.key: encoder.clips_of(video) for video in videos}
 
     def features(self) -> Iterator[tuple[FeatureVideo, NDArray[np.float32]]]:
         """Each video, in order, with its features (T, D). Raises ValueError naming what cannot be read."""
