@@ -180,6 +180,8 @@ def with_nan(array):
         ("npy", lambda array: array, ["--stride", "8", "--fps", "30"], "would span 2.00 of a video"),
         ("npy", lambda array: array, [], "want --stride and --fps"),
         ("npy", lambda array: array, ["--rescaled", "--stride", "4"], "want no --stride"),
+        ("npy", lambda array: array, ["--rescaled", "--clip-frames", "16"], "want no --stride"),
+        ("npy", lambda array: array, ["--rescaled", "--offset", "8"], "want no --stride"),
         ("npy", lambda array: array[0], TIMES, "got an array (6,), want time and channels"),
         ("npy", lambda array: np.array(["x"]), TIMES, "want features, real numbers"),
         ("npy", lambda array: np.array([{}]), TIMES, "cannot be read"),

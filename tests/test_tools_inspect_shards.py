@@ -23,9 +23,10 @@ from pipeline.windows import windows_of
 from tools import inspect_shards
 from tools.dataset.explanations import rate_warning
 from tools.dataset.names import choose_subsets, name_warnings
-from tools.dataset.recommend import coverage_of, recommend, sided
-from tools.dataset.statistics import histogram, statistics_of
-from tools.dataset.windowing import best_tiou
+from tools.dataset.recommend import choose_clips, coverage_of, recommend, sided
+from tools.dataset.statistics import histogram, overlapping, statistics_of
+from tools.dataset.training import I3D_CPU, PRETRAINED
+from tools.dataset.windowing import Windowing, best_tiou
 from tools.inspect_shards import inspect_dataset, main
 
 
@@ -98,6 +99,18 @@ def test_a_histogram_counts_every_length_once(values):
     assert sum(found["counts"]) == len(values) and len(found["edges"]) == len(found["counts"]) + 1
 
 
+def test_the_bins_of_a_histogram_grow_by_one_factor():
+    found = histogram([1.0, 1.5, 3.0, 1000.0, 1024.0])
+    assert found == {"edges": [2.0**number for number in range(11)], "counts": [2, 1, *[0] * 7, 2]}
+    assert histogram([5.0, 5.01]) == {"edges": [5.0, 5.01], "counts": [2]}
+
+
+def test_actions_that_touch_do_not_overlap():
+    assert overlapping(np.array([(0.0, 2.0), (1.0, 3.0)])).tolist() == [[0, 1]]
+    assert overlapping(np.array([(0.0, 2.0), (2.0, 3.0), (1.0, 2.5)])).tolist() == [[0, 2], [1, 2]]
+    assert overlapping(np.array([(0.0, 2.0)])).shape == (0, 2)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     duration=st.floats(2, 60),
@@ -127,6 +140,22 @@ def test_coverage_is_the_share_of_frames_that_clips_show():
     assert coverage_of(item, None, sparse) == {"frames": 0.05, "time": 0.095}
     dense = {"num_clips": 100, "clip_frames": 16, "stride_frames": 1}
     assert coverage_of(item, None, dense) == {"frames": 1.0, "time": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("window_seconds", "start", "clips"),
+    [
+        (None, PRETRAINED, (64, 16, 4)),  # 4,500 frames
+        (60.0, PRETRAINED, (64, 16, 1)),  # of 900 frames a clip has 14
+        (8.0, PRETRAINED, (64, 8, 1)),  # 16 would show each of 120 frames eight times
+        (60.0, I3D_CPU, (32, 8, 3)),  # a clip for two steps
+        (400.0, I3D_CPU, (32, 8, 4)),  # longer than the videos
+    ],
+)
+def test_clips_spread_over_a_window_as_far_as_motion_allows(window_seconds, start, clips):
+    windowing = Windowing(window_seconds, 64, np.ones(1))
+    chosen = choose_clips([video("a", "training", 300, [], fps=15)], windowing, start)
+    assert (chosen["num_clips"], chosen["clip_frames"], chosen["stride_frames"]) == clips
 
 
 def test_long_videos_of_short_actions_get_windows_and_short_videos_none(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from fractions import Fraction
 
 import pytest
 from label_cases import labels_of, read_text_as, written
@@ -135,11 +138,33 @@ def test_an_observation_without_media_is_called_by_its_id():
         ("T:/Video Coding/6008.mp4", "a.mp4;b.mp4", "convert the .boris project instead"),
         (",989.023,300.023,,", ",989.023,300.023,,,,x", "line 2: got 18 cells, want 16"),
         (",989.023,300.023,,", "", "line 2: got 12 cells, want 16"),
+        (",,,,START", ",,,,BEGIN", "line 10: got 'BEGIN', want START, STOP or POINT"),
     ],
 )
 def test_a_wrong_row_is_named(old, new, message):
+    text = AGGREGATED_7 if old in AGGREGATED_7 else TABULAR_7
     with pytest.raises(ValueError, match=message):
-        read_text_as("boris-csv", AGGREGATED_7.replace(old, new), "events.csv")
+        read_text_as("boris-csv", text.replace(old, new), "events.csv")
+
+
+def test_one_modifier_of_several_counts():
+    text = TABULAR_7.replace("Modifiers", "Modifier #1,Modifier #2").replace(",dig,,,,", ",dig,,None,paw,,")
+    (video,), report = read_text_as("boris-csv", text.replace("START", "start"), "events.csv")
+    assert labels_of(video) == [(3.45, 5.45, "dig")]
+    assert report.lines("f") == [
+        "f: 2 modifiers or attributes not carried: an action has a label and times only"
+    ]
+
+
+def test_a_written_table_states_how_long_each_action_and_its_video_last():
+    label = TimedLabel(1.5, 4.0, "dig")
+    known = LabelledVideo("a.mp4", (label,), 60.0, Fraction(30000, 1001))
+    rows = list(csv.DictReader(io.StringIO(written("boris-csv", known, LabelledVideo("b.mp4", (label,)))[0])))
+    columns = ("Media duration (s)", "FPS (frame/s)", "Start (s)", "Stop (s)", "Duration (s)")
+    assert [[row[column] for column in columns] for row in rows] == [
+        ["60.000", "29.970", "1.5", "4", "2.5"],
+        ["NA", "NA", "1.5", "4", "2.5"],
+    ]
 
 
 def project(**changes) -> dict:

@@ -131,3 +131,11 @@ def test_frames_are_counted_from_the_first_picture_where_it_begins_after_the_sou
     text, _ = written("cvat", LabelledVideo("v.mkv", labels, 12.0, Fraction(25), begin=Fraction(2)))
     assert "<size>250</size>" in text and "<stop_frame>249</stop_frame>" in text
     assert re.findall(r' frame="(\d+)"', text) == ["0", "1", "0", "25", "50", "100"]
+
+
+def test_a_task_names_its_labels_and_ends_after_the_last_where_the_duration_is_not_known():
+    labels = (TimedLabel(0.0, 1.0, "b"), TimedLabel(1.0, 2.0, "a"), TimedLabel(3.0, 4.0, "b"))
+    text, _ = written("cvat", LabelledVideo("v.mp4", labels, None, Fraction(10)))
+    assert re.findall(r"<name>(.*)</name>", text) == ["v.mp4", "a", "b"]
+    assert re.findall(r'<track id="(\d+)" label="(.)"', text) == [("0", "b"), ("1", "a"), ("2", "b")]
+    assert "<size>41</size>" in text  # the shape that ends the last track is on frame 40

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from label_cases import labels_of, read_text_as
+from label_cases import labels_of, read_text_as, written
+
+from tools.labels.labelled import LabelledVideo, TimedLabel
 
 SAMPLE = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -139,3 +141,11 @@ def test_what_is_no_elan_file_is_named(broken, message):
     with pytest.raises(ValueError, match=message) as error:
         read_text_as("elan", broken, "talk.eaf")
     assert "\n" not in str(error.value) and str(error.value).startswith("talk.eaf")
+
+
+def test_each_label_is_a_tier_and_a_further_one_where_two_of_it_overlap():
+    times = [(0.0, 2.0, "a"), (1.0, 3.0, "a"), (1.5, 4.0, "b"), (2.0, 2.5, "a")]
+    text, _ = written("elan", LabelledVideo("v.mp4", tuple(TimedLabel(*each) for each in times)))
+    (video,), report = read_text_as("elan", text, "v.eaf")
+    assert labels_of(video) == times
+    assert report.remarks == ["labels of 3 tiers: 'a' (2), 'a (2)' (1), 'b' (1); --tier reads one alone"]
