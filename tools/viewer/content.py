@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.annotations import Video
-from train.evaluation.matching import detection_table, overlapping_pairs
+from train.evaluation.matching import overlapping_pairs
 from train.evaluation.operating_point import MatchedDetections, matched_detections, operating_point
 
 # Without ground truth, the pages begin with detections of at least this part of the videos' usual best score,
@@ -79,11 +79,10 @@ def collect(
 ) -> PageData:
     """Match the detections {video: [{"segment", "label", "score"}]} of all videos with their true actions.
 
-    Videos that only the ground truth has are left out. durations: seconds of videos whose annotations do not
-    state them. ValueError naming video and entry if a detection is unsound.
+    results: sound, as read_detections has them. Videos that only the ground truth has are left out.
+    durations: seconds of videos whose annotations do not state them.
     """
     annotated, stated = ground_truth or {}, durations or {}
-    detection_table(results, {}, {})  # refuses unsound entries by name
     videos = {key: annotated.get(key) or Video(key, "", None, ()) for key in results}
     matches = matched_detections(
         videos, {key: [_rounded_score(row) for row in rows] for key, rows in results.items()}
