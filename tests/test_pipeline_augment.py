@@ -149,6 +149,15 @@ def test_a_zoomed_part_is_cut_where_the_view_says_and_resized_to_the_square():
     assert torch.equal(small, want)
 
 
+@pytest.mark.parametrize(("size", "part"), [((40, 60), (40, 53)), ((60, 40), (30, 40))])
+def test_a_zoomed_part_that_does_not_fit_has_the_height_or_the_width_of_the_picture(size, part):
+    frames = noise(1, *size, 3)
+    small = apply_view(frames, View(crop_x=0.0, crop_y=1.0, zoom=Zoom(1.0, 4 / 3)), resize=36, crop=10)
+    cut = frames[:, size[0] - part[0] :, : part[1]].permute(0, 3, 1, 2)
+    want = torch.nn.functional.interpolate(cut, size=(10, 10), mode="bilinear", antialias=True)
+    assert torch.equal(small, want)
+
+
 def test_a_blur_is_the_gaussian_mean_of_each_neighbourhood_and_keeps_a_flat_picture():
     frames, sigma = noise(1, 12, 12, 3), 0.8
     blurred = apply_view(frames, View(blur=sigma), resize=12, crop=12)[0]
