@@ -157,6 +157,7 @@ def test_numbers_and_times():
             number("cell", wrong)
     assert seconds("", "1:02:03,5") == 3723.5 and seconds("", "02:03") == 123.0 and seconds("", "4.5") == 4.5
     assert rate("", "29.97") == rate("", "30000/1001") == Fraction(30000, 1001)
+    assert {rate("", text) for text in ("23.98", "23,98", "23.976", "24000/1001")} == {Fraction(24000, 1001)}
     assert rate("", "25") == 25 and rate("", "12,5") == Fraction(25, 2)
     for wrong in ("0", "-25", "25/0", "fast", "1e9"):
         with pytest.raises(ValueError, match="--fps: got"):

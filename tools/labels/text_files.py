@@ -21,6 +21,8 @@ LINE_END = re.compile("\r\n|\r|\n")
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d*)?)", re.ASCII)
 SEPARATORS = (",", ";", "\t", "|")
+# As editors write this rate, with two digits: over an hour that is 0.6 s. exact_rate knows it with three.
+FILM = {Fraction(23.98): Fraction(24000, 1001)}
 HEADER_LINES = 60  # BORIS 7 wrote some lines about the observation above its table
 
 
@@ -75,7 +77,7 @@ def seconds(where: str, text: str) -> float:
 
 
 def rate(where: str, text: str) -> Fraction:
-    """Frames per second: 25, 29.97 (taken for 30000/1001) or 30000/1001."""
+    """Frames per second: 25, 29.97 (taken for 30000/1001), 23.98 (for 24000/1001) or 30000/1001."""
     from pipeline.packing.rates import exact_rate  # imports PyAV: not for --help
 
     above, slash, below = text.partition("/")
@@ -85,7 +87,7 @@ def rate(where: str, text: str) -> Fraction:
         value = value / divisor if divisor else Fraction(0)
     if not 0 < value <= 100_000:
         raise ValueError(f"{where}: got {short(text)}, want frames per second, such as 25 or 30000/1001")
-    return value if slash else exact_rate(value) or value
+    return value if slash else FILM.get(value) or exact_rate(value) or value
 
 
 def seconds_text(value: float) -> str:
