@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .container import mux_packets, open_video
 from .files import FilePart
 from .limits import check_bytes
+from .nal_units import begins_anew
 from .packets import FRAME_SECONDS, packets_needed
 from .records import EncodedFrames
 
@@ -21,7 +22,8 @@ class PackedFile:
 
     In files of `transcode` (mp4, a packet per frame, in the order shown, key frames on which nothing before
     leans) any frame is reached from the key frame before it. Of other files (B-frames, packets that are not
-    to be shown), which are not `in_order`, `encoded_frames` gives the whole.
+    to be shown, key frames in name alone as of intra refresh), which are not `in_order`, `encoded_frames`
+    gives the whole.
     """
 
     def __init__(self, file: Path | FilePart, num_frames: int):
@@ -29,9 +31,12 @@ class PackedFile:
         self.num_frames = num_frames
         table, first, whole = array("q"), b"", True
         with open_video(file) as (container, stream):
+            codec, header = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
             for packet in container.demux(stream):
                 if packet.size:
                     whole = whole and None not in (packet.pos, packet.pts) and not packet.is_discard
+                    if codec == "h264" and packet.is_keyframe:  # HEVC's are none in name alone
+                        whole = whole and begins_anew(bytes(packet), codec, header)
                     table.extend((packet.pos or 0, packet.size, packet.pts or 0, packet.is_keyframe))
                     first = first or bytes(packet)
             whole = whole and len(table) == 4 * num_frames

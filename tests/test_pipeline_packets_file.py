@@ -11,6 +11,7 @@ from painted_video import painted_video
 from pipeline.dataset import Dataset
 from pipeline.decode import decode_frames
 from pipeline.files import file_sha256
+from pipeline.packets import open_packets
 from pipeline.packets_file import PackedFile
 from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.records import PackedVideo
@@ -45,6 +46,29 @@ def test_of_a_file_with_b_frames_the_whole_is_given(tmp_path):
     frames = np.array([[30, 31]])
     data, numbers, count = PackedFile(path, 40).encoded_frames(frames)
     assert data == path.read_bytes() and numbers is frames and count == 40
+
+
+def test_of_a_file_that_is_refreshed_bit_by_bit_the_whole_is_given(tmp_path):
+    """Its key frames are where a refresh begins: pictures are whole again some frames later."""
+    options = {"x264-params": "intra-refresh=1:bframes=0:keyint=25:scenecut=0"}
+    path = tmp_path / "v.mp4"
+    path.write_bytes(painted_video(60, size=(48, 64), codec="libx264", options=options))
+    frames = np.array([[26, 27]])
+    with open_packets(path.read_bytes(), 60) as video:
+        assert 25 in video.keyframes and video.starts.tolist() == [0]
+    data, numbers, count = PackedFile(path, 60).encoded_frames(frames)
+    assert data == path.read_bytes() and numbers is frames and count == 60
+    assert np.array_equal(pixels(data, frames, 60, "h264"), pixels(data, range(60), 60, "h264")[26:28])
+
+
+def test_key_frames_of_an_open_gop_of_hevc_are_enough_where_nothing_is_reordered(tmp_path):
+    options = {"x265-params": "open-gop=1:bframes=0:keyint=25:scenecut=0:log-level=none"}
+    path = tmp_path / "v.mp4"
+    path.write_bytes(painted_video(60, size=(48, 64), codec="libx265", options=options))
+    data, numbers, count = PackedFile(path, 60).encoded_frames(np.array([[26, 27]]))
+    assert (numbers.tolist(), count) == ([[1, 2]], 3)
+    whole = pixels(path.read_bytes(), range(60), 60, "hevc")
+    assert np.array_equal(pixels(data, numbers, count, "hevc"), whole[26:28])
 
 
 # ------------------------------------------------------------------------------- the same inside of a tar
