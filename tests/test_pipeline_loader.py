@@ -11,6 +11,7 @@ from painted_video import number_of, painted_video
 from pydantic import ValidationError
 
 from pipeline.annotations import Action
+from pipeline.augment import CENTRE, draw_view
 from pipeline.clip_decoder import ClipDecoder
 from pipeline.dataset import Dataset
 from pipeline.loader import Loader
@@ -18,6 +19,7 @@ from pipeline.packing.shard_writer import pack_samples, write_dataset
 from pipeline.prefetch import Prefetch
 from pipeline.records import PackedVideo
 from pipeline.sample_reader import SampleReader
+from pipeline.samples import Sample
 from pipeline.settings import DataSettings
 
 NUM_FRAMES, FPS = 50, 25.0
@@ -62,6 +64,16 @@ def take(loader, count):
 
 def same(first, second) -> bool:
     return first.keys == second.keys and torch.equal(first.inputs, second.inputs)
+
+
+def test_training_draws_views_from_its_settings_and_evaluation_has_the_centre(dataset):
+    changes = {"flip": 0.9, "random_crop": False, "color": 0.1, "least_area": 0.5, "blur": 2.0}
+    settings, sample = SETTINGS.model_copy(update=changes), Sample(dataset.videos["v1"], (0.0, 2.0))
+    for training in (True, False):
+        options = {"seed": 3, "device": torch.device("cpu"), "remark": print}
+        with closing(SampleReader(dataset, [sample], settings, training=training, **options)) as reader:
+            drawn = draw_view(3, 5, "v1", (0.0, 2.0), **changes) if training else CENTRE
+            assert reader._view(sample, 5) == drawn
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pipeline.features.dataset import FeatureDataset
 from tools.cli import main
-from tools.features.foreign import ForeignFile
+from tools.features.foreign import ForeignFile, find_features
 from tools.features.importing import Timing, guess_layout
 
 WIDTH, STRIDE, FPS = 6, 4, 30
@@ -195,6 +195,15 @@ def test_what_cannot_be_right_is_refused_and_nothing_is_written(
     result = imported(folder, annotations, tmp_path / "f.h5", *options)
     assert result.exit_code == 2 and message in result.stderr, result.output
     assert not (tmp_path / "f.h5").exists()
+
+
+def test_other_and_hidden_files_of_a_folder_are_no_features(tmp_path, annotations):
+    folder = write_features(tmp_path / "features", "npy")
+    (folder / "v_d.npy").mkdir()
+    for name in ("README.txt", ".v_e.npy"):
+        (folder / name).write_text("no array")
+    (folder / "v_a.npy").rename(folder / "v_a.NPY")
+    assert sorted(find_features(folder)) == ["v_a", "v_b", "v_c"]
 
 
 def test_code_in_a_file_of_torch_is_not_run(tmp_path, annotations):

@@ -212,6 +212,18 @@ def test_a_project_is_paired_in_turn_and_split_by_files():
     }
 
 
+def test_events_of_a_project_are_paired_in_the_order_of_time_of_one_subject_alone():
+    events = [[9.0, "B", "groom"], [8.0, "A", "groom", None, None], [6.0, "A", "groom"], [7.0, "B", "groom"]]
+    text = json.dumps(project(events=events))
+    for subject, times in (("A", (1.0, 3.0)), ("B", (2.0, 4.0))):
+        videos, report = read_text_as("boris", text, "p.boris", tiers=[subject])
+        assert [labels_of(video) for video in videos] == [[(*times, "groom")], [], []]
+        assert not any("comment" in line or "modifier" in line for line in report.lines("f"))
+    text, _ = written("boris", LabelledVideo("v.mp4", (), 4.0))
+    files = json.loads(text)["observations"]["v.mp4"]["file"]
+    assert files["1"] == ["v.mp4"] and all(files[str(player)] == [] for player in range(2, 9))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

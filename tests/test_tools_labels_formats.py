@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -145,6 +146,10 @@ def test_chapters_begin_at_zero_keep_apart_and_prefer_good_scores():
     }
     text, lines = written("youtube", LabelledVideo("v.mp4", labels[1:2], 60.0))
     assert text == "0:00 Start\n0:15 b\n" and "out: v.mp4: 2 chapters; YouTube shows them from 3 on" in lines
+    text, lines = written(
+        "youtube", LabelledVideo("v.mp4", tuple(replace(labels[i], score=1 - i / 9) for i in (3, 2)))
+    )
+    assert text == "0:00 Start\n0:21 c\n0:40 d\n" and not any("YouTube shows" in line for line in lines)
 
 
 def test_events_are_counted_in_the_hour_in_which_they_begin():
@@ -167,6 +172,17 @@ def test_events_are_counted_in_the_hour_in_which_they_begin():
         "open.mp4,1,900,b,1,4.000,900.000",
     ]
     assert lines == ["out: 1 video without a stated duration: taken to end with the last label"]
+
+
+def test_seconds_of_labels_that_overlap_count_once():
+    times = [(10, 100, "a"), (20, 30, "a"), (90, 110, "a"), (7300, 7320, "a")]  # the second lies in the first
+    label = tuple(TimedLabel(*each) for each in times)
+    text, _ = written("events-per-hour", LabelledVideo("v.mp4", label, 7250.0))
+    assert [line.split(",")[1:] for line in text.splitlines()[1:]] == [
+        ["1", "3600", "a", "3", "3.000", "100.000"],
+        ["2", "3600", "a", "0", "0.000", "0.000"],
+        ["3", "50", "a", "1", "72.000", "20.000"],
+    ]
 
 
 # ------------------------------------------------------------------------------------------ names
