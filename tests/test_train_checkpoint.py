@@ -14,7 +14,7 @@ from full_disk import files_of_at_most
 from torch import Tensor, nn
 
 from pipeline import files
-from train import checkpoint
+from train import checkpoint, distributed
 from train.checkpoint import (
     check_classes,
     finish_publishing,
@@ -29,6 +29,9 @@ from train.checkpoint import (
     weights_folder,
     write_checkpoint,
 )
+from train.cli import Output
+from train.main import prepare_folder
+from train.settings import Settings
 
 SETTINGS = {"seed": 3, "optimizer": {"encoder_lr": 5e-7, "betas": [0.9, 0.999]}}
 CLASSES = ["diving", "long jump", "shot put"]
@@ -273,8 +276,9 @@ def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, 
     assert names(tmp_path) == ["last", "step_000002"]
 
 
-def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkeypatch):
-    write(tmp_path, 1, is_best=True)
+def killed_between_the_links(run: Path, monkeypatch) -> None:
+    """A run of two checkpoints, the second of which is already the best, but not yet the last."""
+    write(run, 1, is_best=True)
     set_link = checkpoint._set_link
 
     def set_best_and_die(link: Path, target: str) -> None:
@@ -284,7 +288,11 @@ def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpoint, "_set_link", set_best_and_die)
-        write(tmp_path, 2, is_best=True)
+        write(run, 2, is_best=True)
+
+
+def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkeypatch):
+    killed_between_the_links(tmp_path, monkeypatch)
     checkpoints = tmp_path / "checkpoints"
     assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000001", "step_000002"]
     finish_publishing(tmp_path)
@@ -292,6 +300,14 @@ def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkey
     write(tmp_path, 3)
     finish_publishing(tmp_path)  # the best one is older, as usual
     assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000003", "step_000002"]
+
+
+def test_all_ranks_wait_until_the_first_has_decided_what_they_go_on_from(tmp_path, monkeypatch):
+    killed_between_the_links(tmp_path, monkeypatch)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "barrier", lambda: finish_publishing(tmp_path))  # meanwhile, on rank 0
+    assert prepare_folder(Settings.model_construct(), tmp_path, Output(), resume=True, force=False)
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000002"
 
 
 def save_tensors(folder: Path) -> None:

@@ -111,7 +111,7 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
 
 
 def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
-    """Make the run folder ready on rank 0; whether there is a checkpoint to go on from."""
+    """Make the run folder ready on rank 0; whether there is a checkpoint to go on from. All ranks call it."""
     from pipeline.files import write_text
     from train.checkpoint import (
         finish_publishing,
@@ -120,7 +120,7 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         remove_half_written,
         restore_links,
     )
-    from train.distributed import rank
+    from train.distributed import barrier, rank
     from train.settings import dump_settings
     from train.trust import is_own_text, key_file
 
@@ -141,6 +141,7 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         if has_run:  # killed while a checkpoint was given its name, a run leaves the one before it, too
             finish_publishing(out)
             prune(out)
+    barrier()  # the links may have moved: all ranks have to go on from the same checkpoint
     return has_run
 
 
@@ -159,8 +160,8 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
         with own_temporary_files():
             start_process_group(resolve_device(settings.run.device))
             open_data(settings)  # before anything is removed or written
-            has_run = prepare_folder(settings, out, output, resume=resume, force=force)
             with heartbeat(settings.run.lost_after_seconds, lost), output.others_on_stderr():
+                has_run = prepare_folder(settings, out, output, resume=resume, force=force)
                 complete = fit(settings, out, resume=has_run, output=output)
     except RuntimeError as error:
         if world_size() > 1 and (reason := lost_connection(error)):
