@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train import loop
+from train import distributed, loop
 from train.loop import TrainingStopped, train_step
 from train.run import Progress
 
@@ -18,6 +18,7 @@ class Engine:
     """Returns the losses it was given, one micro batch after another, and counts its calls."""
 
     skipped_steps = 0
+    module = torch.nn.Module()
 
     def __init__(self, losses: list[dict[str, float]]):
         self.losses, self.calls = iter(losses), Counter()
@@ -142,6 +143,21 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
     )
     assert loop.run_steps(run, None, SimpleNamespace(asked=False))
     assert found == [0, 0] and len(made) == 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_statistics_of_trained_batch_norms_are_those_of_all_ranks(monkeypatch, training):
+    def plus_other_rank(values, op=None):
+        if op is None:
+            values += torch.tensor([3.0, 3.0, 7.0, 7.0])
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", plus_other_rank)
+    run = run_of([{"loss": 3.0, "a": 3.0}])
+    norm = run.engine.module = torch.nn.BatchNorm1d(2).train(training)  # mean 0 and variance 1
+    train_step(run, batches_of("v"), interrupted=False)
+    expected = ([1.5, 1.5], [4.0, 4.0]) if training else ([0.0, 0.0], [1.0, 1.0])
+    assert (norm.running_mean.tolist(), norm.running_var.tolist()) == expected
 
 
 def test_what_happens_on_another_rank_stops_this_one(monkeypatch):

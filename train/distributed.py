@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -45,6 +45,17 @@ def any_rank(flags: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return flags
+
+
+def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Give each tensor the mean that it has over all ranks; does not wait for it. All ranks call it."""
+    if world_size() == 1 or not tensors:
+        return
+    means = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(means)
+    means /= world_size()
+    for tensor, mean in zip(tensors, means.split_with_sizes([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def gather_json(value: Any) -> list[Any]:

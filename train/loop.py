@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.backbones.batch_norm import trained_statistics
 from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.features.reader import FeatureReader
@@ -19,7 +20,7 @@ from pipeline.order import stable_seed
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
 from train.cli import Output
-from train.distributed import any_rank, barrier, lost_connection, rank, world_size
+from train.distributed import any_rank, average_over_ranks, barrier, lost_connection, rank, world_size
 from train.engine import learning_rates, log_scalars
 from train.learning_check import learning_warning
 from train.numerics import uses_tf32
@@ -130,6 +131,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
         del loss  # the graph holds the clips
+    average_over_ranks(trained_statistics(engine.module))  # a rank's own are of its videos alone
     run.progress.step += 1
     means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
     return StepResult(means, interrupted)

@@ -17,6 +17,13 @@ def freeze_batch_norms(module: nn.Module) -> None:
             norm.eval()
 
 
+def trained_statistics(module: nn.Module) -> list[Tensor]:
+    """The running means and variances that a forward of the module changes in the mode that it is in."""
+    norms = (norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm))
+    statistics = [(norm.running_mean, norm.running_var) for norm in norms if norm.training]
+    return [tensor for pair in statistics for tensor in pair if tensor is not None]
+
+
 class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(n, D, ...) -> the same, in the dtype of x; as torch's, whatever the weights' dtype."""
