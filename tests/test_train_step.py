@@ -145,14 +145,27 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
     assert found == [0, 0] and len(made) == 4
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_statistics_of_trained_batch_norms_are_those_of_all_ranks(monkeypatch, training):
-    def plus_other_rank(values, op=None):
+def with_another_rank(monkeypatch, its_values: dict[int, list[float]]) -> None:
+    """Let there be a second rank, which adds these values wherever ranks add up so many of them."""
+
+    def all_reduce(values, op=None):
         if op is None:
-            values += torch.tensor([3.0, 3.0, 7.0, 7.0])
+            values += torch.tensor(its_values[len(values)])
 
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "all_reduce", plus_other_rank)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+
+
+def test_the_losses_of_a_step_are_means_over_the_ranks(monkeypatch):
+    with_another_rank(monkeypatch, {4: [6.0, 3.0, 2.0, 2.0]})
+    run = run_of([{"loss": 3.0, "a": 1.0}, {"loss": 5.0, "a": 2.0}])
+    result = train_step(run, batches_of("v", "w"), interrupted=False)
+    assert result.losses == {"loss": 4.0, "a": 2.0}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_statistics_of_trained_batch_norms_are_those_of_all_ranks(monkeypatch, training):
+    with_another_rank(monkeypatch, {2: [9.0, 9.0], 4: [3.0, 3.0, 7.0, 7.0]})
     run = run_of([{"loss": 3.0, "a": 3.0}])
     norm = run.engine.module = torch.nn.BatchNorm1d(2).train(training)  # mean 0 and variance 1
     train_step(run, batches_of("v"), interrupted=False)

@@ -65,7 +65,7 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Losses of a step, averaged over its micro batches: {"loss": the total, then its parts by name}.
+    """Losses of a step, averaged over micro batches and ranks: {"loss": the total, then its parts by name}.
 
     interrupted: whether a signal had reached any rank when the losses were read.
     """
@@ -85,21 +85,26 @@ def ground_truth_in_steps(batch: Batch, num_steps: int) -> tuple[list[Tensor], l
 
 def read_losses(
     losses: Sequence[dict[str, Tensor]], *, interrupted: bool
-) -> tuple[list[dict[str, float]], bool, bool]:
-    """The losses as numbers; whether all totals are finite, and whether any is interrupted, on all ranks.
+) -> tuple[list[dict[str, float]], StepResult | None]:
+    """The losses of this rank as numbers; what the step returns, None if a total is not finite on any rank.
 
     It is one wait for the device, whatever the number of losses. All ranks call it.
     """
     table = torch.stack([torch.stack([value.float() for value in row.values()]) for row in losses])
     failed = (~table[:, 0].isfinite()).any().float()
     flags = any_rank(torch.stack([failed, table.new_full((), float(interrupted))]))
-    values = torch.cat([table.flatten(), flags]).tolist()
-    starts = range(0, table.numel(), table.shape[1])
-    numbers = [
+    average_over_ranks([means := table.clone()])
+    values = torch.cat([table.flatten(), means.flatten(), flags]).tolist()
+    starts = range(0, 2 * table.numel(), table.shape[1])
+    rows = [
         dict(zip(row, values[start : start + len(row)], strict=True))
-        for row, start in zip(losses, starts, strict=True)
+        for row, start in zip([*losses, *losses], starts, strict=True)
     ]
-    return numbers, not values[-2], bool(values[-1])
+    own, of_all = rows[: len(losses)], rows[len(losses) :]
+    if values[-2]:
+        return own, None
+    mean = {name: sum(row[name] / len(losses) for row in of_all) for name in losses[0]}
+    return own, StepResult(mean, bool(values[-1]))
 
 
 def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> StepResult:
@@ -117,6 +122,7 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
     run.set_ratios(step)
     engine.train()
     losses: list[dict[str, Tensor]] = []
+    result: StepResult | None = None
     for batch in batches:  # their clips wait in host memory: the encoder copies chunk by chunk
         segments, labels = ground_truth_in_steps(batch, run.settings.detector.num_steps)
         shares = batch.video_shares if run.settings.data.pad_short_videos else None
@@ -125,16 +131,16 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
         )
         losses.append({"loss": loss.detach(), **parts})
         if len(losses) == len(batches):  # ---------------------------------------------- the only wait
-            numbers, finite, interrupted = read_losses(losses, interrupted=interrupted)
-            if not finite:
-                raise TrainingStopped(not_finite(numbers, batches))
+            own_losses, result = read_losses(losses, interrupted=interrupted)
+            if result is None:
+                raise TrainingStopped(not_finite(own_losses, batches))
         engine.backward(loss)  # -------------------------------------------------------- the only backward
         engine.step()  # ---------------------------------------------------------------- updates at the last
         del loss  # the graph holds the clips
     average_over_ranks(trained_statistics(engine.module))  # a rank's own are of its videos alone
     run.progress.step += 1
-    means = {name: sum(row[name] / len(batches) for row in numbers) for name in numbers[0]}
-    return StepResult(means, interrupted)
+    assert result is not None, "a step has a last micro batch"
+    return result
 
 
 def not_finite(losses: Sequence[dict[str, float]], batches: Sequence[Batch]) -> str:
