@@ -368,6 +368,27 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp
 
 
 @pytest.mark.slow
+def test_weights_that_a_step_broke_do_not_replace_the_last_checkpoint(shards, tmp_path, monkeypatch):
+    """Under ZeRO 0, where DeepSpeed takes the step of an infinite gradient; the loss was finite."""
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 0}}')
+
+    def breaking(run, batches, *, interrupted):
+        if run.progress.step == 1:
+            first = next(p for p in run.engine.module.detector.parameters() if p.requires_grad)
+            first.register_hook(lambda gradient: gradient * float("inf"))
+        return train_step(run, batches, interrupted=interrupted)
+
+    monkeypatch.setattr(loop, "train_step", breaking)
+    changes = {"run__ds_config": tmp_path / "ds.json", "run__checkpoint_every": 1, "run__eval_every": 9}
+    result = run(shards, tmp_path / "run", **changes)
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+    assert "after step 2 weights are not finite (first " in result.stderr
+    last = tmp_path / "run" / "checkpoints" / "step_000001"
+    assert f"; --resume goes on from {last}; if it happens again" in result.stderr
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.slow
 def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
     result = run(
         shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1

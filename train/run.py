@@ -10,6 +10,8 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
@@ -21,6 +23,7 @@ from train.checkpoint import (
     PROGRESS,
     RESUME,
     SETTINGS,
+    going_on,
     last_checkpoint,
     read_progress,
     write_checkpoint,
@@ -171,8 +174,21 @@ class Run:
         if self.average is not None:
             self.average.save(folder)
 
+    def _check_finite(self, state: dict[str, Tensor]) -> None:
+        """ValueError if a step broke the weights: their checkpoint would remove the one to go on from."""
+        trained = (name for name, p in self.engine.module.named_parameters() if p.requires_grad)
+        broken = next((name for name in trained if not state[name].isfinite().all()), None)
+        if broken is not None:
+            raise ValueError(
+                f"{self.folder}: after step {self.progress.step} weights are not finite (first {broken}), "
+                f"for a gradient was not, so they were not saved; {going_on(self.folder)}; if it happens "
+                "again, start anew with lower learning rates, or ZeRO stage 1, which leaves out such steps"
+            )
+
     def save(self, *, is_best: bool = False) -> None:
         """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""
+        state = full_state_dict(self.engine)
+        self._check_finite(state)
         self.progress.loader = self.train_loader.state_dict()
         settings = self.settings.model_dump(mode="json")
         settings["run"]["precision"] = self.precision  # what was auto
@@ -181,7 +197,7 @@ class Run:
         write_checkpoint(
             self.folder,
             self.progress.step,
-            state=full_state_dict(self.engine),
+            state=state,
             average=self.average.full_state_dict() if self.average is not None else None,
             settings=settings,
             classes=list(self.dataset.classes),
