@@ -351,6 +351,22 @@ def test_a_state_of_another_network_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_state_with_its_parameters_in_another_order_is_refused(tmp_path):
+    def engine(round_robin: bool) -> SimpleNamespace:
+        return SimpleNamespace(
+            zero_optimization_stage=lambda: 2,
+            bfloat16_enabled=lambda: False,
+            zero_round_robin_gradients=lambda: round_robin,
+            group_sizes={"encoder": 5},
+        )
+
+    for before in (False, True):
+        state = {"layout": engine_module._partitioning(engine(before)), "client_state": {}}
+        (tmp_path / engine_module.STATE_FILE).write_text(json.dumps(state))
+        with pytest.raises(ValueError, match="'round_robin_gradients': True.*; resume with what it was"):
+            engine_module.load_state(engine(not before), tmp_path)
+
+
 @pytest.mark.parametrize("groups", [{"encoder": 5, "detector": 7}, None])
 def test_a_state_with_other_groups_or_of_an_older_version_is_refused_before_it_is_read(
     tmp_path, monkeypatch, groups

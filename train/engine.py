@@ -213,11 +213,14 @@ def _load_safely(path: str, map_location: Any = None) -> Any:
 
 def _partitioning(engine: Any) -> dict[str, Any]:
     """How the training state is partitioned over ranks; a saved one loads only where it is the same."""
-    return {
+    partitioning: dict[str, Any] = {
         "processes": world_size(),
         "zero_stage": engine.zero_optimization_stage(),
         "bf16": engine.bfloat16_enabled(),
     }
+    if engine.zero_round_robin_gradients():  # ZeRO 1 and 2 then have the parameters in another order
+        partitioning["round_robin_gradients"] = True
+    return partitioning
 
 
 def _rng_file(folder: Path) -> Path:
