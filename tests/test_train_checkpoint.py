@@ -103,6 +103,18 @@ def test_only_the_last_and_the_best_are_kept(tmp_path):
     assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000005"
 
 
+def test_a_copy_that_somebody_keeps_beside_them_stays_and_is_never_taken_for_one(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(write(tmp_path, 1), checkpoints / "step_000001_good")
+    write(tmp_path, 2, is_best=True)
+    write(tmp_path, 3)
+    assert names(tmp_path) == ["best", "last", "step_000001_good", "step_000002", "step_000003"]
+    for link in ("best", "last"):
+        (checkpoints / link).unlink()
+    restore_links(tmp_path)
+    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000003", "step_000002"]
+
+
 def test_a_step_written_again_replaces_the_first(tmp_path):
     write(tmp_path, 7, seed=1)
     write(tmp_path, 7, seed=2, is_best=True)

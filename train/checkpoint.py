@@ -98,11 +98,17 @@ def remove_half_written(run: Path) -> None:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
+def _own_folders(run: Path) -> list[Path]:
+    """The checkpoints that a run wrote, whole or not; a copy that somebody keeps has another name."""
+    folders = (run / "checkpoints").glob("step_*")
+    return [folder for folder in folders if re.fullmatch(r"step_\d+(-\d+)?", folder.name)]
+
+
 def prune(run: Path) -> None:
     """Remove checkpoints that no link points at, and what is half-written."""
     checkpoints = run / "checkpoints"
     keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
-    for path in checkpoints.glob("step_*"):
+    for path in _own_folders(run):
         if path.name not in keep:
             remove_folder(path)
     remove_half_written(run)
@@ -115,7 +121,7 @@ def _missing(folder: Path, wanted: Sequence[str] = RUN_FILES) -> list[str]:
 
 def _checkpoints(run: Path, wanted: Sequence[str] = RUN_FILES) -> list[Path]:
     """The checkpoints of a run that are whole, oldest first."""
-    found = [folder for folder in (run / "checkpoints").glob("step_*") if not _missing(folder, wanted)]
+    found = [folder for folder in _own_folders(run) if not _missing(folder, wanted)]
     return sorted(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
 
 
@@ -129,7 +135,7 @@ def last_checkpoint(run: Path) -> Path | None:
         return last
     if whole:
         return whole[-1]
-    for folder in [last, *sorted((run / "checkpoints").glob("step_*"), reverse=True)]:
+    for folder in [last, *sorted(_own_folders(run), reverse=True)]:
         if folder.is_dir():
             raise ValueError(
                 f"{folder}: {_missing(folder)[0]} is missing, and no other checkpoint of the run is whole; "
