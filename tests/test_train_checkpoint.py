@@ -30,7 +30,7 @@ from train.checkpoint import (
     write_checkpoint,
 )
 from train.cli import Output
-from train.main import prepare_folder
+from train.main import prepare_folder, remove_run
 from train.settings import Settings
 
 SETTINGS = {"seed": 3, "optimizer": {"encoder_lr": 5e-7, "betas": [0.9, 0.999]}}
@@ -113,6 +113,20 @@ def test_a_copy_that_somebody_keeps_beside_them_stays_and_is_never_taken_for_one
         (checkpoints / link).unlink()
     restore_links(tmp_path)
     assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000003", "step_000002"]
+
+
+def test_starting_anew_leaves_the_link_to_another_disk_and_what_else_lies_there(tmp_path):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    for folder in (run, disk / "other"):
+        folder.mkdir(parents=True)
+    (run / "checkpoints").symlink_to(disk)
+    write(run, 1, is_best=True)
+    write(run, 2)
+    remove_run(run)
+    assert [path.name for path in disk.iterdir()] == ["other"]
+    assert last_checkpoint(run) is None
+    write(run, 1)
+    assert sorted(path.name for path in disk.iterdir()) == ["last", "other", "step_000001"]
 
 
 def test_a_step_written_again_replaces_the_first(tmp_path):

@@ -114,6 +114,19 @@ def prune(run: Path) -> None:
     remove_half_written(run)
 
 
+def remove_checkpoints(run: Path) -> None:
+    """Remove all checkpoints of a run. Where their folder is a link, to a larger disk say, that one stays."""
+    checkpoints = run / "checkpoints"
+    if not checkpoints.is_symlink():
+        remove_folder(checkpoints)
+        return
+    for link in (checkpoints / "last", checkpoints / "best"):
+        link.unlink(missing_ok=True) if link.is_symlink() else remove_folder(link)
+    for folder in _own_folders(run):
+        remove_folder(folder)
+    remove_half_written(run)
+
+
 def _missing(folder: Path, wanted: Sequence[str] = RUN_FILES) -> list[str]:
     """What a checkpoint lacks of the files wanted; empty: it is whole."""
     return [name for name in wanted if not (folder / name).is_file()]

@@ -39,9 +39,9 @@ ENDING = threading.Lock()  # held by the thread that ends the process
 
 def remove_run(out: Path) -> None:
     """Remove what a run wrote into `out`, and nothing else."""
-    from pipeline.files import remove_folder
+    from train.checkpoint import remove_checkpoints
 
-    remove_folder(out / "checkpoints")
+    remove_checkpoints(out)
     for name in ("settings.yaml", "log.jsonl", *RESULTS):
         (out / name).unlink(missing_ok=True)
 
