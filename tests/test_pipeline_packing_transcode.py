@@ -17,7 +17,7 @@ from packing_cases import numbers_in, write_video
 
 from pipeline.packing.encoder import encode_video
 from pipeline.packing.probe import probe
-from pipeline.packing.rates import exact_rate
+from pipeline.packing.rates import exact_rate, moving_rate
 from pipeline.packing.transcode import (
     STAMP_ROUNDING,
     EncodingSpec,
@@ -122,6 +122,16 @@ def test_the_rate_does_not_grow_where_a_slow_recording_has_pauses(tmp_path):
     assert result.fps == 10 and result.num_frames >= 260
     _, _, result = transcode(tmp_path / "made.bin", EncodingSpec(fps=Fraction(0)))
     assert result.fps == 10
+
+
+def test_a_camera_that_idles_at_a_frame_a_second_keeps_the_asked_rate_where_it_wakes():
+    idle = [float(second) for second in range(3600)]
+    awake = [300 + k / 25 for k in range(250)]  # a fifteenth of all frames
+    assert moving_rate(sorted({*idle, *awake}), None) == 25
+
+
+def test_slides_change_in_the_second_in_which_they_did():
+    assert moving_rate([0.0, 7.0, 31.0, 47.0, 50.0, 81.0], None) == 1
 
 
 def test_the_first_frame_fills_the_time_before_it(tmp_path):

@@ -36,12 +36,15 @@ def closest_rate(measured: Fraction, stated: Fraction | None) -> Fraction:
 
 
 def moving_rate(times: Sequence[float], stated: Fraction | None) -> Fraction:
-    """Frames per second where they come densely, of frames that do not come evenly.
+    """Frames per second where they come densely, of frames that do not come evenly; at least 1, so that what
+    changes now and then does so in the right second.
 
     times: seconds, rising, at least two. The tenth part of all steps that is shortest counts, each with the
-    one after it (some recorders write frames in pairs); the stated rate where that is near.
+    one after it (some recorders write frames in pairs), and the fullest second, for motion may be rarer than
+    that; the stated rate where that is near.
     """
-    span = min(2, len(times) - 1)
-    shortest = float(np.quantile(np.array(times[span:]) - np.array(times[:-span]), 0.1, method="lower"))
-    measured = Fraction(span / max(shortest, span / 1000)).limit_denominator(1001)
+    at, span = np.array(times), min(2, len(times) - 1)
+    shortest = float(np.quantile(at[span:] - at[:-span], 0.1, method="lower"))
+    fullest = int((np.searchsorted(at, at + 1.001, side="right") - np.arange(len(at))).max()) - 1
+    measured = Fraction(max(span / max(shortest, span / 1000), fullest, 1)).limit_denominator(1001)
     return stated if stated and abs(measured / stated - 1) < Fraction(1, 10) else measured
