@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def read_annotations(path: str | Path, *, subset: str | None = None) -> dict[str
     Raises ValueError, one line that names the file, the place in it, what stands there and what is wanted.
     """
     path = Path(path)
-    readers = {".json": _read_json, ".csv": _read_csv}
+    readers = {".json": _read_json, ".csv": read_table}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: got a {path.suffix or 'nameless'} file, want annotations in .json or .csv")
     videos = readers[path.suffix.lower()](path, _read_text(path))
@@ -174,19 +174,37 @@ def _action_of(where: str, item: object) -> Action:
     return _action(where, start, end, item.get("label"))
 
 
-def _read_csv(path: Path, text: str) -> dict[str, Video]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+def _seconds(where: str, value: object) -> float:
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        seconds = plain_number(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: got {short(value)}, want a number of seconds") from None
+    if not math.isfinite(seconds):
+        raise ValueError(f"{where}: got {short(value)}, want a finite number of seconds")
+    return seconds
+
+
+def read_table(
+    path: Path, text: str, *, separator: str = ",", seconds: Callable[[str, str], float] = _seconds
+) -> dict[str, Video]:
+    """The videos of a CSV's text, as read_annotations; seconds: reads a time, given what errors call it."""
+    table = io.StringIO(text, newline="")
+    rows = csv.reader(table, delimiter=separator, strict=True, skipinitialspace=True)
     try:
         cells = next((row for row in rows if any(cell.strip() for cell in row)), [])
         header = _header(f"{path}, line {rows.line_num or 1}", cells)
-        return _videos_of_rows(path, header, ((rows.line_num, row) for row in rows))
+        return _videos_of_rows(path, header, ((rows.line_num, row) for row in rows), seconds)
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
 
 
 def _header(where: str, cells: list[str]) -> list[str]:
     """The names of the columns, in lower case; empty for a column without one."""
-    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]" + _other_separator(cells)
+    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]"
+    if other := _other_separator(cells):
+        want += f"{other}: leantad convert-annotations makes such a table of it"
     got = short(",".join(cells), 200)[1:-1] or "an empty file"
     header = [cell.strip().lower() for cell in cells]
     if "label" not in header:
@@ -206,7 +224,9 @@ def _other_separator(cells: list[str]) -> str:
     return f"; columns are separated by commas, not {found!r}" if found else ""
 
 
-def _videos_of_rows(path: Path, header: list[str], rows: Iterable[tuple[int, list[str]]]) -> dict[str, Video]:
+def _videos_of_rows(
+    path: Path, header: list[str], rows: Iterable[tuple[int, list[str]]], seconds: Callable[[str, str], float]
+) -> dict[str, Video]:
     metadata: dict[str, tuple[str, float | None]] = {}  # subset and duration of each video
     actions: dict[str, list[Action]] = {}
     for number, row in rows:
@@ -215,7 +235,8 @@ def _videos_of_rows(path: Path, header: list[str], rows: Iterable[tuple[int, lis
             continue
         cells = _cells(where, header, row)
         name = cells["video"]
-        duration = _duration(f"{where}: duration", cells.get("duration") or None)
+        stated = cells.get("duration")
+        duration = _duration(f"{where}: duration", seconds(f"{where}: duration", stated) if stated else None)
         subset_and_duration = (cells.get("subset") or DEFAULT_SUBSET, duration)
         first = metadata.setdefault(name, subset_and_duration)
         if first != subset_and_duration:
@@ -224,7 +245,7 @@ def _videos_of_rows(path: Path, header: list[str], rows: Iterable[tuple[int, lis
             )
         actions.setdefault(name, [])
         if cells["start"] or cells["end"] or cells["label"]:
-            start, end = (_seconds(f"{where}: {side}", cells[side]) for side in ("start", "end"))
+            start, end = (seconds(f"{where}: {side}", cells[side]) for side in ("start", "end"))
             actions[name].append(_action(where, start, end, cells["label"]))
     return {
         name: Video(name, subset, duration, _by_start(actions[name]))
@@ -256,18 +277,6 @@ def _action(where: str, start: float, end: float, label: object) -> Action:
     if start > end:
         raise ValueError(f"{where}: start {start:g} s is after end {end:g} s, want start before end")
     return Action(start, end, label.strip())
-
-
-def _seconds(where: str, value: object) -> float:
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
-        seconds = plain_number(value) if isinstance(value, str) else float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{where}: got {short(value)}, want a number of seconds") from None
-    if not math.isfinite(seconds):
-        raise ValueError(f"{where}: got {short(value)}, want a finite number of seconds")
-    return seconds
 
 
 def _duration(where: str, value: object) -> float | None:

@@ -11,7 +11,7 @@ from test_tools_labels_boris import AGGREGATED, project
 from test_tools_labels_elan import SAMPLE as ELAN
 from test_tools_labels_via import PROJECT as VIA
 
-from pipeline.annotations import read_annotations
+from pipeline.annotations import Action, Video, read_annotations
 from tools.convert_annotations import main as convert
 from tools.labels.formats import WRITABLE
 from tools.make_shards import main as make_shards
@@ -220,6 +220,23 @@ def test_make_shards_names_the_converter_for_a_file_of_a_labelling_tool(folder, 
         "columns are separated by commas"
         in CliRunner().invoke(make_shards, ["videos", _semicolons(folder), "--out", "shards"]).stderr
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Video;Start;End;Label;Subset;Duration\r\na.mp4;4,5;0:06;run, jump;x;9,5\r\n",
+        'video\tstart\tend\ttype\tsubset\tduration\na.mp4\t4.5\t0:00:06\t"run, jump"\tx\t9.5\n',
+        'video,start,end,label,subset,duration\na.mp4,"4,5",6.0,"run, jump",x,"9,5"\n',
+    ],
+    ids=["semicolons", "tabs", "decimal commas"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_as_a_spreadsheet_saves_it_becomes_one_for_make_shards(folder, text, encoding):
+    (folder / "table.csv").write_text(text, encoding=encoding, newline="")
+    run("table.csv", "--out", "made.csv")
+    wanted = Video("a.mp4", "x", 9.5, (Action(4.5, 6.0, "run, jump"),))
+    assert read_annotations("made.csv") == {"a.mp4": wanted}
 
 
 def _semicolons(folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.annotations import CSV_COLUMNS, DEFAULT_SUBSET, read_annotations
+from pipeline.annotations import CSV_COLUMNS, DEFAULT_SUBSET, Video, read_annotations, read_table
 from train.detections import read_detections
 
 from .labelled import (
@@ -22,7 +22,7 @@ from .labelled import (
     timed,
 )
 from .models import Number, Text, parsed
-from .text_files import header_of, seconds_text, table_text
+from .text_files import header_of, seconds, seconds_text, table_text
 
 READ_LATER = "make-shards reads it from the files"
 
@@ -35,13 +35,13 @@ class Detection(BaseModel):
     score: Number
 
 
+def _fits(names: set[str]) -> bool:
+    return set(CSV_COLUMNS) - {"label"} <= names and bool({"label", "type"} & names)
+
+
 def is_csv(text: str) -> bool:
-    """Whether a text is a table that make-shards reads."""
-
-    def fits(names: set[str]) -> bool:
-        return set(CSV_COLUMNS) - {"label"} <= names and bool({"label", "type"} & names)
-
-    return header_of(text, fits) is not None
+    """Whether a text is a table that make-shards reads, or one whose separator a spreadsheet chose."""
+    return header_of(text, _fits) is not None
 
 
 def is_activitynet(document: Any) -> bool:
@@ -55,7 +55,7 @@ def is_detections(document: Any) -> bool:
 
 
 def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
-    """Annotations as make-shards reads them."""
+    """Annotations as make-shards reads them, or in a table with other separators and ways to write times."""
     return [
         LabelledVideo(
             video.key,
@@ -67,8 +67,15 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
             video.duration,
             subset=video.subset,
         )
-        for video in read_annotations(file.path).values()
+        for video in _annotated(file).values()
     ]
+
+
+def _annotated(file: LabelFile) -> dict[str, Video]:
+    header = header_of(file.text, _fits)
+    if header is None:
+        return read_annotations(file.path)
+    return read_table(file.path, file.text, separator=header[1], seconds=seconds)
 
 
 def read_results(file: LabelFile, report: Report) -> list[LabelledVideo]:
