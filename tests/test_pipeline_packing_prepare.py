@@ -79,6 +79,12 @@ def test_linked_folders_are_searched_and_hidden_ones_are_not_by_all_commands(tmp
     assert VideoFolder(tmp_path / "in").files == ["c.mp4", "footage/sub/b.mp4"]
 
 
+def test_names_differ_in_more_than_the_case_of_letters_where_folders_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "mon/cam.MP4", "tue/cam.mp4", "tue/End.mp4", "tue/end.mp4")
+    assert list(find_videos(["mon", "tue"])) == ["mon/cam", "End", "tue/cam", "end"]
+
+
 # encoder, FFmpeg's name of the container, pixel format: what is under endings that no camera writes
 ENDINGS = {
     ".gif": ("gif", "gif", "rgb8"),

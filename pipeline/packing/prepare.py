@@ -98,7 +98,8 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
     """The files that arguments name, by names that tell them apart; in order, each once.
 
     A file's name is its own without the ending. Where another file has the same, it is with the ending, and
-    then with as many folders in front as it takes, between slashes.
+    then with as many folders in front as it takes, between slashes. Letters that differ in case alone are no
+    difference, where there is another: on many disks `cam.MP4.srt` and `cam.mp4.srt` are one file.
     An argument is a file (of any name), a folder (searched for videos at any depth) or a glob.
     Raises ValueError for one that leads to no file.
     """
@@ -108,7 +109,12 @@ def find_videos(arguments: Iterable[str]) -> dict[str, Path]:
             found.setdefault(Path(os.path.realpath(path)), path)
     choices = {path: _names_of(path) for path in found.values()}
     uses = Counter(name for names in choices.values() for name in set(names))
-    return {next((name for name in names if uses[name] == 1), names[-1]): p for p, names in choices.items()}
+    folded = Counter(name for names in choices.values() for name in {*map(str.casefold, names)})
+    return {
+        next((name for name in names if folded[name.casefold()] == 1), None)
+        or next((name for name in names if uses[name] == 1), names[-1]): path
+        for path, names in choices.items()
+    }
 
 
 def _names_of(path: Path) -> list[str]:
