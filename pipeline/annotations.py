@@ -240,8 +240,9 @@ def _videos_of_rows(
         subset_and_duration = (cells.get("subset") or DEFAULT_SUBSET, duration)
         first = metadata.setdefault(name, subset_and_duration)
         if first != subset_and_duration:
+            here, above = (_subset_and_duration(*each) for each in (subset_and_duration, first))
             raise ValueError(
-                f"{where}: {name} has {subset_and_duration}, further up {first}; want one subset and duration"
+                f"{where}: {shown(name, 80)} has {here}, further up {above}; want one for a video"
             )
         actions.setdefault(name, [])
         if cells["start"] or cells["end"] or cells["label"]:
@@ -251,6 +252,10 @@ def _videos_of_rows(
         name: Video(name, subset, duration, _by_start(actions[name]))
         for name, (subset, duration) in metadata.items()
     }
+
+
+def _subset_and_duration(subset: str, duration: float | None) -> str:
+    return f"subset {short(subset)}" + ("" if duration is None else f" and duration {duration:g}")
 
 
 def _cells(where: str, header: list[str], row: list[str]) -> dict[str, str]:

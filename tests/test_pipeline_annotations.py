@@ -129,6 +129,11 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
             "want 4 (video,start,end,label); columns are separated",
         ),
         ("a.csv", "video,start,end,label,end\n", "line 1: a column stands twice"),
+        (
+            "a.csv",
+            "video,start,end,label,subset\nv,1,2,a,test\nv,1,2,a,\n",
+            "line 3: v has subset 'training', further up subset 'test'; want one",
+        ),
         ("a.csv", "video,start,end,label,,\nv,1,2,a,,,x\n", "line 2: got 7 cells, want 4 (video,start,end,"),
         ("a.csv", "video,start,end,label\n", "no video in it"),
         ("a.csv", "video,start,end,label\nv,1,2\n", "line 2: got 3 cells, want 4"),

@@ -348,6 +348,14 @@ def test_links_to_folders_are_followed_and_no_file_gets_a_second_name(tmp_path):
     assert VideoFolder(tmp_path / "linked").files == ["all/b.mp4", "all/far/c.mp4"]
 
 
+def test_a_folder_that_is_not_there_is_called_so(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(ValueError, match="vidoes: no such folder, want a folder of videos"):
+        VideoFolder(tmp_path / "vidoes")
+    with pytest.raises(ValueError, match="a.mp4: is a file, want a folder of videos"):
+        VideoFolder(tmp_path / "a.mp4")
+
+
 def test_two_names_of_one_file_are_refused(videos, tmp_path):
     path = annotate(tmp_path / "a.json", {"one": entry((0, 1, "a")), "v_one.mp4": entry((1, 2, "a"))})
     done = run(videos, path, "--out", tmp_path / "out")

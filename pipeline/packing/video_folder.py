@@ -31,6 +31,9 @@ class VideoFolder:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        if not self.folder.is_dir():
+            found = "is a file" if self.folder.exists() else "no such folder"
+            raise ValueError(f"{folder}: {found}, want a folder of videos")
         self.files = sorted(files_under(self.folder))
         if not self.files:
             raise ValueError(f"{folder}: no file in it, want a folder of videos")
