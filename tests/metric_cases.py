@@ -55,3 +55,13 @@ def tiou(a: tuple[float, float], b: tuple[float, float]) -> float:
     inside = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     union = (a[1] - a[0]) + (b[1] - b[0]) - inside
     return inside / union if union > 0 else 0.0
+
+
+def area_under_interpolated_curve(precision: list[float], recall: list[float]) -> float:
+    """Sum of recall steps, each times the best precision reached at that recall or a higher one."""
+    area, before = 0.0, 0.0
+    for i, value in enumerate(recall):
+        if value > before:
+            area += (value - before) * max(precision[i:])
+            before = value
+    return area

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import refused
 from painted_video import number_of, painted_video
 
 from tools.bench_data import main, table
@@ -73,7 +74,4 @@ def test_own_videos_are_packed_first(tmp_path):
 )
 def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    result = bench(*options)
-    assert result.exit_code == 2
-    lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and message in lines[0]
+    assert message in refused(main, *SMALL, *options)

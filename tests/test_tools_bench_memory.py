@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from commands import refused
 
 from tools.bench_memory import main
 from tools.benchmarks.memory import MODES
@@ -69,7 +70,4 @@ def test_lower_precision_saves_fewer_bytes(tmp_path):
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_measured(options, message):
-    result = bench(*SMALL, *options)
-    assert result.exit_code == 2
-    lines = [line for line in result.output.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert message in refused(main, *SMALL, *options)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import refused
 
 from tools.bench_step import main, table
 from tools.benchmarks import step
@@ -153,7 +154,4 @@ def test_rows_hold_every_mode_and_the_savings_show(tmp_path):
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_measured(options, message):
-    result = bench(*options)
-    assert result.exit_code == 2
-    lines = [line for line in result.output.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert message in refused(main, *SMALL, *options)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
-from tiny_run import make_shards_of, run
+from tiny_run import assert_same_weights, make_shards_of, run, weights
 
 from model.detector.actionformer.detector import ActionFormer
 from train.eval import main as evaluate
@@ -32,10 +29,6 @@ def shards(tmp_path_factory):
     return make_shards_of(tmp_path_factory.mktemp("tiny"))
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "checkpoints" / "last" / "model.safetensors")
-
-
 @pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize("window_seconds", ["null", 1.5])
@@ -51,9 +44,8 @@ def test_it_trains_resumes_exactly_and_evaluates_on_both_kinds_of_windows(
         assert run(shards, cut, **options).exit_code != 0
     again = run(shards, cut, "--resume", **options)
     assert again.exit_code == 0, again.output
-    ours, theirs = weights(whole), weights(cut)
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert 1 < ours["detector.normaliser.value"].item() < 100
+    assert_same_weights(whole, cut)
+    assert 1 < weights(whole)["detector.normaliser.value"].item() < 100
     metrics = json.loads((whole / "metrics.json").read_text())
     out = ["--out", str(tmp_path / "detections.json")]
     result = CliRunner().invoke(evaluate, ["--checkpoint", str(whole), "--json", "--quiet", *out])

@@ -30,21 +30,6 @@ def found(start: float, end: float, label: str, score: float) -> dict:
 # --- a straightforward loop over pandas rows, written from the protocol's definition ------------------------
 
 
-def overlap(a: tuple[float, float], b: tuple[float, float]) -> float:
-    inside = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
-    return inside / ((a[1] - a[0]) + (b[1] - b[0]) - inside)
-
-
-def area_under_interpolated_curve(precision: list[float], recall: list[float]) -> float:
-    """Sum of recall steps, each times the best precision reached at that recall or a higher one."""
-    area, before = 0.0, 0.0
-    for i, value in enumerate(recall):
-        if value > before:
-            area += (value - before) * max(precision[i:])
-            before = value
-    return area
-
-
 def slow_class_ap(true: pd.DataFrame, detected: pd.DataFrame, tiou: tuple[float, ...]) -> list[float]:
     detected = detected.sort_values("score", ascending=False, kind="stable")  # equal scores: file order
     taken = {threshold: set() for threshold in tiou}
@@ -52,7 +37,7 @@ def slow_class_ap(true: pd.DataFrame, detected: pd.DataFrame, tiou: tuple[float,
     for _, row in detected.iterrows():
         options = []
         for index, action in true[true["video"] == row["video"]].iterrows():
-            value = overlap((row["start"], row["end"]), (action["start"], action["end"]))
+            value = metric_cases.tiou((row["start"], row["end"]), (action["start"], action["end"]))
             options.append((value, index))
         options.sort(reverse=True)
         for threshold in tiou:
@@ -63,7 +48,7 @@ def slow_class_ap(true: pd.DataFrame, detected: pd.DataFrame, tiou: tuple[float,
     for threshold in tiou:
         right = np.cumsum(hits[threshold])
         precision = right / np.arange(1, len(right) + 1)
-        result.append(area_under_interpolated_curve(list(precision), list(right / len(true))))
+        result.append(metric_cases.area_under_interpolated_curve(list(precision), list(right / len(true))))
     return result
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from metric_cases import SEEDS, TIOU, found, random_case, tiou, video
+from metric_cases import SEEDS, TIOU, area_under_interpolated_curve, found, random_case, tiou, video
 
 from pipeline.annotations import read_annotations
 from train.evaluation.characteristics import BINS, NAMES, bin_values, characteristics_of
@@ -73,12 +73,7 @@ def slow_normalised_ap(right: list[bool], num_true: int, average: float) -> floa
         share = hits / num_true * average
         recall.append(hits / num_true)
         precision.append(share / (share + position + 1 - hits))
-    area, before = 0.0, 0.0
-    for i, value in enumerate(recall):
-        if value > before:
-            area += (value - before) * max(precision[i:])
-            before = value
-    return area
+    return area_under_interpolated_curve(precision, recall)
 
 
 def class_sizes(truth) -> dict[str, int]:

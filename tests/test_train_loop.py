@@ -14,7 +14,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from tiny_run import make_shards_of, run, start, start_and_hold
+from tiny_run import assert_same_weights, make_shards_of, run, start, start_and_hold, weights
 
 from pipeline.dataset import Dataset
 from train import inference, loop
@@ -46,17 +46,6 @@ def complete(shards, tmp_path_factory) -> Path:
 def events(out: Path, kind: str) -> list[dict]:
     lines = (out / "log.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "checkpoints" / "last" / "model.safetensors")
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
 
 
 @pytest.mark.slow

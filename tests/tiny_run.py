@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 from click.testing import CliRunner
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
@@ -81,6 +83,18 @@ def start_and_hold(shards: Path, out: Path, step: int, **changes: object) -> sub
         time.sleep(0.02)
     assert change.si_code == os.CLD_STOPPED, process.communicate()[1]
     return process
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Of a run's last checkpoint."""
+    return load_file(out / "checkpoints" / "last" / "model.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.equal(theirs[name]), name
 
 
 def _process(command: list[str]) -> subprocess.Popen:
