@@ -134,6 +134,13 @@ def test_slides_change_in_the_second_in_which_they_did():
     assert moving_rate([0.0, 7.0, 31.0, 47.0, 50.0, 81.0], None) == 1
 
 
+def test_each_of_a_few_slides_is_packed_for_as_long_as_it_is_shown(tmp_path):
+    source = video(tmp_path, stamps=[0, 50, 130, 170], fps=10)  # each within half of their mean distance
+    data, metadata, result = transcode(source, EncodingSpec())
+    assert not metadata.steady and "pause" in dict(metadata.remarks)
+    assert result.fps == 1 and numbers_shown(data)[:18] == [0] * 5 + [1] * 8 + [2] * 4 + [3]
+
+
 def test_the_first_frame_fills_the_time_before_it(tmp_path):
     video(tmp_path, container="matroska", stamps=range(50, 100), sound_from=0.0)
     data, source, result = transcode(tmp_path / "made.bin", EncodingSpec(fps=Fraction(5)))

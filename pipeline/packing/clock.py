@@ -70,6 +70,7 @@ class Clock:
 
 
 def is_steady(times: Sequence[float], fps: Fraction) -> bool:
-    """Whether every frame k lies within half a frame of k / fps."""
+    """Whether every frame k lies within half a frame, and half a second, of k / fps."""
     rate = float(fps)
-    return all(abs(time * rate - number) <= 0.5 for number, time in enumerate(times))
+    near = min(0.5, 0.5 * rate)  # in frames
+    return all(abs(time * rate - number) <= near for number, time in enumerate(times))

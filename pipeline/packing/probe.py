@@ -51,9 +51,10 @@ class VideoMetadata:
     duration: exact seconds from 0 s to the end of the last frame's time on screen. begin: when the first
     frame is shown. fps: frames per second of the time stamps. width, height: pixels as stored, of the first
     frame. rotation: degrees counter-clockwise that turn the stored picture upright. aspect: width of a pixel
-    over its height. steady: every frame lies within half a frame of begin + k / fps. transfer: "PQ" or "HLG"
-    for high dynamic range, else None. formats: size and pixel format of all frames, as "64x48 yuv420p", in
-    the order of their first frames. remarks: (kind, text) of what is out of the ordinary.
+    over its height. steady: every frame lies within half a frame, and half a second, of begin + k / fps.
+    transfer: "PQ" or "HLG" for high dynamic range, else None. formats: size and pixel format of all frames,
+    as "64x48 yuv420p", in the order of their first frames. remarks: (kind, text) of what is out of the
+    ordinary.
     """
 
     duration: Fraction
