@@ -310,6 +310,8 @@ def test_names_that_look_the_same_are_told_and_others_are_not():
         (["train", "training"], [], "subsets 'train' and 'training' are 2 subsets"),
         (["Fold 1", "fold1"], [], "subsets 'Fold 1' and 'fold1' are 2 subsets"),
         ([], ["Pick up", "pick-up", "pick_up", "put"], "labels 'Pick up' and 'pick-up' and 'pick_up' are 3"),
+        ([], ["\xdcben", "U\u0308ben", "Uben"], r"labels 'U\u0308ben' and '\xdcben' are 2 classes"),
+        ([], ["pick up", "pick\xa0up"], r"labels 'pick up' and 'pick\xa0up' are 2 classes"),
     ):
         (warning,) = name_warnings(subsets, labels)
         assert text in warning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ USUAL = {*MEANINGS, *MEANINGS.values()}
 
 
 def normalised(name: str) -> str:
-    """A name without case, spaces, hyphens and underscores, which the eye overlooks."""
-    return re.sub(r"[\s_-]+", "", name.casefold()) or name
+    """A name without case, spaces, hyphens and underscores, which the eye overlooks, in composed letters."""
+    composed = unicodedata.normalize("NFKC", name)  # macOS writes an umlaut as a letter and dots
+    return re.sub(r"[\s_-]+", "", composed.casefold()) or name
 
 
 def meaning_of(subset: str) -> str:
@@ -70,4 +72,7 @@ def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    return " and ".join(repr(shown(name, 80)) for name in names)
+    """The names; in code points where two look the same."""
+    looks = [unicodedata.normalize("NFKC", name) for name in names]
+    same = len(set(looks)) < len(looks)
+    return " and ".join(ascii(name[:80]) if same else repr(shown(name, 80)) for name in names)
