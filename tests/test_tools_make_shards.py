@@ -370,6 +370,13 @@ def test_a_subset_without_an_action_gets_a_warning(videos, tmp_path):
 
 
 @pytest.mark.slow
+def test_many_actions_outside_of_their_videos_get_a_warning(videos, tmp_path):
+    rows = [f"one,{start},{start + 0.5},run" for start in (0, 25, 50, 75)]
+    (tmp_path / "a.csv").write_text("\n".join(["video,start,end,label", *rows]) + "\n")
+    done = run(videos, tmp_path / "a.csv", "--check")
+    assert "warning: 3 of 4 actions lie outside of their videos and are left out" in done.stdout
+
+
 def test_a_name_that_is_only_similar_is_found_and_shown(tmp_path):
     folder = tmp_path / "videos"
     for file in ("a.mp4", "c\u00e4fe 1.mp4", "north/day.mp4", "v_b.mp4", "b.mp4"):

@@ -18,6 +18,7 @@ from tools.dataset.statistics import actions_per_class
 
 MAX_LINES = 20  # of a list on the screen; the files and --json have all of them
 MAX_FILES = 5  # named in a line
+MANY_OUTSIDE = 0.1  # share of the actions; annotations of public data sets have a few such
 
 
 def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> dict[str, Any]:
@@ -37,7 +38,11 @@ def summary_of(plan: PackingPlan, results: Sequence[PackResult], state: str) -> 
         "repairs": [asdict(repair) for result in results for repair in result.repairs],
         "unnamed": plan.unnamed,
         "similar": {v.source: v.file for v in videos if v.file and not is_named(v.source, v.file)},
-        "warnings": [*name_warnings({video.subset for video in videos}, per_class), *_without_actions(good)],
+        "warnings": [
+            *name_warnings({video.subset for video in videos}, per_class),
+            *_without_actions(good),
+            *_outside(results),
+        ],
     }
 
 
@@ -49,6 +54,18 @@ def _without_actions(videos: Sequence[PackedVideo]) -> list[str]:
         f"subset {shown(name)!r} has no action: a run can neither train nor validate on it"
         for name in subsets
         if name not in with_actions
+    ]
+
+
+def _outside(results: Sequence[PackResult]) -> list[str]:
+    """A warning where so many actions lie outside of the videos that their times may be none of these."""
+    lost = sum(repair.kind == "outside" for result in results for repair in result.repairs)
+    annotated = lost + sum(len(result.video.actions) for result in results if result.video.reject is None)
+    if lost <= MANY_OUTSIDE * annotated:
+        return []
+    return [
+        f"{lost} of {annotated} actions lie outside of their videos and are left out; are the times seconds "
+        "of these files? Of frame numbers leantad convert-annotations --from frames --fps RATE makes them"
     ]
 
 
