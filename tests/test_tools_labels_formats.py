@@ -226,3 +226,11 @@ def test_every_format_says_what_it_is():
     titles = json.dumps({name: each.title for name, each in FORMATS.items()})
     assert all(each.suffix.startswith(".") and each.title in titles for each in FORMATS.values())
     assert all(each.read or each.write for each in FORMATS.values())
+
+
+def test_a_table_of_frame_numbers_may_state_subsets():
+    text = "video,label,start_frame,end_frame,fps,subset\na,run,0,25,25,validation\nb,,,,,\n"
+    videos, _ = read_text_as("frames", text, "t.csv")
+    assert [(video.name, video.subset) for video in videos] == [("a", "validation"), ("b", "training")]
+    with pytest.raises(ValueError, match="line 3: a is of subset 'test', further up 'validation'; want one"):
+        read_text_as("frames", text.replace("b,,,,,", "a,,,,,test"), "t.csv")

@@ -1,13 +1,16 @@
 """Tables of frame numbers: video, label, start frame, end frame; the frame rate is --fps or a column.
 
 Frame 0 begins at 0 s, and a frame number stands for the moment at which the frame begins: an action from
-frame 25 to 50 of a video of 25 frames a second lasts from 1 s to 2 s.
+frame 25 to 50 of a video of 25 frames a second lasts from 1 s to 2 s. A column `subset` is read, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+
+from pipeline.annotations import DEFAULT_SUBSET
+from pipeline.text import short, shown
 
 from .labelled import (
     LabelFile,
@@ -48,11 +51,16 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
     """The rows by video; one that has only a video says that nothing happens in it."""
     labels: dict[str, list[TimedLabel]] = {}
     rates: dict[str, Fraction] = {}
+    subsets: dict[str, str] = {}
     for row in rows_of(file.path, file.text, _fits_loosely, WANT):
         name = row.cell(*VIDEO)
         if not name:
             raise ValueError(f"{row.where}: no video, want its name")
         found = labels.setdefault(name, [])
+        subset = row.cell("subset", "split") or DEFAULT_SUBSET
+        if subsets.setdefault(name, subset) != subset:
+            here, above = short(subset), short(subsets[name])
+            raise ValueError(f"{row.where}: {shown(name)} is of subset {here}, further up {above}; want one")
         cells = [row.cell(*choices) for choices in (ANY_START, ANY_END, LABEL)]
         if any(cells):
             fps = file.frame_rate(_stated(row))
@@ -62,7 +70,10 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
                 for side, cell in zip(("start", "end"), cells, strict=False)
             )
             found += timed(report, start, end, cells[2])
-    return [LabelledVideo(name, by_start(found), fps=rates.get(name)) for name, found in labels.items()]
+    return [
+        LabelledVideo(name, by_start(found), fps=rates.get(name), subset=subsets[name])
+        for name, found in labels.items()
+    ]
 
 
 def _stated(row: Row) -> Fraction | None:
