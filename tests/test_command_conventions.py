@@ -206,6 +206,27 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "code", "errors"),
+    [
+        ("click.echo('a')", 1, ""),
+        ("raise ValueError('what')", 2, "error: what\n"),
+        ("click.echo('a', err=True)", 0, "a\n"),
+    ],
+)
+def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word(body, code, errors):
+    """As `leantad settings | head -1`, once head has gone; what else is wrong is still said."""
+    text = "import click\nfrom train.cli import Command\n@click.command(cls=Command)\n"
+    text += f"def main():\n    {body}\nmain()"
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (code, errors)
+
+
 def test_what_a_compiler_prints_stays_out_of_the_document():
     code = (
         "import subprocess, sys; from train.cli import Output\n"

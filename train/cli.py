@@ -10,6 +10,7 @@ import atexit
 import json
 import math
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,6 +104,13 @@ def exit_on_ctrl_c(advice: str = "") -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def _reader_is_gone() -> bool:
+    """Whether whatever read stdout has ended, as `head` does once it has its lines."""
+    stdout = select.poll()
+    stdout.register(1, 0)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
+
+
 def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) -> None:
     try:
         plain_number(text)
@@ -140,6 +148,8 @@ class Command(click.Command):
         except (ValueError, OSError, MemoryError) as error:
             if os.environ.get("LEANTAD_DEBUG"):
                 raise
+            if isinstance(error, BrokenPipeError) and _reader_is_gone():
+                raise  # click ends without a word where nobody reads
             Output().error(one_line(error))
             sys.stdout.flush()
             ctx.exit(2)
