@@ -70,7 +70,7 @@ def mux_packets(
     delay = max((number - rank for number, rank in enumerate(shown or ())), default=0)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as output:
-        stream = output.add_stream_from_template(template)
+        stream = output.add_stream_from_template(template, opaque=True)
         for number, (data, is_keyframe) in enumerate(packets):
             packet = av.Packet(data)
             packet.stream = stream

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_video import in_own_thread
 from painted_video import painted_video
 
 from pipeline.dataset import Dataset
@@ -69,6 +70,16 @@ def test_key_frames_of_an_open_gop_of_hevc_are_enough_where_nothing_is_reordered
     assert (numbers.tolist(), count) == ([[1, 2]], 3)
     whole = pixels(path.read_bytes(), range(60), 60, "hevc")
     assert np.array_equal(pixels(data, numbers, count, "hevc"), whole[26:28])
+
+
+def test_a_part_of_av1_is_cut_out_though_its_decoder_encodes_nothing(tmp_path):
+    path, options = tmp_path / "v.mp4", {"preset": "12", "svtav1-params": "pred-struct=1"}
+    encode = in_own_thread(painted_video)  # SVT-AV1 makes its caller a real-time thread
+    path.write_bytes(encode(60, size=(64, 64), codec="libsvtav1", gop=20, options=options))
+    data, numbers, count = PackedFile(path, 60).encoded_frames(np.array([[42, 43]]))
+    assert (numbers.tolist(), count) == ([[2, 3]], 4)
+    whole = pixels(path.read_bytes(), range(60), 60, "libdav1d")
+    assert np.array_equal(pixels(data, numbers, count, "libdav1d"), whole[42:44])
 
 
 # ------------------------------------------------------------------------------- the same inside of a tar
