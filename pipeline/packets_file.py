@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,14 @@ from .limits import check_bytes
 from .nal_units import begins_anew
 from .packets import FRAME_SECONDS, packets_needed
 from .records import EncodedFrames
+
+
+def _head_of(stream: av.VideoStream, first: bytes) -> bytes:
+    """A file of the first packet alone; empty for a codec that Matroska does not know, as some in .mov."""
+    try:
+        return mux_packets(stream, [(first, True)], ticks=1)
+    except ValueError:
+        return b""
 
 
 class PackedFile:
@@ -41,13 +50,12 @@ class PackedFile:
                     first = first or bytes(packet)
             whole = whole and len(table) == 4 * num_frames
             # opened for each part: it states the codec, in the same time however long the video is
-            self._head = mux_packets(stream, [(first, True)], ticks=1) if whole else b""
-            is_mp4 = "mp4" in container.format.name
+            self._head = _head_of(stream, first) if whole and "mp4" in container.format.name else b""
         positions, self._sizes, stamps, is_key = np.array(table if whole else (), np.int64).reshape(-1, 4).T
         self._positions = positions + self.part.offset
         self.keyframes = np.flatnonzero(is_key)
         starts_with_key = len(self.keyframes) > 0 and self.keyframes[0] == 0
-        self.in_order = is_mp4 and whole and starts_with_key and bool((np.diff(stamps) > 0).all())
+        self.in_order = bool(self._head) and starts_with_key and bool((np.diff(stamps) > 0).all())
 
     def encoded_frames(self, frames: NDArray[np.int64]) -> EncodedFrames:
         """A video of the packets that `frames` need. Raises ValueError if the file has become shorter."""

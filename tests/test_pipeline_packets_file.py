@@ -82,6 +82,28 @@ def test_a_part_of_av1_is_cut_out_though_its_decoder_encodes_nothing(tmp_path):
     assert np.array_equal(pixels(data, numbers, count, "libdav1d"), whole[42:44])
 
 
+@pytest.mark.parametrize(("codec", "container"), [("huffyuv", "avi"), ("libvpx-vp9", "matroska")])
+def test_of_other_containers_the_whole_is_given_also_where_matroska_knows_no_such_codec(
+    tmp_path, codec, container
+):
+    path = tmp_path / "v"
+    path.write_bytes(painted_video(40, codec=codec, container=container, pix_fmt="yuv422p", options={}))
+    data, numbers, count = PackedFile(path, 40).encoded_frames(frames := np.array([[30, 31]]))
+    assert data == path.read_bytes() and numbers is frames and count == 40
+
+
+def test_a_file_of_mp4_whose_codec_matroska_does_not_know_is_given_whole(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(painted_video(40))
+    assert PackedFile(path, 40).in_order
+
+    def refused(*_, **__):
+        raise ValueError("'matroska' format does not support 'x' codec")
+
+    monkeypatch.setattr("pipeline.packets_file.mux_packets", refused)
+    assert not PackedFile(path, 40).in_order
+
+
 # ------------------------------------------------------------------------------- the same inside of a tar
 
 
