@@ -50,11 +50,12 @@ def encode_clip(
 
 def _encode(codec: str, size: tuple[int, int], num_frames: int) -> bytes | None:
     import av
+    from av.codec.codec import UnknownCodecError
 
     encoder, container, options = CLIPS[codec]
     try:
         av.codec.Codec(encoder, "w")
-    except av.FFmpegError:
+    except UnknownCodecError:
         return None
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
@@ -114,7 +115,8 @@ def try_codec(codec: str, device: str) -> CheckResult:
     try:
         data = encode_clip(codec)
         if data is None:
-            return CheckResult(OK, f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here")
+            text = f"{where}: not tried, PyAV has no {CLIPS[codec][0]} here"
+            return CheckResult(BROKEN, text, REINSTALL) if codec in PACKED else CheckResult(OK, text)
         if device != "cpu" and (reason := gpu_refusal(data, codec)):
             return CheckResult(OK, f"{where}: left to the CPU: {reason}")
         error, decoder = decode_error(data, device)
