@@ -9,6 +9,8 @@ import pytest
 from viewer_cases import GROUND_TRUTH, RESULTS, found, video
 
 from tools.viewer.content import collect, index_row, order_of, video_data, video_errors
+from tools.viewer.media import VideoFinder
+from tools.viewer.summaries import index_summary, remarks_on, video_summary
 
 
 def test_a_page_says_where_each_detection_lies_and_how_well_it_fits():
@@ -123,3 +125,20 @@ def test_the_time_axis_reaches_the_last_segment_or_the_stated_end():
     assert [video_data(collect(results, None), i)["length"] for i in (0, 1)] == [9.0, 1.0]
     assert video_data(collect(results, None, {"b": 4.0}), 1)["length"] == 4.0
     assert video_data(collect(results, {"a": video("a", duration=None)}, {"a": 20.0}), 0)["length"] == 20.0
+
+
+def test_names_that_only_detections_or_only_the_ground_truth_have_are_remarked_on():
+    results = {**RESULTS, "stray": [found(0, 1, "run", 0.5)], "torn": []}
+    ground_truth = {**GROUND_TRUTH, "lost": video("lost", (0, 1, "swim"))}
+    page_data, finder = collect(results, ground_truth), VideoFinder()
+    assert remarks_on(page_data, ground_truth, finder, {"torn": "is cut"}) == [
+        "1 video of the ground truth without an entry in the detections, not listed here: 'lost'",
+        "Not in the ground truth, shown as if nothing happened in them: 'stray'",
+        "Detected classes that have no true action anywhere: 'fly'",
+    ]
+    assert index_summary(page_data) == ["6 videos", "9 detections", "5 true actions"]
+    assert video_summary(page_data, 0, None) == ["8.0 s", "4 detections", "2 true actions"]
+    assert video_summary(page_data, 5, "is cut") == ["not read: is cut", "0 true actions"]
+    plain = collect(RESULTS, None)
+    assert remarks_on(plain, None, finder, {}) == [] and index_summary(plain) == ["4 videos", "8 detections"]
+    assert video_summary(plain, 2, None) == ["1.0 s", "0 detections"]
