@@ -1,8 +1,9 @@
-"""Opens HDF5 files that may be damaged or somebody else's: what is wrong is a ValueError of one line."""
+"""Writes HDF5 files; opens those that may be damaged or somebody else's, with a ValueError of one line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,12 +11,44 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
+from .files import replacing
 from .text import short
 
 Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
+SPARE_BYTES = 4 << 20  # of an open file: what HDF5 writes beside the arrays, and holds back
+
 # What h5py raises for a file whose structure is damaged, besides ValueError and OSError.
 DAMAGED = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[tuple[h5py.File, Callable[[int], None]]]:
+    """A new HDF5 file, whole or not at all, and what reserves room on the disk for so many bytes.
+
+    Reserve before you write: where a write fails, HDF5 crashes the process; where no room is left, the second
+    raises OSError, and the file goes.
+    """
+    with replacing(path) as partial:
+        with h5py.File(partial, "w") as file:
+            reserved = 0
+
+            def reserve(num_bytes: int) -> None:
+                nonlocal reserved
+                end = file.id.get_filesize() + num_bytes + SPARE_BYTES
+                if end <= reserved:
+                    return
+                try:
+                    os.posix_fallocate(file.id.get_vfd_handle(), reserved, end - reserved)
+                except OSError as error:
+                    raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+                reserved = end
+
+            reserve(0)
+            yield file, reserve
+            file.flush()
+            size = file.id.get_filesize()
+        os.truncate(partial, size)
 
 
 @contextmanager

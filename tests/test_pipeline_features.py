@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from full_disk import files_of_at_most
 
 from pipeline.annotations import Action
 from pipeline.features.dataset import FeatureDataset, open_any, open_of_settings
@@ -49,6 +50,13 @@ def take(loader, count):
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_a_full_disk_is_an_error_before_hdf5_meets_it_and_leaves_nothing(tmp_path):
+    """HDF5 itself crashes the process, then or at its end."""
+    with files_of_at_most(6_000_000), pytest.raises(OSError, match="File too large: .*full.h5"):
+        write(tmp_path / "full.h5", [(video(name, 100_000), ramp(100_000)) for name in "abcdefgh"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("stored", "wanted"), [(8, 8), (5, 8), (8, 5), (1, 4), (40, 1), (7, 3)])

@@ -7,6 +7,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
+from full_disk import files_of_at_most
 
 from train.postprocess import RawWindow
 from train.raw_outputs import ARRAYS, raw_writer, read_raw, read_raw_header, write_raw
@@ -32,6 +33,13 @@ def path(tmp_path):
         tmp_path / "raw.h5", [window(i, i) for i in range(4)], classes=CLASSES, metadata={"subset": "val"}
     )
     return tmp_path / "raw.h5"
+
+
+def test_a_full_disk_is_an_error_before_hdf5_meets_it_and_leaves_nothing(tmp_path):
+    """HDF5 itself crashes the process, then or at its end."""
+    with files_of_at_most(6_000_000), pytest.raises(OSError, match="File too large: .*full.h5"):
+        write_raw(tmp_path / "full.h5", [window(i, 20_000) for i in range(5)], classes=CLASSES, metadata={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_written_is_read_back_bit_by_bit_in_order(path):

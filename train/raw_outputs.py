@@ -8,7 +8,7 @@ arrays of RawWindow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from pipeline.files import parse_json, replacing
-from pipeline.hdf5 import attributes, member, open_hdf5, reading
+from pipeline.files import parse_json
+from pipeline.hdf5 import attributes, member, open_hdf5, reading, writing
 from pipeline.schemas import Count, Number, Table, Text, finite, validated
 from pipeline.text import short
 from train.postprocess import RawWindow
@@ -32,8 +32,15 @@ ARRAYS = ("segments", "quality", "class_scores", "boundary")
 class RawWriter:
     """Writes windows into an open HDF5 file as they come; see raw_writer."""
 
-    def __init__(self, file: h5py.File, *, classes: Sequence[str], metadata: Mapping[str, Any]):
-        self.num_classes, self.count = len(classes), 0
+    def __init__(
+        self,
+        file: h5py.File,
+        reserve: Callable[[int], None],
+        *,
+        classes: Sequence[str],
+        metadata: Mapping[str, Any],
+    ):
+        self.num_classes, self.count, self.reserve = len(classes), 0, reserve
         file.attrs.update({"format": FORMAT, "version": VERSION, "meta": json.dumps(dict(metadata))})
         # A data set, not an attribute: HDF5 attributes end at 64 KiB, and 1,000 class names may be longer.
         file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
@@ -43,6 +50,7 @@ class RawWriter:
         """Append one window; ValueError if its arrays do not fit together."""
         arrays = {name: np.asarray(getattr(window, name), dtype=np.float32) for name in ARRAYS}
         check_shapes(arrays, window.num_steps, self.num_classes, where=f"raw output of {window.key!r}")
+        self.reserve(sum(array.nbytes for array in arrays.values()))
         group = self.windows.create_group(f"{self.count:06d}")
         start, end = window.window
         group.attrs.update({"key": window.key, "start": start, "end": end})
@@ -58,8 +66,8 @@ def raw_writer(
     path: str | Path, *, classes: Sequence[str], metadata: Mapping[str, Any]
 ) -> Iterator[RawWriter]:
     """A RawWriter whose file takes the name `path` when the block ends, and is removed if it fails."""
-    with replacing(Path(path)) as partial, h5py.File(partial, "w") as file:
-        yield RawWriter(file, classes=classes, metadata=metadata)
+    with writing(Path(path)) as (file, reserve):
+        yield RawWriter(file, reserve, classes=classes, metadata=metadata)
 
 
 def check_shapes(arrays: Mapping[str, Any], num_steps: int, num_classes: int, *, where: str) -> None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import replacing
+from ..hdf5 import writing
 from .dataset import check_finite
 from .records import FORMAT, MOST_STEPS, VERSION, FeatureVideo, description_json
 
@@ -49,7 +49,7 @@ def write_features(
     video whose features are not as stated.
     """
     written: dict[str, FeatureVideo] = {}
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with writing(path) as (file, reserve):
         file.attrs.update({"format": FORMAT, "version": VERSION})
         group = file.create_group("features")
         for video, features in videos:
@@ -64,9 +64,12 @@ def write_features(
                     )
             except ValueError as error:
                 raise ValueError(f"video {video.name}: {error}") from None
+            reserve(stored.nbytes)
             rows = max(1, min(len(stored), CHUNK_BYTES // stored[0].nbytes))
             group.create_dataset(video.key, data=stored, chunks=(rows, num_features))
         document = description_json(
             written, classes=classes, num_features=num_features, settings=dict(settings)
         )
-        file.create_dataset("description", data=json.dumps(document), dtype=h5py.string_dtype())
+        text = json.dumps(document)
+        reserve(len(text))
+        file.create_dataset("description", data=text, dtype=h5py.string_dtype())
