@@ -378,6 +378,23 @@ def test_weights_that_a_step_broke_do_not_replace_the_last_checkpoint(shards, tm
 
 
 @pytest.mark.slow
+def test_a_gpu_without_memory_is_one_line(shards, tmp_path, monkeypatch):
+    def too_large(run, batches, *, interrupted):
+        if run.progress.step == 1:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.75 GiB of "
+                "which 1.50 GiB is free.\nSee documentation for Memory Management"
+            )
+        return train_step(run, batches, interrupted=interrupted)
+
+    monkeypatch.setattr(loop, "train_step", too_large)
+    result = run(shards, tmp_path / "run", run__checkpoint_every=1)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1, result.output
+    asked = "error: the GPU has no memory left (CUDA out of memory. Tried to allocate 2.00 GiB); start anew"
+    assert result.stderr.startswith(asked) and "--resume goes on from" in result.stderr
+
+
+@pytest.mark.slow
 def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
     result = run(
         shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1

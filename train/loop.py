@@ -19,6 +19,7 @@ from pipeline.features.reader import FeatureReader
 from pipeline.order import stable_seed
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
+from train.checkpoint import going_on
 from train.cli import Output
 from train.distributed import any_rank, average_over_ranks, barrier, lost_connection, rank, world_size
 from train.engine import learning_rates, log_scalars
@@ -154,6 +155,15 @@ def not_finite(losses: Sequence[dict[str, float]], batches: Sequence[Batch]) -> 
         f"loss is {loss:g} ({where}) for videos {', '.join(batches[number].keys)}: look at these "
         "videos and their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
         "--resume goes on from the last checkpoint"
+    )
+
+
+def out_of_memory(folder: Path, error: torch.OutOfMemoryError) -> str:
+    """The message for a GPU without memory: how much was asked for, what to do."""
+    return (
+        f"the GPU has no memory left ({str(error).split('. GPU')[0]}); start anew with a smaller "
+        "encoder.clips_per_forward, optimizer.batch_size or data.decode_chunk_mib (leantad plan --memory GIB "
+        f"chooses them); if something else was on the GPU, {going_on(folder)}"
     )
 
 
@@ -330,6 +340,8 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
             measure_anew(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
+    except torch.OutOfMemoryError as error:
+        raise TrainingStopped(out_of_memory(folder, error)) from error
     except RuntimeError as error:
         if world_size() > 1 and lost_connection(error):
             interrupt.keep()
