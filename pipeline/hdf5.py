@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from .text import short
 Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 SPARE_BYTES = 4 << 20  # of an open file: what HDF5 writes beside the arrays, and holds back
+
+# Of file systems that cannot reserve room, where the C library does not do it by hand
+NO_RESERVING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 # What h5py raises for a file whose structure is damaged, besides ValueError and OSError.
 DAMAGED = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError)
@@ -41,6 +45,8 @@ def writing(path: Path) -> Iterator[tuple[h5py.File, Callable[[int], None]]]:
                 try:
                     os.posix_fallocate(file.id.get_vfd_handle(), reserved, end - reserved)
                 except OSError as error:
+                    if error.errno in NO_RESERVING:
+                        return
                     raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
                 reserved = end
 

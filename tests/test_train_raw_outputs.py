@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 
 import h5py
 import numpy as np
@@ -40,6 +42,15 @@ def test_a_full_disk_is_an_error_before_hdf5_meets_it_and_leaves_nothing(tmp_pat
     with files_of_at_most(6_000_000), pytest.raises(OSError, match="File too large: .*full.h5"):
         write_raw(tmp_path / "full.h5", [window(i, 20_000) for i in range(5)], classes=CLASSES, metadata={})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_cannot_reserve_room_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    write_raw(tmp_path / "raw.h5", [window(0)], classes=CLASSES, metadata={})
+    assert len(list(read_raw(tmp_path / "raw.h5"))) == 1
 
 
 def test_what_is_written_is_read_back_bit_by_bit_in_order(path):
