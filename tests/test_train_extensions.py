@@ -10,8 +10,10 @@ import time
 from importlib.metadata import version
 
 import cpuinfo
+import pytest
 
 from train import extensions
+from train.optimizer import has_compiler
 
 HOLD = """
 import sys, time
@@ -88,6 +90,18 @@ def test_a_build_is_announced_once(tmp_path, monkeypatch, capsys):
     assert "compiling DeepSpeed's made_up" in capsys.readouterr().err
     extensions.load_extensions([Builder()])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_choice_of_compiler_is_none(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program in ("c++", "ninja"):
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setenv("CXX", value)
+    assert has_compiler()
+    extensions.load_extensions([Builder()])
+    assert "CXX" not in os.environ  # PyTorch would run a program without a name
 
 
 def test_a_process_asks_what_cpu_this_is_once(monkeypatch):

@@ -75,6 +75,8 @@ def load_extensions(builders: Sequence[Any]) -> None:
     """
     from torch.utils.cpp_extension import _get_build_directory
 
+    if not os.environ.get("CXX", "").strip():  # PyTorch takes an empty one for the name of a compiler
+        os.environ.pop("CXX", None)
     for builder in builders:
         folder = Path(_get_build_directory(builder.name, verbose=False))
         with build_lock(folder.parent), own_ninja():

@@ -127,10 +127,8 @@ class OptimizerSettings(SettingsGroup):
 
 def has_compiler() -> bool:
     """Whether DeepSpeed can build its C++ operations here."""
-    return (
-        shutil.which(os.environ.get("CXX", "c++").split()[0]) is not None
-        and shutil.which("ninja") is not None
-    )
+    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
+    return shutil.which(compiler) is not None and shutil.which("ninja") is not None
 
 
 def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:
