@@ -113,6 +113,7 @@ def test_clips_in_and_around_actions_come_first_and_the_rest_is_drawn():
     more = [labelled(10, 0.5, [[42.0, 58.0]], seed=seed)[0].tolist() for seed in range(100)]
     assert all({3, 4, 5, 6} < set(kept) for kept in more)
     assert {clip for kept in more for clip in kept} == set(range(10))
+    assert more == [labelled(10, 0.5, [[42.0, 58.0]], seed=seed)[0].tolist() for seed in range(100)]
 
 
 @pytest.mark.slow
