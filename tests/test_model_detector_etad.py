@@ -19,6 +19,7 @@ from model.detector.etad.detector import Etad
 from model.detector.etad.losses import boundary_loss, drawn, drawn_class_loss, drawn_tiou_loss
 from model.detector.etad.targets import boundary_targets, matched_segments, refine
 from model.detector.ground_truth import pad_actions
+from model.detector.heads import StageOutput
 from model.detector.settings import DetectorSettings
 from model.segments import pairwise_tiou
 from tools.weights.names.etad import from_authors
@@ -177,6 +178,32 @@ def test_each_setting_of_ours_changes_the_loss(name):
     features = torch.randn(2, 8, 16, generator=generator())
     plain, other = (loss_of(small(**own), features)[0] for own in ({}, {name: OURS[name]}))
     assert plain.item() != other.item()
+
+
+@pytest.mark.parametrize("balancing", ["drawn", "weighted"])
+def test_balancing_by_weights_leaves_nothing_to_be_drawn(balancing):
+    detector, features = small(balancing=balancing), torch.randn(2, 8, 16, generator=generator())
+    detector.settings = detector.settings.model_copy(update={"proposal_sampling": "grid"})
+    one, other = (
+        detector.loss(features, SEGMENTS, LABELS, generator=torch.Generator().manual_seed(seed))[1]
+        for seed in (1, 2)
+    )
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    drawn_parts = {"tiou_class", "tiou_regression", "proposal_boundary"}
+    assert changed == (drawn_parts if balancing == "drawn" else set())
+
+
+def test_class_scores_that_are_right_cost_nothing():
+    detector, anchors = small(class_scores=True), SEGMENTS[0][None]
+    actions = pad_actions(SEGMENTS[:1], LABELS[:1], num_videos=1, num_steps=16, num_classes=3)
+    right = torch.full((1, 2, 3), -40.0)
+    right[0, [0, 1], LABELS[0]] = 40.0
+    none = torch.zeros(1, 2, 2)
+    loss, wrong = (
+        detector._class_loss(StageOutput(none, none, none, none, logits), anchors, actions)
+        for logits in (right, -right)
+    )
+    assert loss < 1e-6 and wrong > 10
 
 
 def test_the_loss_is_a_function_of_the_generator():
