@@ -226,7 +226,8 @@ class _BackwardPass:
         if self.stage.invert and first_branch == 0 and self.stage.on_reconstruction_error is not None:
             # Both are the stage input now, but `current` went through one more branch.
             difference = torch.linalg.vector_norm(current - following)
-            self.stage.on_reconstruction_error(difference / torch.linalg.vector_norm(following))
+            error = difference / torch.linalg.vector_norm(following)
+            self.stage.on_reconstruction_error(torch.where(difference == 0, 0.0, error))  # of zeros, too
         return d_following + d_current
 
     def _last_states(self) -> tuple[Tensor, Tensor]:

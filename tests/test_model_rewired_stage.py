@@ -8,12 +8,14 @@ from functools import partial
 
 import pytest
 import torch
+from reversible_cases import stage
 from rewire_cases import MIB, SlowNetwork, clips, distance, saved_mib, slow_forward, step, tiny
 from torch import Tensor, nn
 
 from model.backbones import build_backbone
 from model.backbones.r2plus1d import BasicBlock
 from model.inverse_accuracy import smallest_beta
+from model.reversible import run_stage
 from model.rewire import rewire
 
 
@@ -143,6 +145,14 @@ def test_reconstruction_error_is_reported():
     assert network.layer1.reconstruction_error is None
     step(network, clips(dtype=torch.float32))
     assert 0 < network.layer1.reconstruction_error.item() < 1e-5  # TOLERANCE of float32
+
+
+def test_a_state_of_zeros_has_no_reconstruction_error_and_hides_no_other():
+    errors, branches = [], stage(3, dtype=torch.float32)
+    x = torch.zeros(2, 6, requires_grad=True)  # tokens that start at zero, say
+    options = {"beta": 1.0, "fixed_point_states": True, "on_reconstruction_error": errors.append}
+    run_stage(branches, x, **options).sum().backward()
+    assert [error.item() for error in errors] == [0.0]
 
 
 @pytest.mark.parametrize("autocast", [False, True])
