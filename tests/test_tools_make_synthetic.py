@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,6 +18,7 @@ from tools.make_synthetic import VideoOptions, main, make_video
 from tools.synthetic.hard_scene import PAN, draw_hard_scenario, draw_view, kind_of
 from tools.synthetic.scene import CLASSES, Action, Scenario, View, draw_scenario, render
 
+ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = VideoOptions(seed=3, size=32, fps=12, shortest=2.0, longest=4.0)
 
 
@@ -30,6 +35,23 @@ def test_a_negative_seed_is_refused_by_its_option(tmp_path):
     done = CliRunner().invoke(main, ["--out", str(tmp_path / "out"), "--seed", "-1", "--train", "1"])
     assert done.exit_code == 2 and "Invalid value for '--seed': -1 is not in the range x>=0" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_processes_that_render_end_with_the_command_that_is_killed(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "make_synthetic.py"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--train", "1000", "--quiet"])
+    while not list(tmp_path.glob("out/videos/*.mp4")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a process renders for nobody"
+        time.sleep(0.01)
 
 
 def test_scenarios_have_up_to_six_actions_of_all_classes_within_the_video():

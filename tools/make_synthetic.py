@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.files import write_bytes, write_json
 from pipeline.packing.encoder import encode_video
+from pipeline.packing.workers import exit_with_parent
 from tools.synthetic.hard_scene import draw_hard_scenario, draw_view
 from tools.synthetic.scene import Scenario, draw_scenario, render
 from train.cli import Command, Output, check_new, force_option, output_options
@@ -67,7 +68,7 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
     (out / "videos").mkdir(parents=True, exist_ok=True)
     wanted = [("training", i) for i in range(train)] + [("validation", i) for i in range(val)]
     database = {}
-    with ProcessPoolExecutor(os.cpu_count()) as workers:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=exit_with_parent) as workers:
         made: Iterable[tuple[Scenario, bytes]] = workers.map(
             make_video, *zip(*wanted, strict=True), repeat(options)
         )

@@ -80,7 +80,7 @@ def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> 
     gc.freeze()  # with all that the parent left; from here on the collector may run
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     tempfile.tempdir = str(journal.temporary)  # this process may be killed; the journal's end is its end
     try:
         journal.commit(*task(job))
@@ -89,8 +89,12 @@ def _run_job(job: Job, journal: Journal, task: Task, error_pipe: Connection) -> 
         sys.exit(1)
 
 
-def _exit_with_parent() -> None:
-    """Wait for the parent to end, then end this process: nobody would read what it writes."""
+def exit_with_parent() -> None:
+    """Let this process end as soon as its parent has: nobody would read what it writes."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
