@@ -182,7 +182,7 @@ def one_line(work) -> str:
 @pytest.mark.slow
 def test_thresholds_of_other_settings_give_the_warning_of_the_command(run, videos, tmp_path, capsys):
     folder = tmp_path / "checkpoint"
-    shutil.copytree(run / "checkpoints" / "best", folder)
+    shutil.copytree(run / "checkpoints" / "last", folder)
     overall = {"score": 0.0, "f1": 0.5}
     thresholds = {"subset": "validation", "overall": overall, "classes": {"jump": overall}}
     (folder / "thresholds.json").write_text(json.dumps(thresholds))

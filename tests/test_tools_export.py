@@ -64,7 +64,7 @@ def test_a_model_file_alone_predicts_byte_for_byte_what_its_run_predicts(trained
     own, other = (
         (folder / "detections.json").read_text() for folder in (tmp_path / "run", elsewhere / "predictions")
     )
-    source = json.dumps(str(trained / "checkpoints" / "best"))
+    source = json.dumps(str(trained / "checkpoints" / "last"))
     assert own.count(source) == 1 and own.replace(source, '"given.leantad"') == other
 
 
@@ -145,7 +145,7 @@ def test_thresholds_per_class_come_with_the_model(trained, model, videos, tmp_pa
     lacking = refused(predict, videos / "second.webm", "--checkpoint", model, *options, tmp_path / "a")
     assert "these weights were not validated" in lacking
     folder = tmp_path / "checkpoint"
-    shutil.copytree(trained / "checkpoints" / "best", folder)
+    shutil.copytree(trained / "checkpoints" / "last", folder)
     scores = [
         entry.score for entry in leantad.load(trained, device="cpu", quiet=True)(videos / "second.webm")
     ]
@@ -167,7 +167,7 @@ def test_thresholds_per_class_come_with_the_model(trained, model, videos, tmp_pa
 
 def test_the_backbone_of_a_given_model_can_be_trained_on(trained, model, tmp_path):
     results = []
-    for name, source in (("run", trained / "checkpoints/best/model.safetensors"), ("file", model)):
+    for name, source in (("run", trained / "checkpoints/last/model.safetensors"), ("file", model)):
         options = ("--backbone", "r2plus1d_tiny", "--source", "leantad")
         done = call(convert_weights, source, *options, "--out", tmp_path / name)
         assert done.exit_code == 0, done.output

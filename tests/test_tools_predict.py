@@ -339,7 +339,7 @@ def test_auto_threshold_leaves_out_what_scores_less_than_its_class_needs(run, vi
     scores = sorted(d["score"] for video in everything.values() for d in video["detections"])
     middle = {"score": scores[len(scores) // 2], "f1": 0.5}
     copy = tmp_path / "copy"
-    shutil.copytree(run / "checkpoints" / "best", copy)
+    shutil.copytree(run / "checkpoints" / "last", copy)
     options = ("--checkpoint", copy, "--auto-threshold", "--out", tmp_path / "some")
     assert "no thresholds; these weights were not validated" in refused(main, videos, *options)
     classes = {"jump": {"score": scores[-1], "f1": 1.0}, "run": {"score": 0.0, "f1": 0.1}}

@@ -17,9 +17,10 @@ from pipeline import files
 from train import checkpoint, distributed
 from train.checkpoint import (
     check_classes,
-    finish_publishing,
+    finish_validation,
     last_checkpoint,
     load_weights,
+    prune,
     read_classes,
     read_packing,
     read_progress,
@@ -52,18 +53,25 @@ def save_some(folder: Path) -> None:
     (folder / "state.json").write_text("{}")
 
 
-def write(run: Path, step: int, *, seed: int = 0, is_best: bool = False, save=save_some) -> Path:
-    return write_checkpoint(
+def write(
+    run: Path, step: int, *, seed: int = 0, is_best: bool = False, due: bool = False, save=save_some
+) -> Path:
+    """A checkpoint, whose validation, if it is the best, is finished, too."""
+    progress = {"step": step, "best": 0.5, "validation_due": due or is_best}
+    folder = write_checkpoint(
         run,
         step,
         state=network(seed=seed).state_dict(),
         settings=SETTINGS,
         classes=CLASSES,
         packing=PACKING,
-        progress={"step": step, "best": 0.5},
+        progress=progress,
         save_resume=save,
-        is_best=is_best,
     )
+    if is_best:
+        progress |= {"validation_due": False}
+        finish_validation(folder, settings=SETTINGS, progress=progress, thresholds=None, is_best=True)
+    return folder
 
 
 def names(run: Path) -> list[str]:
@@ -84,7 +92,7 @@ def test_a_checkpoint_reads_back_as_written(tmp_path):
         assert yaml.safe_load((folder / "settings.yaml").read_text()) == SETTINGS
         assert read_classes(folder) == CLASSES
         assert read_packing(folder) == PACKING
-        assert read_progress(folder) == {"step": 12, "best": 0.5}
+        assert read_progress(folder) == {"step": 12, "best": 0.5, "validation_due": False}
         assert (folder / "resume" / "part").read_text() == "state"
 
 
@@ -152,36 +160,45 @@ def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypa
             patch.setattr(checkpoint.os, point, die)
         elif point != "save_resume":
             patch.setattr(checkpoint, point, die)
-        write(tmp_path, 2, seed=2, is_best=True, save=die if point == "save_resume" else save_some)
+        write(tmp_path, 2, seed=2, save=die if point == "save_resume" else save_some)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         assert read_weights(folder) and read_progress(folder) and (folder / "resume" / "part").exists()
     last = tmp_path / "checkpoints" / "last"
     seed = 2 if point == "prune" else 1
     assert same(read_weights(last), network(seed=seed).state_dict())
     assert read_progress(last)["step"] == seed
-    assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=seed).state_dict())
+    assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=1).state_dict())
     write(tmp_path, 3, seed=3)  # goes on, and clears up
     kept = {os.readlink(tmp_path / "checkpoints" / link) for link in ("last", "best")}
     assert set(names(tmp_path)) == {"last", "best"} | kept
 
 
-def test_killed_between_the_links_best_is_whole_and_the_next_write_works(tmp_path, monkeypatch):
+@pytest.mark.parametrize("point", ["settings.yaml", "best", "progress.json", "prune"])
+def test_killed_in_the_end_of_a_validation_the_best_is_whole_and_the_validation_due(
+    tmp_path, monkeypatch, point
+):
     write(tmp_path, 1, seed=1, is_best=True)
-    point = checkpoint._set_link
+    folder, checkpoints = write(tmp_path, 2, seed=2, due=True), tmp_path / "checkpoints"
+    found = {"settings": SETTINGS, "progress": {"step": 2}, "thresholds": None, "is_best": True}
 
-    def only_best(link: Path, target: str) -> None:
-        if link.name == "last":
-            raise Killed
-        point(link, target)
+    def dying(function):
+        def die(path, *arguments):
+            if point in (path.name, "prune" if function is prune else ""):
+                raise Killed
+            function(path, *arguments)
+
+        return die
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "_set_link", only_best)
-        write(tmp_path, 2, seed=2, is_best=True)
-    assert read_progress(tmp_path / "checkpoints" / "best")["step"] == 2
-    assert read_progress(tmp_path / "checkpoints" / "last")["step"] == 1
-    write(tmp_path, 2, seed=4)  # the run comes to step 2 again
-    assert same(read_weights(tmp_path / "checkpoints" / "best"), network(seed=2).state_dict())
-    assert same(read_weights(tmp_path / "checkpoints" / "last"), network(seed=4).state_dict())
+        for function in (checkpoint.write_text, checkpoint._set_link, prune):
+            patch.setattr(checkpoint, function.__name__, dying(function))
+        finish_validation(folder, **found)
+    assert os.readlink(checkpoints / "last") == "step_000002"
+    assert read_progress(checkpoints / "last").get("validation_due", False) is not (point == "prune")
+    seed = 2 if point in ("progress.json", "prune") else 1
+    assert same(read_weights(checkpoints / "best"), network(seed=seed).state_dict())
+    finish_validation(folder, **found)  # validated again
+    assert names(tmp_path) == ["best", "last", "step_000002"]
 
 
 @pytest.mark.parametrize(
@@ -302,38 +319,15 @@ def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, 
     assert names(tmp_path) == ["last", "step_000002"]
 
 
-def killed_between_the_links(run: Path, monkeypatch) -> None:
-    """A run of two checkpoints, the second of which is already the best, but not yet the last."""
-    write(run, 1, is_best=True)
-    set_link = checkpoint._set_link
-
-    def set_best_and_die(link: Path, target: str) -> None:
-        if link.name == "last":
-            raise Killed
-        set_link(link, target)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "_set_link", set_best_and_die)
-        write(run, 2, is_best=True)
-
-
-def test_a_best_checkpoint_that_was_not_yet_the_last_becomes_it(tmp_path, monkeypatch):
-    killed_between_the_links(tmp_path, monkeypatch)
-    checkpoints = tmp_path / "checkpoints"
-    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000001", "step_000002"]
-    finish_publishing(tmp_path)
-    assert os.readlink(checkpoints / "last") == "step_000002"
-    write(tmp_path, 3)
-    finish_publishing(tmp_path)  # the best one is older, as usual
-    assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_000003", "step_000002"]
-
-
 def test_all_ranks_wait_until_the_first_has_decided_what_they_go_on_from(tmp_path, monkeypatch):
-    killed_between_the_links(tmp_path, monkeypatch)
+    for step in (1, 2):
+        write(tmp_path, step)
+    last = tmp_path / "checkpoints" / "last"
+    last.unlink()
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "barrier", lambda: finish_publishing(tmp_path))  # meanwhile, on rank 0
+    monkeypatch.setattr(distributed, "barrier", lambda: restore_links(tmp_path))  # meanwhile, on rank 0
     assert prepare_folder(Settings.model_construct(), tmp_path, Output(), resume=True, force=False)
-    assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000002"
+    assert os.readlink(last) == "step_000002"
 
 
 def save_tensors(folder: Path) -> None:

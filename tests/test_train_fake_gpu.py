@@ -31,7 +31,7 @@ class Engine:
     skipped_steps = 0
 
     def __init__(self, network: Network):
-        self.network = network
+        self.network = self.module = network
         # foreach is for devices that PyTorch knows; so it takes one tensor at a time
         self.optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
 

@@ -395,6 +395,31 @@ def test_a_gpu_without_memory_is_one_line(shards, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("point", ["validate", "warn_if_nothing_is_learned"])  # before and after it is logged
+def test_a_run_that_ends_within_its_validation_has_lost_no_step(
+    shards, complete, tmp_path, monkeypatch, point
+):
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    out, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, point, too_large)
+        result = run(shards, out)
+    assert result.exit_code == 1 and f"--resume goes on from {checkpoints / 'step_000004'}" in result.stderr
+    assert not (checkpoints / "best").exists() and not (out / "metrics.json").exists()
+    monkeypatch.setattr(loop, "train_step", too_large)
+    resumed = run(shards, out, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert_same_weights(out, complete)
+    assert read_thresholds(checkpoints / "best") == read_thresholds(complete / "checkpoints" / "best")
+    kinds = [event["event"] for event in map(json.loads, (out / "log.jsonl").read_text().splitlines())]
+    assert kinds == ["start", *["train"] * 4, "start", "eval", "stop"]
+    measured = [json.loads((folder / "metrics.json").read_text()) for folder in (out, complete)]
+    assert measured[0]["mAP"] == measured[1]["mAP"]
+
+
+@pytest.mark.slow
 def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
     result = run(
         shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1

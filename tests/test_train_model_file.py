@@ -82,7 +82,7 @@ def test_a_model_file_is_the_checkpoint_without_this_machine(run, model):
 def test_the_thresholds_of_the_classes_travel_with_the_model(run, model, tmp_path):
     assert load_trained(model).thresholds is None
     copy, path = tmp_path / "copy", tmp_path / "mine.leantad"
-    shutil.copytree(run / "checkpoints" / "best", copy)
+    shutil.copytree(run / "checkpoints" / "last", copy)
     one = {"score": 0.25, "f1": 0.5}
     (copy / "thresholds.json").write_text(
         json.dumps({"subset": "val", "overall": one, "classes": {CLASSES[0]: {"score": 0.125, "f1": 1.0}}})

@@ -6,7 +6,7 @@ import pytest
 from tqdm import tqdm
 
 from train.cli import Output
-from train.progress import read_events
+from train.progress import Progress, read_events
 from train.runlog import LINE, RunLog
 
 
@@ -25,7 +25,7 @@ from train.runlog import LINE, RunLog
     ],
 )
 def test_the_progress_line_fits_a_terminal(tmp_path, step, total, epoch, seconds, want):
-    log = RunLog(tmp_path, rank=0, total_steps=total, first_step=step, output=Output(quiet=True))
+    log = RunLog(tmp_path, rank=0, total_steps=total, progress=Progress(step=step), output=Output(quiet=True))
     log.advance(epoch=epoch, loss=28.712, data_seconds=0.021, step_seconds=1.2249, memory=12345.0)
     line = tqdm.format_meter(step, total, seconds, ncols=80, prefix=log.bar.desc, bar_format=LINE)
     log.close()
@@ -46,6 +46,6 @@ def test_damaged_lines_of_a_log_are_left_out_and_counted(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     events, damaged = read_events(tmp_path / "log.jsonl")
     assert [event["step"] for event in events] == [1, 9] and damaged == 5
-    RunLog(tmp_path, rank=0, total_steps=9, first_step=5, output=Output()).close()
+    RunLog(tmp_path, rank=0, total_steps=9, progress=Progress(step=5), output=Output()).close()
     assert "log.jsonl: 5 damaged lines left out" in capsys.readouterr().err
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1

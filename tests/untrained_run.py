@@ -22,9 +22,7 @@ def checkpoint(folder: Path, packing: dict = PACKED) -> Path:
     settings = load_settings(Path("demo"), sets)
     state = build_network(settings, len(CLASSES)).state_dict()
     plain = settings.model_dump(mode="json")
-    write_checkpoint(
-        folder, 0, state=state, settings=plain, classes=CLASSES, packing=packing, progress={}, is_best=True
-    )
+    write_checkpoint(folder, 0, state=state, settings=plain, classes=CLASSES, packing=packing, progress={})
     return folder
 
 

@@ -11,9 +11,9 @@
     checkpoints/last, checkpoints/best           links to such folders
 
 The first six files are all that evaluation and prediction read. A folder is filled under a temporary name,
-flushed to disk and renamed; then the links move, each in one step; what they no longer point at gets a
-temporary name before it is removed. Killed at any moment, a run finds `last` and `best` pointing at complete
-checkpoints, and nothing incomplete under a checkpoint's name.
+flushed to disk and renamed; then `last` points at it, and `best` after its validation, each in one step; what
+they no longer point at gets a temporary name before it is removed. Killed at any moment, a run finds both
+pointing at complete checkpoints, and nothing incomplete under a checkpoint's name.
 """
 
 from __future__ import annotations
@@ -173,21 +173,10 @@ def restore_links(run: Path) -> str | None:
     return f"{last}: {reason}; made anew, to {whole[-1].name}"
 
 
-def finish_publishing(run: Path) -> None:
-    """Point `last` at a best checkpoint that is newer: a run was killed between moving the two links."""
-    last, best = (run / "checkpoints" / name for name in ("last", "best"))
-    if not best.is_symlink() or _missing(last) or _missing(best):
-        return
-    if read_progress(best).get("step", 0) > read_progress(last).get("step", 0):
-        _set_link(last, os.readlink(best))
-
-
-def _publish(temporary: Path, final: Path, *, is_best: bool) -> None:
-    """Give a filled folder its name, move the links to it and remove what they no longer point at."""
+def _publish(temporary: Path, final: Path) -> None:
+    """Give a filled folder its name, point `last` at it and remove what no link points at any more."""
     _flush_tree(temporary)
     os.rename(temporary, final)
-    if is_best:
-        _set_link(final.with_name("best"), final.name)
     _set_link(final.with_name("last"), final.name)
     prune(final.parents[1])
 
@@ -251,9 +240,8 @@ def write_checkpoint(
     average: dict[str, Tensor] | None = None,
     thresholds: ClassThresholds | None = None,
     save_resume: Callable[[Path], None] | None = None,
-    is_best: bool = False,
 ) -> Path:
-    """Write run/checkpoints/step_XXXXXX, point `last` (and `best`) at it, remove those no longer pointed at.
+    """Write run/checkpoints/step_XXXXXX, point `last` at it, remove those that no link points at any more.
 
     state: the whole network, see `train.engine.full_state_dict`. settings, packing, progress: plain values.
     average: the network with averaged weights, if the run has them.
@@ -281,7 +269,7 @@ def write_checkpoint(
             save_resume(temporary / RESUME)
         barrier()
         if rank() == 0:
-            _publish(temporary, checkpoints / name, is_best=is_best)
+            _publish(temporary, checkpoints / name)
     barrier()
     return checkpoints / name
 
@@ -293,6 +281,25 @@ def restate_measure(folder: Path, *, settings: dict[str, Any], thresholds: Class
         write_text(folder / THRESHOLDS, thresholds.model_dump_json(indent=1))
     else:
         (folder / THRESHOLDS).unlink(missing_ok=True)
+
+
+def finish_validation(
+    folder: Path,
+    *,
+    settings: dict[str, Any],
+    progress: dict[str, Any],
+    thresholds: ClassThresholds | None,
+    is_best: bool,
+) -> None:
+    """State what a validation of a checkpoint found, and point `best` at it if it is; for rank 0.
+
+    Where the run stood is written last: killed before, the run finds that the validation is due.
+    """
+    restate_measure(folder, settings=settings, thresholds=thresholds)
+    if is_best:
+        _set_link(folder.with_name("best"), folder.name)
+    write_text(folder / PROGRESS, json.dumps(progress, indent=1))
+    prune(folder.parents[1])
 
 
 # ----------------------------------------------------------------------------------------------- reading

@@ -220,7 +220,7 @@ def warn_if_nothing_is_learned(run: Run, log: RunLog) -> None:
 
 
 def measure(run: Run, log: RunLog) -> None:
-    """Validate the weights, save them, as the best if they are, and draw the report."""
+    """Validate the weights of the last checkpoint, which is the best if they are, and draw the report."""
     step, settings = run.progress.step, run.settings
     epoch = step // run.steps_per_epoch
     start = time.perf_counter()
@@ -232,7 +232,7 @@ def measure(run: Run, log: RunLog) -> None:
     log_scalars(run.engine, step, {"average_mAP": metrics["average_mAP"]})
     is_best = metrics["average_mAP"] > run.progress.best
     run.progress.best = max(run.progress.best, metrics["average_mAP"])
-    run.save(is_best=is_best)
+    run.finish_validation(is_best=is_best)
     if step < run.total_steps:
         update_report(run)
 
@@ -247,16 +247,16 @@ def measure_anew(run: Run, log: RunLog) -> None:
     if best.is_dir() and not is_last:
         run.progress.best = validate_checkpoint(run, best)
         log.say(f"best so far: average mAP {run.progress.best:.4f} on {run.settings.data.val_subset}")
-    if is_last or run.progress.step >= run.total_steps:
+    if is_last or run.progress.validation_due or run.progress.step >= run.total_steps:
         measure(run, log)
 
 
 def end_epoch(run: Run, log: RunLog) -> None:
-    """Measure the weights if that is due; if not, save them."""
+    """Save the weights, then measure them if that is due: a run that ends meanwhile has lost no step."""
     epoch, is_last = run.progress.step // run.steps_per_epoch, run.progress.step >= run.total_steps
-    if not is_last and epoch % run.settings.run.eval_every:
-        run.save()
-    else:
+    run.progress.validation_due = is_last or epoch % run.settings.run.eval_every == 0
+    run.save()
+    if run.progress.validation_due:
         measure(run, log)
 
 
@@ -320,9 +320,7 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
     resume: go on from checkpoints/last, on the very next sample. Raises TrainingStopped, ValueError.
     """
     run = Run(settings, folder, resume=resume)
-    log = RunLog(
-        folder, rank=rank(), total_steps=run.total_steps, first_step=run.progress.step, output=output
-    )
+    log = RunLog(folder, rank=rank(), total_steps=run.total_steps, progress=run.progress, output=output)
     log.write(
         "start",
         step=run.progress.step,
@@ -338,6 +336,8 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
     try:
         if run.is_measured_anew:
             measure_anew(run, log)
+        elif run.progress.validation_due:
+            measure(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
     except torch.OutOfMemoryError as error:

@@ -114,7 +114,6 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
     """Make the run folder ready on rank 0; whether there is a checkpoint to go on from. All ranks call it."""
     from pipeline.files import write_text
     from train.checkpoint import (
-        finish_publishing,
         last_checkpoint,
         prune,
         remove_half_written,
@@ -139,7 +138,6 @@ def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: boo
         if remark := restore_links(out) if has_run else fresh:
             output.remark(remark)
         if has_run:  # killed while a checkpoint was given its name, a run leaves the one before it, too
-            finish_publishing(out)
             prune(out)
     barrier()  # the links may have moved: all ranks have to go on from the same checkpoint
     return has_run

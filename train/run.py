@@ -23,6 +23,7 @@ from train.checkpoint import (
     PROGRESS,
     RESUME,
     SETTINGS,
+    finish_validation,
     going_on,
     last_checkpoint,
     read_progress,
@@ -30,7 +31,7 @@ from train.checkpoint import (
 )
 from train.cli import to_stderr
 from train.data import check_same_data, open_data
-from train.distributed import rank, world_size
+from train.distributed import barrier, rank, world_size
 from train.engine import (
     build_engine,
     full_state_dict,
@@ -123,7 +124,8 @@ class Run:
     def _read_progress(self) -> Progress:
         """Where the run stood; ValueError if the data set is not the one it began with."""
         last = self._last_checkpoint()
-        stated = {"samples": Progress.samples, **read_progress(last)}
+        added_later = {"samples": Progress.samples, "validation_due": Progress.validation_due}
+        stated = {**added_later, **read_progress(last)}
         missing = [name for name in asdict(Progress()) if name not in stated]
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
@@ -185,25 +187,48 @@ class Run:
                 "again, start anew with lower learning rates, or ZeRO stage 1, which leaves out such steps"
             )
 
-    def save(self, *, is_best: bool = False) -> None:
-        """Write checkpoints/step_XXXXXX and point `last` (and `best`) at it; all ranks call it."""
-        state = full_state_dict(self.engine)
-        self._check_finite(state)
-        self.progress.loader = self.train_loader.state_dict()
+    def _stated_settings(self) -> dict[str, Any]:
+        """Those of the weights in a checkpoint."""
         settings = self.settings.model_dump(mode="json")
         settings["run"]["precision"] = self.precision  # what was auto
         if self.beta is not None:  # its network is the one that the weights were last trained in
             settings["encoder"]["beta"] |= {"schedule": "constant", "end": self.beta}
+        return settings
+
+    def _thresholds_now(self) -> ClassThresholds | None:
+        """Those of the present weights, if they were validated; on rank 0."""
+        return self.thresholds[1] if self.thresholds[0] == self.progress.step else None
+
+    def save(self) -> None:
+        """Write checkpoints/step_XXXXXX and point `last` at it; all ranks call it."""
+        state = full_state_dict(self.engine)
+        self._check_finite(state)
+        self.progress.loader = self.train_loader.state_dict()
         write_checkpoint(
             self.folder,
             self.progress.step,
             state=state,
             average=self.average.full_state_dict() if self.average is not None else None,
-            settings=settings,
+            settings=self._stated_settings(),
             classes=list(self.dataset.classes),
             packing=self.dataset.packing,
             progress=asdict(self.progress),
-            thresholds=self.thresholds[1] if self.thresholds[0] == self.progress.step else None,
+            thresholds=self._thresholds_now(),
             save_resume=self._save_state,
-            is_best=is_best,
         )
+
+    def finish_validation(self, *, is_best: bool) -> None:
+        """State in the last checkpoint, of the present weights, what was found; all ranks call it."""
+        last = self.folder / "checkpoints" / "last"
+        if not last.is_symlink():  # of a copy made without links; the next checkpoint removes this folder
+            self.save()
+        self.progress.validation_due = False
+        if rank() == 0:
+            finish_validation(
+                last.resolve(),
+                settings=self._stated_settings(),
+                progress=asdict(self.progress),
+                thresholds=self._thresholds_now(),
+                is_best=is_best,
+            )
+        barrier()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipeline.files import write_text
 from pipeline.text import counted
 from train.cli import Output
-from train.progress import read_events
+from train.progress import Progress, read_events
 
 
 def memory_mib(device: torch.device) -> float:
@@ -24,6 +24,12 @@ def memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def _is_before(event: dict[str, Any], progress: Progress) -> bool:
+    """Whether an event is of the steps up to a checkpoint; its validation counts where it was finished."""
+    step, again = event.get("step", 0), progress.validation_due and event["event"] == "eval"
+    return progress.step > 0 and (step < progress.step or (step == progress.step and not again))
+
+
 # 80 columns hold it in a long run; the bar has what a wider terminal leaves.
 LINE = "{n_fmt}/{total_fmt} {desc} left {remaining} {bar}"
 
@@ -31,14 +37,14 @@ LINE = "{n_fmt}/{total_fmt} {desc} left {remaining} {bar}"
 class RunLog:
     """Appends events to log.jsonl and keeps a progress line; does nothing on ranks other than 0."""
 
-    def __init__(self, folder: Path, *, rank: int, total_steps: int, first_step: int, output: Output):
+    def __init__(self, folder: Path, *, rank: int, total_steps: int, progress: Progress, output: Output):
         self.path, self.active, self.output = folder / "log.jsonl", rank == 0, output
         self.warned: set[str] = set()  # kinds
         if self.active:
-            self._drop_after(first_step)
+            self._drop_after(progress)
         self.bar: tqdm[Any] = tqdm(
             total=total_steps,
-            initial=first_step,
+            initial=progress.step,
             desc="training",
             bar_format=LINE,
             disable=output.quiet or not self.active,
@@ -46,14 +52,14 @@ class RunLog:
             mininterval=0.5,
         )
 
-    def _drop_after(self, step: int) -> None:
-        """Remove what was logged after the checkpoint that the run resumes from: those steps happen again."""
+    def _drop_after(self, progress: Progress) -> None:
+        """Remove what was logged after the checkpoint that the run resumes from, which happens again."""
         if not self.path.exists():
             return
         events, damaged = read_events(self.path)
         if damaged:
             self.output.remark(f"{self.path}: {counted(damaged, 'damaged line')} left out")
-        kept = [json.dumps(event) for event in events if step > 0 and event.get("step", 0) <= step]
+        kept = [json.dumps(event) for event in events if _is_before(event, progress)]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, event: str, **values: Any) -> None:
