@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline.windows import steps_to_seconds
+from pipeline.windows import Window, steps_to_seconds
 from settings_group import SettingsGroup
 from train.detections import PROPOSAL
 from train.soft_nms import soft_nms
 from train.voting import vote
+from train.window_edges import cut_off
 
 ExternalScores = Mapping[str, Mapping[str, float]]  # video -> label -> score of a video-level classifier
 
@@ -76,6 +77,10 @@ class PostSettings(SettingsGroup):
     """Exponent of the boundary score, start probability times end probability, in the score of a detection.
     Larger prefers clear starts and ends; 0 leaves it out."""
 
+    edge_steps: float = Field(1.0, ge=0)
+    """Feature steps from an edge of its window, inside the video, within which a detection may be cut off: it
+    is left out where another window shows that stretch clear of edges. 0 leaves all in, as other projects."""
+
     proposals_only: bool = False
     """Whether detections are segments alone, all with the label proposal and suppressed together: to measure
     AR@AN, or for a classifier of your own. Their score leaves the class score out; mAP is that of all actions
@@ -113,6 +118,9 @@ class Candidates:
     segments: np.ndarray
     label: np.ndarray
     scores: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Candidates:
+        return Candidates(self.segments[rows], self.label[rows], self.scores[rows])
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
@@ -233,8 +241,7 @@ def postprocess_video(
     *,
     external_scores: ExternalScores | None = None,
 ) -> list[dict[str, Any]]:
-    """The detections in one video from all its windows: [{"segment": [start, end], "label", "score"}], best
-    first.
+    """The detections in one video from all its windows, best first: [{"segment", "label", "score"}].
 
     Seconds, clipped to [0, duration], rounded to 0.1 ms; scores as the shortest text of the float32. What is
     returned is what detections.json holds, so mAP is the same from memory and from the file. With
@@ -249,6 +256,7 @@ def postprocess_video(
         names, external = [PROPOSAL], np.ones((1, 1))  # one label, whose score changes nothing
     key: str | None = None
     parts: list[Candidates] = []  # of hours of video: the best of each window, never its raw output
+    seen: list[Window] = []
     for window in windows:
         if key is None and external_scores is not None:
             names, external = top_external_labels(external_scores, window.key, settings.external_labels)
@@ -257,6 +265,11 @@ def postprocess_video(
         key = window.key
         class_scores = window.class_scores if external is None else external
         parts.append(best_candidates(window, class_scores, settings))
+        seen.append(window.window)
+    if len(parts) > 1 and settings.edge_steps > 0:
+        margin = settings.edge_steps * np.diff(window.window).item() / window.num_steps
+        cut = cut_off([part.segments for part in parts], seen, duration=window.duration, margin=margin)
+        parts = [part.take(~rows) for part, rows in zip(parts, cut, strict=True)]
     if not any(len(part.scores) for part in parts):
         return []
     return as_entries(suppress(Candidates.join(parts), settings), names)
