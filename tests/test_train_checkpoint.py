@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline import files
 from train import checkpoint, distributed
+from train.changes import measured_otherwise
 from train.checkpoint import (
     check_classes,
     finish_validation,
@@ -31,11 +34,13 @@ from train.checkpoint import (
     write_checkpoint,
 )
 from train.cli import Output
+from train.evaluation.class_thresholds import ClassThresholds, Threshold
 from train.main import prepare_folder, remove_run
 from train.settings import Settings
 
 SETTINGS = {"seed": 3, "optimizer": {"encoder_lr": 5e-7, "betas": [0.9, 0.999]}}
 CLASSES = ["diving", "long jump", "shot put"]
+THRESHOLDS = ClassThresholds(subset="validation", overall=Threshold(score=0.5, f1=0.6), classes={})
 PACKING = {"copy": False, "codec": "vp9", "fps": 15.0}
 
 
@@ -72,6 +77,24 @@ def write(
         progress |= {"validation_due": False}
         finish_validation(folder, settings=SETTINGS, progress=progress, thresholds=None, is_best=True)
     return folder
+
+
+@contextmanager
+def killed_at(point: str, monkeypatch) -> Iterator[None]:
+    """What is done inside ends before the file or link of this name is written, or at "prune"."""
+
+    def dying(function):
+        def die(path, *arguments):
+            if point in (path.name, "prune" if function is prune else ""):
+                raise Killed
+            function(path, *arguments)
+
+        return die
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for function in (checkpoint.write_text, checkpoint._set_link, prune):
+            patch.setattr(checkpoint, function.__name__, dying(function))
+        yield
 
 
 def names(run: Path) -> list[str]:
@@ -173,32 +196,35 @@ def test_killed_anywhere_the_run_still_has_a_whole_checkpoint(tmp_path, monkeypa
     assert set(names(tmp_path)) == {"last", "best"} | kept
 
 
-@pytest.mark.parametrize("point", ["settings.yaml", "best", "progress.json", "prune"])
+@pytest.mark.parametrize("point", ["thresholds.json", "best", "progress.json", "settings.yaml", "prune"])
 def test_killed_in_the_end_of_a_validation_the_best_is_whole_and_the_validation_due(
     tmp_path, monkeypatch, point
 ):
     write(tmp_path, 1, seed=1, is_best=True)
     folder, checkpoints = write(tmp_path, 2, seed=2, due=True), tmp_path / "checkpoints"
-    found = {"settings": SETTINGS, "progress": {"step": 2}, "thresholds": None, "is_best": True}
-
-    def dying(function):
-        def die(path, *arguments):
-            if point in (path.name, "prune" if function is prune else ""):
-                raise Killed
-            function(path, *arguments)
-
-        return die
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        for function in (checkpoint.write_text, checkpoint._set_link, prune):
-            patch.setattr(checkpoint, function.__name__, dying(function))
+    found = {"settings": SETTINGS, "progress": {"step": 2}, "thresholds": THRESHOLDS, "is_best": True}
+    with killed_at(point, monkeypatch):
         finish_validation(folder, **found)
     assert os.readlink(checkpoints / "last") == "step_000002"
-    assert read_progress(checkpoints / "last").get("validation_due", False) is not (point == "prune")
-    seed = 2 if point in ("progress.json", "prune") else 1
+    is_due = read_progress(checkpoints / "last").get("validation_due", False)
+    assert is_due is (point not in ("settings.yaml", "prune"))
+    assert is_due or (folder / "thresholds.json").is_file()
+    seed = 1 if point in ("thresholds.json", "best") else 2
     assert same(read_weights(checkpoints / "best"), network(seed=seed).state_dict())
     finish_validation(folder, **found)  # validated again
     assert names(tmp_path) == ["best", "last", "step_000002"]
+
+
+@pytest.mark.parametrize("point", ["thresholds.json", "progress.json", "settings.yaml"])
+def test_killed_while_it_states_another_measure_a_run_measures_anew(tmp_path, monkeypatch, point):
+    folder = write(tmp_path, 1, is_best=True)
+    before, now = (SETTINGS | {"run": {"protocol": protocol}} for protocol in ("activitynet", "thumos"))
+    (folder / "settings.yaml").write_text(yaml.safe_dump(before))
+    found = {"settings": now, "progress": {"step": 1}, "thresholds": THRESHOLDS, "is_best": True}
+    with killed_at(point, monkeypatch):
+        finish_validation(folder, **found)
+    stated = yaml.safe_load((folder / "settings.yaml").read_text())
+    assert measured_otherwise(stated, now), "taken for measured as now, with the numbers of before"
 
 
 @pytest.mark.parametrize(

@@ -274,13 +274,17 @@ def write_checkpoint(
     return checkpoints / name
 
 
-def restate_measure(folder: Path, *, settings: dict[str, Any], thresholds: ClassThresholds | None) -> None:
-    """State how the weights of a checkpoint were measured since it was written."""
-    write_text(folder / SETTINGS, _settings_text(settings))
+def _state_thresholds(folder: Path, thresholds: ClassThresholds | None) -> None:
     if thresholds is not None:
         write_text(folder / THRESHOLDS, thresholds.model_dump_json(indent=1))
     else:
         (folder / THRESHOLDS).unlink(missing_ok=True)
+
+
+def restate_measure(folder: Path, *, settings: dict[str, Any], thresholds: ClassThresholds | None) -> None:
+    """State how the weights of a checkpoint were measured since it was written."""
+    _state_thresholds(folder, thresholds)
+    write_text(folder / SETTINGS, _settings_text(settings))
 
 
 def finish_validation(
@@ -293,12 +297,14 @@ def finish_validation(
 ) -> None:
     """State what a validation of a checkpoint found, and point `best` at it if it is; for rank 0.
 
-    Where the run stood is written last: killed before, the run finds that the validation is due.
+    Killed before it has stated where the run stood, the run finds that the validation is due; before the
+    settings, if they measure otherwise than those that stood there, that all is to be measured anew.
     """
-    restate_measure(folder, settings=settings, thresholds=thresholds)
+    _state_thresholds(folder, thresholds)
     if is_best:
         _set_link(folder.with_name("best"), folder.name)
     write_text(folder / PROGRESS, json.dumps(progress, indent=1))
+    write_text(folder / SETTINGS, _settings_text(settings))
     prune(folder.parents[1])
 
 
