@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from tiny_run import ROOT, SMALL, make_shards_of
 
@@ -163,6 +164,23 @@ def test_a_complete_run_is_kept_only_if_it_was_measured_as_planned_now(tmp_path)
     assert str(caught.value) == (
         f"{folder}: was run with another post.min_score (0.0001, now 0.25), run.protocol ('activitynet', now "
         "'0.1:0.1:0.5'); give the same settings to go on with the study, or another --out for a new one"
+    )
+
+
+def test_a_complete_run_of_a_version_that_measured_without_a_later_setting_is_not_kept(tmp_path):
+    [run] = plan_runs(Path("demo"), ["data.shards=x"], {}, seeds=1, trust=False)
+    folder = run_folder(tmp_path, run)
+    folder.mkdir(parents=True)
+    stated = yaml.safe_load(dump_settings(run.settings))
+    del stated["post"]["edge_steps"]
+    (folder / "settings.yaml").write_text(yaml.safe_dump(stated))
+    check_runs(tmp_path, [run])  # stopped: it is measured when it goes on
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="was run with another") as caught:
+        check_runs(tmp_path, [run])
+    assert str(caught.value) == (
+        f"{folder}: was run with another post.edge_steps (not stated, now 1.0); measure it anew with "
+        f"leantad train --out {folder} --resume, or give another --out for a new study"
     )
 
 

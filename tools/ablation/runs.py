@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
+from pipeline.schemas import read_yaml
 from pipeline.text import first_names, short
 from tools.ablation.grid import PlannedRun
 from train.changes import forbidden_changes, measured_otherwise
@@ -27,6 +26,7 @@ from train.settings import read_settings
 
 TRAIN = Path(__file__).resolve().parents[2] / "train" / "main.py"
 METRICS = "metrics.json"  # a run has it when it is complete
+UNSTATED = "not stated"
 LAST_LINES = 20  # of a failed run's output, in which its reason is looked for
 
 
@@ -61,19 +61,22 @@ def check_runs(study: Path, runs: Sequence[PlannedRun]) -> None:
         before = read_settings(folder / "settings.yaml", ()).model_dump(mode="json")
         planned = run.settings.model_dump(mode="json")
         changed = forbidden_changes(before, planned)
+        advice = "give the same settings to go on with the study, or another --out for a new one"
         if (folder / METRICS).is_file():
-            measured = measured_otherwise(before, planned)
-            changed += [f"{name} ({_short(before, name)}, now {_short(planned, name)})" for name in measured]
+            stated = read_yaml(folder / "settings.yaml")  # an earlier version measured without what it lacks
+            measured = {name: _short(stated, name) for name in measured_otherwise(stated, planned)}
+            changed += [f"{name} ({value}, now {_short(planned, name)})" for name, value in measured.items()]
+            if UNSTATED in measured.values():
+                command = f"leantad train --out {folder} --resume"
+                advice = f"measure it anew with {command}, or give another --out for a new study"
         if changed:
-            raise ValueError(
-                f"{folder}: was run with another {first_names(changed, quoted=False)}; give the same "
-                "settings to go on with the study, or another --out for a new one"
-            )
+            raise ValueError(f"{folder}: was run with another {first_names(changed, quoted=False)}; {advice}")
 
 
-def _short(settings: Mapping[str, Any], name: str) -> str:
+def _short(settings: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """The value of a setting, by its dotted name, for a message."""
-    return short(reduce(getitem, name.split("."), settings), 24)
+    group, key = name.split(".")
+    return short(settings[group][key], 24) if key in settings[group] else UNSTATED
 
 
 def read_result(study: Path, run: PlannedRun) -> RunResult | None:
