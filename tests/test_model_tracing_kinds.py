@@ -145,6 +145,25 @@ def test_what_a_block_makes_once_of_its_parameters_and_keeps_is_made_anew():
             assert torch.equal(network(y), plain(y))
 
 
+def test_a_block_may_make_a_list_where_it_had_none_at_first():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.factors = nn.Linear(D, D), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.factors is None:
+                self.factors = [0.5, 2.0]
+            return x + self.f(x * self.factors[0]) * self.factors[1]
+
+    network, x = nn.Sequential(Scaled(), Scaled()), torch.randn(2, 6, D)
+    plain = copy.deepcopy(network)
+    table = rewire(network, beta=0.0, example=x)
+    assert [row.kind for row in table] == ["reversible"] * 2
+    for y in torch.randn(3, 2, 6, D):
+        assert torch.equal(network(y), plain(y))
+
+
 def test_a_block_that_counts_its_calls_is_refused():
     network = nn.Sequential(Positions(), Positions())
     for block in network:

@@ -21,6 +21,10 @@ MAX_PROGRAMS = 256  # of a block: combinations of modes, sizes and arguments tha
 ADVICE = "if it is residual all the same, name its branches with branches="
 
 
+def _is_constant(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def _numbers_of(block: nn.Module) -> tuple[tuple[str, str], ...]:
     """Module and name of each attribute that a forward may compute with and that a trace takes for constant.
 
@@ -31,7 +35,7 @@ def _numbers_of(block: nn.Module) -> tuple[tuple[str, str], ...]:
         for name, module in block.named_modules()
         if not is_layer(module)
         for key, value in vars(module).items()
-        if key not in OF_MODULES and (value is None or isinstance(value, bool | int | float | str))
+        if key not in OF_MODULES and _is_constant(value)
     )
 
 
@@ -80,7 +84,9 @@ class TracedBlock:
         """Which of the block's modules are in training mode, and the numbers in their attributes."""
         modules = dict(self.block.named_modules())
         training = tuple(module.training for module in modules.values())
-        return training, tuple(getattr(modules.get(name), key, None) for name, key in self.numbers)
+        values = (getattr(modules.get(name), key, None) for name, key in self.numbers)
+        # What was None may be a table by now, which no key can hold
+        return training, tuple(value if _is_constant(value) else type(value) for value in values)
 
     def _stored(
         self, programs: dict[Any, BlockProgram], key: Hashable, program: BlockProgram
