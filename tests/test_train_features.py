@@ -285,6 +285,26 @@ def test_the_last_weights_become_the_best_if_they_are_by_the_new_measure(feature
 
 
 @pytest.mark.slow
+def test_a_validation_of_checkpoints_on_another_disk_tidies_there_and_nowhere_else(features, whole, tmp_path):
+    out, disk = tmp_path / "run", tmp_path / "disk"
+    shutil.copytree(whole, out, symlinks=True)
+    (out / "checkpoints").rename(disk)
+    (out / "checkpoints").symlink_to(disk)
+    shutil.copytree(disk / os.readlink(disk / "last"), disk / "step_000001")  # the best until now
+    (disk / "best").unlink()
+    (disk / "best").symlink_to("step_000001")
+    progress = disk / "last" / "progress.json"
+    due = {**json.loads(progress.read_text()), "validation_due": True, "best": -1.0}
+    progress.write_text(json.dumps(due))
+    of_another = tmp_path / "checkpoints" / ".step_000009.tmp"  # of a run beside it, being written
+    of_another.mkdir(parents=True)
+    resumed = run(features, out, "--resume", **{**SETTINGS, "run__checkpoint_every": 1})
+    assert resumed.exit_code == 0, resumed.output
+    assert of_another.is_dir()
+    assert {path.name for path in disk.iterdir()} == {"best", "last", os.readlink(disk / "last")}
+
+
+@pytest.mark.slow
 def test_predict_and_an_exported_model_give_the_detections_of_eval(features, whole, tmp_path):
     one = ("--set", "optimizer.batch_size=1")  # as predict, so that sums are added in the same order
     assert evaluated(whole, tmp_path / "d.json", *one).exit_code == 1

@@ -225,7 +225,7 @@ class Run:
         self.progress.validation_due = False
         if rank() == 0:
             finish_validation(
-                last.resolve(),
+                last.with_name(last.resolve().name),  # where checkpoints/ is a link, too
                 settings=self._stated_settings(),
                 progress=asdict(self.progress),
                 thresholds=self._thresholds_now(),
