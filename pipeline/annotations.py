@@ -32,6 +32,7 @@ from .text import plain_number, short, shown
 CSV_COLUMNS = ("video", "start", "end", "label")
 CSV_OPTIONAL = ("subset", "duration")
 DEFAULT_SUBSET = "training"
+CONVERT = ": leantad convert-annotations makes such a table of it"
 
 
 @exact
@@ -190,21 +191,20 @@ def read_table(
     path: Path, text: str, *, separator: str = ",", seconds: Callable[[str, str], float] = _seconds
 ) -> dict[str, Video]:
     """The videos of a CSV's text, as read_annotations; seconds: reads a time, given what errors call it."""
-    table = io.StringIO(text, newline="")
-    rows = csv.reader(table, delimiter=separator, strict=True, skipinitialspace=True)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     try:
         cells = next((row for row in rows if any(cell.strip() for cell in row)), [])
         header = _header(f"{path}, line {rows.line_num or 1}", cells)
         return _videos_of_rows(path, header, ((rows.line_num, row) for row in rows), seconds)
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+        hint = _other_separator(text.lstrip().partition("\n")[0].split(separator))  # of a header in quotes
+        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}{hint and hint + CONVERT}") from None
 
 
 def _header(where: str, cells: list[str]) -> list[str]:
     """The names of the columns, in lower case; empty for a column without one."""
-    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]"
-    if other := _other_separator(cells):
-        want += f"{other}: leantad convert-annotations makes such a table of it"
+    hint = _other_separator(cells)
+    want = f"want the header {','.join(CSV_COLUMNS)}[,subset][,duration]{hint and hint + CONVERT}"
     got = short(",".join(cells), 200)[1:-1] or "an empty file"
     header = [cell.strip().lower() for cell in cells]
     if "label" not in header:

@@ -123,6 +123,7 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
         ("a.csv", "\nvideo,start,end,label\n\nv,x,2,a\n", "line 4: start: got 'x'"),
         ("a.csv", "video;start;end;label\n", "columns are separated by commas, not ';'"),
         ("a.csv", "video\tstart\tend\tlabel\n", "columns are separated by commas, not '\\t'"),
+        ("a.csv", '"video";"start";"end";"label"\n', "not ';': leantad convert-annotations makes such"),
         (
             "a.csv",
             "video,start,end,label\nv;1;2;a\n",
