@@ -239,11 +239,13 @@ def test_a_table_as_a_spreadsheet_saves_it_becomes_one_for_make_shards(folder, t
     assert read_annotations("made.csv") == {"a.mp4": wanted}
 
 
-def test_a_comma_that_may_part_thousands_of_seconds_is_refused(folder):
+def test_a_comma_that_may_part_thousands_of_seconds_or_frames_is_refused(folder):
     (folder / "table.csv").write_text('video,start,end,label\na.mp4,"1,234","1,300",run\n')
     assert "line 2: start: got '1,234', whose comma may part thousands" in refused("table.csv")
     (folder / "table.csv").write_text("video\tstart\tend\tlabel\na.mp4\t7\t1,300\trun\n")
     assert "line 2: end: got '1,300', whose comma may part thousands" in refused("table.csv")
+    (folder / "frames.csv").write_text('video,label,start frame,end frame\na,run,25,"1,300"\n')
+    assert "line 2: end frame: got '1,300', whose" in refused("frames.csv", "--fps", 25)
 
 
 def _semicolons(folder: Path) -> str:

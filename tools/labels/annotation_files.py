@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from pipeline.annotations import CSV_COLUMNS, DEFAULT_SUBSET, Video, read_annotations, read_table
-from pipeline.text import short
 from train.detections import read_detections
 
 from .labelled import (
@@ -24,10 +22,9 @@ from .labelled import (
     timed,
 )
 from .models import Number, Text, parsed
-from .text_files import header_of, seconds, seconds_text, table_text
+from .text_files import header_of, seconds, seconds_text, table_text, without_thousands
 
 READ_LATER = "make-shards reads it from the files"
-THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 
 
 class Detection(BaseModel):
@@ -85,9 +82,7 @@ def _annotated(file: LabelFile) -> dict[str, Video]:
 
 def _seconds_without_thousands(where: str, text: str) -> float:
     """A time of a table without semicolons, which may be from where commas part thousands, not decimals."""
-    if THOUSANDS.fullmatch(text):
-        raise ValueError(f"{where}: got {short(text)}, whose comma may part thousands; want none, or a point")
-    return seconds(where, text)
+    return seconds(where, without_thousands(where, text))
 
 
 def read_results(file: LabelFile, report: Report) -> list[LabelledVideo]:

@@ -24,7 +24,7 @@ from .labelled import (
     seconds_of,
     timed,
 )
-from .text_files import Row, header_of, number, rate, rows_of, table_text
+from .text_files import Row, header_of, number, rate, rows_of, table_text, without_thousands
 
 VIDEO = ("video", "video id", "video name", "filename", "file name", "file")
 LABEL = ("label", "class", "action", "type", "category", "behavior")
@@ -66,7 +66,7 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
             fps = file.frame_rate(_stated(row))
             rates[name] = fps
             start, end = (
-                seconds_of(number(f"{row.where}: {side} frame", cell), fps)
+                seconds_of(_frame(f"{row.where}: {side} frame", cell), fps)
                 for side, cell in zip(("start", "end"), cells, strict=False)
             )
             found += timed(report, start, end, cells[2])
@@ -74,6 +74,10 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
         LabelledVideo(name, by_start(found), fps=rates.get(name), subset=subsets[name])
         for name, found in labels.items()
     ]
+
+
+def _frame(where: str, text: str) -> float:
+    return number(where, without_thousands(where, text))
 
 
 def _stated(row: Row) -> Fraction | None:

@@ -19,6 +19,7 @@ LARGEST_SECONDS = 1e9  # what is beyond is no time in a video
 PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # what .zip, .xlsx and .ods begin with, and .gz
 LINE_END = re.compile("\r\n|\r|\n")
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d*)?)", re.ASCII)
 SEPARATORS = (",", ";", "\t", "|")
 # As editors write this rate, with two digits: over an hour that is 0.6 s. exact_rate knows it with three.
@@ -64,6 +65,13 @@ def number(where: str, text: str | float) -> float:
     if not math.isfinite(value) or abs(value) > LARGEST_SECONDS:
         raise ValueError(f"{where}: got {short(text)}, want a number up to {LARGEST_SECONDS:g}")
     return value
+
+
+def without_thousands(where: str, text: str) -> str:
+    """The text of a number; ValueError for one such as 1,234, which may be a thousand or one and some."""
+    if THOUSANDS.fullmatch(text):
+        raise ValueError(f"{where}: got {short(text)}, whose comma may part thousands; want none, or a point")
+    return text
 
 
 def seconds(where: str, text: str) -> float:
