@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -47,9 +47,12 @@ def any_rank(flags: Tensor) -> Tensor:
     return flags
 
 
-def average_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Give each tensor the mean that it has over all ranks; does not wait for it. All ranks call it."""
-    if world_size() == 1 or not tensors:
+def average_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Give each tensor the mean that it has over all ranks; does not wait for it. All ranks call it.
+
+    A process alone does not ask for the tensors.
+    """
+    if world_size() == 1 or not (tensors := list(tensors)):
         return
     means = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(means)

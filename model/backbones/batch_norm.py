@@ -6,6 +6,8 @@ statistics to 8 bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,11 +19,11 @@ def freeze_batch_norms(module: nn.Module) -> None:
             norm.eval()
 
 
-def trained_statistics(module: nn.Module) -> list[Tensor]:
+def trained_statistics(module: nn.Module) -> Iterator[Tensor]:
     """The running means and variances that a forward of the module changes in the mode that it is in."""
-    norms = (norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm))
-    statistics = [(norm.running_mean, norm.running_var) for norm in norms if norm.training]
-    return [tensor for pair in statistics for tensor in pair if tensor is not None]
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
+            yield from (tensor for tensor in (norm.running_mean, norm.running_var) if tensor is not None)
 
 
 class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
