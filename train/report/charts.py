@@ -132,14 +132,14 @@ def line_chart(
     xs = [a for line in lines for a, _ in line.points]
     ys = [b for line in lines for _, b in line.points]
     low, high = x_range or (min(xs), max(xs))
-    names = [line.name for line in lines if named and not line.faint]
-    right = max([NAMES, *(NAME_START + CHARACTER * len(name) for name in names)]) if names else RIGHT
+    labelled = [line for line in lines if named and not line.faint]
+    right = max([NAMES if named else RIGHT, *(NAME_START + CHARACTER * len(line.name) for line in labelled)])
     x = range_axis(low, high, LEFT, WIDTH - right, whole=True)
     bottom, min_high = HEIGHT - BOTTOM, MIN_PERCENT_HIGH if unit else 0.0
     y = log_axis(ys, bottom, TOP) if log else value_axis(ys, bottom, TOP, min_high=min_high)
     parts = grid(x, y, x_label, unit)
     parts += [draw_line(line, x, y, unit) for line in sorted(lines, key=lambda line: not line.faint)]
-    parts += name_lines([line for line in lines if named and not line.faint], x, y)
+    parts += name_lines(labelled, x, y)
     return image(parts, title, width=WIDTH, height=HEIGHT)
 
 
