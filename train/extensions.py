@@ -68,6 +68,11 @@ def ask_cpu_once() -> None:
         cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)
 
 
+def cxx_compiler() -> str:
+    """The program that builds them: what CXX names, else c++."""
+    return (os.environ.get("CXX", "").split() or ["c++"])[0]
+
+
 def load_extensions(builders: Sequence[Any]) -> None:
     """Build what is not built yet, a minute or two each, and load it; DeepSpeed then finds it loaded.
 

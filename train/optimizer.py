@@ -8,7 +8,6 @@ are not neutral: it clips gradients at norm 1 where nothing is set.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ from pydantic import Field
 from pipeline.files import parse_json
 from pipeline.text import suggestion
 from settings_group import SettingsGroup
+from train.extensions import cxx_compiler
 
 DS_CONFIG = Path(__file__).resolve().parents[1] / "ds_config.json"
 SET_BY_LEANTAD = (
@@ -127,8 +127,7 @@ class OptimizerSettings(SettingsGroup):
 
 def has_compiler() -> bool:
     """Whether DeepSpeed can build its C++ operations here."""
-    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
-    return shutil.which(compiler) is not None and shutil.which("ninja") is not None
+    return shutil.which(cxx_compiler()) is not None and shutil.which("ninja") is not None
 
 
 def read_ds_config(path: str | Path | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from pipeline.text import counted
+from train.extensions import cxx_compiler
 
 OK, WARNING, BROKEN = "OK", "WARNING", "BROKEN"
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,7 @@ def read_constraints(text: str) -> dict[str, str]:
 
 def check_compiler() -> Iterator[CheckResult]:
     """What DeepSpeed compiles its extensions with."""
-    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
+    compiler = cxx_compiler()
     path = shutil.which(compiler)
     needed = WARNING if gpu_driver() else BROKEN  # a GPU needs them for an offloaded optimizer only
     if path is None:
