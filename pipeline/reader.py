@@ -29,6 +29,10 @@ class PendingSample:
     data: Pending | Exception
 
 
+class UnreadableSample(ValueError):
+    """A sample that cannot be read, after as many as settings.skip_bad; the message names file and key."""
+
+
 class Reader(ABC):
     """Reads samples into tensors of a batch. remark: called with a line for people for each one skipped."""
 
@@ -83,8 +87,8 @@ class Reader(ABC):
     def complete(self, pending: PendingSample) -> bool:
         """Wait until a sample is there; False if it cannot be read and is skipped.
 
-        Raises ValueError naming file and key when `skip_bad` samples were skipped before, or no sample is
-        left.
+        Raises UnreadableSample naming file and key when `skip_bad` samples were skipped before, ValueError
+        if no sample is left.
         """
         try:
             if isinstance(pending.data, Exception):
@@ -100,7 +104,7 @@ class Reader(ABC):
         video, reason = self.samples[index].video, " ".join(str(error).split())
         message = f"{video.where}: video {video.key}: {reason}"
         if len(self.skipped) >= self.settings.skip_bad:
-            raise ValueError(message) from error
+            raise UnreadableSample(message) from error
         if len(self.skipped) + 1 == len(self.samples):
             raise ValueError(f"loader: none of the {len(self.samples)} samples could be read; last {message}")
         self.skipped.add(index)

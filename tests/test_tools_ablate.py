@@ -167,6 +167,20 @@ def test_a_complete_run_is_kept_only_if_it_was_measured_as_planned_now(tmp_path)
     )
 
 
+def test_a_complete_run_whose_memory_and_seconds_are_of_other_settings_is_not_kept(tmp_path):
+    overrides = ["data.shards=x", "encoder.train_batch_norm=false"]
+    [before] = plan_runs(Path("demo"), overrides, {}, seeds=1, trust=False)
+    overrides += ["encoder.clips_per_forward=1"]
+    [now] = plan_runs(Path("demo"), overrides, {}, seeds=1, trust=False)
+    folder = run_folder(tmp_path, before)
+    folder.mkdir(parents=True)
+    (folder / "settings.yaml").write_text(dump_settings(before.settings))
+    check_runs(tmp_path, [now])  # stopped, for lack of memory: it goes on
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"was run with another encoder\.clips_per_forward; give the same"):
+        check_runs(tmp_path, [now])
+
+
 def test_a_complete_run_of_a_version_that_measured_without_a_later_setting_is_not_kept(tmp_path):
     [run] = plan_runs(Path("demo"), ["data.shards=x"], {}, seeds=1, trust=False)
     folder = run_folder(tmp_path, run)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from full_disk import files_of_at_most
 from tiny_run import ROOT, arguments, make_shards_of, run
 
+from pipeline.dataset import Dataset
 from train.distributed import LAUNCH_VARIABLES
 from train.loop import Interrupt
 
@@ -40,6 +43,25 @@ def test_a_full_disk_is_one_line_and_exit_code_2(shards, tmp_path, size, message
     assert message in stopped.stderr and stopped.stderr.count("\n") == 1, stopped.stderr
     assert stopped.stderr.endswith("there is no checkpoint to go on from yet\n")
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_video_that_cannot_be_read_is_named_and_the_run_goes_on_without_it(shards, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(shards, data)
+    key = next(key for key, video in Dataset.open(data).videos.items() if video.subset == "training")
+    [tar] = data.glob("*.tar")
+    with tarfile.open(tar) as archive:
+        member = next(member for member in archive if member.name == f"{key}.mp4")
+    with tar.open("r+b") as file:
+        file.seek(member.offset_data + member.size // 2)
+        file.write(b"damaged")
+    stopped = run(data, out)
+    assert stopped.exit_code == 2 and stopped.stderr.count("\n") == 1, stopped.output
+    assert f"00000.tar: video {key}: " in stopped.stderr
+    assert "; to go on without it: --resume --set data.skip_bad=1; there is no checkpoint" in stopped.stderr
+    resumed = run(data, out, "--resume", quiet=False, data__skip_bad=1)
+    assert resumed.exit_code == 0 and f"video {key}: " in resumed.stderr, resumed.output
 
 
 LAUNCHERS = {

@@ -318,6 +318,21 @@ def test_a_run_is_not_resumed_on_videos_that_were_packed_otherwise(shards, compl
 
 
 @pytest.mark.slow
+def test_a_run_is_not_resumed_on_as_many_windows_of_another_length(shards, complete, tmp_path):
+    def longer(document: dict) -> None:
+        video = next(video for video in document["videos"].values() if video["subset"] == "training")
+        video["duration"] += 0.5
+
+    data, out = changed_data(shards, tmp_path / "data", longer), tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    settings = out / "settings.yaml"
+    settings.write_text(settings.read_text().replace(str(shards), str(data)))
+    result = run(data, out, "--resume", run__checkpoint_every=1)
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+    assert "as many training windows as the run began with, but of other videos" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards, tmp_path):
     result = run(shards, tmp_path / "run", run__protocol="0.5:x")
     assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()
@@ -378,7 +393,9 @@ def test_weights_that_a_step_broke_do_not_replace_the_last_checkpoint(shards, tm
 
 
 @pytest.mark.slow
-def test_a_gpu_without_memory_is_one_line(shards, tmp_path, monkeypatch):
+def test_a_gpu_without_memory_is_one_line_and_the_run_goes_on_with_less(
+    shards, complete, tmp_path, monkeypatch
+):
     def too_large(run, batches, *, interrupted):
         if run.progress.step == 1:
             raise torch.OutOfMemoryError(
@@ -390,8 +407,16 @@ def test_a_gpu_without_memory_is_one_line(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_step", too_large)
     result = run(shards, tmp_path / "run", run__checkpoint_every=1)
     assert result.exit_code == 1 and result.stderr.count("\n") == 1, result.output
-    asked = "error: the GPU has no memory left (CUDA out of memory. Tried to allocate 2.00 GiB); start anew"
+    asked = "error: the GPU has no memory left (CUDA out of memory. Tried to allocate 2.00 GiB); --set a "
     assert result.stderr.startswith(asked) and "--resume goes on from" in result.stderr
+    monkeypatch.undo()
+    less = {"run__checkpoint_every": 2, "encoder__clips_per_forward": 1, "data__decode_chunk_mib": 16}
+    resumed = run(shards, tmp_path / "run", "--resume", **less)
+    assert resumed.exit_code == 0, resumed.output
+    losses, wanted = (
+        [event["loss"] for event in events(out, "train")] for out in (tmp_path / "run", complete)
+    )
+    assert losses == pytest.approx(wanted, rel=1e-3)  # rounding alone, which beta and Adam make larger
 
 
 @pytest.mark.slow

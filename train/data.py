@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.collate import ground_truth_of
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.features.records import check_made_alike
-from pipeline.samples import samples_of_subset
+from pipeline.samples import Sample, samples_of_subset
 from pipeline.settings import DataSettings
 from pipeline.text import counted, first_names
 from train.checkpoint import PACKING, check_classes, read_packing
@@ -71,6 +73,12 @@ def check_same_data(checkpoint: Path, dataset: AnyDataset, data: DataSettings) -
             f"{data.shards}: packed otherwise than what the run was trained on ({differ}); resume with that "
             "data set, or start anew with another --out"
         )
+
+
+def digest_of_windows(samples: Sequence[Sample]) -> str:
+    """Of the videos and their windows, in their order: equal if a run sees the same ones at each step."""
+    rows = [[sample.video.key, *sample.window] for sample in samples]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _forget_classes(dataset: AnyDataset) -> None:

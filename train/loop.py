@@ -17,6 +17,7 @@ from model.rewire import reconstruction_error
 from pipeline.batch import Batch
 from pipeline.features.reader import FeatureReader
 from pipeline.order import stable_seed
+from pipeline.reader import UnreadableSample
 from pipeline.text import counted
 from pipeline.windows import seconds_to_steps
 from train.checkpoint import going_on
@@ -161,9 +162,9 @@ def not_finite(losses: Sequence[dict[str, float]], batches: Sequence[Batch]) -> 
 def out_of_memory(folder: Path, error: torch.OutOfMemoryError) -> str:
     """The message for a GPU without memory: how much was asked for, what to do."""
     return (
-        f"the GPU has no memory left ({str(error).split('. GPU')[0]}); start anew with a smaller "
-        "encoder.clips_per_forward, optimizer.batch_size or data.decode_chunk_mib (leantad plan --memory GIB "
-        f"chooses them); if something else was on the GPU, {going_on(folder)}"
+        f"the GPU has no memory left ({str(error).split('. GPU')[0]}); --set a smaller "
+        "encoder.clips_per_forward or data.decode_chunk_mib (leantad plan --memory GIB chooses them), with "
+        f"which a run may be resumed, or start anew with a smaller optimizer.batch_size; {going_on(folder)}"
     )
 
 
@@ -340,6 +341,10 @@ def fit(settings: Settings, folder: Path, *, resume: bool, output: Output) -> bo
             measure(run, log)
         complete = run_steps(run, log, interrupt)
         log.write("stop", step=run.progress.step, complete=complete)
+    except UnreadableSample as error:
+        more = run.settings.data.skip_bad + 1
+        advice = f"to go on without it: --resume --set data.skip_bad={more}"
+        raise ValueError(f"{error}; {advice}; {going_on(folder)}") from error
     except torch.OutOfMemoryError as error:
         raise TrainingStopped(out_of_memory(folder, error)) from error
     except RuntimeError as error:

@@ -40,6 +40,7 @@ class Progress:
     loader: LoaderPosition = field(default_factory=lambda: {"epoch": 0, "step": 0})  # the next batch
     metrics: Table = field(default_factory=dict)  # of the last evaluation
     samples: Count = 0  # of training, in a pass over the data; 0: an earlier version did not keep it
+    windows: str = ""  # a digest of those samples, see train.data; "": an earlier version did not keep it
     validation_due: Annotated[bool, Strict()] = False  # of these weights, before the next step
 
 

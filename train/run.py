@@ -30,7 +30,7 @@ from train.checkpoint import (
     write_checkpoint,
 )
 from train.cli import to_stderr
-from train.data import check_same_data, open_data
+from train.data import check_same_data, digest_of_windows, open_data
 from train.distributed import barrier, rank, world_size
 from train.engine import (
     build_engine,
@@ -65,7 +65,7 @@ class Run:
         self.dataset = open_data(settings)
         self.train_loader = self._loader(settings.data.train_subset, training=True)
         self.val_loader = self._loader(settings.data.val_subset, training=False)
-        self.progress = self._read_progress() if resume else Progress(samples=len(self.train_loader.samples))
+        self.progress = self._read_progress() if resume else self._first_progress()
         steps = self.train_loader.steps_per_epoch / settings.optimizer.accumulation_steps
         # An epoch is at least a pass over the data; a run of an earlier version keeps its shorter ones.
         self.steps_per_epoch = ceil(steps) if self.progress.samples else max(1, floor(steps))
@@ -121,20 +121,30 @@ class Run:
         assert last is not None, "resume: nothing to resume"
         return last
 
+    def _first_progress(self) -> Progress:
+        samples = self.train_loader.samples
+        return Progress(samples=len(samples), windows=digest_of_windows(samples))
+
     def _read_progress(self) -> Progress:
         """Where the run stood; ValueError if the data set is not the one it began with."""
         last = self._last_checkpoint()
-        added_later = {"samples": Progress.samples, "validation_due": Progress.validation_due}
-        stated = {**added_later, **read_progress(last)}
+        added_later = ("samples", "windows", "validation_due")
+        stated = {**{name: getattr(Progress, name) for name in added_later}, **read_progress(last)}
         missing = [name for name in asdict(Progress()) if name not in stated]
         if missing:
             raise ValueError(f"{last / PROGRESS}: {missing[0]} is missing; resume from another checkpoint")
         progress = Progress(**stated)
         check_same_data(last, self.dataset, self.settings.data)
-        if progress.samples not in (0, here := len(self.train_loader.samples)):
+        here, advice = self._first_progress(), "resume with that data set, or start anew with another --out"
+        if progress.samples not in (0, here.samples):
             raise ValueError(
-                f"{self.settings.data.shards}: {counted(here, 'training window')}, the run began with "
-                f"{progress.samples:,}; resume with that data set, or start anew with another --out"
+                f"{self.settings.data.shards}: {counted(here.samples, 'training window')}, the run began "
+                f"with {progress.samples:,}; {advice}"
+            )
+        if progress.windows not in ("", here.windows):
+            raise ValueError(
+                f"{self.settings.data.shards}: as many training windows as the run began with, but of other "
+                f"videos, or videos of other lengths; {advice}"
             )
         return progress
 

@@ -19,7 +19,7 @@ from pipeline.files import read_json
 from pipeline.schemas import read_yaml
 from pipeline.text import first_names, short
 from tools.ablation.grid import PlannedRun
-from train.changes import forbidden_changes, measured_otherwise
+from train.changes import forbidden_changes, measured_otherwise, other_costs
 from train.distributed import LAUNCH_VARIABLES
 from train.progress import checked_metrics, read_events
 from train.settings import read_settings
@@ -52,7 +52,8 @@ def run_folder(study: Path, run: PlannedRun) -> Path:
 def check_runs(study: Path, runs: Sequence[PlannedRun]) -> None:
     """ValueError if a run that is there already was started with other settings than planned now.
 
-    A complete one was measured with its own, too; one that is not is measured with those of now.
+    A complete one was measured with its own, too, and so were its memory and seconds; one that is not goes on
+    and is measured with those of now.
     """
     for run in runs:
         folder = run_folder(study, run)
@@ -66,6 +67,7 @@ def check_runs(study: Path, runs: Sequence[PlannedRun]) -> None:
             stated = read_yaml(folder / "settings.yaml")  # an earlier version measured without what it lacks
             measured = {name: _short(stated, name) for name in measured_otherwise(stated, planned)}
             changed += [f"{name} ({value}, now {_short(planned, name)})" for name, value in measured.items()]
+            changed += other_costs(before, planned)
             if UNSTATED in measured.values():
                 command = f"leantad train --out {folder} --resume"
                 advice = f"measure it anew with {command}, or give another --out for a new study"
