@@ -76,7 +76,7 @@ def remove_left(folder: Path) -> None:
             continue  # gone meanwhile, or not ours
 
 
-_remove_left_once = cache(remove_left)  # a folder may hold thousands of files: once, at the first write there
+remove_left_once = cache(remove_left)  # a folder may hold thousands of files: once, at the first write there
 
 
 def check_writable(path: Path) -> None:
@@ -99,7 +99,7 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block fails, or writes nothing, `path` stays as it was and the temporary file goes; so do those
     that killed processes left beside it.
     """
-    _remove_left_once(path.parent.absolute())
+    remove_left_once(path.parent.absolute())
     partial = _temporary_path(path)
     try:
         yield partial

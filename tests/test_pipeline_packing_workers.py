@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.annotations import Video
+from pipeline.files import remove_left_once, write_bytes
 from pipeline.packing.journal import Journal
 from pipeline.packing.pack_video import Job, PackResult, reject
 from pipeline.packing.workers import run_jobs
@@ -108,6 +109,18 @@ def test_while_a_result_is_in_use_as_many_more_are_made_as_there_are_workers(tmp
                 time.sleep(0.01)
             time.sleep(0.2)  # in which one too many would end
             assert "".join(done()) == wanted
+
+
+def test_no_worker_looks_through_the_folder_of_all_results(tmp_path):
+    """Each is a process of its own, which would do so before its first file: the square of their number."""
+
+    def looked(job: Job) -> tuple[PackResult, bytes]:
+        before = remove_left_once.cache_info().misses
+        write_bytes(journal.encoded_path(job.key), b"")
+        return reject(job, f"{remove_left_once.cache_info().misses - before} times"), b""
+
+    journal = Journal(tmp_path)
+    assert reasons(journal, looked, "a", "b", "c") == ["0 times"] * 3
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ..files import read_json, write_bytes, write_text
+from ..files import read_json, remove_left_once, write_bytes, write_text
 from ..records import Shard, keyed
 from ..schemas import Table, Text, exact, validated
 from .pack_video import PackResult
@@ -56,6 +56,8 @@ class Journal:
         shutil.rmtree(self.temporary, ignore_errors=True)
         for name in ("videos", "shards", "temporary"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        # Here, not in each worker, which is a process of its own: the folder is as long as the data set.
+        remove_left_once((folder / "videos").absolute())
 
     def encoded_path(self, key: str) -> Path:
         """The file in which the encoded bytes of a video wait for their shard."""
