@@ -139,6 +139,17 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor, keep_graphs: bool)
     return features
 
 
+def encode_some(encoder: nn.Module, clips: Tensor, numbers: Tensor, *, clips_per_forward: int) -> Tensor:
+    """(M, D, t) features, without a graph, of some of the clips (B, N, C, L, H, W).
+
+    numbers: (M,) on the CPU, rising, M at least 1: clip n of video b is b * N + n.
+    """
+    flat = clips.flatten(0, 1)
+    chosen = (select_clips(flat, chunk) for chunk in torch.split(numbers, clips_per_forward))
+    with torch.no_grad():
+        return torch.cat([encoder(chunk) for chunk in chunks_on(device_of(encoder, clips), chosen)])
+
+
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
     features = FeatureBuffer(len(clips))
     with torch.no_grad():

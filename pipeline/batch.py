@@ -18,7 +18,10 @@ class Batch:
     gt_segments: per window (A, 2) float64, seconds of the video, clipped to the window; A may be 0.
     gt_labels: per window (A,) int64, index into the data set's classes.
     ends: (B,) float64, seconds of the video at which what a window shows of it ends.
-    padding: per window, True where a sample is only there so that all ranks have as many: drop its result.
+    padding: per window, True where a sample is only there so that all ranks have as many, or could not be
+    read: drop its result.
+    frames: (B, N, L) int64, the frame of the video that each picture of a clip shows; None in training, where
+    pixels depend on more than that, and of features.
     """
 
     inputs: torch.Tensor
@@ -29,6 +32,7 @@ class Batch:
     gt_segments: tuple[torch.Tensor, ...]
     gt_labels: tuple[torch.Tensor, ...]
     padding: tuple[bool, ...]
+    frames: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         size = len(self.keys)
@@ -39,6 +43,8 @@ class Batch:
         _check("windows", self.windows, torch.float64, (size, 2))
         _check("durations", self.durations, torch.float64, (size,))
         _check("ends", self.ends, torch.float64, (size,))
+        if self.frames is not None:
+            _check("frames", self.frames, torch.int64, (size, self.inputs.shape[1], self.inputs.shape[3]))
         for name in ("gt_segments", "gt_labels", "padding"):
             if len(getattr(self, name)) != size:
                 raise ValueError(

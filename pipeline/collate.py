@@ -16,12 +16,13 @@ def collate(
     inputs: torch.Tensor,
     *,
     padding: Sequence[bool],
+    frames: torch.Tensor | None,
     labels: Mapping[str, int],
     min_action_overlap: float,
 ) -> Batch:
     """One batch of samples.
 
-    inputs: clips or features, see Batch. padding: per sample, True where its result is to be dropped.
+    inputs, frames: as in Batch. padding: per sample, True where its result is to be dropped.
     labels: number of each class. min_action_overlap: fraction of an action that must lie in a window.
     """
     ground_truth = [ground_truth_of(sample, labels, min_overlap=min_action_overlap) for sample in samples]
@@ -34,6 +35,7 @@ def collate(
         gt_segments=tuple(segments for segments, _ in ground_truth),
         gt_labels=tuple(numbers for _, numbers in ground_truth),
         padding=tuple(padding),
+        frames=frames,
     )
 
 

@@ -157,10 +157,12 @@ class Loader:
             self._complete_first(slot, begun.epoch, into, pending)
             for slot, into, pending in zip(begun.candidates, begun.inputs, begun.started, strict=True)
         ]
+        samples = [sample for sample, _ in taken]
         return collate(
-            [sample for sample, _ in taken],
+            samples,
             begun.inputs,
             padding=[not was_read for _, was_read in taken],
+            frames=None if self.training else self.reader.frame_numbers(samples),
             labels=self.labels,
             min_action_overlap=self.settings.min_action_overlap,
         )

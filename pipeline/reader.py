@@ -72,6 +72,10 @@ class Reader(ABC):
         """Begin to read a sample into its place. Raises ValueError or OSError when it cannot be read."""
 
     @abstractmethod
+    def frame_numbers(self, samples: Sequence[Sample]) -> torch.Tensor | None:
+        """(B, N, L) int64: the frames that samples of evaluation show of their videos; None of features."""
+
+    @abstractmethod
     def close(self) -> None:
         """Stop and join the threads, if there are any."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .augment import CENTRE, View, draw_view
 from .clip_decoder import ClipDecoder, ClipRequest, PendingClips
@@ -15,6 +16,11 @@ from .records import PackedVideo, VideoSource
 from .samples import Sample
 from .settings import DataSettings
 from .windows import clip_frame_numbers
+
+
+def _packed(sample: Sample) -> PackedVideo:
+    assert isinstance(sample.video, PackedVideo), "a sample of a data set of videos"
+    return sample.video
 
 
 class SampleReader(Reader):
@@ -54,8 +60,18 @@ class SampleReader(Reader):
 
     def begin(self, sample: Sample, epoch: int, into: torch.Tensor) -> PendingClips:
         """Begin to decode a sample into its clips (N, C, L, H, W) uint8."""
-        settings, video = self.settings, sample.video
-        assert isinstance(video, PackedVideo), "a sample of a data set of videos"
+        video, frames = _packed(sample), self._frames(sample, epoch)
+        part = self.source.encoded_frames(video.key, frames)
+        view = self._view(sample, epoch)
+        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, into))
+
+    def frame_numbers(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """(B, N, L) int64: the frames that samples of evaluation show of their videos."""
+        return torch.from_numpy(np.stack([self._frames(sample, epoch=0) for sample in samples]))
+
+    def _frames(self, sample: Sample, epoch: int) -> NDArray[np.int64]:
+        """(N, L): of each clip."""
+        settings, video = self.settings, _packed(sample)
         frames = clip_frame_numbers(
             sample.window,
             fps=video.fps,
@@ -67,9 +83,7 @@ class SampleReader(Reader):
         if settings.shuffle_frames:
             rng = np.random.default_rng(stable_seed("frames", self.seed, epoch, video.key, *sample.window))
             frames = rng.permuted(frames, axis=1)
-        part = self.source.encoded_frames(video.key, frames)
-        view = self._view(sample, epoch)
-        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, into))
+        return frames
 
     def _view(self, sample: Sample, epoch: int) -> View:
         if not self.training:

@@ -198,6 +198,17 @@ def broken(tmp_path, video) -> Dataset:
     return pack(tmp_path, data_of)
 
 
+def test_a_batch_of_evaluation_says_which_frames_it_shows(dataset):
+    settings = STILL.model_copy(update={"window_seconds": 1.0, "stride_frames": 2})
+    for batch in loader_of(dataset, settings, training=False, batch_size=2):
+        shown = [
+            [[number_of(picture) for picture in clip.permute(1, 2, 3, 0).numpy()] for clip in w]
+            for w in batch.inputs
+        ]
+        assert batch.frames.tolist() == shown
+    assert take(loader_of(dataset, settings), 1)[0].frames is None  # views differ between two of the same
+
+
 def test_a_video_that_cannot_be_read_stops_the_run_by_name(broken):
     with pytest.raises(ValueError, match=r"00000\.tar.*v1") as error:
         list(loader_of(broken, training=False))

@@ -19,6 +19,7 @@ import torch
 from model.detector.detector import Prediction
 from model.feature_network import FeatureNetwork
 from model.network import Network
+from model.partitioned import is_partitioned
 from pipeline.batch import Batch
 from pipeline.features.records import FeatureSource
 from pipeline.limits import set_limits
@@ -42,6 +43,7 @@ from train.model_file import check_tensors, read_model_file
 from train.numerics import cast_parameters, has_bf16, set_numerics
 from train.postprocess import ExternalScores, RawWindow, postprocess_videos
 from train.settings import Settings, read_settings
+from train.shared_clips import SharedClips
 
 Watch = Callable[[Iterable[RawWindow]], Iterable[RawWindow]]
 
@@ -161,6 +163,20 @@ def raw_windows(prediction: Prediction, batch: Batch) -> Iterator[RawWindow]:
             )
 
 
+def _predict_of(network: torch.nn.Module) -> Callable[[Batch, torch.Tensor | None], Prediction]:
+    """Predicts for batches that follow each other, with masked windows if shares are given."""
+    module = getattr(network, "module", network)  # of an engine
+    shared = SharedClips(module) if isinstance(module, Network) and not is_partitioned(module) else None
+
+    def predict(batch: Batch, shares: torch.Tensor | None) -> Prediction:
+        if shared is None or batch.frames is None:  # ZeRO-3 gathers parameters in the engine's forward alone
+            prediction: Prediction = network(batch.inputs, video_shares=shares)
+            return prediction
+        return shared.network.detect(shared.features(batch), shares)
+
+    return predict
+
+
 def infer(network: torch.nn.Module, batches: Iterable[Batch], *, masked: bool = False) -> Iterator[RawWindow]:
     """Raw windows of every sample, in the loader's order. `network`: a Network, or its engine.
 
@@ -169,9 +185,10 @@ def infer(network: torch.nn.Module, batches: Iterable[Batch], *, masked: bool = 
     Raises ValueError naming the videos if a score is not finite.
     """
     network.eval()
+    predict = _predict_of(network)
     for batch in batches:
         with torch.no_grad():
-            prediction = network(batch.inputs, video_shares=batch.video_shares if masked else None)
+            prediction = predict(batch, batch.video_shares if masked else None)
         if not torch.isfinite(prediction.class_scores).all() or not torch.isfinite(prediction.segments).all():
             raise ValueError(
                 f"predictions for {', '.join(batch.keys)} are not finite: the weights have diverged; "

@@ -78,5 +78,8 @@ class FeatureReader(Reader):
             f"(the median), so that {what}; is the stride of the file another than the recipe's?"
         )
 
+    def frame_numbers(self, samples: Sequence[Sample]) -> None:
+        """Features show no frames."""
+
     def close(self) -> None:
         """There are no threads; the file stays open."""

@@ -29,6 +29,7 @@ from train.cli import Output
 from train.detections import Selection
 from train.inference import TrainedNetwork, evaluation_loader, infer
 from train.postprocess import postprocess_videos
+from train.shared_clips import ClipName, names_of_clips
 
 COMPARED = 10  # detections of a video, the best of predict, that are looked for among the plain loop's
 WHOLE, PLAIN = "predict", "plain loop"
@@ -63,7 +64,7 @@ class Clock:
         self.device = device
         self.least: dict[str, tuple[float, float]] = {}
 
-    def time(self, part: str, function: Callable[[], Value], *, times: int = 1) -> Value:
+    def time(self, part: str, function: Callable[[], Value], *, times: float = 1) -> Value:
         """Call the function and note what it took, `times` as often as it did: the least of several calls."""
         begun = self._now()
         value = function()
@@ -161,28 +162,29 @@ def _parts(
 ) -> Clock:
     """Decoding, encoder, detector and post-processing of one video, each alone.
 
-    The network's parts are timed on the first window: what one takes does not depend on what it shows.
+    The network's parts are timed on the first window: what one takes does not depend on what it shows. Of
+    clips that several windows show, the encoder takes one.
     """
     settings, clock = trained.settings, Clock(trained.device)
     loader = partial(_loader, trained, video, packed)
 
-    def decode() -> int:
+    def decode() -> list[ClipName]:
         with closing(loader()) as batches:
-            return sum(1 for _ in batches)
+            return [name for batch in batches for name in names_of_clips(batch)]
 
     def detect(features: torch.Tensor) -> object:
-        if settings.data.pad_short_videos:
-            return network.detector.masked_predict(features, first.video_shares)
-        return network.detector.predict(features)
+        return network.detect(features, first.video_shares if settings.data.pad_short_videos else None)
 
     with closing(loader()) as batches:
         windows = list(infer(network, batches, masked=settings.data.pad_short_videos))
     with closing(loader()) as batches:
         first = next(iter(batches))
     for _ in range(repeats):
-        count = clock.time("decode", decode)
+        names = clock.time("decode", decode)
+        count, share = len(names) / settings.data.num_clips, len(set(names)) / len(names)
         with torch.no_grad():
-            features = clock.time("encoder", lambda: network.encode(first.inputs, kept=None), times=count)
+            encode = partial(network.encode, first.inputs, kept=None)
+            features = clock.time("encoder", encode, times=count * share)
             clock.time("detector", partial(detect, features), times=count)
         clock.time("post-process", lambda: postprocess_videos(windows, trained.classes, settings.post))
     return clock
