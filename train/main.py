@@ -88,7 +88,7 @@ def settings_of_run(
 
 
 def check_unchanged(settings: Settings, out: Path) -> None:
-    """ValueError unless the run in `out` was started with these settings, but for how it is validated."""
+    """ValueError unless the run in `out` was started with these settings, but for those that may change."""
     from train.changes import forbidden_changes
     from train.settings import read_settings
 
