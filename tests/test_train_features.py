@@ -312,6 +312,7 @@ def test_predict_and_an_exported_model_give_the_detections_of_eval(features, who
     model = tmp_path / "m.leantad"
     done = CliRunner().invoke(leantad, ["export", str(whole), str(model)])
     assert done.exit_code == 0, done.output
+    assert f"use it with leantad predict FEATURES.h5 --checkpoint {model}\n" in done.output
     for name, checkpoint in (("a", whole), ("b", model)):
         out = tmp_path / name
         arguments = ["predict", str(features), "--checkpoint", str(checkpoint), "--out", str(out), "--quiet"]

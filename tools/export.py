@@ -33,12 +33,15 @@ def main(run: Path, out: Path, force: bool, quiet: bool, as_json: bool) -> None:
     check_new_file(out, force=force)
     if not run.is_dir():
         raise ValueError(f"{run}: no such folder, want that of a run, or one of its checkpoints")
+    from train.checkpoint import SETTINGS
     from train.model_file import write_model_file
+    from train.settings import read_settings
 
     folder, classes = write_model_file(out, run)
+    on_features = read_settings(folder / SETTINGS, ()).data.num_features is not None
     size = out.stat().st_size
     output.say(f"{out}: {size / 1e6:.1f} MB, {counted(len(classes), 'class', 'classes')}, from {folder}")
-    output.say(f"use it with leantad predict VIDEO --checkpoint {out}")
+    output.say(f"use it with leantad predict {'FEATURES.h5' if on_features else 'VIDEO'} --checkpoint {out}")
     sha256 = file_sha256(out)
     output.document({"out": out, "bytes": size, "sha256": sha256, "checkpoint": folder, "classes": classes})
 
