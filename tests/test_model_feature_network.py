@@ -66,5 +66,5 @@ def test_it_has_the_groups_of_a_detector_alone_and_no_loss_without_ground_truth_
 
 def test_pretrained_weights_of_an_encoder_that_is_not_there_are_refused():
     sets = [f"{name}={value}" for name, value in TINY.items()]
-    with pytest.raises(ValueError, match="encoder.weights: with data.num_features there is no encoder"):
+    with pytest.raises(ValueError, match="encoder.weights: with data.num_features .* set it to null, or"):
         load_settings(RECIPES / "demo.yaml", [*sets, "data.num_features=8", "encoder.weights=a.safetensors"])

@@ -112,7 +112,7 @@ class Settings(SettingsGroup):
         if self.data.num_features is not None and self.encoder.weights is not None:
             raise ValueError(
                 "encoder.weights: with data.num_features there is no encoder, its features are in "
-                "data.shards already; leave it out, or set data.num_features=null to train on videos"
+                "data.shards already; set it to null, or data.num_features=null to train on videos"
             )
         return self
 
