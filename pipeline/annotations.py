@@ -268,8 +268,8 @@ def _cells(where: str, header: list[str], row: list[str]) -> dict[str, str]:
         row = row[:-1]
     if not named <= len(row) <= len(header):
         names = ",".join(name for name in header if name)
-        want = f"want {named} ({short(names, 200)[1:-1]})" + _other_separator(row)
-        raise ValueError(f"{where}: got {len(row)} cells, {want}")
+        hint = '; quote a cell with a separator, "run, fast"' if len(row) > named else _other_separator(row)
+        raise ValueError(f"{where}: got {len(row)} cells, want {named} ({short(names, 200)[1:-1]}){hint}")
     cells = {name: cell.strip() for name, cell in zip(header, row, strict=False)}
     if not cells["video"]:
         raise ValueError(f"{where}: video is empty, want its name")

@@ -136,6 +136,7 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
             "line 3: v has subset 'training', further up subset 'test'; want one",
         ),
         ("a.csv", "video,start,end,label,,\nv,1,2,a,,,x\n", "line 2: got 7 cells, want 4 (video,start,end,"),
+        ("a.csv", "video,start,end,label\nv,1,2,run, fast\n", "label); quote a cell with a separator"),
         ("a.csv", "video,start,end,label\n", "no video in it"),
         ("a.csv", "video,start,end,label\nv,1,2\n", "line 2: got 3 cells, want 4"),
         ("a.csv", "video,start,end,label\nv,1,2,a\nv,x,2,a\n", "line 3: start: got 'x'"),
