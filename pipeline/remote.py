@@ -9,6 +9,7 @@ file appears there only when it is whole.
 from __future__ import annotations
 
 import asyncio
+import errno
 import glob
 import math
 import os
@@ -29,6 +30,7 @@ TAR_NAME = re.compile(r"[^/\s'\"]+\.tar\b")
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 BUSY = {408, 429, 500, 502, 503, 504}  # HTTP status codes of a server that may answer later
+BROKEN = {errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE}  # a connection that stood, and does no more
 TRIES = 8  # of one file, for servers that are busy or silent
 WRONG_TRIES = 4  # for servers that deliver something else, such as an error page
 DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 30.0  # after the first try; each pause is twice as long: 2 min
@@ -250,7 +252,9 @@ def _scheme(url: str) -> str:
 def _may_succeed_later(error: Exception) -> bool:
     """Whether a server that did this may do better: busy, silent, gone in the middle, or another file."""
     # asyncio's is another class than the built-in one up to Python 3.10
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionResetError, _Unwanted)):
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, _Unwanted)):
+        return True
+    if isinstance(error, OSError) and error.errno in BROKEN:  # aiohttp's is no ConnectionResetError
         return True
     names = {kind.__name__ for kind in type(error).__mro__}  # aiohttp's, where it is installed
     return bool(names & {"ClientPayloadError", "ServerDisconnectedError"}) or _status(error) in BUSY

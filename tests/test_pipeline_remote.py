@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -176,6 +178,24 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_final(answers, cache, tmp
     assert (tmp_path / "x").read_bytes() == b"data"
     list_of += [(403, 0, b"")]
     assert reason_of(address) == "HTTP 403" and list_of == []
+
+
+def test_a_connection_that_is_reset_before_an_answer_is_tried_again(tmp_path, monkeypatch):
+    def serve() -> None:
+        for _ in range(4):  # aiohttp itself asks twice
+            connection, _ = listening.accept()
+            connection.recv(1 << 16)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        with listening.accept()[0] as connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ndata")
+
+    monkeypatch.setattr(remote, "DELAY_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        remote.fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"data"
 
 
 @pytest.mark.slow
