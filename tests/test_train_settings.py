@@ -138,6 +138,11 @@ def test_a_renamed_setting_is_refused_with_its_new_name(old, new):
             "which a proposal's offsets are trained, one value per stage",
         ),
         (
+            ["optimizer.betas=[0.9, 1]"],
+            "optimizer.betas.1: Input should be less than 1 (got 1); decay per optimizer step of the running "
+            "means of the gradient and of its square, each below 1",
+        ),
+        (
             ["data.pad_short_videos=true"],
             "data.pad_short_videos: got true without data.window_seconds, want it: the length",
         ),

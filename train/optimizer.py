@@ -55,6 +55,9 @@ CHOICES: dict[str, tuple[object, ...]] = {
 }
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(SettingsGroup):
     """AdamW with a learning rate each for encoder and detector, warmup, and a schedule over the whole run."""
 
@@ -79,7 +82,7 @@ class OptimizerSettings(SettingsGroup):
     """Whether optimizer.weight_decay leaves out norms, biases and scales, as in ActionFormer and OpenTAD.
     false shrinks them, too, as ETAD does."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay per optimizer step of the running means of the gradient and of its square, each below 1. Nearer
     to 1 averages over more steps."""
 
