@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from dataset_cases import video
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.annotations import Action
-from pipeline.collate import ground_truth_of
+from pipeline.collate import collate, ground_truth_of
 from pipeline.samples import Sample
 from pipeline.truncate import truncated
 from pipeline.windows import segments_in
@@ -68,6 +69,8 @@ def test_it_follows_from_seed_epoch_video_and_window_alone():
     assert parts_of(one, 3) == parts_of(one, 3)
     others = (parts_of(one, 3, seed=2), parts_of(sample_of((30, 40), window=(11, 50)), 3))
     assert all(a.window != b.window for other in others for a, b in zip(parts_of(one, 3), other, strict=True))
+    later = zip(parts_of(sample_of(), 3), parts_of(sample_of(window=(50, 90)), 3), strict=True)
+    assert all(abs(a.window[0] + 40 - b.window[0]) > 0.01 for a, b in later), "each window by its own draws"
     assert len({part.window for part in parts_of(one, 20)}) == 20
 
 
@@ -83,8 +86,24 @@ def test_a_padded_part_keeps_the_windows_length_and_ends_where_it_is_cut():
 def test_a_short_video_in_a_padded_window_is_cut_within_itself():
     sample = sample_of((1, 3), seconds=8, window=(0, 40))
     assert sample.shown_end == 8
-    for part in parts_of(sample, 50, pad=True):
-        assert part.shown_end <= 8 and part.shown_end - part.window[0] >= 4 - 1e-9
+    parts = parts_of(sample, 50, pad=True)
+    lengths = [part.shown_end - part.window[0] for part in parts]
+    assert all(part.shown_end <= 8 for part in parts) and 4 - 1e-9 <= min(lengths) < 5
+    assert all(part.window[1] - part.window[0] == pytest.approx(40) for part in parts)
+
+
+def test_a_window_with_too_little_of_an_action_is_cut_anywhere():
+    sample = sample_of((5, 11))  # a sixth of it lies in the window
+    parts = parts_of(sample, 20)
+    assert all(10 <= part.window[0] < part.window[1] <= 50 and part != sample for part in parts)
+    assert max(part.window[0] for part in parts) > 15
+
+
+def test_a_batch_states_the_share_of_each_window_that_shows_its_video():
+    samples = [sample_of(seconds=8, window=(0, 40)), sample_of(), replace(sample_of(), end=20.0)]
+    inputs = torch.zeros(3, 4, 2)
+    batch = collate(samples, inputs, padding=[False] * 3, labels={}, min_action_overlap=0.5)
+    assert batch.ends.tolist() == [8, 50, 20] and batch.video_shares.tolist() == [0.2, 1, 0.25]
 
 
 def test_a_window_of_which_no_part_keeps_an_action_stays_whole():
