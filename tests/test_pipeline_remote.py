@@ -42,6 +42,30 @@ def test_a_pipe_is_read_once_into_the_cache(folder, cache):
     assert Dataset.open(location).read("k3") == data_of(3)
 
 
+@pytest.mark.parametrize(
+    ("location", "url", "chosen"),
+    [
+        ("https://h/set/", "https://h/set/{}", None),
+        ("https://h/set?key=a.tar", "https://h/set/{}?key=a.tar", None),
+        ("https://h/set/dataset.json?key=1", "https://h/set/{}?key=1", None),
+        ("https://h/{a,b}.tar?key=1", "https://h/{}?key=1", ("a.tar", "b.tar")),
+        ("https://h/old.tar/{2,1}.tar", "https://h/old.tar/{}", ("1.tar", "2.tar")),
+        ("pipe:aws s3 cp s3://b/set/{0..1}.tar -", "pipe:aws s3 cp s3://b/set/{} -", ("0.tar", "1.tar")),
+    ],
+)
+def test_the_files_of_a_data_set_lie_beside_each_other(location, url, chosen):
+    found = remote.locate(location)
+    assert found.url == url.format("dataset.json") and found.chosen == chosen
+    assert found.url_of("00007.idx") == url.format("00007.idx")
+
+
+@pytest.mark.parametrize("names", ["https://h/{a,b}/0.tar", "{folder}/{set,other}/00000.tar"])
+def test_tars_of_two_data_sets_are_refused(folder, tmp_path, names):
+    write_five_videos(tmp_path / "other")
+    with pytest.raises(ValueError, match="names tars .* 2 .*want (the tars|those) of one"):
+        remote.locate(names.replace("{folder}", str(tmp_path)))
+
+
 @contextmanager
 def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     """The address of a server on this machine that answers by `handler`."""
@@ -143,9 +167,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     answers: list[tuple[int, int, bytes]] = []
     paths: list[str] = []
+    ranges: list[str | None] = []
 
     def do_GET(self) -> None:
         self.paths.append(self.path)
+        self.ranges.append(self.headers.get("Range"))
         status, length, body = self.answers.pop(0)
         self.send_response(status)
         self.send_header("Content-Length", str(length))
@@ -161,6 +187,7 @@ def answers(monkeypatch) -> Iterator[tuple[str, list[tuple[int, int, bytes]]]]:
     monkeypatch.setattr(remote, "DELAY_SECONDS", 0.0)
     monkeypatch.setattr(Answers, "answers", [])
     monkeypatch.setattr(Answers, "paths", [])
+    monkeypatch.setattr(Answers, "ranges", [])
     with served(Answers) as address:
         yield address, Answers.answers
 
@@ -230,6 +257,7 @@ def test_an_error_page_or_a_cut_file_is_asked_for_again_and_never_kept(answers, 
         data = (folder / file).read_bytes()
         list_of += [(200, len(wrong), wrong)] * 2 * (file == name) + [(200, len(data), data)]
     assert Dataset.open(address).read("k0") == data_of(0) and list_of == []
+    assert set(Answers.ranges) == {None}, "what was wrong is not gone on with"
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "00000.tar", "00000.idx"])
@@ -262,6 +290,46 @@ def test_a_tar_of_the_right_size_with_other_bytes_is_refused(answers, folder, ca
     with pytest.raises(ValueError, match=r"00000\.tar: could not be fetched \(sha256 differs from"):
         Dataset.open(address).read("k0")
     assert not list(cache.rglob("*.tar"))
+
+
+class Resumes(http.server.BaseHTTPRequestHandler):
+    """Breaks off once; then answers by its list of (status, the range it states, body), one a request."""
+
+    answers: list[tuple[int, str, bytes]] = []
+    asked: list[tuple[str | None, str | None]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.headers.get("Range"), self.headers.get("Accept-Encoding")))
+        status, stated, body = self.answers.pop(0)
+        self.send_response(status)
+        if stated:
+            self.send_header("Content-Range", stated)
+        self.send_header("Content-Length", "6" if not stated and status == 200 else str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [(206, "bytes 3-5/6", b"def")],
+        [(206, "bytes 0-5/6", b"abcdef")],  # not the range that was asked for
+        [(200, "", b"abcdef")],
+        [(416, "bytes */3", b""), (200, "", b"abcdef")],  # another file than before
+    ],
+)
+def test_whatever_a_server_answers_for_the_rest_of_a_file_the_file_is_right(tmp_path, monkeypatch, later):
+    monkeypatch.setattr(remote, "DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(Resumes, "answers", [(200, "", b"abc"), *later])
+    monkeypatch.setattr(Resumes, "asked", [])
+    with served(Resumes) as address:
+        remote.fetch(f"{address}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"abcdef" and Resumes.answers == []
+    assert [asked for asked, _ in Resumes.asked] == [None, "bytes=3-", None][: 1 + len(later)]
+    assert {encoding for _, encoding in Resumes.asked} == {"identity"}, "a range is of the bytes themselves"
 
 
 class Breaks(http.server.BaseHTTPRequestHandler):
@@ -310,6 +378,30 @@ def test_pauses_grow_and_end(answers, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="HTTP 503"):
         remote.fetch(f"{address}/x", tmp_path / "x")
     assert pauses == [1, 2, 4, 8, 16, 30, 30] and list_of == []
+
+
+@pytest.mark.parametrize("status", sorted(remote.BUSY))
+def test_every_status_of_a_busy_server_is_asked_again(answers, tmp_path, status):
+    address, list_of = answers
+    list_of += [(status, 0, b""), (200, 4, b"data")]
+    remote.fetch(f"{address}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"data"
+
+
+def test_a_proxy_of_the_environment_is_asked(answers, tmp_path, monkeypatch):
+    address, list_of = answers
+    list_of.append((200, 1, b"x"))
+    monkeypatch.setenv("http_proxy", address)
+    remote.fetch("http://shards.example/set/00000.tar", tmp_path / "x")
+    assert Answers.paths == ["http://shards.example/set/00000.tar"]
+
+
+def test_a_file_that_is_too_large_is_not_fetched_from_a_bucket(tmp_path):
+    fsspec.filesystem("memory").pipe("/large/x", b"data")
+    remote.fetch("memory://large/x", tmp_path / "x", most=4)
+    with pytest.raises(ValueError, match=r"x: could not be fetched \(has 4 bytes, more than the 3 "):
+        remote.fetch("memory://large/x", tmp_path / "y", most=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_an_endless_dataset_json_is_left_there(tmp_path, cache, monkeypatch):
