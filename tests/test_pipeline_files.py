@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import os
@@ -17,6 +18,9 @@ import pytest
 from pipeline.files import (
     ABANDONED_SECONDS,
     TEMPORARY,
+    FilePart,
+    check_writable,
+    collection_paused,
     file_sha256,
     parse_json,
     read_json,
@@ -49,6 +53,15 @@ def test_the_temporary_name_is_known_and_beside_the_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        whole = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, whole=whole: done.append(name) or whole(*a))
+    write_text(tmp_path / "a", "x")
+    assert done == ["fsync", "replace"]
+
+
 def ended_process() -> int:
     """The number of a process that has ended."""
     process = subprocess.Popen(["true"])
@@ -76,6 +89,29 @@ def test_what_a_killed_process_left_beside_a_file_goes_with_the_next_write(tmp_p
     remove_left(tmp_path)
     kept = {name for name, (_, stays) in left.items() if stays}
     assert {path.name for path in tmp_path.iterdir()} == {"a", *kept}
+
+
+@pytest.mark.parametrize(("error", "stays"), [(PermissionError, True), (OverflowError, False)])
+def test_what_a_process_of_somebody_else_writes_stays(tmp_path, monkeypatch, error, stays):
+    with replacing(tmp_path / "a") as partial:
+        partial.touch()
+    other = tmp_path / partial.name.replace(f".{os.getpid()}.", f".{os.getpid() + 1}.")
+    other.touch()
+
+    def kill(process: int, number: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "kill", kill)
+    remove_left(tmp_path)
+    assert other.exists() is stays
+
+
+def test_a_path_that_can_be_written_is_left_as_it_was(tmp_path):
+    (tmp_path / "a").write_text("old")
+    check_writable(tmp_path / "a")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(ValueError, match="a/b: cannot be written"):
+        check_writable(tmp_path / "a" / "b")
 
 
 KILLED = """
@@ -208,3 +244,23 @@ def test_sha256_of_bytes_text_and_file_agree(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 500_000)
     wanted = hashlib.sha256(b"abc" * 500_000).hexdigest()
     assert file_sha256(tmp_path / "a") == sha256_of("abc" * 500_000) == sha256_of(b"abc" * 500_000) == wanted
+
+
+def test_a_part_of_a_file_is_its_own_bytes_alone(tmp_path):
+    data = bytes(range(251)) * 10_000
+    (tmp_path / "a").write_bytes(data)
+    part = FilePart(tmp_path / "a", 100, (2 << 20) + 5)
+    assert part.read() == b"".join(part.blocks()) == data[100 : (2 << 20) + 105]
+    assert file_sha256(part) == sha256_of(part.read())
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_a_pause_of_the_collection_ends_as_it_began(was_enabled):
+    gc.enable() if was_enabled else gc.disable()
+    try:
+        with pytest.raises(RuntimeError), collection_paused():
+            assert not gc.isenabled()
+            raise RuntimeError
+        assert gc.isenabled() is was_enabled
+    finally:
+        gc.enable()

@@ -81,8 +81,15 @@ def test_a_file_is_locked_beside_it(tmp_path):
 def test_a_lock_file_of_whatever_content_is_taken_over(tmp_path, text):
     (tmp_path / ".lock").write_text(text)
     with writing_folder(tmp_path, "train") as last:
-        assert last is None
+        assert last is None and json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_somebody_removed_and_another_took_stays_the_others(tmp_path):
+    with writing_folder(tmp_path, "train"):
+        (tmp_path / ".lock").rename(tmp_path / "removed")
+        (tmp_path / ".lock").write_text("of another")
+    assert (tmp_path / ".lock").read_text() == "of another"
 
 
 def test_a_requeue_on_another_machine_goes_on_although_the_server_keeps_the_old_lock(
