@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 from settings_group import groups_of, settings_of
-from train.changes import MAY_CHANGE, forbidden_changes, other_costs
+from train.changes import (
+    MAY_CHANGE,
+    changed_keys,
+    forbidden_changes,
+    measured_as,
+    measured_otherwise,
+    other_costs,
+)
 from train.settings import RECIPES, Settings, read_settings
 
 
@@ -32,3 +39,18 @@ def test_batch_norm_that_trains_keeps_the_number_of_clips_of_its_statistics():
     before = settings(encoder__train_batch_norm=True)
     after = settings(encoder__train_batch_norm=True, encoder__clips_per_forward=1, encoder__slice_mib=16)
     assert forbidden_changes(before, after) == ["encoder.clips_per_forward"]
+
+
+def test_settings_of_a_group_within_a_group_and_those_of_one_side_alone_are_named():
+    old, new = {"a": {"b": {"c": 1, "d": 2}}, "e": 3}, {"a": {"b": {"c": 0, "d": 2}, "f": 4}}
+    assert changed_keys(old, new) == ["a.b.c", "a.f", "e"]
+    assert changed_keys(old, old) == []
+
+
+def test_weights_are_measured_as_now_and_stay_those_of_their_own_settings():
+    before, now = settings(), settings(post__sigma=0.5, data__val_subset="test", data__num_clips=3, seed=9)
+    assert measured_otherwise(before, now) == ["data.val_subset", "post.sigma"]
+    whole = json.dumps(before)
+    measured = measured_as(before, now)
+    assert changed_keys(before, measured) == ["data.val_subset", "post.sigma"]
+    assert changed_keys(measured, now) == ["seed", "data.num_clips"] and json.dumps(before) == whole

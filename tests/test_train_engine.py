@@ -159,6 +159,11 @@ def test_the_step_schedule_falls_at_its_share_of_the_run_as_etads_after_five_of_
     assert [factor(step) for step in (0, fall - 1, fall, total - 1)] == [1, 1, 0.1, 0.1]
 
 
+def test_a_share_that_was_rounded_up_falls_at_the_step_that_was_meant():
+    factor = lr_factor(OptimizerSettings(schedule="step", step_share=0.66667), 300)
+    assert [factor(step) for step in (199, 200)] == [1, 0.1]
+
+
 def test_the_step_schedule_falls_again_after_as_many_steps_and_counts_from_the_warmup():
     factor = lr_factor(
         OptimizerSettings(schedule="step", step_share=0.25, step_factor=0.5, warmup_steps=2), 10
@@ -172,13 +177,19 @@ def test_a_run_shorter_than_its_warmup_has_a_schedule():
 
 
 def test_settings_reach_deepspeed_and_nothing_is_left_to_its_defaults():
-    settings = OptimizerSettings(gradient_clip=0, batch_size=3, accumulation_steps=2, betas=(0.8, 0.99))
+    own = {"gradient_clip": 0, "batch_size": 3, "accumulation_steps": 2, "betas": (0.8, 0.99)}
+    settings = OptimizerSettings(**own, eps=1e-6, weight_decay=0.3, detector_lr=0.2)
     config = deepspeed_dict(settings, read_ds_config())
     assert config["gradient_clipping"] == 0
     assert config["train_micro_batch_size_per_gpu"] == 3
     assert config["gradient_accumulation_steps"] == 2
-    assert config["optimizer"]["params"]["betas"] == [0.8, 0.99]
-    assert config["optimizer"]["params"]["torch_adam"]
+    assert config["optimizer"]["params"] == {
+        "lr": 0.2,
+        "betas": [0.8, 0.99],
+        "eps": 1e-6,
+        "weight_decay": 0.3,
+        "torch_adam": True,
+    }
 
 
 @pytest.mark.parametrize(("compiler", "wanted", "cpu_adam"), [(1, 1, True), (1, 0, False), (0, 1, False)])
@@ -256,6 +267,8 @@ def test_a_precision_that_the_file_denies_is_refused(tmp_path):
     assert with_precision(config, "bf16") == config
     with pytest.raises(ValueError, match=r"float32, but run\.ds_config has bf16\.enabled true; leave one"):
         with_precision(config, "float32")
+    with pytest.raises(ValueError, match=r"bf16, but run\.ds_config has bf16\.enabled false; leave one"):
+        with_precision(read_ds_config(written(tmp_path, {"bf16": {"enabled": False}})), "bf16")
     with pytest.raises(ValueError, match="use stage 1 to 3"):
         with_precision(read_ds_config(written(tmp_path, {"zero_optimization": {"stage": 0}})), "bf16")
 

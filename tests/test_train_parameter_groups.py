@@ -90,6 +90,13 @@ def test_the_longest_prefix_counts_alone_and_ends_at_a_dot():
     assert begins_with("a.layer1.0", "a.layer1") and not begins_with("a.layer10.0", "a.layer1")
 
 
+def test_a_prefix_may_be_a_whole_name_or_have_frozen_parameters_below_it():
+    name = "encoder.backbone.layer2.0.conv1.0.0.weight"
+    found = values_by_name(network_of(frozen_stages=1), layer_lrs={"encoder.backbone": 0.1, name: 0.5})
+    assert found[name][1] == pytest.approx(5e-7)
+    assert found["encoder.backbone.layer2.1.conv1.0.0.weight"][1] == pytest.approx(1e-7)
+
+
 def test_sizes_add_up_to_all_that_is_trained():
     network = network_of(frozen_stages=1)
     sizes = group_sizes(parameter_groups(network, OptimizerSettings(layer_lrs={"detector.neck": 0.5})))
