@@ -97,6 +97,10 @@ def test_a_data_set_is_read_over_http(server, cache, tail):
     assert dataset.read("k4") == data_of(4) and dataset.read("k1") == data_of(1)
 
 
+def test_a_file_url_is_the_folder_itself(folder):
+    assert remote.locate(f"file://{folder}") == remote.locate(folder)
+
+
 def test_a_data_set_is_read_over_any_file_system_of_fsspec(folder, cache):
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/bucket/set", recursive=True)
@@ -207,12 +211,14 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_final(answers, cache, tmp
     assert reason_of(address) == "HTTP 403" and list_of == []
 
 
-def test_a_connection_that_is_reset_before_an_answer_is_tried_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_a_connection_that_ends_before_an_answer_is_tried_again(tmp_path, monkeypatch, is_reset):
     def serve() -> None:
         for _ in range(4):  # aiohttp itself asks twice
             connection, _ = listening.accept()
             connection.recv(1 << 16)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if is_reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         with listening.accept()[0] as connection:
             connection.recv(1 << 16)
