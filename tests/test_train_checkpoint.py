@@ -356,6 +356,23 @@ def test_all_ranks_wait_until_the_first_has_decided_what_they_go_on_from(tmp_pat
     assert os.readlink(last) == "step_000002"
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_ranks_wait_for_each_other_between_the_parts_of_a_checkpoint(tmp_path, monkeypatch, number):
+    """Before the first makes a folder, before others write into it, before it gets its name, and after."""
+    done: list[str] = []
+
+    def noted(name: str) -> None:
+        whole = getattr(checkpoint, name)
+        monkeypatch.setattr(checkpoint, name, lambda *a, **k: (done.append(name), whole(*a, **k))[1])
+
+    for name in ("_free_name", "write_weights", "_publish", "barrier"):
+        noted(name)
+    monkeypatch.setattr(checkpoint, "rank", lambda: number)
+    write(tmp_path, 1, save=lambda folder: done.append("save"))
+    first = ["_free_name", "barrier", "write_weights", "barrier", "save", "barrier", "_publish", "barrier"]
+    assert done == [name for name in first if number == 0 or name not in ("write_weights", "_publish")]
+
+
 def save_tensors(folder: Path) -> None:
     torch.save({"a": torch.zeros(10_000)}, folder / "state.pt")
 
