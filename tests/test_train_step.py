@@ -42,14 +42,16 @@ def run_of(losses: list[dict[str, float]]) -> SimpleNamespace:
         seed=3, detector=SimpleNamespace(num_steps=4), data=SimpleNamespace(pad_short_videos=False)
     )
     betas: list[int] = []
+    ratios: list[int] = []
     return SimpleNamespace(
         settings=settings,
         progress=Progress(step=7),
         engine=Engine(losses),
         device=torch.device("cpu"),
         set_beta=betas.append,
-        set_ratios=lambda step: None,
+        set_ratios=ratios.append,
         betas=betas,
+        ratios=ratios,
         average=None,
     )
 
@@ -72,13 +74,17 @@ def test_a_step_returns_the_means_of_its_micro_batches_and_counts_itself_last():
     result = train_step(run, batches_of("v", "w"), interrupted=False)
     assert result.losses == {"loss": 4.0, "a": 1.5, "b": 2.5} and not result.interrupted
     assert run.engine.calls == {"train": 1, "backward": 2, "step": 2}
-    assert run.progress.step == 8 and run.betas == [7]  # the coefficient is that of the step that runs
+    assert run.progress.step == 8 and run.betas == run.ratios == [7]  # those of the step that runs
 
 
 def test_the_true_actions_of_a_batch_become_feature_steps():
-    segments, labels = loop.ground_truth_in_steps(batches_of("v")[0], 4)
+    (batch,) = batches_of("v")
+    segments, labels = loop.ground_truth_in_steps(batch, 4)
     assert segments[0].tolist() == [[1.0, 2.0]] and segments[0].dtype == torch.float32
     assert labels[0].tolist() == [1]
+    batch.windows += 100.0
+    batch.gt_segments[0].add_(100.0)
+    assert loop.ground_truth_in_steps(batch, 4)[0][0].tolist() == [[1.0, 2.0]], "of a later window as well"
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -105,14 +111,18 @@ def test_a_micro_batch_whose_loss_is_no_number_is_named_before_the_update():
 
 
 class LookingEngine(Engine):
-    """An engine that keeps what it is given."""
+    """An engine that keeps what it is given, and the seeds of the generators that it is called with."""
 
     def __init__(self, losses):
         super().__init__(losses)
         self.given: list[torch.Tensor] = []
+        self.shares: list[torch.Tensor | None] = []
+        self.seeds: list[tuple[int, int]] = []
 
     def __call__(self, clips, segments, labels, *, generator, video_shares):
         self.given.append(clips)
+        self.shares.append(video_shares)
+        self.seeds.append((torch.initial_seed(), generator.initial_seed()))
         return super().__call__(clips, segments, labels, generator=generator, video_shares=video_shares)
 
 
@@ -123,6 +133,33 @@ def test_no_batch_is_moved_to_the_device_as_a_whole():
     run.engine = LookingEngine(losses)
     train_step(run, batches, interrupted=False)
     assert all(clips is batch.inputs for clips, batch in zip(run.engine.given, batches, strict=True))
+
+
+def seeds_of(monkeypatch, *, rank: int, step: int, seed: int = 3) -> tuple[int, int]:
+    """Of torch's generator and of the one that is handed on, in a step of a rank."""
+    run = run_of([])
+    run.engine, run.progress.step, run.settings.seed = LookingEngine([{"loss": 1.0, "a": 1.0}]), step, seed
+    monkeypatch.setattr(loop, "rank", lambda: rank)
+    torch.manual_seed(5)  # what was drawn before does not count
+    train_step(run, batches_of("v"), interrupted=False)
+    return run.engine.seeds[0]
+
+
+def test_what_is_drawn_in_a_step_follows_from_seed_step_and_rank(monkeypatch):
+    one = seeds_of(monkeypatch, rank=0, step=7)
+    others = ({"rank": 1, "step": 7}, {"rank": 0, "step": 8}, {"rank": 0, "step": 7, "seed": 4})
+    found = [seeds_of(monkeypatch, **other) for other in others]
+    assert len({seed for seeds in (one, *found) for seed in seeds}) == 4, "equal only within a step of a rank"
+    assert seeds_of(monkeypatch, rank=0, step=7) == one
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_the_network_is_told_where_padded_videos_end(is_padded):
+    run, (batch,) = run_of([]), batches_of("v")
+    run.engine, batch.video_shares = LookingEngine([{"loss": 1.0, "a": 1.0}]), torch.tensor([0.25])
+    run.settings.data.pad_short_videos = is_padded
+    train_step(run, [batch], interrupted=False)
+    assert run.engine.shares == [batch.video_shares if is_padded else None]
 
 
 def test_no_batch_is_held_while_the_run_validates(monkeypatch):
