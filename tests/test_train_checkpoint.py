@@ -29,6 +29,7 @@ from train.checkpoint import (
     read_progress,
     read_weights,
     remove_half_written,
+    restate_measure,
     restore_links,
     weights_folder,
     write_checkpoint,
@@ -292,6 +293,31 @@ def test_a_copy_without_links_goes_on_from_the_newest_and_keeps_the_best(tmp_pat
     assert [os.readlink(checkpoints / name) for name in ("last", "best")] == ["step_1000000", "step_000090"]
     assert restore_links(tmp_path) is None
     assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(("best", "is_there"), [(0.0, True), (-1.0, False)])
+def test_a_copy_without_links_has_a_best_only_if_the_run_had_one(tmp_path, best, is_there):
+    for step, is_best in ((1, True), (2, False)):
+        folder = write(tmp_path, step, is_best=is_best)
+    (folder / "progress.json").write_text(json.dumps({"step": 2, "best": best}))
+    for name in ("last", "best"):
+        (tmp_path / "checkpoints" / name).unlink()
+    restore_links(tmp_path)
+    assert (tmp_path / "checkpoints" / "best").is_dir() is is_there
+
+
+def test_the_weights_of_a_run_are_its_best_those_of_a_checkpoint_its_own(tmp_path):
+    for step, is_best in ((1, True), (2, False)):
+        folder = write(tmp_path, step, is_best=is_best)
+    assert weights_folder(tmp_path) == tmp_path / "checkpoints" / "best"
+    assert weights_folder(folder) == folder
+
+
+def test_thresholds_of_a_former_measure_go_with_it(tmp_path):
+    folder = write(tmp_path, 1, is_best=True)
+    for thresholds in (THRESHOLDS, None):
+        restate_measure(folder, settings=SETTINGS, thresholds=thresholds)
+        assert (folder / "thresholds.json").exists() is (thresholds is not None)
 
 
 def test_a_copy_with_folders_instead_of_links_is_written_to(tmp_path):
