@@ -21,6 +21,7 @@ from pipeline.records import PackedVideo
 from pipeline.sample_reader import SampleReader
 from pipeline.samples import Sample
 from pipeline.settings import DataSettings
+from pipeline.windows import clip_frame_numbers
 
 NUM_FRAMES, FPS = 50, 25.0
 SETTINGS = DataSettings(shards="unused", num_clips=4, clip_frames=3, resize=32, crop=24, color=0.2)
@@ -162,6 +163,20 @@ def test_a_batch_holds_the_frames_that_its_windows_name(dataset):
     assert numbers == [5, 6, 7, 17, 18, 19, 30, 31, 32, 42, 43, 44]
 
 
+def test_a_truncated_window_is_stated_as_it_was_decoded(dataset):
+    settings = STILL.model_copy(update={"truncate_to": 0.3, "random_crop": False, "flip": 0.0})
+    batches = take(loader_of(dataset, settings), 9)  # of two epochs
+    windows = [tuple(batch.windows[0].tolist()) for batch in batches]
+    assert len(set(windows)) == 9 and all(end - start < 2 for start, end in windows)
+    clips = {"num_frames": NUM_FRAMES, "num_clips": 4, "clip_frames": 3, "stride_frames": 1}
+    for batch, window in zip(batches, windows, strict=True):
+        frames = clip_frame_numbers(window, fps=FPS, **clips).flatten().tolist()
+        pictures = batch.inputs[0].permute(0, 2, 3, 4, 1).flatten(0, 1).numpy()
+        assert [number_of(picture) for picture in pictures] == frames
+    (whole,) = take(loader_of(dataset, settings, training=False), 1)
+    assert whole.windows.tolist() == [[0.0, 2.0]], "an evaluation sees all of it"
+
+
 def test_shuffled_clips_hold_the_same_frames_in_another_order(dataset):
     settings = STILL.model_copy(update={"clip_frames": 8})
     shuffled = settings.model_copy(update={"shuffle_frames": True})
@@ -185,6 +200,9 @@ def test_the_ground_truth_of_a_window_is_what_lies_in_it(tmp_path, video):
     assert np.allclose(first.gt_segments[0], [[0.1, 0.5], [0.9, 1.0]])
     assert first.gt_labels[0].tolist() == [1, 1]  # classes are sorted: jump, run
     assert np.allclose(second.gt_segments[0], [[1.0, 1.8]]) and second.gt_labels[0].tolist() == [0]
+    settings = settings.model_copy(update={"min_action_overlap": 0.1})
+    first, second = list(loader_of(dataset, settings, training=False))
+    assert first.gt_labels[0].tolist() == [1, 0, 1] and second.gt_labels[0].tolist() == [0, 1]
     (whole,) = list(loader_of(dataset, training=False))
     assert whole.gt_labels[0].tolist() == [1, 0, 1]
 
