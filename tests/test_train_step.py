@@ -182,6 +182,41 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
     assert found == [0, 0] and len(made) == 4
 
 
+def test_the_average_follows_the_steps_that_moved_the_weights_alone(monkeypatch):
+    def step(run, batches, *, interrupted):
+        run.engine.skipped_steps += run.progress.step == 7
+        run.progress.step += 1
+        return loop.StepResult({"loss": 1.0}, False)
+
+    run, updates, warnings = run_of([]), list[int](), list[str]()
+    run.settings.optimizer = SimpleNamespace(accumulation_steps=1)
+    run.settings.run = SimpleNamespace(checkpoint_every=0)
+    run.average = SimpleNamespace(update=lambda: updates.append(run.progress.step))
+    run.train_loader, run.total_steps, run.steps_per_epoch = iter(batches_of(*"uvw")), 10, 99
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
+    assert loop.run_steps(run, SimpleNamespace(warn=warnings.append), SimpleNamespace(asked=False))
+    assert updates == [9, 10] and len(warnings) == 1
+
+
+@pytest.mark.parametrize(("ranks", "asked", "agreed"), [(1, True, False), (2, False, True), (2, True, True)])
+def test_an_interrupt_ends_the_steps_and_is_saved(monkeypatch, ranks, asked, agreed):
+    def step(run, batches, *, interrupted):
+        run.progress.step += 1
+        return loop.StepResult({"loss": 1.0}, agreed and run.progress.step == 9)
+
+    run, saved = run_of([]), list[int]()
+    run.settings.optimizer = SimpleNamespace(accumulation_steps=1)
+    run.settings.run = SimpleNamespace(checkpoint_every=0)
+    run.save = lambda: saved.append(run.progress.step)
+    run.train_loader, run.total_steps, run.steps_per_epoch = iter(batches_of(*"uvw")), 10, 99
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
+    monkeypatch.setattr(loop, "world_size", lambda: ranks)
+    assert not loop.run_steps(run, None, SimpleNamespace(asked=asked))
+    assert saved == [8 if ranks == 1 else 9], "several ranks stop at the step in which they agreed"
+
+
 def with_another_rank(monkeypatch, its_values: dict[int, list[float]]) -> None:
     """Let there be a second rank, which adds these values wherever ranks add up so many of them."""
 
