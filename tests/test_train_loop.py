@@ -445,6 +445,14 @@ def test_a_run_that_ends_within_its_validation_has_lost_no_step(
 
 
 @pytest.mark.slow
+def test_an_epoch_is_at_least_a_pass_where_accumulation_does_not_divide_it(shards, tmp_path):
+    options = {"optimizer__batch_size": 1, "optimizer__accumulation_steps": 3, "run__epochs": 1}
+    assert run(shards, tmp_path / "run", **options).exit_code == 0
+    progress = json.loads((tmp_path / "run" / "checkpoints" / "last" / "progress.json").read_text())
+    assert progress["step"] == 2, "four videos, three a step"
+
+
+@pytest.mark.slow
 def test_gradient_accumulation_sees_the_same_videos_in_fewer_steps(shards, tmp_path):
     result = run(
         shards, tmp_path / "run", optimizer__batch_size=1, optimizer__accumulation_steps=2, run__epochs=1
