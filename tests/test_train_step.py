@@ -11,7 +11,8 @@ import torch
 
 from train import distributed, loop
 from train.loop import TrainingStopped, train_step
-from train.run import Progress
+from train.run import Progress, Run
+from train.settings import RECIPES, load_settings
 
 
 class Engine:
@@ -253,3 +254,16 @@ def test_what_happens_on_another_rank_stops_this_one(monkeypatch):
     monkeypatch.setattr(loop, "any_rank", lambda flags: torch.tensor([0.0, 1.0]))
     run = run_of([{"loss": 3.0, "a": 3.0}])
     assert train_step(run, batches_of("v"), interrupted=False).interrupted
+
+
+def test_a_checkpoint_states_the_beta_of_its_weights_and_only_thresholds_of_them():
+    run, thresholds = Run.__new__(Run), object()
+    run.settings = load_settings(RECIPES / "demo.yaml", ["encoder.beta.schedule=linear"])
+    run.precision, run.beta, run.progress = "bf16", 0.25, Progress(step=7)
+    stated = run._stated_settings()
+    assert stated["encoder"]["beta"]["schedule"] == "constant" and stated["encoder"]["beta"]["end"] == 0.25
+    assert stated["run"]["precision"] == "bf16"
+    run.thresholds = (6, thresholds)
+    assert run._thresholds_now() is None
+    run.thresholds = (7, thresholds)
+    assert run._thresholds_now() is thresholds
