@@ -267,3 +267,19 @@ def test_a_checkpoint_states_the_beta_of_its_weights_and_only_thresholds_of_them
     assert run._thresholds_now() is None
     run.thresholds = (7, thresholds)
     assert run._thresholds_now() is thresholds
+
+
+@pytest.mark.parametrize(
+    ("found", "is_best", "best"), [(0.4, False, 0.5), (0.5, False, 0.5), (0.6, True, 0.6)]
+)
+def test_the_best_stays_until_another_is_better(monkeypatch, found, is_best, best):
+    run, said = run_of([]), list[bool]()
+    run.steps_per_epoch, run.total_steps, run.progress.best = 7, 7, 0.5
+    run.settings.data.val_subset = "validation"
+    run.finish_validation = lambda *, is_best: said.append(is_best)
+    monkeypatch.setattr(loop, "validate", lambda run: {"average_mAP": found})
+    for name in ("warn_if_nothing_is_learned", "log_scalars"):
+        monkeypatch.setattr(loop, name, lambda *arguments: None)
+    log = SimpleNamespace(write=lambda *a, **k: None, say=lambda line: None)
+    loop.measure(run, log)
+    assert said == [is_best] and run.progress.best == best
