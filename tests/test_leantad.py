@@ -193,6 +193,26 @@ def test_thresholds_of_other_settings_give_the_warning_of_the_command(run, video
 
 
 @pytest.mark.slow
+def test_detections_state_the_protocol_and_the_thresholds_of_their_run(run, videos, tmp_path):
+    folder, truth = tmp_path / "checkpoint", tmp_path / "truth.csv"
+    shutil.copytree(run / "checkpoints" / "last", folder)
+    overall = {"score": 0.0, "f1": 0.5}
+    thresholds = {"subset": "validation", "overall": overall, "classes": {}}
+    (folder / "thresholds.json").write_text(json.dumps(thresholds))
+    truth.write_text("video,start,end,label,subset\nsecond,0.5,1.5,run,validation\n")
+    protocol = {"run.protocol": "thumos"}
+    detector = leantad.load(folder, device="cpu", set=protocol, quiet=True)
+    found = detector(videos / "second.webm", auto_threshold=True)
+    assert leantad.evaluate(detections=found, ground_truth=truth)["protocol"] == "thumos"
+    source = (videos / "second.webm", "--checkpoint", folder, "--device", "cpu", "--auto-threshold")
+    called(predict, *source, "--set", "run.protocol=thumos", "--out", tmp_path / "found")
+    assert leantad.evaluate(detections=tmp_path / "found", ground_truth=truth)["protocol"] == "thumos"
+    found.save(tmp_path / "saved")
+    saved, written = ((tmp_path / name / "detections.json").read_bytes() for name in ("saved", "found"))
+    assert saved == written and b'"thresholds"' in saved
+
+
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(detector, run, videos, tmp_path):
     found = detector(videos / "second.webm", top=1)
     assert "no model.safetensors" in one_line(lambda: leantad.load(tmp_path))

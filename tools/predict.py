@@ -21,7 +21,7 @@ from pipeline.lock import writing_folder
 from pipeline.packing.prepare import left_out
 from tools.labels.formats import FORMATS
 from tools.labels.predictions import CHOICES, check_formats, write_formats
-from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector
+from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector, metadata_of
 from tools.prediction.features import find_inputs
 from train.cli import (
     Command,
@@ -75,7 +75,7 @@ def predict_and_write(
     if all(video.reason is not None for video in found):
         only = f"{found[0].file}: {found[0].reason}; " if len(found) == 1 else ""
         raise ValueError(f"{only}{options.out}: not written, as none of the {len(found)} files could be read")
-    metadata = {"checkpoint": str(trained.source)} | ({"thresholds": thresholds} if thresholds else {})
+    metadata = metadata_of(trained, thresholds)
     failure = written(
         lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
     )

@@ -7,12 +7,12 @@ clips of two windows and the proposals of those before.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -164,6 +164,12 @@ def auto_thresholds(trained: TrainedNetwork, output: Output) -> dict[str, float]
     best = first_names(rows, 10, quoted=False)
     output.remark(f"thresholds of best F1 on {chosen.subset!r}: {best}{same}")
     return chosen.scores(labels)
+
+
+def metadata_of(trained: TrainedNetwork, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """What the files of a prediction state of its run: the protocol is what eval and compare measure by."""
+    stated = {"checkpoint": str(trained.source), "protocol": trained.settings.run.protocol}
+    return stated | ({"thresholds": dict(thresholds)} if thresholds else {})
 
 
 def processes_at_once() -> int:

@@ -5,10 +5,10 @@ Imports nothing heavy: `import leantad` imports this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from tools.prediction.errors import one_line_errors
 
@@ -37,8 +37,8 @@ class Detections(Sequence[Detection]):
     writes.
     """
 
-    def __init__(self, found: Sequence[VideoDetections], *, checkpoint: str):
-        self._found, self._checkpoint = tuple(found), checkpoint
+    def __init__(self, found: Sequence[VideoDetections], *, metadata: Mapping[str, Any]):
+        self._found, self._metadata = tuple(found), metadata
         self._detections = tuple(
             Detection(video.key, entry["label"], entry["segment"][0], entry["segment"][1], entry["score"])
             for video in found
@@ -80,14 +80,14 @@ class Detections(Sequence[Detection]):
         out = Path(folder)
         with writing_folder(out, "predict"):
             check_outputs(out, self.videos, force=force)
-            write_outputs(out, self._found, metadata={"checkpoint": self._checkpoint})
+            write_outputs(out, self._found, metadata=self._metadata)
         return out
 
     def as_file(self) -> DetectionsFile:
         """The same as a detections.json holds it."""
         from train.detections import detections_file
 
-        return detections_file(self._found, metadata={"checkpoint": self._checkpoint})
+        return detections_file(self._found, metadata=self._metadata)
 
     @overload
     def __getitem__(self, index: int) -> Detection: ...
@@ -139,7 +139,7 @@ class Detector:
         video. classes: these only. A file that cannot be used is named on stderr and in `rejected`;
         ValueError if none can be used.
         """
-        from tools.prediction.detect import auto_thresholds, detect_in_files
+        from tools.prediction.detect import auto_thresholds, detect_in_files, metadata_of
         from tools.prediction.features import find_inputs
         from train.cli import Output
         from train.detections import Selection
@@ -155,7 +155,7 @@ class Detector:
             raise ValueError(
                 f"none of the {len(found)} files could be read; {found[0].file}: {found[0].reason}"
             )
-        return Detections(found, checkpoint=str(self._trained.source))
+        return Detections(found, metadata=metadata_of(self._trained, thresholds))
 
     def __repr__(self) -> str:
         return f"<Detector: {self.checkpoint}, classes {', '.join(self.classes)}>"
