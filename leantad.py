@@ -102,7 +102,8 @@ def evaluate(
 
     detections: what a detector returned, or a detections.json; with ground_truth: annotations, or the
     dataset.json of a packed data set. from_raw: several files are fused. out: also write the detections to
-    this file; None writes none. trust: use the data that somebody else's checkpoint names, wherever it lies.
+    this file, unless they are given; None writes none. trust: use the data that somebody else's checkpoint
+    names, wherever it lies.
     """
     given = locals()
     from train.cli import Output, options_of

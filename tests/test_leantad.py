@@ -226,6 +226,8 @@ def test_what_is_wrong_is_one_line(detector, run, videos, tmp_path):
     assert "top: got 0" in one_line(lambda: detector(videos, top=0))
     assert "got no source" in one_line(lambda: leantad.evaluate())
     assert "--ground-truth" in one_line(lambda: leantad.evaluate(detections=found))
+    kept = {"ground_truth": videos / "truth.csv", "out": tmp_path / "kept.json"}
+    assert "--out: has no meaning with" in one_line(lambda: leantad.evaluate(detections=found, **kept))
     with pytest.raises(OSError, match="nowhere.json"):
         leantad.evaluate(detections=tmp_path / "nowhere.json", ground_truth=videos / "truth.csv")
     assert "protocol" in one_line(lambda: leantad.evaluate(run, protocol="mine"))

@@ -207,6 +207,7 @@ def test_a_missing_file_is_one_line_and_code_2(truth, tmp_path):
         (("--detections", "d", "--checkpoint", "c"), "got --checkpoint and --detections"),
         (("--detections", "d"), "want --ground-truth too"),
         (("--detections", "d", "--ground-truth", "g", "--raw", "r"), "--raw: has no meaning"),
+        (("--detections", "d", "--ground-truth", "g", "--out", "o"), "--out: has no meaning"),
         (("--detections", "d", "--ground-truth", "g", "--set", "post.sigma=1"), "--set: has no meaning"),
         (("--from-raw", "r", "--raw", "r"), "--raw: keeps what the model says"),
         (("--detections", "d", "--ground-truth", "g", "--tiou", "half"), "tiou: got 'half'"),
@@ -461,7 +462,7 @@ def test_a_checkpoint_its_raw_file_and_its_detections_give_one_map(tmp_path):
     again = measured("--from-raw", raw, "--shards", shards, *outputs("raw"))
     detections = tmp_path / "model.d.json"
     truth = shards / "dataset.json"
-    third = measured("--detections", detections, "--ground-truth", truth, *outputs("file"))
+    third = measured("--detections", detections, "--ground-truth", truth)
     assert once == again == third and once["tiou"] == [0.1, 0.3]
     assert once["num_videos"] == 2 and once["num_detections"] > 0
     results = [json.loads((tmp_path / f"{name}.d.json").read_text())["results"] for name in ("model", "raw")]

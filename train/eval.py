@@ -100,6 +100,7 @@ def check_options(options: EvalOptions) -> None:
         "--raw": options.raw,
         "--set": options.overrides,
         "--external-scores": options.external_scores,
+        "--out": options.out,
     }
     for name, value in network_only.items():
         if value and options.detections:
@@ -112,7 +113,7 @@ def check_options(options: EvalOptions) -> None:
         read_blocked(options.blocked)
         if not (options.checkpoint or options.ground_truth or options.shards):
             raise ValueError("--blocked: nothing to compare with, want --ground-truth or --shards too")
-    for path in (None if options.detections else options.out, options.raw):
+    for path in (options.out, options.raw):
         if path is not None:
             check_new_file(path, force=options.force)
     if options.ground_truth and not options.detections:
@@ -167,7 +168,7 @@ def load_input(options: EvalOptions, output: Output) -> EvaluationInput:
 @contextmanager
 def held_output(options: EvalOptions) -> Iterator[None]:
     """Keep other evaluations from writing the same detections meanwhile."""
-    if options.detections or options.out is None or not launched_as_first():
+    if options.out is None or not launched_as_first():
         yield
         return
     with writing_file(options.out, "eval"):
@@ -176,9 +177,9 @@ def held_output(options: EvalOptions) -> Iterator[None]:
 
 
 def write_result(options: EvalOptions, detections: DetectionsFile) -> str | None:
-    """Write the detections, unless they were read from a file; why they could not be written, if so."""
+    """Write the detections where they go; why they could not be written, if so."""
     out = options.out
-    if options.detections or out is None:
+    if out is None:
         return None
     return written(
         lambda: write_detections(out, detections.results, metadata=detections.metadata), f"{out}: detections"
@@ -304,9 +305,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--external-scores", type=FILE, help="Video-level class scores: .json, .npy or .csv.")
 @click.option("--raw", type=FILE, help="Keep raw detector outputs in this HDF5 file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
-@click.option(
-    "--out", type=FILE, default=Path("detections.json"), show_default=True, help="Where detections go."
-)
+@click.option("--out", type=FILE, help="Where detections go.  [default: detections.json]")
 @force_option
 @trust_option
 @output_options
@@ -320,6 +319,8 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     processes that deepspeed or torchrun started share the videos of a --checkpoint.
     """
     options = EvalOptions(**values)
+    if not options.detections:
+        options = replace(options, out=options.out or Path("detections.json"))
     check_options(options)
     with held_output(options), sharing(options) as writes:
         output = Output(quiet or not writes, as_json and writes)
