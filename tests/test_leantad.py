@@ -224,6 +224,9 @@ def test_what_is_wrong_is_one_line(detector, run, videos, tmp_path):
     assert "did you mean 'jump'" in one_line(lambda: detector(videos, classes=["jmup"]))
     assert "min_score: got -1" in one_line(lambda: detector(videos, min_score=-1))
     assert "top: got 0" in one_line(lambda: detector(videos, top=0))
+    assert "top: got 2.5" in one_line(lambda: detector(videos, top=2.5))
+    assert "top: got '3'" in one_line(lambda: detector(videos, top="3"))
+    assert "min_score: got '0.3'" in one_line(lambda: detector(videos, min_score="0.3"))
     assert "got no source" in one_line(lambda: leantad.evaluate())
     assert "--ground-truth" in one_line(lambda: leantad.evaluate(detections=found))
     kept = {"ground_truth": videos / "truth.csv", "out": tmp_path / "kept.json"}

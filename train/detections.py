@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -205,10 +206,10 @@ class Selection:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.min_score >= 0:
-            raise ValueError(f"min_score: got {self.min_score}, want a number of at least 0")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top: got {self.top}, want at least 1, or None for all")
+        if not isinstance(self.min_score, Real) or not self.min_score >= 0:
+            raise ValueError(f"min_score: got {self.min_score!r}, want a number of at least 0")
+        if self.top is not None and (not isinstance(self.top, Integral) or self.top < 1):
+            raise ValueError(f"top: got {self.top!r}, want a whole number of at least 1, or None for all")
 
     def apply(self, detections: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         """The chosen ones of a video's detections, in their order (best first)."""
