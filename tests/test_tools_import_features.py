@@ -140,6 +140,15 @@ def test_a_video_of_no_stated_duration_ends_with_the_frames_of_its_last_feature(
     assert [action.end for action in video.actions] == [video.duration, video.duration]
 
 
+def test_a_rate_that_is_a_little_off_is_told_by_where_the_features_end(tmp_path, annotations):
+    folder = write_features(tmp_path / "features", "npy", names=["a", "c"])
+    options = ("--stride", "4", "--clip-frames", "2", "--force")
+    result = imported(folder, annotations, tmp_path / "f.h5", *options, "--fps", "25")
+    assert "in 2 of 2 videos the features end elsewhere, in a at 1.20 of the video" in result.stderr
+    result = imported(folder, annotations, tmp_path / "f.h5", *options, "--fps", "29.97")
+    assert "elsewhere" not in result.stderr
+
+
 def test_rescaled_features_cover_each_video_evenly(tmp_path, annotations):
     folder = write_features(tmp_path / "features", "npy", change=lambda array: array[:10])
     options = ("--rescaled", "--layout", "tc")

@@ -14,7 +14,7 @@ import click
 
 from pipeline.annotations import read_annotations
 from pipeline.lock import writing_file
-from pipeline.text import counted, first_names
+from pipeline.text import counted, first_names, shown
 from train.cli import Command, Output, check_new, check_new_file, exit_with, force_option, output_options
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ def say_what_was_found(planned: Import, output: Output, *, guessed: bool) -> Non
         f"layout, {origin}: {LAYOUTS[planned.layout]}; {name} {shape} has {planned.num_steps(name)} features "
         f"of width {planned.num_features}"
     )
+    if misfits := planned.misfits:
+        name = next(iter(misfits))
+        output.warn(
+            f"--stride, --fps: in {len(misfits)} of {counted(len(planned.files), 'video')} the features end "
+            f"elsewhere, in {shown(name)} at {misfits[name]:.2f} of the video; if the stride or the rate is "
+            "another, actions are learned from the wrong features"
+        )
     if planned.unused:
         output.remark(
             f"left out: {counted(len(planned.unused), 'file')} of no annotated video: "

@@ -20,6 +20,7 @@ from train.evaluation.video_names import match_videos
 
 Layout = Literal["tc", "ct"]
 LAYOUTS: dict[Layout, str] = {"tc": "time x channels", "ct": "channels x time"}
+SLACK = 0.05  # of a video, by which the end of its features may miss its own; a clip and a stride besides
 FITS = 1.25  # by which the seconds that features span may differ from those of their videos, in the middle
 
 
@@ -180,6 +181,16 @@ class Import:
                 f"{len(spans)}), want about 1; is the stride or the rate another, or the layout not "
                 f"{LAYOUTS[self.layout]}?"
             )
+
+    @property
+    def misfits(self) -> dict[str, float]:
+        """The part of their video that features reach to, at the stated times, of those that miss its end."""
+        if self.timing.stride is None or self.timing.fps is None:
+            return {}
+        clip = (self.timing.stride + (self.timing.clip_frames or 0)) / self.timing.fps
+        stated = {key: self.videos[key].duration for key in self.files}
+        ends = {key: (self.timing.end(self.num_steps(key)), end) for key, end in stated.items() if end}
+        return {key: own / end for key, (own, end) in ends.items() if abs(own - end) > SLACK * end + clip}
 
     @property
     def missing(self) -> list[str]:
