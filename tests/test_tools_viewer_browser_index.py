@@ -43,6 +43,17 @@ def test_the_index_lists_the_worst_video_first_and_leads_to_it(page, site):
     assert page.title == "half - LeanTAD"
 
 
+def test_the_index_says_how_its_threshold_was_chosen(page, tmp_path):
+    ground_truth = {"a": video("a", (1.0, 3.0, "jump"))}
+    best, usual = ", where F1 at tIoU 0.5 over all videos is best.", ": 0.3 of the usual best score"
+    for start, truth, says in (1.0, ground_truth, best), (5.0, ground_truth, usual), (1.0, None, usual):
+        found_there = {"a": [found(start, start + 2.0, "jump", 0.5)]}
+        make_view(found_there, truth, tmp_path, title="t", finder=VideoFinder())
+        go(page, tmp_path / "index.html")
+        assert says in text(page, "#meaning") and (best in text(page, "#meaning")) == (says == best)
+        assert ("none is right at tIoU 0.5." in text(page, "#meaning")) == (start == 5.0)
+
+
 def test_an_index_of_five_thousand_videos_opens_and_searches_at_once(page, tmp_path):
     strip = [[i * 50, i * 50 + 20] for i in range(15)]
     rows = [

@@ -111,12 +111,15 @@ function explain() {
     return key;
   });
   const level = Number(data.threshold.toPrecision(3));
-  const text = data.hasGroundTruth
-    ? `Detections with a score of at least ${level}, where F1 at tIoU 0.5 over all videos is best. Error, 0 to 2, is `
-      + "missed + false. Missed: 1 - mean over the true actions of the best tIoU with a shown detection of the class. "
-      + "False: share of the shown score that is wrong or a repeat at tIoU 0.5."
-    : `Detections with a score of at least ${level}: 0.3 of the usual best score, or more where that leaves over ten per video. `
-      + "With --ground-truth, the list is sorted by error.";
+  const nothingRight = !videos.some((video) => video.found.some((one) => one[2])); // then no F1 is best
+  const readable = ": 0.3 of the usual best score, or more where that leaves over ten per video";
+  const chosen = !data.hasGroundTruth ? readable
+    : nothingRight ? `${readable}; none is right at tIoU 0.5` : ", where F1 at tIoU 0.5 over all videos is best";
+  const order = data.hasGroundTruth
+    ? "Error, 0 to 2, is missed + false. Missed: 1 - mean over the true actions of the best tIoU with a shown detection "
+      + "of the class. False: share of the shown score that is wrong or a repeat at tIoU 0.5."
+    : "With --ground-truth, the list is sorted by error.";
+  const text = `Detections with a score of at least ${level}${chosen}. ${order}`;
   byId("meaning").append(...keys, element("br", ""), text);
 }
 
