@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from viewer_cases import GROUND_TRUTH, RESULTS
 
 from tools.view import main
+from train.detections import VideoDetections, write_outputs
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def files(tmp_path) -> tuple[Path, Path]:
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_videos_are_those_that_predict_read_whatever_the_folder(tmp_path, monkeypatch):
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp4").write_bytes(b"a video")
+    monkeypatch.chdir(tmp_path / "other")
+    found = VideoDetections("a", Path("a.mp4"), 8.0, RESULTS["good"])
+    write_outputs(tmp_path / "found", [found], metadata={"folder": str(tmp_path / "mine")})
+    result = run(tmp_path / "found", "--out", tmp_path / "view")
+    assert result.exit_code == 0, result.output
+    assert '"url":"../../mine/a.mp4"' in (tmp_path / "view" / "videos" / "a.html").read_text()
 
 
 def test_the_command_writes_an_index_and_a_page_per_video(files, tmp_path):

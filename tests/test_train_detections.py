@@ -90,6 +90,20 @@ def test_videos_of_a_feature_file_have_its_names_and_no_signature_of_what_it_nam
     assert rows[1] == "monday_1,3661.25,3663.0,jump,0.871," and rows[-1].endswith(",in/b.mp4")
 
 
+def test_files_are_those_of_the_folder_in_which_they_were_named(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there" / "a.mp4"
+    videos = [VideoDetections("b", Path("in/b.mp4"), 9.0, JUMPS), VideoDetections("a", there, 9.0, JUMPS)]
+    write_outputs(tmp_path, videos, metadata={"folder": str(here)})
+    read = read_detections(tmp_path)
+    assert read.files == {"b": "in/b.mp4", "a": str(there)} and read.is_own
+    assert read.located_files == {"b": str(here / "in" / "b.mp4"), "a": str(there)}
+    moved = DetectionsFile(read.results, {**read.metadata, "folder": str(tmp_path)})
+    assert not moved.is_own  # nobody else's folder is searched
+    write_outputs(tmp_path, videos, metadata={})  # as earlier versions did
+    assert read_detections(tmp_path).is_own
+    assert read_detections(tmp_path).located_files == read.files
+
+
 def test_metadata_of_a_foreign_file_is_left_out_where_it_is_not_ours():
     videos = {"a": {"file": "a.mp4", "source": 3, "duration": "long"}, "b": 3, "c": {"duration": -1.0}}
     foreign = DetectionsFile({"a": [], "b": []}, {"videos": videos, "rejected": ["a"], "subset": {}})

@@ -75,7 +75,7 @@ def predict_and_write(
     if all(video.reason is not None for video in found):
         only = f"{found[0].file}: {found[0].reason}; " if len(found) == 1 else ""
         raise ValueError(f"{only}{options.out}: not written, as none of the {len(found)} files could be read")
-    metadata = metadata_of(trained, thresholds)
+    metadata = metadata_of(trained, files, thresholds)
     failure = written(
         lambda: write_outputs(options.out, found, metadata=metadata), f"{options.out}: detections"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -85,9 +86,16 @@ class DetectionsFile:
         return {key: file for key, file in self._stated("file").items() if isinstance(file, str)}
 
     @property
+    def located_files(self) -> dict[str, str]:
+        """`files`, from the folder in which they were named, where the file states it."""
+        folder = self.metadata.get("folder")
+        base = folder if isinstance(folder, str) else ""
+        return {key: os.path.join(base, file) for key, file in self.files.items()}
+
+    @property
     def is_own(self) -> bool:
-        """Whether this account wrote the paths of `files`, see train/trust.py."""
-        return is_own(_paths_text(self.files.values()), self.metadata.get("signature"))
+        """Whether this account wrote the paths of `located_files`, see train/trust.py."""
+        return is_own(_paths_text(self.located_files.values()), self.metadata.get("signature"))
 
     @property
     def durations(self) -> dict[str, float]:
@@ -275,9 +283,11 @@ def write_outputs(out: Path, found: Sequence[VideoDetections], *, metadata: Mapp
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, subtitles(video.detections))
     write_text(out / CSV_NAME, csv_text(found))
-    signature = signature_of(_paths_text(str(video.file) for video in found if video.source is None))
-    document = detections_file(found, metadata={**metadata, "signature": signature})
-    write_detections(out / JSON_NAME, document.results, metadata=document.metadata)
+    document = detections_file(found, metadata=metadata)
+    read = {video.key for video in found if video.source is None}
+    paths = [path for key, path in document.located_files.items() if key in read]
+    signed = {"signature": signature_of(_paths_text(paths)), **document.metadata}
+    write_detections(out / JSON_NAME, document.results, metadata=signed)
 
 
 def _paths_text(files: Iterable[str]) -> str:

@@ -166,9 +166,14 @@ def auto_thresholds(trained: TrainedNetwork, output: Output) -> dict[str, float]
     return chosen.scores(labels)
 
 
-def metadata_of(trained: TrainedNetwork, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """What the files of a prediction state of its run: the protocol is what eval and compare measure by."""
-    stated = {"checkpoint": str(trained.source), "protocol": trained.settings.run.protocol}
+def metadata_of(
+    trained: TrainedNetwork, files: Mapping[str, Path], thresholds: Mapping[str, float]
+) -> dict[str, Any]:
+    """What the result of a prediction states: the protocol is what eval and compare measure by, the folder,
+    where paths begin in it, is where view looks for the files."""
+    stated: dict[str, Any] = {"checkpoint": str(trained.source), "protocol": trained.settings.run.protocol}
+    if not all(path.is_absolute() for path in files.values()):
+        stated["folder"] = os.getcwd()
     return stated | ({"thresholds": dict(thresholds)} if thresholds else {})
 
 

@@ -155,7 +155,7 @@ class Detector:
             raise ValueError(
                 f"none of the {len(found)} files could be read; {found[0].file}: {found[0].reason}"
             )
-        return Detections(found, metadata=metadata_of(self._trained, thresholds))
+        return Detections(found, metadata=metadata_of(self._trained, files, thresholds))
 
     def __repr__(self) -> str:
         return f"<Detector: {self.checkpoint}, classes {', '.join(self.classes)}>"
