@@ -102,7 +102,7 @@ def test_a_window_with_too_little_of_an_action_is_cut_anywhere():
 def test_a_batch_states_the_share_of_each_window_that_shows_its_video():
     samples = [sample_of(seconds=8, window=(0, 40)), sample_of(), replace(sample_of(), end=20.0)]
     inputs = torch.zeros(3, 4, 2)
-    batch = collate(samples, inputs, padding=[False] * 3, labels={}, min_action_overlap=0.5)
+    batch = collate(samples, inputs, padding=[False] * 3, frames=None, labels={}, min_action_overlap=0.5)
     assert batch.ends.tolist() == [8, 50, 20] and batch.video_shares.tolist() == [0.2, 1, 0.25]
 
 
