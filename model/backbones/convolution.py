@@ -19,21 +19,14 @@ class Convolution(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, L, H, W) -> (n, outputs, l, h, w)."""
         x = x.to(self.weight.dtype)  # the states of a rewired network are float32
-        return self._on_cpu(x) if x.device.type == "cpu" else super().forward(x)
-
-    def _on_cpu(self, x: Tensor) -> Tensor:
-        time, height, width = (size // 2 for size in self.kernel_size)
         low_precision = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        if low_precision and x.shape[2] < self.kernel_size[0]:
+        if x.device.type == "cpu" and low_precision and x.shape[2] < self.kernel_size[0]:
             # oneDNN's bfloat16 weight gradient is garbage if the convolution pads so few frames (torch 2.13:
             # two on an AMD EPYC, one on an Intel Xeon with AMX). To pad by hand is right and costs a copy.
-            x, time = F.pad(x, (0, 0, 0, 0, time, time)), 0
-        if self.kernel_size[1:] == (1, 1) and self.stride[1:] == (1, 1):
-            # With one thread torch computes kernels of one pixel by a conv3d of its own, in up to four times
-            # oneDNN's time. A picture's pixels in a row, (n, D, L, H * W), make it a conv2d, and oneDNN's.
-            y = F.conv2d(x.flatten(3), self.weight[..., 0], stride=self.stride[:2], padding=(time, 0))
-            return torch.unflatten(y, 3, x.shape[3:])  # (n, D, l, H, W)
-        return F.conv3d(x, self.weight, stride=self.stride, padding=(time, height, width))
+            time, height, width = (size // 2 for size in self.kernel_size)
+            x = F.pad(x, (0, 0, 0, 0, time, time))
+            return F.conv3d(x, self.weight, stride=self.stride, padding=(0, height, width))
+        return super().forward(x)
 
 
 def channels_last_on_cpu(x: Tensor) -> Tensor:
