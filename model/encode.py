@@ -142,12 +142,16 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor, keep_graphs: bool)
 def encode_some(encoder: nn.Module, clips: Tensor, numbers: Tensor, *, clips_per_forward: int) -> Tensor:
     """(M, D, t) features, without a graph, of some of the clips (B, N, C, L, H, W).
 
-    numbers: (M,) on the CPU, rising, M at least 1: clip n of video b is b * N + n.
+    numbers: (M,) on the CPU, rising, M at least 1: clip n of video b is b * N + n. Raises ValueError for an
+    encoder that does not give a row of features for each clip.
     """
-    flat = clips.flatten(0, 1)
+    flat, features = clips.flatten(0, 1), FeatureBuffer(len(numbers))
     chosen = (select_clips(flat, chunk) for chunk in torch.split(numbers, clips_per_forward))
+    positions = torch.split(torch.arange(len(numbers)), clips_per_forward)
     with torch.no_grad():
-        return torch.cat([encoder(chunk) for chunk in chunks_on(device_of(encoder, clips), chosen)])
+        for position, chunk in zip(positions, chunks_on(device_of(encoder, clips), chosen), strict=True):
+            features.write(position, encoder(chunk))
+    return features.complete()
 
 
 def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.detector.settings import DetectorSettings
+from model.encode import encode_some
 from model.network import Network
 from model.settings import EncoderSettings
 from pipeline.batch import Batch
@@ -109,3 +110,13 @@ def test_infer_finds_what_each_window_shows_alone(network):
         for name in ("segments", "quality", "class_scores", "boundary"):
             one, other = (torch.from_numpy(getattr(of, name)) for of in (window, alone))
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # rounding of other chunks of clips
+
+
+def test_an_encoder_that_drops_the_dimension_of_a_single_clip_is_named():
+    def squeezed(clips: Tensor) -> Tensor:
+        return clips.float().mean((3, 4)).squeeze(0)
+
+    encoder, batch = nn.Module(), batch_of(("a", 0.0, 4.0))
+    encoder.forward = squeezed
+    with pytest.raises(ValueError, match=r"encoder: got features of shape \(3, 4\), want \(1, D, t\)"):
+        encode_some(encoder, batch.inputs, torch.arange(5), clips_per_forward=4)
