@@ -83,6 +83,7 @@ def batch() -> Batch:
         gt_segments=(torch.tensor([[2.0, 4.0], [3.0, 7.0]], dtype=torch.float64), torch.zeros(0, 2).double()),
         gt_labels=(torch.tensor([1, 0]), torch.zeros(0, dtype=torch.int64)),
         padding=(False, False),
+        frames=torch.arange(2 * 16).view(1, 2, 16).expand(2, -1, -1),
     )
 
 
