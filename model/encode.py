@@ -140,25 +140,17 @@ def _encode_with_graph(chunked: _ChunkedClips, clips: Tensor, keep_graphs: bool)
 
 
 def encode_some(encoder: nn.Module, clips: Tensor, numbers: Tensor, *, clips_per_forward: int) -> Tensor:
-    """(M, D, t) features, without a graph, of some of the clips (B, N, C, L, H, W).
+    """(M, D, t) features, without a graph, of some of the clips (n, C, L, H, W).
 
-    numbers: (M,) on the CPU, rising, M at least 1: clip n of video b is b * N + n. Raises ValueError for an
-    encoder that does not give a row of features for each clip.
+    numbers: (M,) on the CPU, rising, M at least 1. Raises ValueError for an encoder that does not give a row
+    of features for each clip.
     """
-    flat, features = clips.flatten(0, 1), FeatureBuffer(len(numbers))
-    chosen = (select_clips(flat, chunk) for chunk in torch.split(numbers, clips_per_forward))
+    features = FeatureBuffer(len(numbers))
+    chosen = (select_clips(clips, chunk) for chunk in torch.split(numbers, clips_per_forward))
     positions = torch.split(torch.arange(len(numbers)), clips_per_forward)
     with torch.no_grad():
         for position, chunk in zip(positions, chunks_on(device_of(encoder, clips), chosen), strict=True):
             features.write(position, encoder(chunk))
-    return features.complete()
-
-
-def _encode_without_graph(encoder: nn.Module, clips: Tensor, clips_per_forward: int) -> Tensor:
-    features = FeatureBuffer(len(clips))
-    with torch.no_grad():
-        chunks = torch.split(torch.arange(len(clips)), clips_per_forward)
-        encode_into(features, encoder, clips, chunks, device_of(encoder, clips))
     return features.complete()
 
 
@@ -211,7 +203,7 @@ def sampled_encode(
     _check_arguments(clips, clips_per_forward, gradient_scale)
     num_videos, flat = len(clips), clips.flatten(0, 1)  # (B*N, C, L, H, W)
     if kept is None or not torch.is_grad_enabled() or not trainable_parameters(encoder):
-        features = _encode_without_graph(encoder, flat, clips_per_forward)
+        features = encode_some(encoder, flat, torch.arange(len(flat)), clips_per_forward=clips_per_forward)
     elif isinstance(kept, LateChoice):
         inverse = gradient_scale == "inverse"
         features = encode_with_late_choice(

@@ -37,9 +37,7 @@ class FeatureNetwork(nn.Module):
         parameter = next(self.detector.parameters())
         features = features.to(parameter.device, non_blocking=True)
         if gt_segments is None and gt_labels is None:
-            if video_shares is None:
-                return self.detector.predict(features)
-            return self.detector.masked_predict(features, video_shares)
+            return self.detector.detect(features, video_shares)
         gt_segments, gt_labels, generator = check_training(gt_segments, gt_labels, generator)
         if video_shares is None:
             return self.detector.loss(features, gt_segments, gt_labels, generator=generator)

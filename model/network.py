@@ -141,19 +141,13 @@ class Network(nn.Module):
         call. Raises ValueError if ground truth comes without its other half or without a generator.
         """
         if gt_segments is None and gt_labels is None:
-            return self.detect(self.encode(clips, kept=None), video_shares)
+            return self.detector.detect(self.encode(clips, kept=None), video_shares)
         gt_segments, gt_labels, generator = check_training(gt_segments, gt_labels, generator)
         kept = self._choose_clips(clips, gt_segments, generator)
         features = self.encode(clips, kept=kept)  # (B, D, N * t)
         if video_shares is None:
             return self.detector.loss(features, gt_segments, gt_labels, generator=generator)
         return self.detector.masked_loss(features, gt_segments, gt_labels, video_shares, generator=generator)
-
-    def detect(self, features: Tensor, video_shares: Tensor | None) -> Prediction:
-        """What the detector finds in the features of all clips of windows, (B, D, N * t)."""
-        if video_shares is None:
-            return self.detector.predict(features)
-        return self.detector.masked_predict(features, video_shares)
 
     def _choose_clips(
         self, clips: Tensor, gt_segments: Sequence[Tensor], generator: torch.Generator
@@ -181,5 +175,6 @@ class Network(nn.Module):
         )
 
     def encode_some(self, clips: Tensor, numbers: Tensor) -> Tensor:
-        """(M, D, t) features, without a graph, of the clips of these rising numbers among all B * N, (M,)."""
-        return encode_some(self.encoder, clips, numbers, clips_per_forward=self.settings.clips_per_forward)
+        """(M, D, t) features, without a graph, of the clips of these rising numbers (M,) among all B * N."""
+        clips_per_forward = self.settings.clips_per_forward
+        return encode_some(self.encoder, clips.flatten(0, 1), numbers, clips_per_forward=clips_per_forward)

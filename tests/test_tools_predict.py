@@ -229,14 +229,14 @@ def test_the_next_file_is_decoded_while_the_network_sees_the_last_window(videos,
         return begin(trained, video, packed, **options)
 
     trained = load_trained(run)
-    seen = trained.network.detect
+    seen = trained.network.detector.detect
 
     def detect(*arguments, **options):
         events.append("network")
         return seen(*arguments, **options)
 
     monkeypatch.setattr(opened, "open_video", opening)
-    monkeypatch.setattr(trained.network, "detect", detect)
+    monkeypatch.setattr(trained.network.detector, "detect", detect)
     monkeypatch.setattr(PreparedFiles, "is_next_ready", lambda self: self._taken < len(self._jobs))
     found = list(predict(trained, files, output=SILENT, workers=1))
     assert [video.reason is None for video in found] == [True, False, True]

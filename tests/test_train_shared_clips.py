@@ -119,4 +119,4 @@ def test_an_encoder_that_drops_the_dimension_of_a_single_clip_is_named():
     encoder, batch = nn.Module(), batch_of(("a", 0.0, 4.0))
     encoder.forward = squeezed
     with pytest.raises(ValueError, match=r"encoder: got features of shape \(3, 4\), want \(1, D, t\)"):
-        encode_some(encoder, batch.inputs, torch.arange(5), clips_per_forward=4)
+        encode_some(encoder, batch.inputs[0], torch.arange(5), clips_per_forward=4)

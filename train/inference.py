@@ -172,7 +172,7 @@ def _predict_of(network: torch.nn.Module) -> Callable[[Batch, torch.Tensor | Non
         if shared is None or batch.frames is None:  # ZeRO-3 gathers parameters in the engine's forward alone
             prediction: Prediction = network(batch.inputs, video_shares=shares)
             return prediction
-        return shared.network.detect(shared.features(batch), shares)
+        return shared.network.detector.detect(shared.features(batch), shares)
 
     return predict
 

@@ -127,6 +127,12 @@ class Detector(nn.Module, ABC):
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         return torch.stack(losses).mean(), means
 
+    def detect(self, features: Tensor, video_shares: Tensor | None) -> Prediction:
+        """`predict`, or `masked_predict` where shares are given."""
+        if video_shares is None:
+            return self.predict(features)
+        return self.masked_predict(features, video_shares)
+
     @torch.no_grad()
     def masked_predict(self, features: Tensor, video_shares: Tensor) -> Prediction:
         """`predict` of videos that fill only the first share (B,) of their window."""

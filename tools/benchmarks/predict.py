@@ -173,7 +173,9 @@ def _parts(
             return [name for batch in batches for name in names_of_clips(batch)]
 
     def detect(features: torch.Tensor) -> object:
-        return network.detect(features, first.video_shares if settings.data.pad_short_videos else None)
+        return network.detector.detect(
+            features, first.video_shares if settings.data.pad_short_videos else None
+        )
 
     with closing(loader()) as batches:
         windows = list(infer(network, batches, masked=settings.data.pad_short_videos))
