@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pipeline.collate import ground_truth_of
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.features.records import check_made_alike
+from pipeline.files import sha256_of
 from pipeline.samples import Sample, samples_of_subset
 from pipeline.settings import DataSettings
 from pipeline.text import counted, first_names
@@ -78,7 +78,7 @@ def check_same_data(checkpoint: Path, dataset: AnyDataset, data: DataSettings) -
 def digest_of_windows(samples: Sequence[Sample]) -> str:
     """Of the videos and their windows, in their order: equal if a run sees the same ones at each step."""
     rows = [[sample.video.key, *sample.window] for sample in samples]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return sha256_of(json.dumps(rows))
 
 
 def _forget_classes(dataset: AnyDataset) -> None:
