@@ -261,6 +261,13 @@ def changed_data(shards: Path, folder: Path, change) -> Path:
     return folder
 
 
+def resumed_on(data: Path, out: Path, before: Path):
+    """Resume a run whose settings name this data set, as if it had begun with it, not with that before."""
+    settings = out / "settings.yaml"
+    settings.write_text(settings.read_text().replace(str(before), str(data)))
+    return run(data, out, "--resume", run__checkpoint_every=1)
+
+
 def without_actions(*subsets: str):
     def change(document: dict) -> None:
         for video in document["videos"].values():
@@ -297,9 +304,7 @@ def test_data_without_actions_is_refused_at_once(shards, complete, tmp_path, sub
     before = sorted(path.name for path in (tmp_path / "old").rglob("*"))
     assert re.search(says, run(data, tmp_path / "old", "--force").stderr)
     assert sorted(path.name for path in (tmp_path / "old").rglob("*")) == before  # --force removed nothing
-    with_settings = tmp_path / "old" / "settings.yaml"
-    with_settings.write_text(with_settings.read_text().replace(str(shards), str(data)))
-    resumed = run(data, tmp_path / "old", "--resume", run__checkpoint_every=1)
+    resumed = resumed_on(data, tmp_path / "old", shards)
     assert resumed.exit_code == 2 and re.search(says, resumed.stderr), resumed.output
 
 
@@ -310,9 +315,7 @@ def test_a_run_is_not_resumed_on_videos_that_were_packed_otherwise(shards, compl
 
     data, out = changed_data(shards, tmp_path / "data", other_rate), tmp_path / "run"
     shutil.copytree(complete, out, symlinks=True)
-    settings = out / "settings.yaml"
-    settings.write_text(settings.read_text().replace(str(shards), str(data)))
-    result = run(data, out, "--resume", run__checkpoint_every=1)
+    result = resumed_on(data, out, shards)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
     assert "packed otherwise than what the run was trained on (copy False here, True there)" in result.stderr
 
@@ -325,9 +328,7 @@ def test_a_run_is_not_resumed_on_as_many_windows_of_another_length(shards, compl
 
     data, out = changed_data(shards, tmp_path / "data", longer), tmp_path / "run"
     shutil.copytree(complete, out, symlinks=True)
-    settings = out / "settings.yaml"
-    settings.write_text(settings.read_text().replace(str(shards), str(data)))
-    result = run(data, out, "--resume", run__checkpoint_every=1)
+    result = resumed_on(data, out, shards)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
     assert "as many training windows as the run began with, but of other videos" in result.stderr
 

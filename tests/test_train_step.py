@@ -163,6 +163,14 @@ def test_the_network_is_told_where_padded_videos_end(is_padded):
     assert run.engine.shares == [batch.video_shares if is_padded else None]
 
 
+def prepare_steps(monkeypatch, run, batches, *, total: int, per_epoch: int, accumulation: int = 1) -> None:
+    """Give a run what run_steps asks for: batches, how many steps, no checkpoints in between, no log."""
+    run.settings.optimizer = SimpleNamespace(accumulation_steps=accumulation)
+    run.settings.run = SimpleNamespace(checkpoint_every=0)
+    run.train_loader, run.total_steps, run.steps_per_epoch = batches, total, per_epoch
+    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
+
+
 def test_no_batch_is_held_while_the_run_validates(monkeypatch):
     found, made = [], []
 
@@ -172,10 +180,7 @@ def test_no_batch_is_held_while_the_run_validates(monkeypatch):
         return batch
 
     run = run_of([{"loss": 1.0, "a": 1.0}] * 4)
-    run.settings.optimizer = SimpleNamespace(accumulation_steps=2)
-    run.settings.run = SimpleNamespace(checkpoint_every=0)
-    run.train_loader, run.total_steps, run.steps_per_epoch = iter(new_batch, None), 9, 1
-    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
+    prepare_steps(monkeypatch, run, iter(new_batch, None), total=9, per_epoch=1, accumulation=2)
     monkeypatch.setattr(
         loop, "end_epoch", lambda run, log: found.append(sum(clips() is not None for clips in made))
     )
@@ -190,12 +195,9 @@ def test_the_average_follows_the_steps_that_moved_the_weights_alone(monkeypatch)
         return loop.StepResult({"loss": 1.0}, False)
 
     run, updates, warnings = run_of([]), list[int](), list[str]()
-    run.settings.optimizer = SimpleNamespace(accumulation_steps=1)
-    run.settings.run = SimpleNamespace(checkpoint_every=0)
     run.average = SimpleNamespace(update=lambda: updates.append(run.progress.step))
-    run.train_loader, run.total_steps, run.steps_per_epoch = iter(batches_of(*"uvw")), 10, 99
+    prepare_steps(monkeypatch, run, iter(batches_of(*"uvw")), total=10, per_epoch=99)
     monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
     assert loop.run_steps(run, SimpleNamespace(warn=warnings.append), SimpleNamespace(asked=False))
     assert updates == [9, 10] and len(warnings) == 1
 
@@ -207,12 +209,9 @@ def test_an_interrupt_ends_the_steps_and_is_saved(monkeypatch, ranks, asked, agr
         return loop.StepResult({"loss": 1.0}, agreed and run.progress.step == 9)
 
     run, saved = run_of([]), list[int]()
-    run.settings.optimizer = SimpleNamespace(accumulation_steps=1)
-    run.settings.run = SimpleNamespace(checkpoint_every=0)
     run.save = lambda: saved.append(run.progress.step)
-    run.train_loader, run.total_steps, run.steps_per_epoch = iter(batches_of(*"uvw")), 10, 99
+    prepare_steps(monkeypatch, run, iter(batches_of(*"uvw")), total=10, per_epoch=99)
     monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(loop, "log_step", lambda *arguments: None)
     monkeypatch.setattr(loop, "world_size", lambda: ranks)
     assert not loop.run_steps(run, None, SimpleNamespace(asked=asked))
     assert saved == [8 if ranks == 1 else 9], "several ranks stop at the step in which they agreed"
