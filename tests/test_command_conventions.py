@@ -92,8 +92,7 @@ def test_wrong_usage_ends_with_code_2(name):
 
 @click.command(cls=Command)
 @output_options
-def sample(quiet: bool, as_json: bool) -> None:
-    output = Output(quiet, as_json)
+def sample(output: Output) -> None:
     output.remark("a remark")
     with output.others_on_stderr():
         print("a library talks")
@@ -125,7 +124,7 @@ def test_an_input_that_failed_is_named_whatever_else_is_quiet(capsys):
 
 
 def test_a_document_is_written_to_a_file_as_well(tmp_path, capsys):
-    Output(as_json=True).document({"map": math.nan, "path": Path("a")}, tmp_path / "d.json")
+    Output(as_json=True, out=tmp_path / "d.json").document({"map": math.nan, "path": Path("a")})
     assert capsys.readouterr().out == (tmp_path / "d.json").read_text()
     assert json.loads((tmp_path / "d.json").read_text()) == {"map": None, "path": "a"}
 

@@ -151,7 +151,7 @@ Example:
 @trust_option
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, jobs: int | None, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, jobs: int | None, output: Output, **values: Any) -> None:
     """Train every combination of varied settings with several seeds; compare them in one table and plot.
 
     Given again, the command goes on: complete runs are kept, stopped ones resumed, failed ones tried anew;
@@ -162,7 +162,7 @@ def main(ctx: click.Context, /, jobs: int | None, quiet: bool, as_json: bool, **
     from tools.ablation.runs import check_runs, default_jobs
     from tools.ablation.table import text_table
 
-    study, output = Study(**values), Output(quiet, as_json)
+    study = Study(**values)
     varied = parse_vary(study.vary)
     runs = plan_runs(study.recipe, study.overrides, varied, seeds=study.seeds, trust=study.trust)
     study.out.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from pipeline.text import columns, suggestion
 from tools.benchmarks.common import environment, figure, header
 from tools.benchmarks.coverage import CoverageRow
 from tools.benchmarks.networks import ForeignNetwork, known_networks
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 ENOUGH = 0.95  # of a network's residual blocks
 HEADINGS = ["family", "network", "blocks", "rewired", "saved MiB", "rewired MiB", "beta 0", "gradient"]
@@ -184,14 +184,12 @@ def _measure_all(options: CoverageOptions, output: Output) -> list[CoverageRow]:
 )
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @document_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, markdown: bool, **values: Any) -> None:
+def main(output: Output, markdown: bool, **values: Any) -> None:
     """Measure how much of the networks of timm, torchvision and transformers becomes reversible.
 
     Random weights; nothing is downloaded.
     """
-    options, output = CoverageOptions(**values), Output(quiet, as_json)
-    if out is not None:
-        check_new_file(out, force=force)
+    options = CoverageOptions(**values)
     if options.rows is not None and not options.rows.parent.is_dir():
         raise ValueError(f"{options.rows}: folder {options.rows.parent} does not exist; make it first")
     rows = _measure_all(options, output)
@@ -199,7 +197,7 @@ def main(out: Path | None, force: bool, quiet: bool, as_json: bool, markdown: bo
     output.say(header(described))
     output.say(table(rows, markdown=markdown))
     output.say(summary_line(total))
-    output.document({**described, **total, "rows": [vars(row) for row in rows]}, out)
+    output.document({**described, **total, "rows": [vars(row) for row in rows]})
 
 
 if __name__ == "__main__":

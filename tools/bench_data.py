@@ -18,7 +18,7 @@ import click
 
 from pipeline.text import columns
 from tools.benchmarks.common import environment, figure, header, source_options
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.data import DataRow
@@ -62,19 +62,17 @@ def table(rows: list[DataRow]) -> str:
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @document_options
-def main(*, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(*, output: Output, **values: Any) -> None:
     from tools.benchmarks.data import DataOptions, measure
 
-    options, output = DataOptions(**values), Output(quiet, as_json)
+    options = DataOptions(**values)
     if options.short_side % 16:
         raise ValueError(f"--short-side: got {options.short_side}, want a multiple of 16")
-    if out is not None:
-        check_new_file(out, force=force)
     described = environment("cpu")
     output.say(header({**described, **asdict(options)}))
     rows = [row for codec in dict.fromkeys(options.codecs) for row in measure(options, codec)]
     output.say(table(rows))
-    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]}, out)
+    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

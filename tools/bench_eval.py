@@ -24,7 +24,7 @@ from pipeline.annotations import Action, Video
 from pipeline.temporary_folder import temporary_folder
 from pipeline.text import columns
 from tools.benchmarks.common import header
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 HELP = """Measure evaluation and soft-NMS at ActivityNet's size, on made-up data.
 
@@ -186,17 +186,15 @@ def table(rows: list[Row]) -> str:
 @click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @document_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: int) -> None:
-    if out is not None:
-        check_new_file(out, force=force)
-    output, sizes = Output(quiet, as_json), Sizes(**values)
+def main(output: Output, **values: int) -> None:
+    sizes = Sizes(**values)
     described = {"numpy": np.__version__, **asdict(sizes)}
     output.say(header(described))
     rows: list[Row] = []
     bench_evaluation(sizes, rows)
     bench_nms(sizes, rows)
     output.say(table(rows))
-    output.document({**described, "rows": [asdict(row) for row in rows]}, out)
+    output.document({**described, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

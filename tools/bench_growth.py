@@ -15,7 +15,7 @@ import click
 from pipeline.files import write_text
 from pipeline.temporary_folder import temporary_folder
 from pipeline.text import columns
-from train.cli import Command, Output, check_new_file, document_options, exit_with
+from train.cli import Command, Output, document_options, exit_with
 
 HELP = """Measure how the cost of packing, an epoch, eval, predict and mAP grows with a data set.
 
@@ -79,18 +79,12 @@ def main(
     most: float,
     repeats: int,
     plot_file: Path | None,
-    out: Path | None,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     from tools.benchmarks.growth import JOBS, Sizes, costs, costs_of_jobs, exponent  # not for --help
     from tools.benchmarks.growth_plot import plot
 
-    for path in (out, plot_file):
-        if path is not None:
-            check_new_file(path, force=force)
-    output, base = Output(quiet, as_json), Sizes()
+    base = Sizes()
     rows: list[dict[str, Any]] = []
     for axis in axes or AXES:
         sizes, total = [base.times(axis, factor) for factor in factors], repeats * len(factors) * len(JOBS)
@@ -110,7 +104,7 @@ def main(
     output.say(table(rows, factors))
     if plot_file is not None:
         write_text(plot_file, plot(rows, factors))
-    output.document({"base": asdict(base), "factors": factors, "rows": rows}, out)
+    output.document({"base": asdict(base), "factors": factors, "rows": rows})
     steep = [row for row in rows if row["exponent"] > most]
     exit_with(
         ctx, [f"{row['command']} grows with the {row['axis']} to the {row['exponent']}" for row in steep]

@@ -23,7 +23,7 @@ import click
 
 from pipeline.text import columns
 from tools.benchmarks.common import clip_options, environment, header, parse_clip
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.memory import MemoryRow
@@ -79,24 +79,18 @@ def table(rows: list[MemoryRow]) -> str:
     "--beta", type=float, default=1.0, show_default=True, help="Coefficient of the reversible rows."
 )
 @document_options
-def main(
-    *, clip: str, device: str, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any
-) -> None:
+def main(*, clip: str, device: str, output: Output, **values: Any) -> None:
     from tools.benchmarks.memory import MODES, MemoryOptions, measure
     from train.build_network import resolve_device
 
-    output = Output(quiet, as_json)
     shape, chosen = parse_clip(clip), resolve_device(device, where="--device").type
     options = MemoryOptions(clip=shape, device=chosen, **values)
     options.check()
-    if out is not None:
-        check_new_file(out, force=force)
     described = environment(options.device)
     output.say(header({**described, **asdict(options)}))
     rows = [measure(options, mode, ratio) for ratio in options.ratios or (None,) for mode in MODES]
     output.say(table(rows))
-    document = {**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]}
-    output.document(document, out)
+    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import click
 
 from pipeline.text import columns
 from tools.benchmarks.common import environment, figure, header, source_options
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.pack import PackRow
@@ -55,21 +55,17 @@ def table(rows: list[PackRow]) -> str:
 @click.option("--short-side", type=click.IntRange(16), default=128, show_default=True, help="Pixels.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @document_options
-def main(
-    *, fps: int, short_side: int, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any
-) -> None:
+def main(*, fps: int, short_side: int, output: Output, **values: Any) -> None:
     from tools.benchmarks.pack import PackOptions, measure  # not for --help
 
     if short_side % 2:
         raise ValueError(f"--short-side: got {short_side}, want an even number of pixels")
-    if out is not None:
-        check_new_file(out, force=force)
-    options, output = PackOptions(fps=Fraction(fps), short_side=short_side, **values), Output(quiet, as_json)
+    options = PackOptions(fps=Fraction(fps), short_side=short_side, **values)
     described, settings = environment("cpu"), {**asdict(options), "fps": fps}
     output.say(header({**described, **settings}))
     rows = [row for codec in dict.fromkeys(options.codecs) for row in measure(options, codec)]
     output.say(table(rows))
-    output.document({**described, "settings": settings, "rows": [asdict(row) for row in rows]}, out)
+    output.document({**described, "settings": settings, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import click
 
 from pipeline.text import columns, counted
 from tools.benchmarks.common import environment, figure, header
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.predict import PredictRow
@@ -60,18 +60,13 @@ def main(
     device: str,
     repeats: int,
     overrides: tuple[str, ...],
-    out: Path | None,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     from pipeline.packing.prepare import find_videos
     from tools.benchmarks.predict import COMPARED, measure
     from tools.prediction.detect import load_detector
 
-    if out is not None:
-        check_new_file(out, force=force)
-    files, output = find_videos(videos), Output(quiet, as_json)
+    files = find_videos(videos)
     trained = load_detector(checkpoint, device=device, overrides=overrides)
     described = environment(trained.device.type)
     output.say(header(described))
@@ -83,7 +78,7 @@ def main(
         f"the best {COMPARED} detections of each video: found by the plain loop at a mean tIoU of "
         f"{measured.agreement:.2f}"
     )
-    output.document({**described, "checkpoint": trained.source, **asdict(measured)}, out)
+    output.document({**described, "checkpoint": trained.source, **asdict(measured)})
 
 
 if __name__ == "__main__":

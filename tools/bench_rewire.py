@@ -30,7 +30,7 @@ from pipeline.text import columns
 from tools.benchmarks.common import check_backbone, clip_options, environment, header, parse_clip
 from tools.benchmarks.trained import build, checkpoint_blocks
 from train.build_network import resolve_device
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 MODES = ("plain", "checkpoint", "reversible")
 BETAS = ((1.0, True), (1.0, False), (0.9, False), (0.7, False))  # beta, fixed_point_states
@@ -169,11 +169,9 @@ def error_table(rows: list[dict[str, Any]]) -> str:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
 @click.option("--what", type=click.Choice(["time", "error", "both"]), default="both", show_default=True)
 @document_options
-def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(output: Output, **values: Any) -> None:
     """Measure the time and the precision of rewired backbones. bfloat16 runs the branches under autocast."""
-    options, output = RewireOptions(**values), Output(quiet, as_json)
-    if out is not None:
-        check_new_file(out, force=force)
+    options = RewireOptions(**values)
     for name in options.backbones:
         check_backbone(name)
     clip = options.random_clip()
@@ -189,7 +187,7 @@ def main(out: Path | None, force: bool, quiet: bool, as_json: bool, **values: An
     for rows, table in ((times, time_table), (errors, error_table)):
         if rows:
             output.say(table(rows))
-    output.document({**described, "times": times, "errors": errors}, out)
+    output.document({**described, "times": times, "errors": errors})
 
 
 if __name__ == "__main__":

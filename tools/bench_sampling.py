@@ -23,7 +23,7 @@ import click
 
 from pipeline.text import columns
 from tools.benchmarks.common import environment, header
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.sampling import SamplingRow
@@ -103,15 +103,12 @@ def verdict(rows: list[SamplingRow], ratio: float) -> str:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and videos.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @document_options
-def main(*, device: str, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(*, device: str, output: Output, **values: Any) -> None:
     from tools.benchmarks.sampling import STRATEGIES, Reference, SamplingOptions, cost, measure
     from train.build_network import resolve_device
 
-    output = Output(quiet, as_json)
     options = SamplingOptions(device=resolve_device(device, where="--device").type, **values)
     options.check()
-    if out is not None:
-        check_new_file(out, force=force)
     described = environment(options.device)
     output.say(header({**described, **asdict(options)}))
     reference = Reference.of(options)
@@ -125,7 +122,7 @@ def main(*, device: str, out: Path | None, force: bool, quiet: bool, as_json: bo
         "rows": [{**asdict(row), "cost": round(cost(row, random_of(rows, row.ratio)), 4)} for row in rows],
         "verdicts": verdicts,
     }
-    output.document(document, out)
+    output.document(document)
 
 
 if __name__ == "__main__":

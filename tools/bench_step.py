@@ -24,7 +24,7 @@ import click
 from pipeline.files import write_text
 from pipeline.text import columns
 from tools.benchmarks.common import clip_options, environment, figure, header, parse_clip
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.step import StepRow
@@ -108,23 +108,16 @@ def main(
     device: str,
     zero: tuple[str, ...],
     plot_file: Path | None,
-    out: Path | None,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
     **values: Any,
 ) -> None:
     from tools.benchmarks.step import StepOptions, empty_rows, measure
     from tools.benchmarks.step_plot import plot
     from train.build_network import resolve_device
 
-    output = Output(quiet, as_json)
     shape, chosen = parse_clip(clip), resolve_device(device, where="--device").type
     options = StepOptions(clip=shape, device=chosen, zero=tuple(map(int, zero)), **values)
     options.check()
-    for path in (out, plot_file):
-        if path is not None:
-            check_new_file(path, force=force)
     setups = list(options.setups())
     if not setups:
         raise ValueError("--offload: got no setup, want optimizer with --zero 1, 2 or 3, all with --zero 3")
@@ -138,7 +131,7 @@ def main(
     output.say(table(rows))
     if plot_file is not None:
         write_text(plot_file, plot(rows))
-    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]}, out)
+    output.document({**described, "settings": asdict(options), "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -133,8 +133,7 @@ def main(
     frames: int,
     top: int,
     device: str,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Show the labels that a pretrained classifier gives to VIDEO files, clip after clip.
 
@@ -144,7 +143,7 @@ def main(
     from tools.prediction.classification import load_classifier
     from train.build_network import resolve_device
 
-    output, files = Output(quiet, as_json), find_videos(videos)
+    files = find_videos(videos)
     if labels is not None and not labels.is_file():
         raise ValueError(f"--labels: {labels}: no such file")
     classifier = load_classifier(weights, labels, resolve_device(device, where="--device"))

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns, shown
-from train.cli import Command, Output, check_new_file, document_options, exit_with, plain
+from train.cli import Command, Output, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou, protocol_of
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
@@ -170,14 +170,10 @@ def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples.")
 @document_options
 @click.pass_context
-def main(
-    ctx: click.Context, /, out: Path | None, force: bool, quiet: bool, as_json: bool, **values: Any
-) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     from train.evaluation.bootstrap import compare
 
-    options, output = CompareOptions(**values), Output(quiet, as_json)
-    if out is not None:
-        check_new_file(out, force=force)
+    options = CompareOptions(**values)
     protocol, ground_truth, sides = read_sides(options)
     first, second = (side.matched for side in sides)
     document = {
@@ -195,7 +191,7 @@ def main(
         lines.append(f"{len(first.data.true.label)} true actions after --drop-duplicates")
     for line in [*lines, tables(result)]:
         output.say(line)
-    output.document(result, out)
+    output.document(result)
     exit_with(ctx, [line for side in sides for line in side.problems])
 
 

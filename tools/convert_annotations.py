@@ -192,7 +192,7 @@ FILE = click.Path(exists=True, path_type=Path)
 @force_option
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     """Convert annotations from and to the FILEs of labelling tools.
 
     What a file has beyond labels with a start and an end (moments, subjects, comments), or the other format
@@ -200,7 +200,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     subject of BORIS, or a tag of Label Studio. Some formats hold one video a file: for several, --out is a
     folder.
     """
-    options, output = ConversionOptions(**values), Output(quiet, as_json)
+    options = ConversionOptions(**values)
     target = target_of(options)
     paths = list({path.resolve(): path for path in options.files}.values())
     read = [read_file(path, options) for path in output.progress(paths, "reading", unit="file")]

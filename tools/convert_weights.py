@@ -190,14 +190,12 @@ def main(
     overrides: tuple[str, ...],
     out: Path | None,
     force: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Convert a checkpoint: an encoder for encoder.weights, or a whole detector for predict and eval.
 
     Exit code 1: written, but some of the backbone's tensors were not in the file.
     """
-    output = Output(quiet, as_json)
     if backbone is not None:
         check_backbone(backbone)
     check_recipe(recipe)

@@ -37,12 +37,11 @@ def examine(names: Sequence[str], output: Output) -> list[dict[str, Any]]:
 )
 @output_options
 @click.pass_context
-def main(ctx: click.Context, only: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def main(ctx: click.Context, only: tuple[str, ...], output: Output) -> None:
     """Check Python, torch, GPU, video decoding, DeepSpeed, compiler and disk; say what to do.
 
     Exit code 0 if this machine can train (warnings allowed), 1 if something is broken.
     """
-    output = Output(quiet, as_json)
     results = examine(only or list(CHECKS), output)
     states = [item["state"] for item in results]
     broken, warnings = states.count(BROKEN), states.count(WARNING)

@@ -22,14 +22,13 @@ FILE = click.Path(path_type=Path)
 @click.argument("out", type=FILE)
 @force_option
 @output_options
-def main(run: Path, out: Path, force: bool, quiet: bool, as_json: bool) -> None:
+def main(run: Path, out: Path, force: bool, output: Output) -> None:
     """Write the model of RUN, a run folder (its best checkpoint) or checkpoint folder, as one file OUT.
 
     OUT holds all that `leantad predict --checkpoint OUT` needs, on any machine: weights, settings, classes,
     and how videos are encoded. It holds no path of this machine, no state of the training, and nothing
     executable. The same checkpoint gives the same bytes.
     """
-    output = Output(quiet, as_json)
     check_new_file(out, force=force)
     if not run.is_dir():
         raise ValueError(f"{run}: no such folder, want that of a run, or one of its checkpoints")

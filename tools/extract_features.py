@@ -238,14 +238,14 @@ FILE = click.Path(path_type=Path)
 @trust_option
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     """Encode all videos of a data set once, or VIDEO files, and write their features into one file.
 
     Detectors train on such a file with data.num_features, without encoder and videos, in a fraction of the
     time; see docs/features.md. The clips are those that a run with the same settings sees. What is finished
     is kept in OUT.parts, where the next call goes on; OUT appears when it is whole.
     """
-    output, options = Output(quiet, as_json), ExtractionOptions(**values)
+    options = ExtractionOptions(**values)
     if options.out.suffix != ".h5":
         raise ValueError(f"--out {options.out}: want a name that ends in .h5")
     if options.videos and (options.shards or not options.checkpoint):

@@ -69,8 +69,7 @@ def main(
     minutes: float,
     only: tuple[str, ...],
     rehearse: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Measure on this GPU what cannot be proven without one; ends with one table.
 
@@ -81,7 +80,6 @@ def main(
     from tools.gpu_checks import process  # not for --help
 
     deadline = time.monotonic() + 60 * minutes
-    output = Output(quiet, as_json)
     device = find_device(rehearse)
     machine = machine_of(device)
     prepare(out, machine, output)

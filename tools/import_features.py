@@ -126,8 +126,7 @@ def main(
     layout: Layout | None,
     precision: Precision,
     force: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Make one feature file of FEATURES, a folder with a file a video (.npy, .npz, .pt, .csv) or an HDF5 file
     with all, and ANNOTATIONS (.json, .csv).
@@ -136,7 +135,6 @@ def main(
     are matched with videos by name, whatever their folder or ending. An annotated video without features is
     named, and makes the exit code 1; it stays in the denominator of mAP.
     """
-    output = Output(quiet, as_json)
     if out.suffix != ".h5":
         raise ValueError(f"--out {out}: want a name that ends in .h5")
     check_new_file(out, force=force)

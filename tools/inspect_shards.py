@@ -23,7 +23,7 @@ from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
 from tools.dataset.statistics import PERCENTILES, statistics_of
 from tools.dataset.training import SCRATCH
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 MAX_LINES = 10  # of a list on the screen; --json has all of them
 BAR = 40  # characters of the longest bar
@@ -197,19 +197,14 @@ def figure_text(advice: Mapping[str, Any]) -> str:
     help=f"I3D's pretrained weights, as convert-weights writes them. Default: {WEIGHTS}, if it is there.",
 )
 @document_options
-def main(
-    shards: str, weights: Path | None, out: Path | None, force: bool, quiet: bool, as_json: bool
-) -> None:
+def main(shards: str, weights: Path | None, output: Output) -> None:
     """Tell what is in SHARDS (folder, tar, glob or URL) and which settings fit it, with reasons."""
-    output = Output(quiet, as_json)
-    if out is not None:
-        check_new_file(out, force=force)
     document = inspect_dataset(
         shards, weights, progress=lambda tars: output.progress(tars, "reading tars", unit="tar")
     )
-    if not as_json:
+    if not output.as_json:
         output.say(text_of(document))
-    output.document(document, out)
+    output.document(document)
 
 
 if __name__ == "__main__":

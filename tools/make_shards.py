@@ -275,7 +275,7 @@ def rejected_line(reasons: dict[str, str]) -> list[str]:
 @click.option("--check", "check_only", is_flag=True, help="Only report; write nothing.")
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     """Pack the folder VIDEOS with the file ANNOTATIONS (ActivityNet-style JSON, or CSV) into shards.
 
     CSV columns: video,start,end,label and, if wanted, subset and duration; times in seconds as a player shows
@@ -284,7 +284,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
     rejects.csv with the reason and stay in dataset.json; the exit code is then 1. A run that was stopped
     continues when the same command is given again.
     """
-    options, output = PackingOptions(**values), Output(quiet, as_json)
+    options = PackingOptions(**values)
     refuse_encoding_options(
         options, lambda name: ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     )

@@ -100,9 +100,9 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 )
 @force_option
 @output_options
-def main(*, out: Path, train: int, val: int, force: bool, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(*, out: Path, train: int, val: int, force: bool, output: Output, **values: Any) -> None:
     """Render synthetic videos and their annotations; pack them with make-shards like your own."""
-    options, output = VideoOptions(**values), Output(quiet, as_json)
+    options = VideoOptions(**values)
     options.check()
     if train + val == 0:
         raise ValueError("--train/--val: got 0 and 0, want at least one video")

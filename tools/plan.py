@@ -196,12 +196,12 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 @trust_option
 @output_options
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
     from tools.planning.estimate import GIB, HEADROOM, estimate
     from tools.planning.search import SettingsSearch
 
-    options, output = PlanOptions(**values), Output(quiet, as_json)
+    options = PlanOptions(**values)
     settings = options.settings()
     deepspeed = DeepSpeedMemoryConfig.of_run(settings, options.processes, options.ds_config)
     num_classes, source = options.classes_and_frame_size(settings, output)

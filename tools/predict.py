@@ -143,7 +143,7 @@ FILE = click.Path(path_type=Path)
 @output_options
 @local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     """Find actions in VIDEO files, in folders of them (at any depth), or in what globs match; or, with a
     detector that was trained on features, in the videos of feature files (.h5).
 
@@ -161,7 +161,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
         check_outputs(options.out, list(files), force=options.force)
         check_formats(options.out, list(files), options.formats, force=options.force)
         with shared_work() as writes:
-            output = Output(quiet or not writes, as_json and writes)
+            output = output if writes else Output(quiet=True)
             remark_on_lock(output, options.out, last)
             if others := left_out(options.videos):
                 output.remark(others)

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 import click
 
 from tools.benchmarks.common import parse_sizes
-from train.cli import Command, Output, check_new_file, document_options
+from train.cli import Command, Output, document_options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +51,7 @@ def summary(rows: list[Rewired]) -> str:
     "--input", "shape", help="Shape of one batch, as 2x3x224x224; by default one that the network accepts."
 )
 @document_options
-def main(name: str, shape: str | None, out: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
+def main(name: str, shape: str | None, output: Output) -> None:
     """Print what became of each module of a network, why, and the bytes it keeps, before and after.
 
     NAME is timm:NAME, torchvision:NAME, hf:FOLDER (with a config.json), hf:MODEL_TYPE or hf:CLASS. Nothing is
@@ -60,16 +60,13 @@ def main(name: str, shape: str | None, out: Path | None, force: bool, quiet: boo
     from model.rewire import describe  # not for --help
     from tools.benchmarks.libraries import build_network
 
-    output = Output(quiet, as_json)
-    if out is not None:
-        check_new_file(out, force=force)
     example = random_input(shape)
     with output.others_on_stderr():
         network = build_network(name)
         rows = _rewired(network, example, name)
     output.say(describe(rows))
     output.say(summary(rows))
-    output.document({"network": name, "modules": [vars(row) for row in rows]}, out)
+    output.document({"network": name, "modules": [vars(row) for row in rows]})
 
 
 def _rewired(network: nn.Module, example: Tensor | None, name: str) -> list[Rewired]:

@@ -160,12 +160,12 @@ def linked(text: str) -> str:
 @click.argument("name", required=False)
 @click.option("--markdown", is_flag=True, help="Print docs/settings.md, the page of all settings.")
 @output_options
-def main(name: str | None, markdown: bool, quiet: bool, as_json: bool) -> None:
-    if markdown and (name or as_json):
+def main(name: str | None, markdown: bool, output: Output) -> None:
+    if markdown and (name or output.as_json):
         raise ValueError("--markdown: prints the page of all settings; leave out NAME and --json")
-    output, groups = Output(quiet, as_json), all_groups()
+    groups = all_groups()
     found = groups if name is None else matching(name, groups)
-    if as_json:
+    if output.as_json:
         output.document({"settings": [asdict(setting) for group in found for setting in group.settings]})
     else:
         output.say(page_of(groups) if markdown else text_of(found))

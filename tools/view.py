@@ -72,8 +72,7 @@ def main(
     out: Path,
     force: bool,
     trust: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Show DETECTIONS (ActivityNet's JSON, or a folder that predict or a run wrote) beside their videos: a
     page per video, and an index by error.
@@ -82,7 +81,6 @@ def main(
     ground truth, the error of a video is `missed + false`: 1 - mean best tIoU of its true actions, plus the
     share of the shown score that is wrong at tIoU 0.5. A video that cannot be shown makes the exit code 1.
     """
-    output = Output(quiet, as_json)
     with writing_folder(out, "view"):
         check_new(out, force=force)
         shown = read_input(detections, ground_truth, subset)

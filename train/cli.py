@@ -15,7 +15,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -174,11 +175,16 @@ def exit_with(ctx: click.Context, problems: Sequence[str]) -> NoReturn:
     ctx.exit(1 if problems else 0)
 
 
-def output_options(function: Decorated) -> Decorated:
-    """Click decorator: adds --quiet/-q (argument `quiet`) and --json (argument `as_json`), see Output."""
-    quiet = click.option("--quiet", "-q", is_flag=True, help="Errors only: no progress, no table.")
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
-    return quiet(as_json(function))
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Click decorator: adds --quiet/-q and --json, of which the argument `output` is made, see Output."""
+
+    @wraps(function)
+    def command(*args: Any, quiet: bool, as_json: bool, **values: Any) -> Any:
+        return function(*args, output=Output(quiet, as_json), **values)
+
+    json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
+    text = "Errors only: no progress, no table."
+    return click.option("--quiet", "-q", is_flag=True, help=text)(json_option(command))
 
 
 def force_option(function: Decorated) -> Decorated:
@@ -208,11 +214,22 @@ def launched_as_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def document_options(function: Decorated) -> Decorated:
-    """Click decorator: adds --out (argument `out`), --force, --quiet and --json, see Output.document."""
-    help_text = "Write the JSON document to this file, too."
-    out = click.option("--out", type=click.Path(path_type=Path), help=help_text)
-    return out(force_option(output_options(function)))
+def document_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Click decorator: output_options, with --out for the document and --force.
+
+    Before the work, ValueError if --out, or --plot where the command has it (`plot_file`), cannot be written.
+    """
+
+    @wraps(function)
+    def command(*args: Any, output: Output, out: Path | None, force: bool, **values: Any) -> Any:
+        for path in (out, values.get("plot_file")):
+            if path is not None:
+                check_new_file(path, force=force)
+        return function(*args, output=replace(output, out=out), **values)
+
+    text = "Write the JSON document to this file, too."
+    out_option = click.option("--out", type=click.Path(path_type=Path), help=text)
+    return out_option(force_option(output_options(command)))
 
 
 def options_of(command: click.Command, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,11 +282,12 @@ def check_new_file(path: Path, *, force: bool) -> None:
 class Output:
     """Prints everything that a command tells a person; built from the options that output_options adds.
 
-    Lines appear above a progress bar that is being drawn.
+    Lines appear above a progress bar that is being drawn. out: a file for the document, too.
     """
 
     quiet: bool = False
     as_json: bool = False
+    out: Path | None = None
 
     @property
     def no_bar(self) -> bool | None:
@@ -305,15 +323,15 @@ class Output:
         bar: Iterable[Item] = tqdm(items, desc=title, unit=unit, total=total, disable=self.no_bar)
         return bar
 
-    def document(self, value: Any, out: Path | None = None) -> None:
+    def document(self, value: Any) -> None:
         """The result for machines: with --json one JSON document on stdout, and in the file `out` if given.
 
         NaN and infinity become null.
         """
         if self.as_json:
             write_line(json.dumps(plain(value), indent=1, allow_nan=False), err=False)
-        if out is not None:
-            write_json(out, plain(value))
+        if self.out is not None:
+            write_json(self.out, plain(value))
 
     @contextmanager
     def others_on_stderr(self) -> Iterator[None]:

@@ -311,7 +311,7 @@ FILE = click.Path(path_type=Path)
 @output_options
 @local_rank_option
 @click.pass_context
-def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> None:
+def main(ctx: click.Context, /, output: Output, **values: Any) -> None:
     """Detect actions and measure mAP: from a checkpoint, from raw outputs, or from detections alone.
 
     Detections and ground truth may spell a video in different ways (with an ending, a folder, `v_` in front).
@@ -323,7 +323,7 @@ def main(ctx: click.Context, /, quiet: bool, as_json: bool, **values: Any) -> No
         options = replace(options, out=options.out or Path("detections.json"))
     check_options(options)
     with held_output(options), sharing(options) as writes:
-        output = Output(quiet or not writes, as_json and writes)
+        output = output if writes else Output(quiet=True)
         loaded = load_input(options, output) if writes or options.checkpoint else None
         failure = write_result(options, loaded.detections) if loaded is not None and writes else None
     if loaded is None or not writes:

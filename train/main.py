@@ -283,11 +283,9 @@ def main(
     resume: bool,
     force: bool,
     trust: bool,
-    quiet: bool,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Train a detector, validate it, write checkpoints, metrics.json and report.html into --out."""
-    output = Output(quiet, as_json)
     sys.exit(train(recipe, out, overrides, output, resume=resume, force=force, trust=trust))
 
 
