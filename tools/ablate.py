@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import counted
-from train.cli import Command, Output, exit_with, output_options, plain, remark_on_lock, trust_option
+from train.cli import PATH, Command, Output, exit_with, output_options, plain, remark_on_lock, trust_option
 
 if TYPE_CHECKING:
     from tools.ablation.grid import PlannedRun
@@ -128,7 +128,7 @@ Example:
 )
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="YAML of settings, or the name of a shipped one.",
 )
@@ -139,15 +139,13 @@ Example:
     metavar="KEY=VALUE,VALUE",
     help="The values of one setting; repeatable: every combination is run.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds of each: 0 to N - 1."
-)
+@click.option("--seeds", type=click.IntRange(1), default=1, help="Seeds of each: 0 to N - 1.")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
     help="Runs at a time. Default: one a GPU; without one, one for every four cores.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the study.")
+@click.option("--out", type=PATH, required=True, help="Folder of the study.")
 @trust_option
 @output_options
 @click.pass_context

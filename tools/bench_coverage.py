@@ -174,9 +174,7 @@ def _measure_all(options: CoverageOptions, output: Output) -> list[CoverageRow]:
     help="Repeatable; all if none.",
 )
 @click.option("--network", "networks", multiple=True, help="Repeatable: of the table, as timm:resnet18.")
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds for one network."
-)
+@click.option("--timeout", type=click.FloatRange(1), default=300, help="Seconds for one network.")
 @click.option(
     "--rows",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -50,17 +50,16 @@ def table(rows: list[DataRow]) -> str:
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
 @source_options(count=4, seconds=20.0)
-@click.option("--short-side", type=click.IntRange(16), default=128, show_default=True, help="Pixels.")
-@click.option("--clips", type=click.IntRange(1), default=8, show_default=True, help="Of each video.")
-@click.option("--frames", type=click.IntRange(1), default=16, show_default=True, help="Of a clip.")
+@click.option("--short-side", type=click.IntRange(16), default=128, help="Pixels.")
+@click.option("--clips", type=click.IntRange(1), default=8, help="Of each video.")
+@click.option("--frames", type=click.IntRange(1), default=16, help="Of a clip.")
 @click.option(
     "--stride",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="Frames from one of a clip to the next.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed turns.")
 @document_options
 def main(*, output: Output, **values: Any) -> None:
     from tools.benchmarks.data import DataOptions, measure

@@ -176,15 +176,13 @@ def table(rows: list[Row]) -> str:
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
-@click.option("--videos", type=click.IntRange(1), default=5000, show_default=True)
-@click.option("--classes", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--detections", type=click.IntRange(2), default=100, show_default=True, help="Per video.")
-@click.option("--proposals", type=click.IntRange(1), default=1000, show_default=True, help="Per video.")
-@click.option(
-    "--keep", type=click.IntRange(1), default=100, show_default=True, help="By soft-NMS, per video."
-)
-@click.option("--post-videos", type=click.IntRange(0), default=100, show_default=True, help="Post-processed.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--videos", type=click.IntRange(1), default=5000)
+@click.option("--classes", type=click.IntRange(1), default=200)
+@click.option("--detections", type=click.IntRange(2), default=100, help="Per video.")
+@click.option("--proposals", type=click.IntRange(1), default=1000, help="Per video.")
+@click.option("--keep", type=click.IntRange(1), default=100, help="By soft-NMS, per video.")
+@click.option("--post-videos", type=click.IntRange(0), default=100, help="Post-processed.")
+@click.option("--seed", type=click.IntRange(0), default=0)
 @document_options
 def main(output: Output, **values: int) -> None:
     sizes = Sizes(**values)

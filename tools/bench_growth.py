@@ -15,7 +15,7 @@ import click
 from pipeline.files import write_text
 from pipeline.temporary_folder import temporary_folder
 from pipeline.text import columns
-from train.cli import Command, Output, document_options, exit_with
+from train.cli import PATH, Command, Output, document_options, exit_with
 
 HELP = """Measure how the cost of packing, an epoch, eval, predict and mAP grows with a data set.
 
@@ -59,16 +59,15 @@ def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
 @click.option("--axis", "axes", multiple=True, type=click.Choice(AXES), help="Repeatable. Default: all.")
-@click.option("--factors", default="1,2,4,8", show_default=True, callback=parse_factors)
-@click.option("--most", type=click.FloatRange(0), default=1.1, show_default=True, help="Largest exponent.")
+@click.option("--factors", default="1,2,4,8", callback=parse_factors)
+@click.option("--most", type=click.FloatRange(0), default=1.1, help="Largest exponent.")
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=3,
-    show_default=True,
     help="Turns over all sizes; the least of each counts.",
 )
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write an SVG of the costs.")
+@click.option("--plot", "plot_file", type=PATH, help="Write an SVG of the costs.")
 @document_options
 @click.pass_context
 def main(

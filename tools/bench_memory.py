@@ -54,12 +54,11 @@ def table(rows: list[MemoryRow]) -> str:
 @click.option(
     "--backbone",
     default="r2plus1d_34",
-    show_default=True,
     help="A name of model/backbones; a wrong one gets the list.",
 )
 @clip_options
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
-@click.option("--clips", type=click.IntRange(1), default=1, show_default=True, help="Clips of the video.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32")
+@click.option("--clips", type=click.IntRange(1), default=1, help="Clips of the video.")
 @click.option(
     "--ratio",
     "ratios",
@@ -72,12 +71,9 @@ def table(rows: list[MemoryRow]) -> str:
     "--clips-per-forward",
     type=click.IntRange(1),
     default=4,
-    show_default=True,
     help="Clips that go through the backbone at once.",
 )
-@click.option(
-    "--beta", type=float, default=1.0, show_default=True, help="Coefficient of the reversible rows."
-)
+@click.option("--beta", type=float, default=1.0, help="Coefficient of the reversible rows.")
 @document_options
 def main(*, clip: str, device: str, output: Output, **values: Any) -> None:
     from tools.benchmarks.memory import MODES, MemoryOptions, measure

@@ -49,11 +49,9 @@ def table(rows: list[PackRow]) -> str:
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
 @source_options(count=2, seconds=30.0)
-@click.option(
-    "--fps", type=click.IntRange(0), default=15, show_default=True, help="Frames per second; 0 keeps."
-)
-@click.option("--short-side", type=click.IntRange(16), default=128, show_default=True, help="Pixels.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
+@click.option("--fps", type=click.IntRange(0), default=15, help="Frames per second; 0 keeps.")
+@click.option("--short-side", type=click.IntRange(16), default=128, help="Pixels.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed turns.")
 @document_options
 def main(*, fps: int, short_side: int, output: Output, **values: Any) -> None:
     from tools.benchmarks.pack import PackOptions, measure  # not for --help

@@ -17,7 +17,7 @@ import click
 
 from pipeline.text import columns, counted
 from tools.benchmarks.common import environment, figure, header
-from train.cli import Command, Output, document_options
+from train.cli import PATH, Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.predict import PredictRow
@@ -33,7 +33,6 @@ EXAMPLES = """
 Example:
   leantad bench-predict recordings/ --checkpoint runs/demo
 """
-FILE = click.Path(path_type=Path)
 
 
 def table(rows: list[PredictRow]) -> str:
@@ -47,11 +46,9 @@ def table(rows: list[PredictRow]) -> str:
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--checkpoint", type=FILE, required=True, help="Run (its best), checkpoint or model file.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--repeats", type=click.IntRange(1), default=2, show_default=True, help="Turns; the least counts."
-)
+@click.option("--checkpoint", type=PATH, required=True, help="Run (its best), checkpoint or model file.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--repeats", type=click.IntRange(1), default=2, help="Turns; the least counts.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @document_options
 def main(

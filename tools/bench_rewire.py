@@ -165,9 +165,9 @@ def error_table(rows: list[dict[str, Any]]) -> str:
     help=f"Repeatable: {', '.join(BACKBONES)}; or timm:NAME and the like.",
 )
 @clip_options
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
-@click.option("--what", type=click.Choice(["time", "error", "both"]), default="both", show_default=True)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed turns.")
+@click.option("--what", type=click.Choice(["time", "error", "both"]), default="both")
 @document_options
 def main(output: Output, **values: Any) -> None:
     """Measure the time and the precision of rewired backbones. bfloat16 runs the branches under autocast."""

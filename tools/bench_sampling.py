@@ -81,27 +81,24 @@ def verdict(rows: list[SamplingRow], ratio: float) -> str:
     help=HELP,
     epilog="Example: leantad bench-sampling --clips 32 --ratio 0.1 --ratio 0.3 --draws 50",
 )
-@click.option("--backbone", default="r2plus1d_tiny", show_default=True, help="A name of model/backbones.")
-@click.option("--videos", type=click.IntRange(1), default=2, show_default=True, help="Videos of a step.")
-@click.option("--clips", type=click.IntRange(1), default=16, show_default=True, help="Clips of a video.")
-@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames of a clip.")
-@click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Pixels of a side.")
+@click.option("--backbone", default="r2plus1d_tiny", help="A name of model/backbones.")
+@click.option("--videos", type=click.IntRange(1), default=2, help="Videos of a step.")
+@click.option("--clips", type=click.IntRange(1), default=16, help="Clips of a video.")
+@click.option("--frames", type=click.IntRange(1), default=8, help="Frames of a clip.")
+@click.option("--size", type=click.IntRange(8), default=32, help="Pixels of a side.")
 @click.option(
     "--ratio",
     "ratios",
     type=float,
     multiple=True,
     default=(0.3,),
-    show_default=True,
     help="Share of the clips with a gradient; repeatable.",
 )
-@click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Steps of each way.")
-@click.option("--steps", type=click.IntRange(0), default=10, show_default=True, help="Training steps before.")
-@click.option(
-    "--clips-per-forward", type=click.IntRange(1), default=8, show_default=True, help="Clips encoded at once."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and videos.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--draws", type=click.IntRange(2), default=20, help="Steps of each way.")
+@click.option("--steps", type=click.IntRange(0), default=10, help="Training steps before.")
+@click.option("--clips-per-forward", type=click.IntRange(1), default=8, help="Clips encoded at once.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of weights and videos.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @document_options
 def main(*, device: str, output: Output, **values: Any) -> None:
     from tools.benchmarks.sampling import STRATEGIES, Reference, SamplingOptions, cost, measure

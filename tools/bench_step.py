@@ -24,7 +24,7 @@ import click
 from pipeline.files import write_text
 from pipeline.text import columns
 from tools.benchmarks.common import clip_options, environment, figure, header, parse_clip
-from train.cli import Command, Output, document_options
+from train.cli import PATH, Command, Output, document_options
 
 if TYPE_CHECKING:
     from tools.benchmarks.step import StepRow
@@ -61,16 +61,15 @@ def parse_choices(_: click.Context, parameter: click.Parameter, values: tuple[st
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
-@click.option("--backbone", default="r2plus1d_18", show_default=True, help="A name of model/backbones.")
+@click.option("--backbone", default="r2plus1d_18", help="A name of model/backbones.")
 @clip_options
-@click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Clips of a video.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Videos of a step.")
-@click.option("--ratio", type=float, default=0.3, show_default=True, help="Share of clips with a gradient.")
+@click.option("--clips", type=click.IntRange(1), default=10, help="Clips of a video.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Videos of a step.")
+@click.option("--ratio", type=float, default=0.3, help="Share of clips with a gradient.")
 @click.option(
     "--clips-per-forward",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="Clips that go through the backbone at once.",
 )
 @click.option(
@@ -99,8 +98,8 @@ def parse_choices(_: click.Context, parameter: click.Parameter, values: tuple[st
     help="What lies in host memory: nothing, the optimizer's state (ZeRO 1 to 3), or the weights, too (ZeRO "
     "3); repeatable.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed turns.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write an SVG of the ratios.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed turns.")
+@click.option("--plot", "plot_file", type=PATH, help="Write an SVG of the ratios.")
 @document_options
 def main(
     *,

@@ -14,7 +14,7 @@ import click
 
 from pipeline.packing.prepare import find_videos, left_out, prepare
 from pipeline.text import columns
-from train.cli import Command, Output, one_line, output_options
+from train.cli import PATH, Command, Output, one_line, output_options
 
 if TYPE_CHECKING:
     from pipeline.annotations import Repair
@@ -113,14 +113,12 @@ def text_of(key: str, document: dict[str, Any]) -> str:
     epilog="Example: leantad classify match.mp4 --weights rgb_imagenet.pt --labels label_map.txt",
 )
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--backbone", type=click.Choice(["i3d"]), default="i3d", show_default=True)
-@click.option("--weights", type=click.Path(path_type=Path), required=True, help="Its file, as published.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, one a line.")
-@click.option(
-    "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of a clip, 25 a second."
-)
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--backbone", type=click.Choice(["i3d"]), default="i3d")
+@click.option("--weights", type=PATH, required=True, help="Its file, as published.")
+@click.option("--labels", type=PATH, help="Names of the classes, one a line.")
+@click.option("--frames", type=click.IntRange(8), default=64, help="Frames of a clip, 25 a second.")
+@click.option("--top", type=click.IntRange(1), default=3, help="Labels to show.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @output_options
 @click.pass_context
 def main(

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns, shown
-from train.cli import Command, Output, document_options, exit_with, plain
+from train.cli import PATH, Command, Output, document_options, exit_with, plain
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.average_precision import PROTOCOLS, parse_tiou, protocol_of
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
@@ -37,7 +37,6 @@ Examples:
   leantad compare runs/a runs/b --ground-truth data/demo
   leantad compare a.json b.json --ground-truth thumos_gt.json --subset test --tiou 0.1:0.1:0.9 --json
 """
-FILE = click.Path(path_type=Path)
 MAX_CLASSES = 20  # of more classes, those with the largest differences are shown
 
 
@@ -155,8 +154,8 @@ def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
 
 
 @click.command(cls=Command, help=HELP, epilog=EXAMPLES)
-@click.argument("a", type=FILE)
-@click.argument("b", type=FILE)
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option("--ground-truth", required=True, help="Annotations (.json, .csv), dataset.json or data set.")
 @click.option("--subset", help="Subset to compare on. Default: A's own, or the only one.")
 @click.option(
@@ -166,8 +165,8 @@ def read_sides(options: CompareOptions) -> tuple[str, GroundTruth, list[Side]]:
 )
 @click.option("--tiou", help="Thresholds instead of a protocol: start:step:end or a,b,c.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out repeated and empty true actions.")
-@click.option("--resamples", type=click.IntRange(2), default=1000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples.")
+@click.option("--resamples", type=click.IntRange(2), default=1000)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the resamples.")
 @document_options
 @click.pass_context
 def main(ctx: click.Context, /, output: Output, **values: Any) -> None:

@@ -20,7 +20,7 @@ from tools.labels.labelled import LabelFile, LabelledVideo, Loss, Report, label_
 from tools.labels.names import merged, short_names
 from tools.labels.output import file_names, texts_of, write_all
 from tools.labels.text_files import rate, read_text
-from train.cli import Command, Output, check_new, check_new_file, force_option, output_options
+from train.cli import PATH, Command, Output, check_new, check_new_file, force_option, output_options
 
 DEFAULT_STEM = "annotations"
 NAMES_AS_THEY_ARE = (*OWN, "frames")  # tables in which people wrote the names that make-shards looks for
@@ -184,7 +184,7 @@ FILE = click.Path(exists=True, path_type=Path)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=FILE)
 @click.option("--from", "source", type=click.Choice(READABLE), help="Format of the files, else recognised.")
 @click.option("--to", "target", type=click.Choice(WRITABLE), help="Format to write, else by --out's ending.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write, or folder.  [annotations.csv]")
+@click.option("--out", type=PATH, help="File to write, or folder.  [annotations.csv]")
 @click.option("--fps", help="Frames per second, where times are frame numbers.", metavar="RATE")
 @click.option("--tier", "tiers", multiple=True, help="Read only this tier; repeatable.", metavar="NAME")
 @click.option("--subset", help="Subset of the videos, such as validation.", metavar="NAME")

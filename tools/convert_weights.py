@@ -27,7 +27,16 @@ from tools.weights.families import FAMILIES, Family, check_known, encoder_of, fa
 from tools.weights.files import ReadCheckpoint, float32_copies, read_checkpoint
 from tools.weights.matching import SOURCE_NAMES, MatchedWeights, best_match
 from tools.weights.released import SOURCE, ConvertedDetector, check_recipe, convert_detector, write_detector
-from train.cli import Command, Output, check_new, check_new_file, exit_with, force_option, output_options
+from train.cli import (
+    PATH,
+    Command,
+    Output,
+    check_new,
+    check_new_file,
+    exit_with,
+    force_option,
+    output_options,
+)
 
 FAMILY_NAMES = [family.name for family in FAMILIES]
 
@@ -143,7 +152,7 @@ Examples:
   leantad convert-weights re2tal_thumos_swin_tiny.pth --classes category_idx.txt --out re2tal
 """,
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @click.option(
     "--backbone",
     help="Default: the one of ours that matches best. Another library's is named, as timm:resnet50.",
@@ -165,13 +174,13 @@ Examples:
 )
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Of a whole detector: its classes in the scores' order, a name a line, or ActionFormer's JSON.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of a whole detector.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Where it goes. Default: weights.safetensors, a whole detector into the folder detector.",
 )
 @force_option

@@ -12,14 +12,12 @@ import click
 
 from pipeline.files import file_sha256
 from pipeline.text import counted
-from train.cli import Command, Output, check_new_file, force_option, output_options
-
-FILE = click.Path(path_type=Path)
+from train.cli import PATH, Command, Output, check_new_file, force_option, output_options
 
 
 @click.command(cls=Command, epilog="Example: leantad export runs/demo demo.leantad")
-@click.argument("run", type=FILE)
-@click.argument("out", type=FILE)
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH)
 @force_option
 @output_options
 def main(run: Path, out: Path, force: bool, output: Output) -> None:

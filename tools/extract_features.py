@@ -17,7 +17,16 @@ import click
 from pipeline.dataset import Dataset
 from pipeline.lock import writing_file
 from pipeline.text import counted
-from train.cli import Command, Output, check_new, check_new_file, force_option, output_options, trust_option
+from train.cli import (
+    PATH,
+    Command,
+    Output,
+    check_new,
+    check_new_file,
+    force_option,
+    output_options,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -217,20 +226,18 @@ Examples:
   leantad extract-features --recipe own_videos_i3d --shards data/mine --out mine.h5
   leantad extract-features match.mp4 recordings/ --checkpoint runs/demo --out new.h5
 """
-FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EPILOG, interrupted="the same command goes on with the next video")
 @click.argument("videos", nargs=-1, metavar="[VIDEO]...")
-@click.option("--checkpoint", type=FILE, help="Run (its best), checkpoint or model file: its encoder.")
-@click.option("--recipe", type=FILE, help="Recipe with pretrained encoder.weights, instead of a run.")
+@click.option("--checkpoint", type=PATH, help="Run (its best), checkpoint or model file: its encoder.")
+@click.option("--recipe", type=PATH, help="Recipe with pretrained encoder.weights, instead of a run.")
 @click.option("--shards", help="Data set to encode. Default: that of the run, or recipe.")
-@click.option("--out", type=FILE, required=True, help="Feature file to write (.h5).")
+@click.option("--out", type=PATH, required=True, help="Feature file to write (.h5).")
 @click.option(
     "--precision",
     type=click.Choice(["float16", "float32"]),
     default="float16",
-    show_default=True,
     help="Numbers that are stored.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")

@@ -17,7 +17,7 @@ from pipeline.files import write_json, write_text
 from pipeline.text import counted
 from tools.gpu_checks.rows import FAILED, GROUP_NAMES, NO_TIME, ROWS_FILE, SKIPPED, Row, read_rows
 from tools.gpu_checks.table import document, machine_of, markdown
-from train.cli import Command, Output, output_options
+from train.cli import PATH, Command, Output, output_options
 
 MACHINE_FILE, TABLE_FILE, DOCUMENT_FILE = "machine.json", "gpu-check.md", "gpu-check.json"
 
@@ -55,10 +55,8 @@ def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
 
 
 @click.command(cls=Command, epilog="Example: leantad gpu-check --out gpu-check")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-check"), show_default=True)
-@click.option(
-    "--minutes", type=click.FloatRange(0.1), default=15.0, show_default=True, help="Stop after this."
-)
+@click.option("--out", type=PATH, default=Path("gpu-check"))
+@click.option("--minutes", type=click.FloatRange(0.1), default=15.0, help="Stop after this.")
 @click.option("--only", type=click.Choice(GROUP_NAMES), multiple=True, help="These rows only; repeatable.")
 @click.option("--rehearse", is_flag=True, help="Try the checks themselves on the CPU, at the smallest sizes.")
 @output_options

@@ -15,7 +15,16 @@ import click
 from pipeline.annotations import read_annotations
 from pipeline.lock import writing_file
 from pipeline.text import counted, first_names, shown
-from train.cli import Command, Output, check_new, check_new_file, exit_with, force_option, output_options
+from train.cli import (
+    PATH,
+    Command,
+    Output,
+    check_new,
+    check_new_file,
+    exit_with,
+    force_option,
+    output_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.features.writer import Precision
@@ -89,14 +98,13 @@ Examples:
   leantad import-features tsp/ activity_net.v1-3.min.json --stride 16 --fps 15 --out anet_tsp.h5
   leantad import-features cuhk_100/ activity_net.v1-3.min.json --rescaled --layout tc --out anet_tsn.h5
 """
-FILE = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
 @click.command(cls=Command, epilog=EPILOG)
-@click.argument("features", type=FILE)
-@click.argument("annotations", type=FILE)
-@click.option("--out", type=FILE, required=True, help="Feature file to write (.h5).")
+@click.argument("features", type=PATH)
+@click.argument("annotations", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Feature file to write (.h5).")
 @click.option("--stride", type=POSITIVE, metavar="FRAMES", help="From one feature to the next.")
 @click.option("--fps", type=POSITIVE, help="Frames a second that the stride counts.")
 @click.option("--clip-frames", type=POSITIVE, metavar="FRAMES", help="A feature's. Default: the stride.")
@@ -107,7 +115,6 @@ POSITIVE = click.FloatRange(0, min_open=True)
     "--precision",
     type=click.Choice(["float16", "float32"]),
     default="float16",
-    show_default=True,
     help="Numbers that are stored.",
 )
 @force_option

@@ -23,7 +23,7 @@ from tools.dataset.problems import first_lines, kinds_text, repair_lines
 from tools.dataset.recommend import recommend
 from tools.dataset.statistics import PERCENTILES, statistics_of
 from tools.dataset.training import SCRATCH
-from train.cli import Command, Output, document_options
+from train.cli import PATH, Command, Output, document_options
 
 MAX_LINES = 10  # of a list on the screen; --json has all of them
 BAR = 40  # characters of the longest bar
@@ -193,7 +193,7 @@ def figure_text(advice: Mapping[str, Any]) -> str:
 @click.argument("shards")
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help=f"I3D's pretrained weights, as convert-weights writes them. Default: {WEIGHTS}, if it is there.",
 )
 @document_options

@@ -36,7 +36,7 @@ from pipeline.temporary_folder import temporary_folder
 from pipeline.text import counted, suggestion
 from tools.dataset.packing_summary import summary_of, text_of
 from tools.labels.formats import foreign_title
-from train.cli import Command, Output, exit_with, output_options
+from train.cli import PATH, Command, Output, exit_with, output_options
 
 LIMITS, POSITIVE = Limits(), click.IntRange(1)
 ENCODING_OPTIONS = ("codec", "fps", "short_side", "gop", "upscale")
@@ -247,28 +247,22 @@ def rejected_line(reasons: dict[str, str]) -> list[str]:
     epilog="Example: leantad make-shards videos/ annotations.json --out shards/ --verify",
     interrupted="the same command continues",
 )
-@click.argument("videos", type=click.Path(path_type=Path))
-@click.argument("annotations", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; needed unless --check.")
+@click.argument("videos", type=PATH)
+@click.argument("annotations", type=PATH)
+@click.option("--out", type=PATH, help="Folder to write; needed unless --check.")
 @click.option("--subset", "subsets", multiple=True, help="Pack this subset only (repeatable).")
-@click.option("--classes", type=click.Path(path_type=Path), help="File of the class names, one per line.")
-@click.option("--codec", type=click.Choice(list(ENCODERS)), default="vp9", show_default=True)
-@click.option("--fps", type=click.FloatRange(0), default=15.0, show_default=True, help="Frames/s; 0 keeps.")
-@click.option("--short-side", type=click.IntRange(0), default=128, show_default=True, help="Pixels; 0 keeps.")
-@click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames per key frame.")
+@click.option("--classes", type=PATH, help="File of the class names, one per line.")
+@click.option("--codec", type=click.Choice(list(ENCODERS)), default="vp9")
+@click.option("--fps", type=click.FloatRange(0), default=15.0, help="Frames/s; 0 keeps.")
+@click.option("--short-side", type=click.IntRange(0), default=128, help="Pixels; 0 keeps.")
+@click.option("--gop", type=click.IntRange(1), default=32, help="Frames per key frame.")
 @click.option("--upscale", is_flag=True, help="Let --fps and --short-side exceed the source's.")
 @click.option("--copy", is_flag=True, help="Keep the bytes of each file instead of re-encoding.")
 @click.option("--strict", is_flag=True, help="Reject videos of which frames are missing.")
-@click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Videos per tar.")
-@click.option(
-    "--max-pixels", type=POSITIVE, default=LIMITS.pixels, show_default=True, help="Pixels of a frame."
-)
-@click.option(
-    "--max-frames", type=POSITIVE, default=LIMITS.frames, show_default=True, help="Frames of a video."
-)
-@click.option(
-    "--max-bytes", type=POSITIVE, default=LIMITS.bytes, show_default=True, help="Bytes, with --copy."
-)
+@click.option("--shard-size", type=click.IntRange(1), default=64, help="Videos per tar.")
+@click.option("--max-pixels", type=POSITIVE, default=LIMITS.pixels, help="Pixels of a frame.")
+@click.option("--max-frames", type=POSITIVE, default=LIMITS.frames, help="Frames of a video.")
+@click.option("--max-bytes", type=POSITIVE, default=LIMITS.bytes, help="Bytes, with --copy.")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes [default: one per core].")
 @click.option("--force", is_flag=True, help="Remove the data set or unfinished run in --out first.")
 @click.option("--verify", is_flag=True, help="Read all back through the training decoder.")

@@ -22,7 +22,7 @@ from pipeline.packing.encoder import encode_video
 from pipeline.packing.workers import exit_with_parent
 from tools.synthetic.hard_scene import draw_hard_scenario, draw_view
 from tools.synthetic.scene import Scenario, draw_scenario, render
-from train.cli import Command, Output, check_new, force_option, output_options
+from train.cli import PATH, Command, Output, check_new, force_option, output_options
 
 SUBSETS = {"training": 1, "validation": 2}  # part of each video's seed: no two subsets share a video
 
@@ -85,16 +85,14 @@ def make_dataset(out: Path, *, train: int, val: int, options: VideoOptions, outp
 @click.command(
     cls=Command, epilog="Example: leantad make-synthetic --out data/synthetic --train 200 --val 40"
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/synthetic"), show_default=True)
-@click.option("--train", type=click.IntRange(0), default=200, show_default=True, help="Training videos.")
-@click.option("--val", type=click.IntRange(0), default=40, show_default=True, help="Validation videos.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
-@click.option(
-    "--size", type=click.IntRange(16, 512), default=48, show_default=True, help="Width and height, pixels."
-)
-@click.option("--fps", type=click.IntRange(2, 60), default=12, show_default=True, help="Frames per second.")
-@click.option("--shortest", type=float, default=4.0, show_default=True, help="Shortest video, seconds.")
-@click.option("--longest", type=float, default=40.0, show_default=True, help="Longest video, seconds.")
+@click.option("--out", type=PATH, default=Path("data/synthetic"))
+@click.option("--train", type=click.IntRange(0), default=200, help="Training videos.")
+@click.option("--val", type=click.IntRange(0), default=40, help="Validation videos.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same bytes.")
+@click.option("--size", type=click.IntRange(16, 512), default=48, help="Width and height, pixels.")
+@click.option("--fps", type=click.IntRange(2, 60), default=12, help="Frames per second.")
+@click.option("--shortest", type=float, default=4.0, help="Shortest video, seconds.")
+@click.option("--longest", type=float, default=40.0, help="Longest video, seconds.")
 @click.option(
     "--hard", is_flag=True, help="Short and overlapping actions, a moving camera, things in the way."
 )

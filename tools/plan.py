@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import click
 
 from pipeline.text import columns
-from train.cli import Command, Output, exit_with, one_line, output_options, trust_option
+from train.cli import PATH, Command, Output, exit_with, one_line, output_options, trust_option
 
 if TYPE_CHECKING:
     from tools.planning.deepspeed_memory import DeepSpeedMemoryConfig
@@ -181,18 +181,16 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 )
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="A YAML file, or a shipped recipe's name.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option("--shards", help="The data set, if it is not the recipe's.")
 @click.option("--classes", type=click.IntRange(1), help="Number of classes, while there is no data set.")
-@click.option(
-    "--memory", type=click.FloatRange(0, min_open=True), default=8, show_default=True, help="GiB of the GPU."
-)
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs of the run.")
-@click.option("--ds-config", type=click.Path(path_type=Path), help="DeepSpeed's file, if not the recipe's.")
+@click.option("--memory", type=click.FloatRange(0, min_open=True), default=8, help="GiB of the GPU.")
+@click.option("--processes", type=click.IntRange(1), default=1, help="GPUs of the run.")
+@click.option("--ds-config", type=PATH, help="DeepSpeed's file, if not the recipe's.")
 @trust_option
 @output_options
 @click.pass_context

@@ -24,6 +24,7 @@ from tools.labels.predictions import CHOICES, check_formats, write_formats
 from tools.prediction.detect import auto_thresholds, detect_in_files, load_detector, metadata_of
 from tools.prediction.features import find_inputs
 from train.cli import (
+    PATH,
     Command,
     Output,
     force_option,
@@ -123,18 +124,17 @@ Examples:
   leantad predict match.mp4 --checkpoint runs/demo --min-score 0.3 --format elan --format events-per-hour
   leantad predict recordings/ "more/*.mkv" --checkpoint runs/demo --out found --classes jump,run --top 20
 """
-FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
-@click.option("--checkpoint", type=FILE, required=True, help="Run (its best), checkpoint or model file.")
-@click.option("--out", type=FILE, default=Path("predictions"), show_default=True, help="Folder to write.")
+@click.option("--checkpoint", type=PATH, required=True, help="Run (its best), checkpoint or model file.")
+@click.option("--out", type=PATH, default=Path("predictions"), help="Folder to write.")
 @click.option("--min-score", type=click.FloatRange(0), default=0.0, help="Leave out what scores less.")
 @click.option("--auto-threshold", is_flag=True, help="Each class from its score of best F1 in validation on.")
 @click.option("--top", type=click.IntRange(1), help="Keep the best N of each video.", metavar="N")
 @click.option("--classes", multiple=True, help="Keep these classes only; repeatable.", metavar="A,B")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option(
     "--format", "formats", type=click.Choice(CHOICES), multiple=True, help="Write this, too; repeatable."
 )

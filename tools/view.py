@@ -18,7 +18,7 @@ from pipeline.lock import writing_folder
 from pipeline.text import counted, first_names
 from tools.viewer.build import View, document_of, make_view
 from tools.viewer.media import VideoFinder
-from train.cli import Command, Output, check_new, force_option, output_options, trust_option
+from train.cli import PATH, Command, Output, check_new, force_option, output_options, trust_option
 from train.detections import DetectionsFile, read_detections
 from train.evaluation.coverage import check_overlap
 from train.evaluation.files import read_ground_truth, rename_videos
@@ -34,16 +34,15 @@ Examples:
   leantad view detections.json --videos my_videos --out view
   leantad view runs/demo/detections.json --ground-truth data/demo/dataset.json --embed
 """
-FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.argument("detections", type=FILE)
-@click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json to compare with.")
+@click.argument("detections", type=PATH)
+@click.option("--ground-truth", type=PATH, help="Annotations (.json, .csv) or dataset.json to compare with.")
 @click.option("--subset", help="Subset of the ground truth. Default: the detections' own, or the only one.")
 @click.option(
     "--videos",
-    type=FILE,
+    type=PATH,
     multiple=True,
     help="Video file, folder of them, or packed data set; repeatable. "
     "Default: the ground truth's data set, if it is one, and the files that predict read.",
@@ -53,10 +52,9 @@ FILE = click.Path(path_type=Path)
     "--embed-limit",
     type=click.FloatRange(min=0, min_open=True),
     default=EMBED_LIMIT_MIB,
-    show_default=True,
     help="Largest video to embed, MiB.",
 )
-@click.option("--out", type=FILE, default=Path("view"), show_default=True, help="Folder for the pages.")
+@click.option("--out", type=PATH, default=Path("view"), help="Folder for the pages.")
 @force_option
 @trust_option
 @output_options

@@ -33,6 +33,8 @@ from settings_group import explain
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Item = TypeVar("Item")
 
+PATH = click.Path(path_type=Path)  # the type of an option that is a file or a folder
+
 
 def write_line(text: str, *, err: bool) -> None:
     """Write a line to stdout, or to stderr; above the progress bars where there are any."""
@@ -122,12 +124,14 @@ def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) ->
 class Command(click.Command):
     """A click command whose ValueError, OSError, MemoryError become `error: ...` on stderr, exit code 2.
 
-    Ctrl-C becomes exit code 130, see exit_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead.
+    Ctrl-C becomes exit code 130, see exit_on_ctrl_c. Set LEANTAD_DEBUG=1 to see the traceback instead. The
+    help states the default of every option that has one.
     """
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.interrupted = interrupted
+        self.context_settings["show_default"] = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """click's own, but that a number is what a person reads as one: Python reads 0_2 as 2."""
@@ -228,7 +232,7 @@ def document_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, output=replace(output, out=out), **values)
 
     text = "Write the JSON document to this file, too."
-    out_option = click.option("--out", type=click.Path(path_type=Path), help=text)
+    out_option = click.option("--out", type=PATH, help=text)
     return out_option(force_option(output_options(command)))
 
 

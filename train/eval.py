@@ -18,6 +18,7 @@ import click
 
 from pipeline.lock import writing_file
 from train.cli import (
+    PATH,
     Command,
     Output,
     check_new,
@@ -275,22 +276,21 @@ Examples:
   leantad eval --checkpoint runs/demo --out demo.json --json > metrics.json
   deepspeed --num_gpus 4 train/eval.py --checkpoint runs/demo
 """
-FILE = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--checkpoint", type=FILE, help="Run folder (its best), checkpoint folder or model file.")
+@click.option("--checkpoint", type=PATH, help="Run folder (its best), checkpoint folder or model file.")
 @click.option(
     "--from-raw",
-    type=FILE,
+    type=PATH,
     multiple=True,
     help="HDF5 file of --raw: post-process again, without the model; repeatable: fused.",
 )
-@click.option("--detections", type=FILE, help="Finished detections in ActivityNet's format: mAP only.")
+@click.option("--detections", type=PATH, help="Finished detections in ActivityNet's format: mAP only.")
 @click.option("--shards", help="Data set: folder, tars or URL. Default: the checkpoint's own.")
-@click.option("--ground-truth", type=FILE, help="Annotations (.json, .csv) or dataset.json.")
+@click.option("--ground-truth", type=PATH, help="Annotations (.json, .csv) or dataset.json.")
 @click.option("--subset", help="Subset to compare with. Default: the detections' own, or the only one.")
-@click.option("--blocked", type=FILE, help="JSON list of videos left out of the comparison (ActivityNet's).")
+@click.option("--blocked", type=PATH, help="JSON list of videos left out of the comparison (ActivityNet's).")
 @click.option(
     "--protocol",
     type=click.Choice(list(PROTOCOLS)),
@@ -302,10 +302,10 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--bootstrap", "resamples", type=click.IntRange(2), metavar="N", help="95 % intervals from N resamples."
 )
-@click.option("--external-scores", type=FILE, help="Video-level class scores: .json, .npy or .csv.")
-@click.option("--raw", type=FILE, help="Keep raw detector outputs in this HDF5 file.")
+@click.option("--external-scores", type=PATH, help="Video-level class scores: .json, .npy or .csv.")
+@click.option("--raw", type=PATH, help="Keep raw detector outputs in this HDF5 file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
-@click.option("--out", type=FILE, help="Where detections go.  [default: detections.json]")
+@click.option("--out", type=PATH, help="Where detections go.  [default: detections.json]")
 @force_option
 @trust_option
 @output_options

@@ -19,6 +19,7 @@ import click
 
 from pipeline.text import first_names
 from train.cli import (
+    PATH,
     Command,
     Output,
     launched_as_first,
@@ -264,10 +265,8 @@ Examples:
 """,
     interrupted="--resume goes on from the last checkpoint, if there is one",
 )
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), help="YAML of settings, or the name of a shipped one."
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option("--recipe", type=PATH, help="YAML of settings, or the name of a shipped one.")
+@click.option("--out", type=PATH, required=True, help="Run folder.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
 )

@@ -18,12 +18,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 def clip_options(function: Decorated) -> Decorated:
     """Click decorator: adds --clip and --device (arguments `clip`, `device`), see parse_clip."""
-    clip = click.option(
-        "--clip", default="3x16x112x112", show_default=True, help="CxLxHxW: channels, frames, pixels."
-    )
-    device = click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-    )
+    clip = click.option("--clip", default="3x16x112x112", help="CxLxHxW: channels, frames, pixels.")
+    device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
     return clip(device(function))
 
 
@@ -43,14 +39,11 @@ def source_options(*, count: int, seconds: float) -> Callable[[Decorated], Decor
             default=["h264", "vp9"],
             help="They are packed in; repeatable.",
         ),
-        click.option(
-            "--count", type=click.IntRange(1), default=count, show_default=True, help="Videos, at most."
-        ),
+        click.option("--count", type=click.IntRange(1), default=count, help="Videos, at most."),
         click.option(
             "--seconds",
             type=click.FloatRange(1, max=3600),
             default=seconds,
-            show_default=True,
             help="Of a built-in video.",
         ),
     ]
