@@ -50,12 +50,7 @@ def _block(num_videos: int, num_clips: int, count: int, generator: torch.Generat
 
 
 def sample_clips(
-    num_videos: int,
-    num_clips: int,
-    ratio: float,
-    *,
-    strategy: Strategy,
-    generator: torch.Generator,
+    num_videos: int, num_clips: int, ratio: float, *, strategy: Strategy, generator: torch.Generator
 ) -> Tensor:
     """Draw the clips of each video whose gradient is computed; a draw of its own for every video.
 
@@ -75,12 +70,7 @@ def sample_clips(
 
 
 def sample_labelled_clips(
-    num_clips: int,
-    ratio: float,
-    gt_segments: Sequence[Tensor],
-    *,
-    num_steps: int,
-    generator: torch.Generator,
+    num_clips: int, ratio: float, gt_segments: Sequence[Tensor], *, num_steps: int, generator: torch.Generator
 ) -> Tensor:
     """Draw clips inside and around the annotated actions first, then others; M as in `sample_clips`.
 

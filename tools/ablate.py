@@ -126,12 +126,7 @@ Example:
 """,
     interrupted="the same command goes on with the study",
 )
-@click.option(
-    "--recipe",
-    type=PATH,
-    required=True,
-    help="YAML of settings, or the name of a shipped one.",
-)
+@click.option("--recipe", type=PATH, required=True, help="YAML of settings, or the name of a shipped one.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="For all runs; repeatable.")
 @click.option(
     "--vary",

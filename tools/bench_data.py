@@ -53,12 +53,7 @@ def table(rows: list[DataRow]) -> str:
 @click.option("--short-side", type=click.IntRange(16), default=128, help="Pixels.")
 @click.option("--clips", type=click.IntRange(1), default=8, help="Of each video.")
 @click.option("--frames", type=click.IntRange(1), default=16, help="Of a clip.")
-@click.option(
-    "--stride",
-    type=click.IntRange(1),
-    default=1,
-    help="Frames from one of a clip to the next.",
-)
+@click.option("--stride", type=click.IntRange(1), default=1, help="Frames from one of a clip to the next.")
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed turns.")
 @document_options
 def main(*, output: Output, **values: Any) -> None:

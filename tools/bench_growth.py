@@ -62,10 +62,7 @@ def table(rows: list[dict[str, Any]], factors: list[int]) -> str:
 @click.option("--factors", default="1,2,4,8", callback=parse_factors)
 @click.option("--most", type=click.FloatRange(0), default=1.1, help="Largest exponent.")
 @click.option(
-    "--repeats",
-    type=click.IntRange(1),
-    default=3,
-    help="Turns over all sizes; the least of each counts.",
+    "--repeats", type=click.IntRange(1), default=3, help="Turns over all sizes; the least of each counts."
 )
 @click.option("--plot", "plot_file", type=PATH, help="Write an SVG of the costs.")
 @document_options

@@ -52,9 +52,7 @@ def table(rows: list[MemoryRow]) -> str:
     epilog="Example: leantad bench-memory --backbone r2plus1d_18 --clip 3x16x112x112 --clips 8 --ratio 0.3",
 )
 @click.option(
-    "--backbone",
-    default="r2plus1d_34",
-    help="A name of model/backbones; a wrong one gets the list.",
+    "--backbone", default="r2plus1d_34", help="A name of model/backbones; a wrong one gets the list."
 )
 @clip_options
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32")

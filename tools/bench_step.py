@@ -102,13 +102,7 @@ def parse_choices(_: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--plot", "plot_file", type=PATH, help="Write an SVG of the ratios.")
 @document_options
 def main(
-    *,
-    clip: str,
-    device: str,
-    zero: tuple[str, ...],
-    plot_file: Path | None,
-    output: Output,
-    **values: Any,
+    *, clip: str, device: str, zero: tuple[str, ...], plot_file: Path | None, output: Output, **values: Any
 ) -> None:
     from tools.benchmarks.step import StepOptions, empty_rows, measure
     from tools.benchmarks.step_plot import plot

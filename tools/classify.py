@@ -109,8 +109,7 @@ def text_of(key: str, document: dict[str, Any]) -> str:
 
 
 @click.command(
-    cls=Command,
-    epilog="Example: leantad classify match.mp4 --weights rgb_imagenet.pt --labels label_map.txt",
+    cls=Command, epilog="Example: leantad classify match.mp4 --weights rgb_imagenet.pt --labels label_map.txt"
 )
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
 @click.option("--backbone", type=click.Choice(["i3d"]), default="i3d")

@@ -51,10 +51,7 @@ COMMANDS = {
         "Measure by which power each command's cost grows with a data set.",
     ),
     "bench-memory": ("tools.bench_memory", "Measure peak training memory with and without the savings."),
-    "bench-pack": (
-        "tools.bench_pack",
-        "Measure what packing costs, against PyAV and FFmpeg's command line.",
-    ),
+    "bench-pack": ("tools.bench_pack", "Measure what packing costs, against PyAV and FFmpeg's command line."),
     "bench-predict": (
         "tools.bench_predict",
         "Measure how fast predict is, part by part, against a plain loop.",
@@ -64,10 +61,7 @@ COMMANDS = {
         "tools.bench_sampling",
         "Measure the gradient of each way to sample clips against the full one.",
     ),
-    "bench-step": (
-        "tools.bench_step",
-        "Measure a training step in each way to save memory, against plain.",
-    ),
+    "bench-step": ("tools.bench_step", "Measure a training step in each way to save memory, against plain."),
     "doctor": ("tools.doctor", "Check that this machine can train, and say what to do if not."),
     "gpu-check": ("tools.gpu_check", "Measure on a GPU what cannot be proven without one."),
 }

@@ -95,12 +95,7 @@ class Side:
 
 
 def side_of(
-    ground_truth: GroundTruth,
-    path: Path,
-    detections: DetectionsFile,
-    tiou: Sequence[float],
-    *,
-    dedupe: bool,
+    ground_truth: GroundTruth, path: Path, detections: DetectionsFile, tiou: Sequence[float], *, dedupe: bool
 ) -> Side:
     """Match the detections of a file. Errors and lines name it."""
     import numpy as np

@@ -62,12 +62,7 @@ def in_order(rows: dict[str, Row], names: list[str]) -> list[Row]:
 @output_options
 @click.pass_context
 def main(
-    ctx: click.Context,
-    out: Path,
-    minutes: float,
-    only: tuple[str, ...],
-    rehearse: bool,
-    output: Output,
+    ctx: click.Context, out: Path, minutes: float, only: tuple[str, ...], rehearse: bool, output: Output
 ) -> None:
     """Measure on this GPU what cannot be proven without one; ends with one table.
 

@@ -186,10 +186,7 @@ def figure_text(advice: Mapping[str, Any]) -> str:
     )
 
 
-@click.command(
-    cls=Command,
-    epilog="Example: leantad inspect data/demo --json > inspect.json",
-)
+@click.command(cls=Command, epilog="Example: leantad inspect data/demo --json > inspect.json")
 @click.argument("shards")
 @click.option(
     "--weights",

@@ -175,16 +175,9 @@ def nothing_fits(least: Estimate, memory: int, settings: Settings, deepspeed: De
 
 
 @click.command(
-    cls=Command,
-    help=HELP,
-    epilog="Example: leantad plan --recipe activitynet_r2plus1d34 --memory 8",
+    cls=Command, help=HELP, epilog="Example: leantad plan --recipe activitynet_r2plus1d34 --memory 8"
 )
-@click.option(
-    "--recipe",
-    type=PATH,
-    required=True,
-    help="A YAML file, or a shipped recipe's name.",
-)
+@click.option("--recipe", type=PATH, required=True, help="A YAML file, or a shipped recipe's name.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option("--shards", help="The data set, if it is not the recipe's.")
 @click.option("--classes", type=click.IntRange(1), help="Number of classes, while there is no data set.")

@@ -37,12 +37,7 @@ from train.evaluation.blocked import read_blocked, without_blocked
 from train.evaluation.coverage import check_overlap, coverage_lines, unread_videos
 from train.evaluation.evaluate import evaluate
 from train.evaluation.external_scores import read_external_scores
-from train.evaluation.files import (
-    GroundTruth,
-    check_ground_truth,
-    read_ground_truth,
-    rename_videos,
-)
+from train.evaluation.files import GroundTruth, check_ground_truth, read_ground_truth, rename_videos
 from train.evaluation.proposals import ONE_CLASS, are_proposals, without_classes
 from train.evaluation.sources import data_overrides, detect_with_checkpoint, postprocess_raw
 from train.evaluation.tables import format_metrics

@@ -114,12 +114,7 @@ def missing_recipe(out: Path, *, resume: bool, has_run: bool) -> str:
 def prepare_folder(settings: Settings, out: Path, output: Output, *, resume: bool, force: bool) -> bool:
     """Make the run folder ready on rank 0; whether there is a checkpoint to go on from. All ranks call it."""
     from pipeline.files import write_text
-    from train.checkpoint import (
-        last_checkpoint,
-        prune,
-        remove_half_written,
-        restore_links,
-    )
+    from train.checkpoint import last_checkpoint, prune, remove_half_written, restore_links
     from train.distributed import barrier, rank
     from train.settings import dump_settings
     from train.trust import is_own_text, key_file

@@ -73,10 +73,7 @@ class Run:
         network = build_network(for_resume(settings) if resume else settings, len(self.dataset.classes))
         say_what_the_backbone_is(network, settings.data)
         self.engine = build_engine(
-            network,
-            self._optimizer_settings(),
-            ds_config=self._ds_config(),
-            total_steps=self.total_steps,
+            network, self._optimizer_settings(), ds_config=self._ds_config(), total_steps=self.total_steps
         )
         self.precision = precision_of(self.engine)
         decay = settings.optimizer.ema_decay

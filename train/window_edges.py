@@ -16,11 +16,7 @@ from pipeline.windows import Window
 
 
 def cut_off(
-    segments: Sequence[NDArray[np.float64]],
-    windows: Sequence[Window],
-    *,
-    duration: float,
-    margin: float,
+    segments: Sequence[NDArray[np.float64]], windows: Sequence[Window], *, duration: float, margin: float
 ) -> list[NDArray[np.bool_]]:
     """For each window whether its segments, (n, 2) in seconds, are within `margin` of an edge that cuts.
 

@@ -188,11 +188,7 @@ def _hugging_face(full_name: str, pretrained: bool) -> Described:
     if frames and config.model_type in _VIDEO_TOKENS:
         prefix, order, fixed = _VIDEO_TOKENS[config.model_type]
         described = replace(
-            described,
-            prefix_tokens=prefix,
-            step_frames=_step_frames(config),
-            steps_order=order,
-            fixed=fixed,
+            described, prefix_tokens=prefix, step_frames=_step_frames(config), steps_order=order, fixed=fixed
         )
     if found := _processor(full_name.partition(":")[2]):
         content, file = found

@@ -216,11 +216,7 @@ R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 def _mmaction2(blocks: tuple[int, ...], *, lateral_norm: bool = False) -> Layout:
     return Layout(
-        blocks,
-        lateral_norm=lateral_norm,
-        frame_rule=strided_frames,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        blocks, lateral_norm=lateral_norm, frame_rule=strided_frames, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
 
 

@@ -27,12 +27,7 @@ from .graph import HOOKS, Untraceable, required_arguments, trace
 from .operations import Program, ResultOf, insert_results, result_indices
 from .segments import NothingResidualError, SegmentSearch
 from .tape import tape
-from .traced_block import (
-    ADVICE,
-    TracedBlock,
-    TracedBranch,
-    in_mode,
-)
+from .traced_block import ADVICE, TracedBlock, TracedBranch, in_mode
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ..recompute import frozen_statistics
 from ..repeatable import python_random_state
 from .arguments import Arguments, tensors_in
-from .graph import (
-    Untraceable,
-    first_line,
-    is_layer,
-    own_forward,
-    restored_afterwards,
-    without_hooks,
-)
+from .graph import Untraceable, first_line, is_layer, own_forward, restored_afterwards, without_hooks
 from .memo import Attributes, assigned_since, attributes_of, empty_memos
 from .operations import METADATA, Program, program_of
 

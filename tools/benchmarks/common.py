@@ -41,10 +41,7 @@ def source_options(*, count: int, seconds: float) -> Callable[[Decorated], Decor
         ),
         click.option("--count", type=click.IntRange(1), default=count, help="Videos, at most."),
         click.option(
-            "--seconds",
-            type=click.FloatRange(1, max=3600),
-            default=seconds,
-            help="Of a built-in video.",
+            "--seconds", type=click.FloatRange(1, max=3600), default=seconds, help="Of a built-in video."
         ),
     ]
 

@@ -92,10 +92,7 @@ def av_clips(video: EncodedVideo) -> NDArray[np.uint8]:
 
 
 def _av_clip(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    fps: Fraction,
-    clip: NDArray[np.int64],
+    container: av.container.InputContainer, stream: av.VideoStream, fps: Fraction, clip: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     tick = stream.time_base or Fraction(0)
     container.seek(round(int(clip[0]) / fps / tick), stream=stream)

@@ -98,11 +98,7 @@ def recommend(
     training, training_reasons = training_advice(packed, data, start, weights)
     return {
         "start": start.recipe,
-        "settings": {
-            "data": data,
-            "detector": {"num_steps": windowing.num_steps},
-            **training,
-        },
+        "settings": {"data": data, "detector": {"num_steps": windowing.num_steps}, **training},
         "reasons": reasons_of(data, statistics, figures, windowing) | training_reasons,
         **figures,
         "warnings": warnings_of(data, statistics, figures),

@@ -171,13 +171,7 @@ class VideoEncoder:
         settings, device = self.encoder.settings, self.encoder.device
         data = settings.data.model_copy(update={"skip_bad": 0, "shuffle_frames": False})
         reader = SampleReader(
-            self.source,
-            samples,
-            data,
-            seed=settings.seed,
-            training=False,
-            device=device,
-            remark=to_stderr,
+            self.source, samples, data, seed=settings.seed, training=False, device=device, remark=to_stderr
         )
 
         def begin(index: int) -> tuple[torch.Tensor, PendingSample | None]:

@@ -143,10 +143,7 @@ class Import:
 
     @staticmethod
     def plan(
-        found: Mapping[str, ForeignFile],
-        videos: dict[str, Video],
-        timing: Timing,
-        layout: Layout | None,
+        found: Mapping[str, ForeignFile], videos: dict[str, Video], timing: Timing, layout: Layout | None
     ) -> Import:
         """Match names and find out the layout, which reads all files. ValueError if that cannot be."""
         pairs = match_videos(dict.fromkeys(found, ()), dict.fromkeys(videos, ()))

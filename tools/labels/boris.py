@@ -174,12 +174,7 @@ def _add_tabular(row: Row, playlist: Playlist, events: Events) -> None:
     kind, time = _stated(row, "status", "behavior type").upper(), _stated(row, "time")
     details = [text for name, text in row.cells.items() if name.startswith("modifier")]
     subject, behavior = row.cells.get("subject", ""), row.cells["behavior"]
-    key = (
-        _stated(row, "observation id") or "|".join(playlist.names),
-        subject,
-        behavior,
-        *details,
-    )
+    key = (_stated(row, "observation id") or "|".join(playlist.names), subject, behavior, *details)
     if kind == "POINT":
         events.report.lose(POINT)
     elif kind not in ("START", "STOP"):

@@ -257,13 +257,7 @@ def write_table(videos: Sequence[LabelledVideo], report: Report) -> str:
     lines.append(f"# CSV_HEADER = {FULL_HEADER}")
     for index, video in enumerate(videos, 1):
         for number_, item in enumerate(video.labels, 1):
-            cells = [
-                f"{index}_{number_:08d}",
-                json.dumps([video.name]),
-                0,
-                json.dumps(_times(item)),
-                "[]",
-            ]
+            cells = [f"{index}_{number_:08d}", json.dumps([video.name]), 0, json.dumps(_times(item)), "[]"]
             lines.append(",".join(_quoted(cell) for cell in [*cells, json.dumps({"1": item.label})]))
     return "\n".join(lines) + "\n"
 

@@ -17,14 +17,7 @@ from typing import Any, Literal
 import torch
 
 from tools.planning.step import BUCKETS, FRAMES, GRADIENTS, WEIGHTS, Reducer, StepPeak
-from train.optimizer import (
-    has_compiler,
-    offloads,
-    read_ds_config,
-    resolve_auto,
-    with_precision,
-    zero_stage,
-)
+from train.optimizer import has_compiler, offloads, read_ds_config, resolve_auto, with_precision, zero_stage
 from train.settings import Settings
 
 OPTIMIZER = "optimizer state"

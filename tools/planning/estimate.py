@@ -12,16 +12,7 @@ from dataclasses import dataclass
 from pipeline.augment import FRAMES_IN_FLOAT, resized_size
 from pipeline.settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings, frames_per_chunk
 from tools.planning.deepspeed_memory import OPTIMIZER, DeepSpeedMemoryConfig, moments
-from tools.planning.step import (
-    BOUNDARIES,
-    BUCKETS,
-    FEATURES,
-    FRAMES,
-    GRADIENTS,
-    WEIGHTS,
-    WORKING,
-    fake_step,
-)
+from tools.planning.step import BOUNDARIES, BUCKETS, FEATURES, FRAMES, GRADIENTS, WEIGHTS, WORKING, fake_step
 from train.settings import Settings
 
 GIB = 2**30

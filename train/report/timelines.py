@@ -163,13 +163,7 @@ def rows_of(extents: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_lane(
-    matches: MatchedDetections,
-    gt: np.ndarray,
-    detected: np.ndarray,
-    axis: Axis,
-    *,
-    top: float,
-    cut: float,
+    matches: MatchedDetections, gt: np.ndarray, detected: np.ndarray, axis: Axis, *, top: float, cut: float
 ) -> tuple[list[Markup], float]:
     """One class: bands for true actions, detections in rows that hide nothing; also where the lane ends.
 
