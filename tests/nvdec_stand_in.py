@@ -170,8 +170,6 @@ def install(monkeypatch, *, limits=H200, max_sessions: int = 32) -> Nvdec:
         gpu_decoder, "driver_limits", lambda codec, bits, device: limits.get((codec, bits), NONE)
     )
     monkeypatch.setattr(
-        clip_decoder,
-        "gpu_decoder_for",
-        lambda settings, device: None if settings.decoder == "cpu" else gpu,
+        clip_decoder, "gpu_decoder_for", lambda settings, device: None if settings.decoder == "cpu" else gpu
     )
     return nvdec

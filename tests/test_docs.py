@@ -18,16 +18,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from documented import (
-    LAUNCH_OPTIONS,
-    NAMES,
-    PAGES,
-    ROOT,
-    Block,
-    Documented,
-    blocks,
-    commands,
-)
+from documented import LAUNCH_OPTIONS, NAMES, PAGES, ROOT, Block, Documented, blocks, commands
 from safetensors.torch import load_file
 from stand_ins import TINY, prepare
 from tiny_run import make_shards_of, run

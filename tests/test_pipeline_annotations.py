@@ -14,13 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import duplicates
-from pipeline.annotations import (
-    Action,
-    Video,
-    read_annotations,
-    read_classes,
-    repair_actions,
-)
+from pipeline.annotations import Action, Video, read_annotations, read_classes, repair_actions
 from pipeline.duplicates import is_duplicate
 
 ROOT = Path(__file__).resolve().parents[1]

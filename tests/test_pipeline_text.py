@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.text import (
-    bounded,
-    columns,
-    counted,
-    first_names,
-    plain_number,
-    short,
-    shown,
-    suggestion,
-)
+from pipeline.text import bounded, columns, counted, first_names, plain_number, short, shown, suggestion
 
 
 @pytest.mark.parametrize(

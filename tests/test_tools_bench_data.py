@@ -15,15 +15,7 @@ from tools.bench_data import main, table
 from tools.benchmarks.data import DataOptions, DataRow, av_clips, make_videos, our_clips
 
 OPTIONS = DataOptions(
-    videos=None,
-    codecs=("h264",),
-    count=1,
-    seconds=4.0,
-    short_side=32,
-    clips=3,
-    frames=4,
-    stride=3,
-    repeats=1,
+    videos=None, codecs=("h264",), count=1, seconds=4.0, short_side=32, clips=3, frames=4, stride=3, repeats=1
 )
 SMALL = ["--count", "1", "--seconds", "4", "--short-side", "32", "--clips", "2", "--repeats", "1"]
 

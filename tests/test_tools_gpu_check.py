@@ -51,11 +51,7 @@ def test_a_check_holds_fails_or_does_not_apply_and_says_with_which_figures(tmp_p
         (lambda context: "1 of 2", OK, "1 of 2"),
         (lambda context: require(False, "3 > 2"), FAILED, "ValueError: 3 > 2"),
         (raising(SkipRow("no encoder")), SKIPPED, "no encoder"),
-        (
-            raising(RuntimeError("CUDA error:\nlaunch")),
-            FAILED,
-            "RuntimeError: CUDA error: launch",
-        ),
+        (raising(RuntimeError("CUDA error:\nlaunch")), FAILED, "RuntimeError: CUDA error: launch"),
     ):
         row = run_row("name", check, context)
         assert (row.state, row.figures) == (state, figures)

@@ -359,10 +359,7 @@ def peak_by_formula(settings: Settings) -> int:
     ("budget", "lines"),
     [
         # 8 clips, 3 of them kept, 2 videos, 4 clips per forward: needs 50
-        (
-            50,
-            ["--set encoder.clips_per_forward=4"],
-        ),
+        (50, ["--set encoder.clips_per_forward=4"]),
         (
             62,
             [

@@ -58,9 +58,7 @@ def blob_name(name: str, blocks: tuple[int, ...]) -> str:
     name = re.sub(r"^s1\.pathway(\d)_stem\.bn\.", r"p\1_res_conv1_bn.", name)
     name = re.sub(r"^s1_fuse\.", "t_pool1_subsample_", name)
     name = re.sub(
-        r"^s(\d)_fuse\.",
-        lambda m: f"t_res{m[1]}_{blocks[int(m[1]) - 2] - 1}_branch2c_bn_subsample_",
-        name,
+        r"^s(\d)_fuse\.", lambda m: f"t_res{m[1]}_{blocks[int(m[1]) - 2] - 1}_branch2c_bn_subsample_", name
     )
     name = name.replace("conv_f2s.", "")
     name = re.sub(r"^s(\d)\.pathway(\d)_res(\d+)\.branch", r"p\2_res\1_\3_branch", name)

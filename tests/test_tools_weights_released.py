@@ -67,9 +67,7 @@ ON_FEATURES = {
     "opentad_actionformer_anet_tsp": ("opentad-actionformer", 512, 1),
     "opentad_actionformer_thumos_i3d": ("opentad-actionformer", 2048, 20),
 }
-OTHERS = {
-    "opentad_tridet_thumos_i3d": "TriDet's detector",
-}
+OTHERS = {"opentad_tridet_thumos_i3d": "TriDet's detector"}
 SMALL_CLIPS = {"data.num_clips": 8, "data.clip_frames": 4, "data.resize": 18, "data.crop": 16}
 
 

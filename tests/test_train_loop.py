@@ -110,10 +110,7 @@ def test_a_run_killed_before_the_former_checkpoint_was_removed_removes_it_when_i
     newest = os.readlink(checkpoints / "last")
     shutil.copytree(checkpoints / newest, checkpoints / "step_000001")
     assert run(shards, out, "--resume", run__checkpoint_every=1).exit_code == 0
-    assert {path.name for path in checkpoints.glob("step_*")} == {
-        newest,
-        os.readlink(checkpoints / "best"),
-    }
+    assert {path.name for path in checkpoints.glob("step_*")} == {newest, os.readlink(checkpoints / "best")}
 
 
 @pytest.mark.slow
@@ -283,14 +280,8 @@ def without_actions(*subsets: str):
 @pytest.mark.parametrize(
     ("subsets", "says"),
     [
-        (
-            ["validation"],
-            r"subset 'validation' has an action to validate on; .* data.val_subset to one",
-        ),
-        (
-            ["training"],
-            r"subset 'training' has an action to learn from; .* one of: validation \(",
-        ),
+        (["validation"], r"subset 'validation' has an action to validate on; .* data.val_subset to one"),
+        (["training"], r"subset 'training' has an action to learn from; .* one of: validation \("),
         (["training", "validation"], "no classes, as no video has an action; annotate"),
     ],
 )
