@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ from ..segments import pairwise_tiou
 from .ground_truth import PaddedActions
 from .proposals import candidate_proposals
 from .settings import DetectorSettings
-
-Strategy = Literal["random", "grid", "block", "farthest", "dpp", "balanced", "scale_balanced"]
 
 POOL = 4  # farthest: candidates, drawn at random, for each proposal that is kept
 TILE, PER_TILE = 32, 4  # dpp: neighbouring candidates that are drawn from at once, and about how many of them
@@ -156,35 +153,27 @@ def scale_balanced_proposals(
     return candidates[torch.stack(drawn)]
 
 
-def sample_for_training(
-    strategy: Strategy,
-    actions: PaddedActions,
-    count: int,
-    *,
-    num_steps: int,
-    share: float,
-    min_tiou: float,
-    generator: torch.Generator,
+def draw_proposals(
+    settings: DetectorSettings, ratio: float, actions: PaddedActions, generator: torch.Generator
 ) -> Tensor:
-    """The proposals of one iteration, drawn for every video on its own: (B, count, 2), by start, then end.
+    """The proposals of one iteration at a ratio, drawn for every video on its own, on the CPU.
 
-    strategy: as detector.proposal_sampling says; share, min_tiou: of "balanced", see `balanced_proposals`.
+    As detector.proposal_sampling says. Returns (B, count, 2), by start, then end.
     """
-    candidates, num_videos = candidate_proposals(num_steps), len(actions.mask)
-    if not 1 <= count <= len(candidates):
-        raise ValueError(f"num_samples: got {count}, want 1 to {len(candidates)} (the candidates)")
+    strategy, num_steps = settings.proposal_sampling, settings.num_steps
+    candidates, count = candidate_proposals(num_steps), settings.num_samples_at(ratio)
     if strategy == "balanced":
         return balanced_proposals(
             candidates,
             actions.segments,
             actions.mask,
             count,
-            share=share,
-            min_tiou=min_tiou,
+            share=settings.balanced_share,
+            min_tiou=settings.balanced_tiou,
             generator=generator,
         )
     if strategy == "grid":
-        return in_order(grid_proposals(num_steps, count).expand(num_videos, -1, -1), num_steps)
+        return in_order(grid_proposals(num_steps, count).expand(len(actions.mask), -1, -1), num_steps)
     draw = {
         "random": random_proposals,
         "block": block_proposals,
@@ -192,20 +181,5 @@ def sample_for_training(
         "dpp": dpp_proposals,
         "scale_balanced": scale_balanced_proposals,
     }[strategy]
-    drawn = draw(candidates, num_videos, count, generator=generator)
+    drawn = draw(candidates, len(actions.mask), count, generator=generator)
     return drawn if strategy == "random" else in_order(drawn, num_steps)
-
-
-def draw_proposals(
-    settings: DetectorSettings, ratio: float, actions: PaddedActions, generator: torch.Generator
-) -> Tensor:
-    """The proposals of one iteration at a ratio, as the settings say, on the CPU: (B, count, 2)."""
-    return sample_for_training(
-        settings.proposal_sampling,
-        actions,
-        settings.num_samples_at(ratio),
-        num_steps=settings.num_steps,
-        share=settings.balanced_share,
-        min_tiou=settings.balanced_tiou,
-        generator=generator,
-    )
