@@ -62,19 +62,3 @@ def pool_bins(features: Tensor, weights: Tensor) -> Tensor:
     """Features (B, C, T) by weights (B, P, num_bins, T) -> (B, P, C, num_bins); bins come first in memory."""
     pooled = weights.to(features.dtype).flatten(1, 2) @ features.transpose(1, 2)  # (B, P * num_bins, C)
     return torch.unflatten(pooled, 1, weights.shape[1:3]).transpose(2, 3)
-
-
-def roi_align(features: Tensor, segments: Tensor, num_bins: int) -> Tensor:
-    """Mean of the features over equal bins of each segment.
-
-    features: (B, C, T); segments: (B, P, 2) start and end in steps, not differentiated, may leave [0, T] (the
-    features are 0 there), may have no length (the value at that point). Returns (B, P, C, num_bins), in the
-    features' dtype; the weights are computed in float32.
-    """
-    num_videos, _, num_steps = features.shape
-    if segments.shape[0] != num_videos or segments.shape[-1] != 2:
-        raise ValueError(
-            f"roi_align: segments {tuple(segments.shape)} for features {tuple(features.shape)}, "
-            f"want ({num_videos}, P, 2)"
-        )
-    return pool_bins(features, align_weights(segments.detach().float(), num_steps, num_bins))

@@ -93,7 +93,7 @@ class ProposalStage(nn.Module):
         """features (B, neck_dim, T), step_scores (B, K, T) in [0, 1], anchors (B, P, 2) without gradient."""
         x = features + self.conv(features)
         lengthened = expand_segments(anchors, self.roi_context)
-        weights = align_weights(lengthened, features.shape[2], self.roi_bins)  # of roi_align, used twice
+        weights = align_weights(lengthened, features.shape[2], self.roi_bins)
         profile = pool_bins(step_scores.to(x.dtype), weights)  # (B, P, K, roi_bins)
         flat = pool_bins(x, weights).transpose(2, 3).flatten(2)  # bins first, as in memory: no copy
         shared = self.shared(flat)
