@@ -16,14 +16,23 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from commands import refused
+from commands import call, refused
 from tqdm import tqdm
 
 from tools.cli import COMMANDS
 from tools.cli import main as leantad
 from tools.make_shards import main as make_shards
 from tools.make_synthetic import main as make_synthetic
-from train.cli import Command, Output, check_new, check_new_file, output_options, plain
+from train.cli import (
+    PATH,
+    Command,
+    Output,
+    check_new,
+    check_new_file,
+    document_options,
+    output_options,
+    plain,
+)
 from train.eval import main as evaluate
 from train.main import remove_run, settings_of_run
 
@@ -116,6 +125,24 @@ def test_results_go_to_stdout_and_all_else_to_stderr(options, stdout, stderr):
         assert result.stdout == stdout
     else:
         assert json.loads(result.stdout) == {"map": None, "path": "a/b", "tiou": [0.5, None]}
+
+
+@click.command(cls=Command)
+@click.option("--plot", "plot_file", type=PATH)
+@document_options
+def measuring(output: Output, plot_file: Path | None) -> None:
+    output.document({"rows": plot_file})
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_where_a_document_cannot_go_is_said_before_the_work(option, tmp_path):
+    assert "make it first" in refused(measuring, option, tmp_path / "no" / "rows.json")
+    there = tmp_path / "rows.json"
+    there.write_text("mine")
+    assert "exists; --force replaces it" in refused(measuring, option, there)
+    assert there.read_text() == "mine"
+    assert call(measuring, option, there, "--force", "--quiet").exit_code == 0
+    assert (there.read_text() == "mine") is (option == "--plot")
 
 
 def test_an_input_that_failed_is_named_whatever_else_is_quiet(capsys):
