@@ -23,16 +23,8 @@ SMALLEST = "opentad_re2tal_anet"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", (*AUTHORS, *OPENTAD, *RE2TAL))
-def test_actionformer_computes_what_the_references_do(name, shared_real: Path):
-    folder = shared_real / "golden" / name
-    result = golden.run(name, folder, golden.runner_of(folder))
-    assert result.passed, result.text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ETAD)
-def test_etad_computes_what_its_authors_code_does(name, shared_real: Path):
+@pytest.mark.parametrize("name", (*AUTHORS, *OPENTAD, *RE2TAL, *ETAD))
+def test_a_detector_computes_what_the_references_do(name, shared_real: Path):
     folder = shared_real / "golden" / name
     result = golden.run(name, folder, golden.runner_of(folder))
     assert result.passed, result.text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
-from commands import refused
+from commands import call, refused
 
 from tools.bench_step import main, table
 from tools.benchmarks import step
@@ -46,9 +46,7 @@ OPTIONS = StepOptions(
 )
 ROW = StepRow("cpu", "float32", 0, "none", "plain", 2.0, 1.0, 10.0, 1.0, 0.0, 1e-7)
 
-
-def bench(*options: str):
-    return CliRunner().invoke(main, [*SMALL, *options])
+bench = partial(call, main, *SMALL)
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 from painted_video import painted_video
 from safetensors.torch import save_file
 
@@ -40,8 +41,7 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
-def invoke(*arguments: object):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+invoke = partial(call, main)
 
 
 def cut(shared_real: Path, beginning: str, out: Path) -> Path:

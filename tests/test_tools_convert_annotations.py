@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import call
+from commands import refused as refused_by
 from test_tools_labels_boris import AGGREGATED, project
 from test_tools_labels_elan import SAMPLE as ELAN
 from test_tools_labels_via import PROJECT as VIA
@@ -27,16 +30,13 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(convert, [str(argument) for argument in arguments])
+run = partial(call, convert)
 
 
 def refused(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    assert len(result.stderr) <= 500
-    return result.stderr
+    line = refused_by(convert, *arguments)
+    assert len(line) <= 500
+    return line
 
 
 def left(folder: Path) -> set[str]:

@@ -8,12 +8,13 @@ import json
 import pickle  # to make what must be refused
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -38,9 +39,7 @@ PUBLISHED = {
     "videomae_vit_base_k400_finetune.json": ("videomae_b", "videomae"),
 }
 
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+invoke = partial(call, main)
 
 
 def tiny(seed: int = 3) -> dict[str, Tensor]:

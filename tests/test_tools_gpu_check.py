@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 
 from tools import gpu_check
 from tools.gpu_check import main
@@ -33,9 +33,7 @@ from tools.gpu_checks.table import document, markdown
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+invoke = partial(call, main)
 
 
 def raising(error: Exception):

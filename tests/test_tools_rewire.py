@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 from foreign_blocks import Basic
 from torch import nn
 
@@ -20,9 +21,7 @@ SMALL = {
     "intermediate_size": 64, "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 
-
-def run(*arguments: str):
-    return CliRunner().invoke(main, list(arguments))
+run = partial(call, main)
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import call
 
 from settings_group import Setting, groups_of, settings_of
 from tools.settings import linked, main, values_of
@@ -15,9 +16,7 @@ from train.settings import RENAMED, Settings
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = [setting for name, group in groups_of(Settings) for setting in settings_of(group, name)]
 
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
+run = partial(call, main)
 
 
 def named(*arguments: str) -> list[str]:

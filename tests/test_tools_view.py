@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import call
 from viewer_cases import GROUND_TRUTH, RESULTS
 
 from tools.view import main
@@ -30,8 +31,7 @@ def files(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "d.json", tmp_path / "truth.json"
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+run = partial(call, main)
 
 
 def test_the_videos_are_those_that_predict_read_whatever_the_folder(tmp_path, monkeypatch):
