@@ -77,7 +77,7 @@ class _SampledEncode(torch.autograd.Function):
         ctx.chunked, ctx.with_parameters = chunked, len(parameters) > 0
         ctx.calls, features = [], FeatureBuffer(chunked.num_clips)
         kept = [select_clips(clips, indices) for indices in chunked.kept]
-        with checked_at_first("encoder", chunked.encoder, "its graphs held (encoder.keep_graphs=true)"):
+        with checked_at_first(chunked.encoder, "its graphs held (encoder.keep_graphs=true)"):
             for indices, chunk in zip(chunked.kept, chunks_on(chunked.device, kept), strict=True):
                 encoded, call = recorded_call(chunked.encoder, chunk)
                 features.write(indices, encoded)

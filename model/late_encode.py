@@ -99,7 +99,7 @@ class _LateSampledEncode(torch.autograd.Function):
         ctx.calls, buffer = [], FeatureBuffer(len(clips))
         selected = (select_clips(clips, indices) for indices in encoding.chunks)
         advice = "clips chosen before (encoder.clip_sampling) and graphs held (encoder.keep_graphs=true)"
-        with checked_at_first("encoder", encoding.encoder, advice):
+        with checked_at_first(encoding.encoder, advice):
             for indices, chunk in zip(encoding.chunks, chunks_on(encoding.device, selected), strict=True):
                 encoded, call = recorded_call(encoding.encoder, chunk)
                 buffer.write(indices, encoded)

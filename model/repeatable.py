@@ -1,4 +1,4 @@
-"""Whether a module can run again in the backward pass as it ran: no more than replays restore is in use."""
+"""Whether an encoder can run again in the backward pass as it ran: no more than replays restore is in use."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def _is_written(before: tuple[Tensor, int], now: tuple[Tensor, int]) -> bool:
 
 
 @contextmanager
-def checked_at_first(name: str, module: nn.Module, advice: str) -> Iterator[None]:
-    """ValueError if calls of `module` inside change its buffers, or draw numbers that are not replayed.
+def checked_at_first(encoder: nn.Module, advice: str) -> Iterator[None]:
+    """ValueError if calls of `encoder` inside change its buffers, or draw numbers that are not replayed.
 
     Viewed in its first training calls alone, for other threads draw such numbers, too, now and then.
     """
-    if module in _CHECKED:
+    if encoder in _CHECKED:
         yield
         return
-    buffers, numbers = _buffers(module), python_random_state()
+    buffers, numbers = _buffers(encoder), python_random_state()
     yield
     again = "when it runs again in the backward pass"
     if python_random_state() != numbers:
         raise ValueError(
-            f"{name}: its forward draws from Python's or NumPy's random numbers, which differ {again}; "
+            f"encoder: its forward draws from Python's or NumPy's random numbers, which differ {again}; "
             f"want torch's, or {advice}"
         )
-    now = _buffers(module)
+    now = _buffers(encoder)
     written = [key for key, was in buffers.items() if key in now and _is_written(was, now[key])]
     if written:
         raise ValueError(
-            f"{name}: its forward writes to {', '.join(written[:3])}, which it would do once more {again}; "
+            f"encoder: its forward writes to {', '.join(written[:3])}, which it would do once more {again}; "
             f"want {advice}"
         )
-    if module.training:
-        _CHECKED.add(module)
+    if encoder.training:
+        _CHECKED.add(encoder)

@@ -71,14 +71,11 @@ def encoding_spec(trained: TrainedNetwork) -> EncodingSpec | None:
         raise ValueError(f"{trained.source / PACKING}: {error}") from None
 
 
-def predict(
-    trained: TrainedNetwork, files: dict[str, Path], *, output: Output, workers: int = 1
-) -> Iterator[VideoDetections]:
+def predict(trained: TrainedNetwork, files: dict[str, Path], *, output: Output) -> Iterator[VideoDetections]:
     """Detect in files, by key, one after another; yields the detections in each, in order.
 
-    workers: files that are re-encoded at once. A file that cannot be used has a reason in what is yielded,
-    and is named on stderr unless it is the only one. ValueError when the checkpoint does not say how its data
-    was packed.
+    A file that cannot be used has a reason in what is yielded, and is named on stderr unless it is the only
+    one. ValueError when the checkpoint does not say how its data was packed.
     """
     from train.distributed import world_size
 
@@ -92,6 +89,7 @@ def predict(
     def on_remark(key: str, found: Repair) -> None:
         remark(f"{files[key]}: {found.detail}")
 
+    workers = processes_at_once()
     with closing(bar.bar), closing(prepare(files, spec, workers=workers, on_remark=on_remark)) as prepared:
         for opened in in_turn(trained, prepared, remark=remark):
             key = opened.video.key
@@ -198,7 +196,7 @@ def detect_in_files(
     own = dict(list(files.items())[rank() :: world_size()])
     found = [
         replace(video, detections=CompactDetections(selection.apply(video.detections)))
-        for video in (predict(trained, own, output=output, workers=processes_at_once()) if own else ())
+        for video in (predict(trained, own, output=output) if own else ())
     ]
     if world_size() == 1:
         return found

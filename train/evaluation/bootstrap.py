@@ -43,9 +43,9 @@ def resample(statistic: Statistic, num_videos: int, *, resamples: int, seed: int
     return np.array([statistic(copies) for copies in draw_videos(num_videos, resamples, seed)])
 
 
-def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> np.ndarray:
+def percentile_interval(samples: np.ndarray) -> np.ndarray:
     """The percentile interval over the first axis: (resamples, ...) -> (2, ...); NaN samples are left out."""
-    tail = 50 * (1 - level)
+    tail = 50 * (1 - LEVEL)
     bounds = np.full((2, *samples.shape[1:]), np.nan)
     known = ~np.isnan(samples).all(axis=0)
     bounds[:, known] = np.nanpercentile(samples[:, known], [tail, 100 - tail], axis=0)

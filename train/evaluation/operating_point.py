@@ -100,14 +100,14 @@ def operating_point(matched: MatchedDetections) -> OperatingPoint:
     return OperatingPoint(float(scores[best]), int(hits[best]), best + 1, num_true)
 
 
-def precision_recall(matched: MatchedDetections, *, count: int = 300) -> list[tuple[float, float]]:
-    """About `count` points (recall, precision) in percent, all classes together, interpolated as AP does."""
+def precision_recall(matched: MatchedDetections) -> list[tuple[float, float]]:
+    """About 300 points (recall, precision) in percent, all classes together, interpolated as AP does."""
     hits = matched.hit[np.argsort(-matched.detected.scores, kind="stable")].cumsum()
     if not len(hits):
         return []
     precision = hits / np.arange(1, len(hits) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    positions = np.unique(np.geomspace(1, len(hits), count).round().astype(int)) - 1
+    positions = np.unique(np.geomspace(1, len(hits), 300).round().astype(int)) - 1
     recall = hits[positions] / max(len(matched.true.label), 1)
     return list(zip((100 * recall).tolist(), (100 * precision[positions]).tolist(), strict=True))
 

@@ -98,9 +98,9 @@ def area_under(recall: np.ndarray) -> float:
     return float(np.sum((recall[1:] + recall[:-1]) / 2) / len(recall))
 
 
-def recall_at(ranks: FirstRanks, top: Sequence[int] = TOP_K) -> np.ndarray:
-    """Share of true actions found by one of the k best of their video: (thresholds, len(top))."""
-    share: np.ndarray = (ranks.rank[:, :, None] < np.asarray(top)).mean(axis=1)
+def recall_at(ranks: FirstRanks) -> np.ndarray:
+    """Share of true actions found by one of the k best of their video: (thresholds, len(TOP_K))."""
+    share: np.ndarray = (ranks.rank[:, :, None] < np.asarray(TOP_K)).mean(axis=1)
     return share
 
 
