@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
@@ -24,29 +23,6 @@ def trained_statistics(module: nn.Module) -> Iterator[Tensor]:
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
             yield from (tensor for tensor in (norm.running_mean, norm.running_var) if tensor is not None)
-
-
-class _MixedPrecision(nn.modules.batchnorm._BatchNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, D, ...) -> the same, in the dtype of x; as torch's, whatever the weights' dtype."""
-        mean, variance, counter = self.running_mean, self.running_var, self.num_batches_tracked
-        if mean is None or variance is None or counter is None or self.weight.dtype == mean.dtype:
-            return super().forward(x)
-        assert self.momentum is not None
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        tracked = not self.training or self.track_running_stats
-        if self.training and tracked:
-            counter.add_(1)
-        return F.batch_norm(
-            x,
-            mean if tracked else None,
-            variance if tracked else None,
-            self.weight.to(mean.dtype),
-            self.bias.to(mean.dtype),
-            self.training,
-            self.momentum,
-            self.eps,
-        )
 
 
 class KeepsStatistics(nn.modules.batchnorm._BatchNorm):
@@ -66,9 +42,9 @@ class KeepsStatistics(nn.modules.batchnorm._BatchNorm):
             self._parameters.update(own)
 
 
-class BatchNorm2d(_MixedPrecision, nn.BatchNorm2d):
+class BatchNorm2d(KeepsStatistics, nn.BatchNorm2d):
     """torch.nn.BatchNorm2d, with float32 statistics whatever the weights."""
 
 
-class BatchNorm3d(_MixedPrecision, nn.BatchNorm3d):
+class BatchNorm3d(KeepsStatistics, nn.BatchNorm3d):
     """torch.nn.BatchNorm3d, with float32 statistics whatever the weights."""
