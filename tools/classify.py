@@ -117,7 +117,7 @@ def text_of(key: str, document: dict[str, Any]) -> str:
 @click.option("--weights", type=click.Path(path_type=Path), required=True, help="Its file, as published.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, one a line.")
 @click.option(
-    "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of a clip, 25 a second."
+    "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of a clip, up to 25/s."
 )
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
