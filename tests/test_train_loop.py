@@ -377,6 +377,21 @@ def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_
 
 
 @pytest.mark.slow
+def test_a_complete_run_that_is_measured_anew_has_no_metrics_meanwhile(
+    shards, complete, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise ValueError("stopped")
+
+    out = tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    monkeypatch.setattr("train.loop.validate", stopped)
+    monkeypatch.setattr("train.loop.validate_checkpoint", stopped)
+    assert "stopped" in run(shards, out, "--resume", run__checkpoint_every=1, post__sigma=0.4).stderr
+    assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(shards, tmp_path, monkeypatch):
     from model.detector import ProposalDetector
 
