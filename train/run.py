@@ -16,7 +16,7 @@ from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
-from pipeline.text import counted
+from pipeline.text import counted, shown
 from train.build_network import build_network, for_resume, resolve_device, say_what_the_backbone_is
 from train.changes import measured_otherwise
 from train.checkpoint import (
@@ -170,7 +170,7 @@ class Run:
         if progress.actions not in ("", here.actions):
             lines.append(
                 f"{self.settings.data.shards}: trained on other annotations from here on: {here.actions}; "
-                f"before: {progress.actions}"
+                f"before: {shown(progress.actions, 60)}"
             )
         changed = measured_otherwise(stated, self.settings.model_dump(mode="json"))
         if not changed and progress.ground_truth not in ("", here.ground_truth):
