@@ -30,6 +30,8 @@ from .settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings
 from .text import counted
 
 SLOTS_AT_ONCE = 16  # of clips, filled from decoded frames: what lies in between stays in the cache
+Pictures = NDArray[np.uint8]
+Slots = tuple[NDArray[np.int64], ...]
 TRIED_FRAMES = 4  # of a video of each format, which are compared with the CPU's
 # Levels of 255. On an H200 what is right is off by at most 7 (MPEG-4), in the mean by 0.8; what is wrong, by
 # 196 and 2.7 at least.
@@ -38,10 +40,11 @@ MAX_OFF, MEAN_OFF = 24, 2.0
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """The clips to be decoded of one video.
+    """What is to be decoded of one video, for a window's clips or some of their pictures.
 
-    data: its encoded bytes, or those of a part. frames: (N, L) frame numbers in them. num_frames: how many
-    they hold. clips: (N, 3, L, crop, crop) uint8, to be filled.
+    data: its encoded bytes, or those of a part. frames: (F,) frame numbers in them. num_frames: how many
+    they hold. pictures: (N, L, 3, crop, crop) uint8. slots: clip and position of each frame, (F,) twice; the
+    other pictures stay as they are.
     """
 
     video: PackedVideo
@@ -49,7 +52,21 @@ class ClipRequest:
     frames: NDArray[np.int64]
     num_frames: int
     view: View
-    clips: torch.Tensor
+    pictures: Pictures
+    slots: Slots
+
+
+def pictures_of(clips: torch.Tensor) -> Pictures:
+    """Clips (N, C, L, H, W) uint8 seen as (N, L, C, H, W)."""
+    return clips.permute(0, 2, 1, 3, 4).numpy()
+
+
+def copy_pictures(source: Pictures, of: Slots, into: Pictures, at: Slots) -> None:
+    """Copy pictures (..., C, H, W) of these slots of `source` into those of `into`."""
+    # by NumPy, which copies whole pictures: torch takes ten times as long for single bytes
+    for start in range(0, len(at[0]), SLOTS_AT_ONCE):
+        part = slice(start, start + SLOTS_AT_ONCE)
+        into[tuple(numbers[part] for numbers in at)] = source[tuple(numbers[part] for numbers in of)]
 
 
 class PendingClips:
@@ -145,7 +162,6 @@ class ClipDecoder:
     def _decode_video(self, request: ClipRequest, pending: PendingClips) -> None:
         """Decode the clips of a video, together with the threads that have nothing else to do."""
         wanted, inverse = np.unique(request.frames, return_inverse=True)
-        inverse = inverse.reshape(request.frames.shape)
         with open_packets(request.data, request.num_frames) as video:
             on_gpu = self._goes_to_gpu(video, wanted, request.video)
             mine, *others = split(video, wanted, 1 + self._idle_threads())
@@ -169,19 +185,16 @@ class ClipDecoder:
         inverse: NDArray[np.int64],
         on_gpu: bool,
     ) -> None:
-        """Decode the `wanted` frames; inverse: (N, L) the index in `wanted` of what each slot shows."""
+        """Decode the `wanted` frames; inverse: (F,) the index in `wanted` of what each slot shows."""
         settings, done = self.settings, 0
-        by_frame = request.clips.permute(0, 2, 1, 3, 4).numpy()  # (N, L, C, H, W)
         for chunk in self._chunks(video, wanted, request.video, on_gpu):
             images = apply_view(chunk, request.view, resize=settings.resize, crop=settings.crop)
-            clip, position = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
-            # by NumPy, which copies whole pictures: torch takes ten times as long for single bytes
-            pictures = np.ascontiguousarray(images.cpu().numpy())
-            for start in range(0, len(clip), SLOTS_AT_ONCE):
-                at = clip[start : start + SLOTS_AT_ONCE], position[start : start + SLOTS_AT_ONCE]
-                by_frame[at] = pictures[inverse[at] - done]
+            (shown,) = np.nonzero((inverse >= done) & (inverse < done + len(chunk)))
+            decoded = np.ascontiguousarray(images.cpu().numpy())
+            slots = tuple(numbers[shown] for numbers in request.slots)
+            copy_pictures(decoded, (inverse[shown] - done,), request.pictures, slots)
             done += len(chunk)
-            del chunk, images, pictures  # or two chunks would be held while the next is decoded
+            del chunk, images, decoded  # or two chunks would be held while the next is decoded
 
     def _chunks(
         self, video: Packets, wanted: NDArray[np.int64], packed: PackedVideo, on_gpu: bool

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -181,19 +181,20 @@ def check_depth(value: Any, *, where: object, most: int | None = None) -> None:
 
     Whatever walks through a document afterwards may then call itself.
     """
-    level = [value]
+    level = _nested([[value]])
     for _ in range(DEEPEST):
-        inner = [item.values() if item.__class__ is dict else item for item in level if _is_nested(item)]
-        if not inner:
+        if not level:
             return
-        level = [item for items in inner for item in items]
-        if most is not None and len(level) > most:
+        values = [item.values() if item.__class__ is dict else item for item in level]
+        if most is not None and sum(map(len, values)) > most:
             raise ValueError(f"{where}: more than {most} values by references to others; write them out")
+        level = _nested(values)
     raise ValueError(f"{where}: nested too deeply to be one of our files")
 
 
-def _is_nested(value: Any) -> bool:
-    return value.__class__ is dict or value.__class__ is list
+def _nested(values: Iterable[Iterable[Any]]) -> list[Any]:
+    """The objects and lists in these: in a large document most values are neither."""
+    return [item for items in values for item in items if item.__class__ is dict or item.__class__ is list]
 
 
 @contextmanager

@@ -44,8 +44,9 @@ class Loader:
 
     A thread makes `settings.prefetch` batches ahead, whose videos `settings.decode_workers` threads decode.
     Batches lie in host memory (pinned, where `device` is a GPU), so the device has at most the decode chunks
-    of the next. `state_dict` is the epoch and step of the next batch to be handed out, whatever was decoded
-    ahead: a loader that loads it goes on with the very same. A sample that cannot be read raises ValueError
+    of the next; of an evaluation the last one stays until the next is there, which shows some of its frames.
+    `state_dict` is the epoch and step of the next batch to be handed out, whatever was decoded ahead: a
+    loader that loads it goes on with the very same. A sample that cannot be read raises ValueError
     naming shard and key; while fewer than `skip_bad` were met, the epoch's next readable one comes instead
     (in evaluation black clips), and `remark` is called with a line that says so.
     """

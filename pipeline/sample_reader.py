@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from .augment import CENTRE, View, draw_view
-from .clip_decoder import ClipDecoder, ClipRequest, PendingClips
+from .clip_decoder import ClipDecoder, ClipRequest, PendingClips, Slots, pictures_of
 from .order import stable_seed
-from .reader import Reader
+from .reader import Pending, Reader
 from .records import PackedVideo, VideoSource
 from .samples import Sample
 from .settings import DataSettings
+from .shared_pictures import PendingWindow
 from .windows import clip_frame_numbers
 
 
@@ -47,6 +48,7 @@ class SampleReader(Reader):
             sample.video.key: sample.video for sample in samples if isinstance(sample.video, PackedVideo)
         }
         self.decoder = ClipDecoder(settings, device, videos=list(videos.values()), remark=remark)
+        self._last: PendingWindow | None = None  # of evaluation
 
     def empty(self, batch_size: int, *, pin_memory: bool) -> torch.Tensor:
         """Room for the clips of a batch, (B, N, C, L, H, W) uint8."""
@@ -57,13 +59,22 @@ class SampleReader(Reader):
     def close(self) -> None:
         """Stop and join the decoder's threads."""
         self.decoder.close()
+        self._last = None
 
-    def begin(self, sample: Sample, epoch: int, into: torch.Tensor) -> PendingClips:
+    def begin(self, sample: Sample, epoch: int, into: torch.Tensor) -> Pending:
         """Begin to decode a sample into its clips (N, C, L, H, W) uint8."""
-        video, frames = _packed(sample), self._frames(sample, epoch)
-        part = self.source.encoded_frames(video.key, frames)
+        video, frames, pictures = _packed(sample), self._frames(sample, epoch), pictures_of(into)
         view = self._view(sample, epoch)
-        return self.decoder.start(ClipRequest(video, part.data, part.frames, part.num_frames, view, into))
+
+        def decode(slots: Slots) -> PendingClips:
+            part = self.source.encoded_frames(video.key, frames[slots])
+            request = ClipRequest(video, part.data, part.frames, part.num_frames, view, pictures, slots)
+            return self.decoder.start(request)
+
+        if self.training:
+            return decode(np.nonzero(frames >= 0))
+        self._last = PendingWindow(video.key, frames, pictures, decode, self._last)
+        return self._last
 
     def frame_numbers(self, samples: Sequence[Sample]) -> torch.Tensor:
         """(B, N, L) int64: the frames that samples of evaluation show of their videos."""

@@ -61,8 +61,8 @@ class DataSettings(SettingsGroup):
 
     window_overlap: float = Field(0.5, ge=0, lt=1)
     """Share of a window that the next one repeats. With 0.5 an action of up to half a window lies wholly in
-    one of them; more overlap means more windows, and so more time. A clip that two windows show (half of all,
-    with 0.5 and an even data.num_clips) is encoded once in evaluation."""
+    one of them; more overlap means more windows, and so more time. In evaluation a frame that two windows
+    show is decoded once, and a clip (half of all, with 0.5 and an even data.num_clips) encoded once."""
 
     pad_short_videos: bool = False
     """Whether a video shorter than data.window_seconds is seen in a window of that length all the same, whose

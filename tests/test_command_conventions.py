@@ -93,10 +93,27 @@ def test_a_command_has_help_an_example_and_the_options_of_all(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_wrong_usage_ends_with_code_2(name):
-    result = CliRunner().invoke(leantad, [name, "--no-such-option"])
-    assert result.exit_code == 2 and "--no-such-option" in result.stderr
-    assert not result.stdout
+def test_an_unknown_option_is_one_line_that_leads_to_the_help(name):
+    message = refused(leantad, name, "--no-such-option")
+    assert "no such option '--no-such-option'" in message and message.endswith(f" See main {name} --help\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["train"], "missing option '--out'."),
+        (["view"], "missing argument 'DETECTIONS'."),
+        (["eval", "x"], "got unexpected extra argument (x)."),
+        (["eval", "--from-raw"], "option '--from-raw' requires an argument."),
+        (["predict", "x", "--top", "0"], "invalid value for '--top': 0 is not in the range x>=1."),
+        (["predict", "x", "--top", "0_2"], "got '0_2', want a number such as 12.5."),
+        (["bench-rewire", "--what", "x"], "'x' is not one of 'time', 'error', 'both'."),
+        (["evaluate"], "no such command 'evaluate'."),
+        (["--no-such-option"], "no such option '--no-such-option'."),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, wrong):
+    assert f"{wrong} See main" in refused(leantad, *arguments)
 
 
 @click.command(cls=Command)

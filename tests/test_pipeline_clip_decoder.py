@@ -18,7 +18,7 @@ from painted_video import encode, number_of, painted, painted_video
 
 from pipeline import clip_decoder, decode
 from pipeline.augment import CENTRE, Colour, View
-from pipeline.clip_decoder import ClipDecoder, ClipRequest, default_workers
+from pipeline.clip_decoder import ClipDecoder, ClipRequest, default_workers, pictures_of
 from pipeline.gpu_formats import CODECS, StreamFormat, refusal_by_any_gpu, refusal_by_driver
 from pipeline.packing.probe import probe
 from pipeline.records import PackedVideo
@@ -60,9 +60,14 @@ def clips_of(data, frames, *, view=CENTRE, video=None, codec=None, remark=pytest
     settings, frames = settings_of(**options), np.asarray(frames)
     clips = torch.empty((len(frames), 3, frames.shape[1], settings.crop, settings.crop), dtype=torch.uint8)
     with closing(ClipDecoder(settings, CPU, videos=[video], remark=remark)) as decoder:
-        request = ClipRequest(video, data, frames, video.num_frames, view, clips)
-        decoder.start(request).wait()
+        decoder.start(request_of(video, data, frames, clips, view=view)).wait()
     return clips
+
+
+def request_of(video, data, frames, clips, *, view=CENTRE) -> ClipRequest:
+    """All frames (N, L) of a video into all of the clips."""
+    slots = np.nonzero(frames >= 0)
+    return ClipRequest(video, data, frames[slots], video.num_frames, view, pictures_of(clips), slots)
 
 
 def numbers_in(clips) -> list[list[int]]:
@@ -140,7 +145,7 @@ def test_a_video_stays_whole_where_others_keep_the_threads_busy(vp9, monkeypatch
     with closing(ClipDecoder(settings_of(decode_workers=2), CPU, videos=[video], remark=print)) as decoder:
         for count in (20, 120):  # 20 frames are too few to be split
             clips = torch.empty((1, 3, count, 32, 32), dtype=torch.uint8)
-            pending = decoder.start(ClipRequest(video, vp9, np.arange(count)[None], 120, CENTRE, clips))
+            pending = decoder.start(request_of(video, vp9, np.arange(count)[None], clips))
         pending.wait()
     assert sorted(counts) == [20, 120] and numbers_in(clips) == [list(range(120))]
 
@@ -273,7 +278,7 @@ def test_a_format_that_fails_is_tried_once_and_reported_once_with_its_number(mon
     with closing(ClipDecoder(settings_of(), CPU, videos=videos, remark=lines.append)) as decoder:
         for video in videos:
             clips = torch.empty((1, 3, 24, 32, 32), dtype=torch.uint8)
-            decoder.start(ClipRequest(video, data, np.arange(24)[None], 24, CENTRE, clips)).wait()
+            decoder.start(request_of(video, data, np.arange(24)[None], clips)).wait()
             assert torch.equal(clips, clips_of(data, [range(24)], decoder="cpu"))
     assert len(nvdec.calls) == 1
     (line,) = lines
@@ -329,10 +334,9 @@ def test_a_broken_video_does_not_spoil_its_format(monkeypatch):
     with closing(ClipDecoder(settings_of(), CPU, videos=[metadata], remark=lines.append)) as decoder:
         clips = torch.empty((1, 3, 60, 32, 32), dtype=torch.uint8)
         with pytest.raises(ValueError):
-            request = ClipRequest(metadata, bytes(broken), np.arange(60)[None], 60, CENTRE, clips)
-            decoder.start(request).wait()
+            decoder.start(request_of(metadata, bytes(broken), np.arange(60)[None], clips)).wait()
         nvdec.calls.clear()
-        decoder.start(ClipRequest(metadata, whole, np.arange(60)[None], 60, CENTRE, clips)).wait()
+        decoder.start(request_of(metadata, whole, np.arange(60)[None], clips)).wait()
     assert cut is None or len(cut) < len(whole)
     assert nvdec.calls and not lines and numbers_in(clips) == [list(range(60))]
 

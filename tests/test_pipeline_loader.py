@@ -228,6 +228,25 @@ def test_a_batch_of_evaluation_says_which_frames_it_shows(dataset):
     assert take(loader_of(dataset, settings), 1)[0].frames is None  # views differ between two of the same
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_evaluation_decodes_a_frame_of_overlapping_windows_once(dataset, monkeypatch, batch_size):
+    counts, decode_frames = dict[str, int](), ClipDecoder._decode_frames
+
+    def counted(self, video, request, wanted, *rest):
+        counts[request.video.key] = counts.get(request.video.key, 0) + len(wanted)
+        decode_frames(self, video, request, wanted, *rest)
+
+    monkeypatch.setattr(ClipDecoder, "_decode_frames", counted)
+    settings = SETTINGS.model_copy(update={"window_seconds": 1.0, "decode_workers": 1})  # 0.25 s a clip
+    batches = list(loader_of(dataset, settings, training=False, batch_size=batch_size))
+    distinct = {key: set[int]() for key in dataset.videos}
+    for batch in batches:
+        for key, frames in zip(batch.keys, batch.frames, strict=True):
+            distinct[key].update(frames.flatten().tolist())
+    assert counts == {key: len(frames) for key, frames in distinct.items()}
+    assert sum(counts.values()) < sum(len(batch) for batch in batches) * 12
+
+
 def test_a_video_that_cannot_be_read_stops_the_run_by_name(broken):
     with pytest.raises(ValueError, match=r"00000\.tar.*v1") as error:
         list(loader_of(broken, training=False))

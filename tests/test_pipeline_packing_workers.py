@@ -39,6 +39,10 @@ def crash_on_b(job: Job) -> tuple[PackResult, bytes]:
     return slow_first(job)
 
 
+def by_process(job: Job) -> tuple[PackResult, bytes]:
+    return reject(job, str(os.getpid())), b""
+
+
 class WaitsForParent:
     """As a decoder whose threads fork left behind: who takes it away in another process waits forever."""
 
@@ -111,8 +115,25 @@ def test_while_a_result_is_in_use_as_many_more_are_made_as_there_are_workers(tmp
             assert "".join(done()) == wanted
 
 
+def test_a_process_does_one_video_after_the_other(tmp_path):
+    assert len(set(reasons(Journal(tmp_path), by_process, *"abcdefgh"))) <= 2
+
+
+def test_a_process_that_is_killed_as_it_waits_costs_no_video(tmp_path):
+    journal = Journal(tmp_path)
+    with closing(run_jobs(jobs(*"abcdef"), journal, by_process, workers=2)) as results, deadline(20):
+        next(results)
+        while (last := journal.result("c")) is None:
+            time.sleep(0.01)
+        killed = {int(str(result.video.reject)) for result in (journal.result("b"), last) if result}
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        rest = [int(str(result.video.reject)) for result in results]
+    assert len(rest) == 5 and not killed & set(rest[2:])
+
+
 def test_no_worker_looks_through_the_folder_of_all_results(tmp_path):
-    """Each is a process of its own, which would do so before its first file: the square of their number."""
+    """A process does so before its first file, which costs the square of the number of results."""
 
     def looked(job: Job) -> tuple[PackResult, bytes]:
         before = remove_left_once.cache_info().misses

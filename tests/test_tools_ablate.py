@@ -175,7 +175,12 @@ def test_a_complete_run_whose_memory_and_seconds_are_of_other_settings_is_not_ke
     folder = run_folder(tmp_path, before)
     folder.mkdir(parents=True)
     (folder / "settings.yaml").write_text(dump_settings(before.settings))
-    check_runs(tmp_path, [now])  # stopped, for lack of memory: it goes on
+    assert not check_runs(tmp_path, [now])  # without a checkpoint it starts anew
+    (folder / "checkpoints").mkdir()
+    assert check_runs(tmp_path, [now]) == [  # stopped, for lack of memory: it goes on
+        f"{folder}: goes on with another encoder.clips_per_forward; its minutes and MiB will be of both"
+    ]
+    assert not check_runs(tmp_path, [before])
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match=r"was run with another encoder\.clips_per_forward; give the same"):
         check_runs(tmp_path, [now])

@@ -45,10 +45,5 @@ def test_a_command_gets_its_arguments_and_its_error_is_one_line():
     )
 
 
-def test_an_unknown_command_is_refused():
-    result = CliRunner().invoke(main, ["evaluate"])
-    assert result.exit_code == 2 and "evaluate" in result.stderr
-
-
 def test_the_version_is_printed():
     assert CliRunner().invoke(main, ["--version"]).output.startswith("leantad")

@@ -226,10 +226,11 @@ def test_make_shards_names_the_converter_for_a_file_of_a_labelling_tool(folder, 
     "text",
     [
         "Video;Start;End;Label;Subset;Duration\r\na.mp4;4,5;0:06;run, jump;x;9,5\r\n",
+        "sep=;\r\nvideo;start;end;label;subset;duration\r\na.mp4;4,5;6;run, jump;x;9,5\r\n",
         'video\tstart\tend\ttype\tsubset\tduration\na.mp4\t4.5\t0:00:06\t"run, jump"\tx\t9.5\n',
         'video,start,end,label,subset,duration\na.mp4,"4,5",6.0,"run, jump",x,"9,5"\n',
     ],
-    ids=["semicolons", "tabs", "decimal commas"],
+    ids=["semicolons", "the separator above", "tabs", "decimal commas"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_table_as_a_spreadsheet_saves_it_becomes_one_for_make_shards(folder, text, encoding):
@@ -237,6 +238,11 @@ def test_a_table_as_a_spreadsheet_saves_it_becomes_one_for_make_shards(folder, t
     run("table.csv", "--out", "made.csv")
     wanted = Video("a.mp4", "x", 9.5, (Action(4.5, 6.0, "run, jump"),))
     assert read_annotations("made.csv") == {"a.mp4": wanted}
+
+
+def test_lines_count_from_that_of_the_separator(folder):
+    (folder / "table.csv").write_text("sep=;\nvideo;start;end;label\na.mp4;now;6;run\n")
+    assert "line 3: start: got 'now'" in refused("table.csv")
 
 
 def test_a_comma_that_may_part_thousands_of_seconds_or_frames_is_refused(folder):

@@ -411,7 +411,7 @@ def test_a_similar_name_does_not_take_the_file_of_another(tmp_path):
 def test_an_option_that_is_no_plain_number_is_refused(tmp_path, option):
     done = run(tmp_path, tmp_path / "a.json", "--out", tmp_path / "out", *option)
     name = option[0].partition("=")[0]
-    assert done.returncode == 2 and f"Invalid value for '{name}'" in done.stderr, done.stderr
+    assert done.returncode == 2 and f"invalid value for '{name}'" in done.stderr, done.stderr
 
 
 def test_copy_keeps_bytes_and_rejects_what_would_be_shown_wrongly(videos, tmp_path):

@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 
 def test_a_negative_seed_is_refused_by_its_option(tmp_path):
     done = CliRunner().invoke(main, ["--out", str(tmp_path / "out"), "--seed", "-1", "--train", "1"])
-    assert done.exit_code == 2 and "Invalid value for '--seed': -1 is not in the range x>=0" in done.stderr
+    assert done.exit_code == 2 and "invalid value for '--seed': -1 is not in the range x>=0" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

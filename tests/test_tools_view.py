@@ -34,14 +34,17 @@ def files(tmp_path) -> tuple[Path, Path]:
 run = partial(call, main)
 
 
-def test_the_videos_are_those_that_predict_read_whatever_the_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("trust", [(), ("--trust",)], ids=["one's own", "a trusted stranger's"])
+def test_the_videos_are_those_that_predict_read_whatever_the_folder(tmp_path, monkeypatch, trust):
     for folder in ("mine", "other"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.mp4").write_bytes(b"a video")
     monkeypatch.chdir(tmp_path / "other")
     found = VideoDetections("a", Path("a.mp4"), 8.0, RESULTS["good"])
     write_outputs(tmp_path / "found", [found], metadata={"folder": str(tmp_path / "mine")})
-    result = run(tmp_path / "found", "--out", tmp_path / "view")
+    if trust:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # another account
+    result = run(tmp_path / "found", "--out", tmp_path / "view", *trust)
     assert result.exit_code == 0, result.output
     assert '"url":"../../mine/a.mp4"' in (tmp_path / "view" / "videos" / "a.html").read_text()
 

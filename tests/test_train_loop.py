@@ -325,6 +325,27 @@ def test_a_run_is_not_resumed_on_as_many_windows_of_another_length(shards, compl
 
 
 @pytest.mark.slow
+def test_a_run_that_goes_on_with_corrected_annotations_says_so_and_measures_its_best_anew(
+    shards, complete, tmp_path
+):
+    def corrected(document: dict) -> None:
+        for video in document["videos"].values():
+            video["actions"][0]["segment"][1] -= 0.125
+
+    data, out = changed_data(shards, tmp_path / "data", corrected), tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    result = resumed_on(data, out, shards)
+    assert result.exit_code == 0, result.output
+    trained, measured = result.stderr.splitlines()
+    number = json.loads((complete / "checkpoints" / "last" / "progress.json").read_text())["actions"]
+    assert trained.startswith(f"{data}: trained on other annotations from here on: {number.split(',')[0]}")
+    assert trained.endswith(f"; before: {number}")
+    assert measured == "validated with another ground truth from here on: the best is measured anew"
+    assert len(events(out, "eval")) == 2
+    assert not run(data, out, "--resume", run__checkpoint_every=1).stderr, "said once"
+
+
+@pytest.mark.slow
 def test_a_protocol_that_cannot_be_read_is_refused_before_the_first_step(shards, tmp_path):
     result = run(shards, tmp_path / "run", run__protocol="0.5:x")
     assert result.exit_code == 2 and "0.5:x" in result.stderr and not (tmp_path / "run").exists()
@@ -344,6 +365,21 @@ def test_a_run_goes_on_although_it_is_validated_otherwise(shards, complete, tmp_
     assert yaml.safe_load((best / "settings.yaml").read_text())["data"]["val_subset"] == "training"
     again = run(shards, out, "--resume", quiet=False, **same, post__sigma=0.4)
     assert again.exit_code == 0 and "another post.sigma from here on" in again.stderr, again.output
+
+
+@pytest.mark.slow
+def test_a_complete_run_that_is_measured_anew_has_no_metrics_meanwhile(
+    shards, complete, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise ValueError("stopped")
+
+    out = tmp_path / "run"
+    shutil.copytree(complete, out, symlinks=True)
+    monkeypatch.setattr("train.loop.validate", stopped)
+    monkeypatch.setattr("train.loop.validate_checkpoint", stopped)
+    assert "stopped" in run(shards, out, "--resume", run__checkpoint_every=1, post__sigma=0.4).stderr
+    assert not (out / "metrics.json").exists()
 
 
 @pytest.mark.slow

@@ -161,7 +161,8 @@ def main(ctx: click.Context, /, jobs: int | None, output: Output, **values: Any)
     study.out.mkdir(parents=True, exist_ok=True)
     with writing_folder(study.out, "ablate") as last:
         remark_on_lock(output, study.out, last)
-        check_runs(study.out, runs)
+        for line in check_runs(study.out, runs):
+            output.warn(line)
         results = run_study(study, runs, jobs or default_jobs(), output)
         document = write_results(study, runs, results)
     output.say(text_table(document["rows"]))

@@ -115,7 +115,7 @@ def text_of(key: str, document: dict[str, Any]) -> str:
 @click.option("--backbone", type=click.Choice(["i3d"]), default="i3d")
 @click.option("--weights", type=PATH, required=True, help="Its file, as published.")
 @click.option("--labels", type=PATH, help="Names of the classes, one a line.")
-@click.option("--frames", type=click.IntRange(8), default=64, help="Frames of a clip, 25 a second.")
+@click.option("--frames", type=click.IntRange(8), default=64, help="Frames of a clip, up to 25/s.")
 @click.option("--top", type=click.IntRange(1), default=3, help="Labels to show.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @output_options

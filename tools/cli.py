@@ -79,11 +79,22 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(COMMANDS[name][0]).main
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        from train.cli import exit_on_ctrl_c  # not for --help
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            from train.cli import refuse_usage  # not for --help
 
-        with exit_on_ctrl_c():  # a command is imported before it is called
-            return super().invoke(ctx)
+            refuse_usage(error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from train.cli import exit_on_ctrl_c, refuse_usage  # not for --help
+
+        try:
+            with exit_on_ctrl_c():  # a command is imported before it is called
+                return super().invoke(ctx)
+        except click.UsageError as error:  # no such command
+            refuse_usage(error)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

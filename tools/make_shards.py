@@ -253,7 +253,12 @@ def rejected_line(reasons: dict[str, str]) -> list[str]:
 @click.option("--subset", "subsets", multiple=True, help="Pack this subset only (repeatable).")
 @click.option("--classes", type=PATH, help="File of the class names, one per line.")
 @click.option("--codec", type=click.Choice(list(ENCODERS)), default="vp9")
-@click.option("--fps", type=click.FloatRange(0), default=15.0, help="Frames/s; 0 keeps.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(0),
+    default=15.0,
+    help="Frames/s; 0 keeps the source's, where uneven that of its motion.",
+)
 @click.option("--short-side", type=click.IntRange(0), default=128, help="Pixels; 0 keeps.")
 @click.option("--gop", type=click.IntRange(1), default=32, help="Frames per key frame.")
 @click.option("--upscale", is_flag=True, help="Let --fps and --short-side exceed the source's.")

@@ -146,10 +146,8 @@ def predicted_files(
     shown: DetectionsFile, detections: Path, output: Output, *, trust: bool
 ) -> dict[str, str]:
     """The files that predict read; where somebody else wrote the result, only those that came with it."""
-    if shown.is_own:
+    if shown.is_own or trust:
         return shown.located_files
-    if trust:
-        return shown.files
     folder = detections if detections.is_dir() else detections.parent
     foreign = foreign_files(shown.files.values(), folder)
     if foreign:

@@ -114,6 +114,16 @@ def _reader_is_gone() -> bool:
     return any(event & select.POLLERR for _, event in stdout.poll(0))
 
 
+def refuse_usage(error: click.UsageError) -> NoReturn:
+    """Say in one line what is wrong with a command line, and what shows the right ones; exit code 2."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error  # the help itself
+    text = " ".join(error.format_message().split())
+    stop = "" if text.endswith((".", "?")) else "."
+    Output().error(f"{text[0].lower()}{text[1:]}{stop} See {click.get_current_context().command_path} --help")
+    raise click.exceptions.Exit(2)
+
+
 def _refuse_odd_number(text: str, ctx: click.Context, param: click.Parameter) -> None:
     try:
         plain_number(text)
@@ -135,6 +145,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """click's own, but that a number is what a person reads as one: Python reads 0_2 as 2."""
+        try:
+            self._refuse_odd_numbers(ctx, args)
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            refuse_usage(error)
+
+    def _refuse_odd_numbers(self, ctx: click.Context, args: list[str]) -> None:
         given, _, params = self.make_parser(ctx).parse_args(list(args))
         numeric = (
             p for p in params if isinstance(p.type, (click.types.FloatParamType, click.types.IntParamType))
@@ -144,7 +161,6 @@ class Command(click.Command):
             for value in values if isinstance(values, (list, tuple)) else [values]:
                 if isinstance(value, str):
                     _refuse_odd_number(value, ctx, param)
-        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.annotations import Video
 from pipeline.collate import ground_truth_of
 from pipeline.features.dataset import AnyDataset, open_of_settings
 from pipeline.features.records import check_made_alike
 from pipeline.files import sha256_of
+from pipeline.records import AnyVideo
 from pipeline.samples import Sample, samples_of_subset
 from pipeline.settings import DataSettings
 from pipeline.text import counted, first_names
@@ -79,6 +81,13 @@ def digest_of_windows(samples: Sequence[Sample]) -> str:
     """Of the videos and their windows, in their order: equal if a run sees the same ones at each step."""
     rows = [[sample.video.key, *sample.window] for sample in samples]
     return sha256_of(json.dumps(rows))
+
+
+def summary_of_actions(videos: Iterable[AnyVideo | Video]) -> str:
+    """ "812 actions, sha256 3f2a...", of all videos in their order: the same unless an annotation changed."""
+    rows = [[video.key, [[a.start, a.end, a.label] for a in video.actions]] for video in videos]
+    count = sum(len(actions) for _, actions in rows)
+    return f"{counted(count, 'action')}, sha256 {sha256_of(json.dumps(rows))[:12]}"
 
 
 def _forget_classes(dataset: AnyDataset) -> None:

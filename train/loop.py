@@ -241,8 +241,11 @@ def measure(run: Run, log: RunLog) -> None:
 def measure_anew(run: Run, log: RunLog) -> None:
     """After a change of what is measured: measure the best weights, and the last of a complete run.
 
-    So the best stay the best until others are better by the new measure.
+    So the best stay the best until others are better by the new measure. Killed meanwhile, a complete run is
+    left without metrics.json, which states the old one.
     """
+    if rank() == 0:
+        (run.folder / "metrics.json").unlink(missing_ok=True)
     best, last = (run.folder / "checkpoints" / name for name in ("best", "last"))
     is_last = best.resolve() == last.resolve()
     if best.is_dir() and not is_last:

@@ -42,6 +42,8 @@ class Progress:
     samples: Count = 0  # of training, in a pass over the data; 0: an earlier version did not keep it
     windows: str = ""  # a digest of those samples, see train.data; "": an earlier version did not keep it
     validation_due: Annotated[bool, Strict()] = False  # of these weights, before the next step
+    actions: str = ""  # a summary of those to learn from, see train.data; "": as above
+    ground_truth: str = ""  # of those to validate on
 
 
 PROGRESS = TypeAdapter(Progress)

@@ -16,7 +16,7 @@ from model.rewire import set_beta
 from model.schedule import beta_at, ratio_at
 from pipeline.loader import Loader
 from pipeline.schemas import read_yaml
-from pipeline.text import counted
+from pipeline.text import counted, shown
 from train.build_network import build_network, for_resume, resolve_device, say_what_the_backbone_is
 from train.changes import measured_otherwise
 from train.checkpoint import (
@@ -30,7 +30,7 @@ from train.checkpoint import (
     write_checkpoint,
 )
 from train.cli import to_stderr
-from train.data import check_same_data, digest_of_windows, open_data
+from train.data import check_same_data, digest_of_windows, open_data, summary_of_actions
 from train.distributed import barrier, rank, world_size
 from train.engine import (
     build_engine,
@@ -120,12 +120,19 @@ class Run:
 
     def _first_progress(self) -> Progress:
         samples = self.train_loader.samples
-        return Progress(samples=len(samples), windows=digest_of_windows(samples))
+        videos = {sample.video.key: sample.video for sample in samples}
+        ground_truth = self.dataset.ground_truth(self.settings.data.val_subset)
+        return Progress(
+            samples=len(samples),
+            windows=digest_of_windows(samples),
+            actions=summary_of_actions(videos.values()),
+            ground_truth=summary_of_actions(ground_truth.values()),
+        )
 
     def _read_progress(self) -> Progress:
         """Where the run stood; ValueError if the data set is not the one it began with."""
         last = self._last_checkpoint()
-        added_later = ("samples", "windows", "validation_due")
+        added_later = ("samples", "windows", "validation_due", "actions", "ground_truth")
         stated = {**{name: getattr(Progress, name) for name in added_later}, **read_progress(last)}
         missing = [name for name in asdict(Progress()) if name not in stated]
         if missing:
@@ -152,11 +159,26 @@ class Run:
         if self.average is not None:
             self.average.load(last / RESUME)
         self.train_loader.load_state_dict(progress.loader)
-        if changed := measured_otherwise(read_yaml(last / SETTINGS), self.settings.model_dump(mode="json")):
+        self._say_what_changed(read_yaml(last / SETTINGS))
+
+    def _say_what_changed(self, stated: dict[str, Any]) -> None:
+        """Say on rank 0 what is trained and measured otherwise than before; stated: the settings before."""
+        progress, here, lines = self.progress, self._first_progress(), []
+        if progress.actions not in ("", here.actions):
+            lines.append(
+                f"{self.settings.data.shards}: trained on other annotations from here on: {here.actions}; "
+                f"before: {shown(progress.actions, 60)}"
+            )
+        changed = measured_otherwise(stated, self.settings.model_dump(mode="json"))
+        if not changed and progress.ground_truth not in ("", here.ground_truth):
+            changed = ["ground truth"]
+        if changed:
             self.is_measured_anew, progress.best, progress.metrics = True, -1.0, {}
-            if rank() == 0:
-                names = ", ".join(changed)
-                to_stderr(f"validated with another {names} from here on: the best is measured anew")
+            names = ", ".join(changed)
+            lines.append(f"validated with another {names} from here on: the best is measured anew")
+        progress.actions, progress.ground_truth = here.actions, here.ground_truth
+        for line in lines if rank() == 0 else ():
+            to_stderr(line)
 
     def set_beta(self, step: int) -> None:
         """Give the network the coefficient of a step, counted from 0."""

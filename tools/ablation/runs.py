@@ -49,30 +49,35 @@ def run_folder(study: Path, run: PlannedRun) -> Path:
     return study / "runs" / run.name
 
 
-def check_runs(study: Path, runs: Sequence[PlannedRun]) -> None:
+def check_runs(study: Path, runs: Sequence[PlannedRun]) -> list[str]:
     """ValueError if a run that is there already was started with other settings than planned now.
 
     A complete one was measured with its own, too, and so were its memory and seconds; one that is not goes on
-    and is measured with those of now.
+    and is measured with those of now. Returns a warning of each whose memory and seconds will be of both.
     """
+    warnings = []
     for run in runs:
         folder = run_folder(study, run)
         if not (folder / "settings.yaml").is_file():
             continue
         before = read_settings(folder / "settings.yaml", ()).model_dump(mode="json")
         planned = run.settings.model_dump(mode="json")
-        changed = forbidden_changes(before, planned)
+        changed, costs = forbidden_changes(before, planned), other_costs(before, planned)
         advice = "give the same settings to go on with the study, or another --out for a new one"
         if (folder / METRICS).is_file():
             stated = read_yaml(folder / "settings.yaml")  # an earlier version measured without what it lacks
             measured = {name: _short(stated, name) for name in measured_otherwise(stated, planned)}
             changed += [f"{name} ({value}, now {_short(planned, name)})" for name, value in measured.items()]
-            changed += other_costs(before, planned)
+            changed += costs
             if UNSTATED in measured.values():
                 command = f"leantad train --out {folder} --resume"
                 advice = f"measure it anew with {command}, or give another --out for a new study"
         if changed:
             raise ValueError(f"{folder}: was run with another {first_names(changed, quoted=False)}; {advice}")
+        if costs and (folder / "checkpoints").is_dir():
+            names = first_names(costs, quoted=False)
+            warnings.append(f"{folder}: goes on with another {names}; its minutes and MiB will be of both")
+    return warnings
 
 
 def _short(settings: Mapping[str, Mapping[str, Any]], name: str) -> str:

@@ -18,6 +18,7 @@ LARGEST_FILE = 256 << 20  # bytes: annotations of hundreds of hours are some meg
 LARGEST_SECONDS = 1e9  # what is beyond is no time in a video
 PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # what .zip, .xlsx and .ods begin with, and .gz
 LINE_END = re.compile("\r\n|\r|\n")
+EXCEL_SEPARATOR = re.compile(r'\A"?sep=."?(?=[\r\n])')  # a first line for Excel alone
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d*)?)", re.ASCII)
@@ -30,6 +31,7 @@ HEADER_LINES = 60  # BORIS 7 wrote some lines about the observation above its ta
 def read_text(path: Path) -> str:
     """The text of a file: UTF-8, or UTF-16 with a byte order mark, which spreadsheets write.
 
+    A first line `sep=;` is left empty: the separator shows in the header.
     Raises ValueError for one that is too large to be annotations, or is other text or none.
     """
     size = path.stat().st_size
@@ -45,7 +47,7 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
         raise ValueError(f"{path}: has zero bytes, want text; save the file as UTF-8")
-    return text
+    return EXCEL_SEPARATOR.sub("", text)
 
 
 def lines_of(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Class scores of a pretrained classifier over time: what a network knows before it is trained here.
 
-I3D as its authors run it: 25 frames a second, a short side of 256 pixels, 224 in the middle, clips of 64
-frames one after another; a clip's features are averaged over space and neighbouring steps, then classified.
+I3D as its authors run it: 25 frames a second (or as many as the video has, if fewer), a short side of 256
+pixels, 224 in the middle, clips of 64 frames one after another; a clip's features are averaged over space
+and neighbouring steps, then classified.
 """
 
 from __future__ import annotations

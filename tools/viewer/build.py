@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,10 +117,15 @@ def _video_page(view: View, position: int, finder: VideoFinder, embed_limit: flo
 
 
 def file_names(keys: list[str]) -> dict[str, str]:
-    """A file's name for each video, without suffix: short, of letters, digits, `_` and `-`."""
+    """A file's name for each video, without suffix: short, of letters, digits, `_` and `-`.
+
+    They stay apart on a disk that ignores case, too.
+    """
+    names = unique_keys(keys)
+    count = Counter(name.lower() for name in names.values())
+    unfit = {name for name in names.values() if len(name) > LONGEST_NAME or count[name.lower()] > 1}
     return {
-        key: name if len(name) <= LONGEST_NAME else f"{name[:64]}-{sha256_of(name)[:12]}"
-        for key, name in unique_keys(keys).items()
+        key: f"{name[:64]}-{sha256_of(name)[:12]}" if name in unfit else name for key, name in names.items()
     }
 
 
