@@ -150,6 +150,30 @@ def test_the_better_set_is_found_and_the_pairing_narrows_the_interval():
     assert result["classes"]["c0"]["a_better"] > 0.5
 
 
+def test_too_few_videos_have_no_interval_and_no_winner():
+    """Resamples of one video are all alike: an interval of no width, without zero, would pass for a proof."""
+    for count, known in ((1, False), (5, False), (6, True)):
+        truth, good = many_videos(1, 0.9, count)
+        a, b = (matched_of(truth, detections) for detections in (good, many_videos(1, 0.3, count)[1]))
+        bounds = bootstrap(a, resamples=20, diagnosis=True)
+        pairs = [*bounds["mAP"], bounds["average_mAP"], *bounds["AR"].values(), bounds["AUC"]]
+        pairs += bounds["diagnosis"]["share"].values()
+        assert all((None not in pair) == known for pair in pairs)
+        for row in compare(a, b, resamples=20)["rows"]:
+            assert (row["a_better"] is not None) == known
+            assert known or row["interval"] == [None, None]
+
+
+def test_a_class_of_few_videos_has_no_interval_beside_one_of_many():
+    truth, detections = many_videos(1, 0.9, 20)
+    truth["v0"] = video("v0", (0.0, 5.0, "rare"))
+    found_too = {**detections, "v0": [found(0.0, 5.0, "rare", 0.9)]}
+    result = compare(matched_of(truth, found_too), matched_of(truth, detections), resamples=20)
+    assert result["classes"]["rare"]["difference"] == 1
+    assert result["classes"]["rare"]["interval"] == [None, None]
+    assert None not in result["classes"]["c0"]["interval"] + result["rows"][0]["interval"]
+
+
 def test_sets_with_another_ground_truth_are_not_compared():
     truth, detections = many_videos(1, 0.9)
     a = matched_of(truth, detections)

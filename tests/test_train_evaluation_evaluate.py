@@ -53,8 +53,9 @@ def test_tables_are_whole_without_a_single_detection():
 
 
 def test_eval_prints_the_diagnosis_and_writes_it_with_the_metrics(tmp_path):
-    (tmp_path / "truth.csv").write_text("video,start,end,label,subset\nv,0,10,run,validation\n")
-    results = {"v": [found(0, 10, "run", 0.9), found(0, 3, "run", 0.8)]}
+    lines = ["video,start,end,label,subset", *(f"v{number},0,10,run,validation" for number in range(6))]
+    (tmp_path / "truth.csv").write_text("\n".join(lines) + "\n")
+    results = {f"v{number}": [found(0, 10, "run", 0.9), found(0, 3, "run", 0.8)] for number in range(6)}
     (tmp_path / "found.json").write_text(json.dumps({"results": results}))
     options = ["--detections", str(tmp_path / "found.json"), "--ground-truth", str(tmp_path / "truth.csv")]
     printed = CliRunner().invoke(main, [*options, "--diagnose", "--bootstrap", "4"])

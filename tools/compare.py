@@ -67,18 +67,21 @@ def cells(title: str, row: Mapping[str, Any]) -> list[str]:
 
     figures = [f"{100 * row['a']:.2f}", f"{100 * row['b']:.2f}", f"{100 * row['difference']:+.2f}"]
     star = "*" if excludes_zero(row["interval"]) else ""
-    return [title, *figures, signed(row["interval"]), star, f"{100 * row['a_better']:.0f}"]
+    better = "-" if row["a_better"] is None else f"{100 * row['a_better']:.0f}"
+    return [title, *figures, signed(row["interval"]), star, better]
 
 
 def tables(result: Mapping[str, Any]) -> str:
     """Both tables as text: by tIoU, and by class with the largest differences first."""
+    from train.evaluation.bootstrap import too_few
+
     head = ["A", "B", "A - B", f"{100 * result['level']:g} % interval", "", "A better in %"]
     rows = [["mAP % at tIoU", *head], *(cells(row["tiou"], row) for row in result["rows"])]
     ordered = sorted(result["classes"].items(), key=lambda item: -abs(item[1]["difference"]))
     by_class = [["AP %, all tIoU", *head], *(cells(shown(name), row) for name, row in ordered[:MAX_CLASSES])]
     rest = len(ordered) - MAX_CLASSES
     more = f"\n{rest} classes with smaller differences: see --json" if rest > 0 else ""
-    summary = (
+    summary = too_few(result["num_videos"]) or (
         f"average mAP: A is better in {100 * result['rows'][0]['a_better']:.1f} % of "
         f"{result['resamples']:,} resamples of the videos (seed {result['seed']})"
     )

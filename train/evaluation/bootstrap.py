@@ -4,7 +4,8 @@ What is resampled: the videos of the ground truth, as many as there are, with re
 brings its true actions and detections along, and counts as often as it was drawn. Detections in videos that
 the ground truth lacks count once in every resample. A class whose true actions are all in videos that were
 not drawn has no AP in that resample. Interval: percentiles. Efron and Tibshirani, "An Introduction to the
-Bootstrap" (1993), chapter 13.
+Bootstrap" (1993), chapter 13. Of fewer than FEWEST_VIDEOS there is none: resamples of one video are all
+alike, and few videos differ in one direction by chance too often.
 
 A true positive stays one whatever other videos are drawn, so nothing is matched again: each resample weighs
 the same sorted detections anew. Copies of a video stand side by side where scores are equal; that raises AP a
@@ -19,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.text import counted
 from train.evaluation.average_precision import curves_of
 from train.evaluation.diagnosis import detection_kinds, name_summary, summary_statistic
 from train.evaluation.matching import Matches
 from train.evaluation.recall import RECALL_TIOU, SHOWN_AN, area_under, average_recall, first_ranks
 
 LEVEL = 0.95
+FEWEST_VIDEOS = 6  # of 5, all differ in one direction by chance 2 / 2^5 = 6 % of the time, above 1 - LEVEL
 Statistic = Callable[[np.ndarray], np.ndarray]  # how often each video counts (videos,) -> figures (n,)
 
 
@@ -87,36 +90,40 @@ def recall_figures(matched: Matches) -> Statistic:
 def bootstrap(matched: Matches, *, resamples: int, seed: int = 0, diagnosis: bool = False) -> dict[str, Any]:
     """95 % intervals [low, high] of mAP, AR and, if asked, the summary of the diagnosis; plain numbers.
 
-    {"resamples", "seed", "level", "unit": "video", "mAP": [one per threshold], "average_mAP", "AR": {"1":
-    ..}, "AUC", "diagnosis": the keys of its "top"}.
+    {"resamples", "seed", "level", "unit": "video", "num_videos", "mAP": [one per threshold], "average_mAP",
+    "AR": {"1": ..}, "AUC", "diagnosis": the keys of its "top"}; of fewer than FEWEST_VIDEOS all are null.
     """
     count, num_videos = len(matched.thresholds), len(matched.data.keys)
 
-    def bounds(statistic: Statistic) -> list[list[float]]:
-        return interval_pairs(
-            percentile_interval(resample(statistic, num_videos, resamples=resamples, seed=seed))
-        )
+    def samples(statistic: Statistic) -> np.ndarray:
+        return resample(statistic, num_videos, resamples=resamples, seed=seed)
 
-    means = class_means(resample(class_precision(matched), num_videos, resamples=resamples, seed=seed), count)
-    mean_bounds, recall_bounds = interval_pairs(percentile_interval(means)), bounds(recall_figures(matched))
+    def bounds(samples: np.ndarray) -> list[Any]:
+        return interval_pairs(percentile_interval(samples), np.full(samples.shape[1], num_videos))
+
+    mean_bounds = bounds(class_means(samples(class_precision(matched)), count))
+    recall_bounds = bounds(samples(recall_figures(matched)))
     result: dict[str, Any] = {
         "resamples": resamples,
         "seed": seed,
         "level": LEVEL,
         "unit": "video",
+        "num_videos": num_videos,
         "mAP": mean_bounds[:count],
         "average_mAP": mean_bounds[count],
         "AR": dict(zip(map(str, SHOWN_AN), recall_bounds, strict=False)),
         "AUC": recall_bounds[-1],
     }
     if diagnosis:
-        result["diagnosis"] = name_summary(bounds(summary_statistic(matched, detection_kinds(matched))))
+        statistic = summary_statistic(matched, detection_kinds(matched))
+        result["diagnosis"] = name_summary(bounds(samples(statistic)))
     return result
 
 
-def interval_pairs(bounds: np.ndarray) -> list[Any]:
-    """(2, n) -> [[low, high], ...]; null where there is no number."""
-    return [[None if np.isnan(x) else float(x) for x in column] for column in bounds.T]
+def interval_pairs(bounds: np.ndarray, num_videos: np.ndarray) -> list[Any]:
+    """(2, n) -> [[low, high], ...]; null where there is no number, or fewer than FEWEST_VIDEOS, (n,)."""
+    known = np.where(num_videos < FEWEST_VIDEOS, np.nan, bounds)
+    return [[None if np.isnan(x) else float(x) for x in column] for column in known.T]
 
 
 def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int
     are first minus second. Returns {"tiou", "resamples", "seed", "level", "rows": [a row of "average", then
     of each threshold: {"tiou", "a", "b", "difference", "interval", "a_better"}], "classes": {name: the same,
     averaged over the thresholds}}; "a_better" is the share of resamples in which the first is better, ties
-    counting half.
+    counting half. Where fewer than FEWEST_VIDEOS are compared, or have the class, these two are null.
     """
     if first.data.keys != second.data.keys or first.data.labels != second.data.labels:
         raise ValueError("compare: the two were matched with different ground truths, want the same")
@@ -139,7 +146,10 @@ def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int
         sides.append(np.concatenate([statistic(once[0])[None], samples]))
     means = [np.roll(class_means(side, count), 1, axis=1) for side in sides]  # the average comes first
     classes = [side.reshape(len(side), -1, count).mean(axis=2) for side in sides]
-    rows = _differences(means[0], means[1])
+    rows = _differences(means[0], means[1], np.full(count + 1, len(first.data.keys)))
+    true = first.data.true
+    annotated = np.unique(np.stack([true.label, true.video]), axis=1)[0]  # (class,) of each in a video
+    of_class = np.bincount(annotated, minlength=len(first.data.labels))
     titles = ["average", *(f"{value:g}" for value in first.thresholds)]
     return {
         "tiou": first.thresholds.tolist(),
@@ -147,14 +157,14 @@ def compare(first: Matches, second: Matches, *, resamples: int = 1000, seed: int
         "seed": seed,
         "level": LEVEL,
         "rows": [{"tiou": title, **row} for title, row in zip(titles, rows, strict=True)],
-        "classes": dict(zip(first.data.labels, _differences(classes[0], classes[1]), strict=True)),
+        "classes": dict(zip(first.data.labels, _differences(classes[0], classes[1], of_class), strict=True)),
     }
 
 
-def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
-    """A row per column of (1 + resamples, n); the first line holds the figures themselves."""
+def _differences(a: np.ndarray, b: np.ndarray, num_videos: np.ndarray) -> list[dict[str, Any]]:
+    """A row per column of (1 + resamples, n); the first line holds the figures. num_videos: (n,)."""
     gap = a - b
-    bounds = interval_pairs(percentile_interval(gap[1:]))
+    bounds = interval_pairs(percentile_interval(gap[1:]), num_videos)
     better = np.where(np.isnan(gap[1:]), np.nan, (np.sign(gap[1:]) + 1) / 2)
     share = np.nansum(better, axis=0) / np.maximum((~np.isnan(better)).sum(axis=0), 1)
     return [
@@ -163,10 +173,20 @@ def _differences(a: np.ndarray, b: np.ndarray) -> list[dict[str, Any]]:
             "b": float(b[0, i]),
             "difference": float(gap[0, i]),
             "interval": bounds[i],
-            "a_better": float(share[i]),
+            "a_better": float(share[i]) if num_videos[i] >= FEWEST_VIDEOS else None,
         }
         for i in range(a.shape[1])
     ]
+
+
+def too_few(num_videos: int) -> str:
+    """Why so many videos give no intervals; empty where they do."""
+    if num_videos >= FEWEST_VIDEOS:
+        return ""
+    return (
+        f"no intervals of {counted(num_videos, 'video')}: resampling wants at least {FEWEST_VIDEOS}; cut "
+        "long recordings into several videos before they are packed"
+    )
 
 
 def excludes_zero(bounds: Sequence[float | None]) -> bool:

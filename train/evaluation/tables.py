@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.text import columns, shown
 from train.evaluation.average_precision import format_map_table
+from train.evaluation.bootstrap import too_few
 from train.evaluation.diagnosis import DETECTION_KINDS
 from train.evaluation.recall import format_recall
 
@@ -32,8 +33,8 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def interval_note(intervals: Mapping[str, Any]) -> str:
-    """What the rows low and high are."""
-    return (
+    """What the rows low and high are, or why they are empty."""
+    return too_few(intervals["num_videos"]) or (
         f"low, high: {100 * intervals['level']:g} % interval, percentiles of {intervals['resamples']:,} "
         f"resamples of the videos (seed {intervals['seed']})"
     )
