@@ -32,6 +32,7 @@ from .text import plain_number, short, shown
 CSV_COLUMNS = ("video", "start", "end", "label")
 CSV_OPTIONAL = ("subset", "duration")
 DEFAULT_SUBSET = "training"
+SAVE_AS = "save the file as UTF-8 (in Excel: CSV UTF-8)"
 CONVERT = ": leantad convert-annotations makes such a table of it"
 
 
@@ -138,7 +139,7 @@ def _read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; {SAVE_AS}") from None
 
 
 def _read_json(path: Path, text: str) -> dict[str, Video]:
@@ -187,8 +188,16 @@ def _seconds(where: str, value: object) -> float:
     return seconds
 
 
+def _seconds_of_cell(where: str, text: str) -> float:
+    try:
+        return _seconds(where, text)
+    except ValueError as error:
+        hint = "; leantad convert-annotations makes them of 1:23 and 83,5" if set(text) & set(":,") else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
 def read_table(
-    path: Path, text: str, *, separator: str = ",", seconds: Callable[[str, str], float] = _seconds
+    path: Path, text: str, *, separator: str = ",", seconds: Callable[[str, str], float] = _seconds_of_cell
 ) -> dict[str, Video]:
     """The videos of a CSV's text, as read_annotations; seconds: reads a time, given what errors call it."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
@@ -242,7 +251,7 @@ def _videos_of_rows(
         if first != subset_and_duration:
             here, above = (_subset_and_duration(*each) for each in (subset_and_duration, first))
             raise ValueError(
-                f"{where}: {shown(name, 80)} has {here}, further up {above}; want one for a video"
+                f"{where}: {shown(name, 80)} has {here}, further up {above}; want one for a video, or cut it"
             )
         actions.setdefault(name, [])
         if cells["start"] or cells["end"] or cells["label"]:

@@ -115,6 +115,11 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
         ("a.csv", "video,class,start,end\n", "line 1: no column 'label'"),
         ("a.csv", "\n\nvideo,class,start,end\n", "line 3: no column 'label'"),
         ("a.csv", "\nvideo,start,end,label\n\nv,x,2,a\n", "line 4: start: got 'x'"),
+        (
+            "a.csv",
+            "video,start,end,label\nv,0:10,0:20,a\n",
+            "seconds; leantad convert-annotations makes them",
+        ),
         ("a.csv", "video;start;end;label\n", "columns are separated by commas, not ';'"),
         ("a.csv", "video\tstart\tend\tlabel\n", "columns are separated by commas, not '\\t'"),
         ("a.csv", '"video";"start";"end";"label"\n', "not ';': leantad convert-annotations makes such"),
@@ -127,7 +132,7 @@ def test_a_time_that_is_no_plain_number_is_refused(tmp_path, name, value):
         (
             "a.csv",
             "video,start,end,label,subset\nv,1,2,a,test\nv,1,2,a,\n",
-            "line 3: v has subset 'training', further up subset 'test'; want one",
+            "line 3: v has subset 'training', further up subset 'test'; want one for a video, or cut it",
         ),
         ("a.csv", "video,start,end,label,,\nv,1,2,a,,,x\n", "line 2: got 7 cells, want 4 (video,start,end,"),
         ("a.csv", "video,start,end,label\nv,1,2,run, fast\n", "label); quote a cell with a separator"),

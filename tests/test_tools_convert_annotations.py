@@ -159,7 +159,20 @@ def test_results_are_replaced_only_by_force(folder):
     ("name", "content", "options", "message"),
     [
         ("a.bin", b"\x00\x01\x02", [], "zero bytes"),
-        ("a.csv", b"one,two\n1,2\n", [], "in none of the formats; --from says which it is: csv, activitynet"),
+        (
+            "a.csv",
+            b"one,two\n1,2\n",
+            [],
+            "a table wants the header video,start,end,label; --from says which it is: csv",
+        ),
+        ("a.bin", b"one,two", [], "in none of the formats; --from says which it is: csv, activitynet"),
+        (
+            "a.csv",
+            "Vid\u00e9o;D\u00e9but\n".encode(),
+            ["--from", "csv"],
+            "names of columns; want video,start,end",
+        ),
+        ("a.csv", "Vid\u00e9o".encode("cp1252"), [], "save the file as UTF-8 (in Excel: CSV UTF-8)"),
         ("a.eaf", b"<!DOCTYPE a [<!ENTITY x 'y'>]><a/>", [], "has a document type"),
         ("a.xml", b"<annotations/>", [], "--fps says how many frames"),
         ("a.xml", b"<annotations/>", ["--fps", "fast"], "--fps: got 'fast'"),

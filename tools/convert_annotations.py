@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import click
 
+from pipeline.annotations import CSV_COLUMNS
 from pipeline.text import columns, counted, first_names
 from tools.labels.formats import CSV, FORMATS, OWN, READABLE, WRITABLE, format_of_output, recognise
 from tools.labels.labelled import LabelFile, LabelledVideo, Loss, Report, label_names
@@ -58,7 +59,10 @@ def read_file(path: Path, options: ConversionOptions) -> FileRead:
     text = read_text(path)
     name = options.source or recognise(path, text)
     if name is None:
-        raise ValueError(f"{path}: in none of the formats; --from says which it is: {', '.join(READABLE)}")
+        table = f"; a table wants the header {','.join(CSV_COLUMNS)}" if path.suffix.lower() == ".csv" else ""
+        raise ValueError(
+            f"{path}: in none of the formats{table}; --from says which it is: {', '.join(READABLE)}"
+        )
     fps = rate("--fps", options.fps) if options.fps else None
     if options.tiers and not FORMATS[name].has_tiers:
         raise ValueError(f"{path}: --tier: {FORMATS[name].title} has no tiers; leave it out")

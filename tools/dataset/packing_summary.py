@@ -65,7 +65,8 @@ def _outside(results: Sequence[PackResult]) -> list[str]:
         return []
     return [
         f"{lost} of {annotated} actions lie outside of their videos and are left out; are the times seconds "
-        "of these files? Of frame numbers leantad convert-annotations --from frames --fps RATE makes them"
+        "of these files? A spreadsheet may have made 1:23:00, hours, of 1:23; of frame numbers "
+        "leantad convert-annotations --from frames --fps RATE makes seconds"
     ]
 
 

@@ -73,6 +73,8 @@ def read(file: LabelFile, report: Report) -> list[LabelledVideo]:
 
 def _annotated(file: LabelFile) -> dict[str, Video]:
     header = header_of(file.text, _fits)
+    if header is None and file.path.suffix.lower() == ".csv":
+        raise ValueError(f"{file.path}: no line with the names of columns; want {','.join(CSV_COLUMNS)}")
     if header is None:
         return read_annotations(file.path)
     separator = header[1]

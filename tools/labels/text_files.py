@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from pipeline.annotations import SAVE_AS
 from pipeline.text import short
 
 LARGEST_FILE = 256 << 20  # bytes: annotations of hundreds of hours are some megabytes
@@ -44,7 +45,7 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8 text; {SAVE_AS}") from None
     if "\0" in text:
         raise ValueError(f"{path}: has zero bytes, want text; save the file as UTF-8")
     return EXCEL_SEPARATOR.sub("", text)
