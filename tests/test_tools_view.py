@@ -49,6 +49,18 @@ def test_the_videos_are_those_that_predict_read_whatever_the_folder(tmp_path, mo
     assert '"url":"../../mine/a.mp4"' in (tmp_path / "view" / "videos" / "a.html").read_text()
 
 
+def test_pages_show_the_name_that_people_gave_a_video_not_its_key(files, tmp_path):
+    """A key has no letters but ASCII's: of a Chinese name nothing but a number would be left."""
+    document = {"results": RESULTS, "external_data": {"videos": {"good": {"source": "\u6bd4\u8d5b"}}}}
+    files[0].write_text(json.dumps(document))
+    result = run(files[0], "--ground-truth", files[1], "--out", tmp_path / "view")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "view" / "videos" / "good.html").read_text()
+    index = (tmp_path / "view" / "index.html").read_text()
+    assert "<title>\u6bd4\u8d5b" in page and '"good"' not in page
+    assert json.dumps("\u6bd4\u8d5b") in index and '"good"' not in index and '"bad"' in index
+
+
 def test_the_command_writes_an_index_and_a_page_per_video(files, tmp_path):
     out = tmp_path / "view"
     result = run(files[0], "--ground-truth", files[1], "--out", out)

@@ -93,6 +93,7 @@ def main(
             title=_title(detections),
             finder=finder,
             durations=shown.detections.durations,
+            titles=shown.detections.titles,
             rejected=_rejected(shown, finder),
             embed_limit=embed_limit if embed else None,
             progress=partial(output.progress, title="pages", unit="video"),

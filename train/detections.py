@@ -114,6 +114,11 @@ class DetectionsFile:
             key: [names[key] for names in stated if isinstance(names.get(key), str)] for key in self.results
         }
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What people call a video, its name in the annotations, where that is stated."""
+        return {key: name for key, name in self._stated("source").items() if isinstance(name, str) and name}
+
     def renamed(self, keys: Mapping[str, str]) -> DetectionsFile:
         """The same with other keys of videos, {old: new}; a video that has no new one keeps its own."""
         results = {keys.get(key, key): entries for key, entries in self.results.items()}

@@ -26,16 +26,17 @@ LONGEST_NAME = 100  # characters; a file system takes 255 bytes, a suffix and ".
 class View:
     """The pages that were made, and what they show.
 
-    order: video numbers as the index lists them; names: {video: its page's file, without suffix}; rejected:
-    {video: why it was not read}; problems: a line per video that could not be shown; remarks: what a reader
-    of the index should know besides.
+    order: video numbers as the index lists them; names: {video: its page's file, without suffix}; titles:
+    {video: what people call it}, if not by its key; rejected: {video: why it was not read}; problems: a line
+    per video that could not be shown; remarks: what a reader of the index should know besides.
     """
 
     out: Path
     page_data: PageData
     order: list[int]
     names: dict[str, str]
-    rejected: Mapping[str, str] = field(default_factory=dict)
+    titles: Mapping[str, str]
+    rejected: Mapping[str, str]
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -61,6 +62,7 @@ def make_view(
     title: str,
     finder: VideoFinder,
     durations: Mapping[str, float] | None = None,
+    titles: Mapping[str, str] | None = None,
     rejected: Mapping[str, str] | None = None,
     embed_limit: float | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
@@ -74,7 +76,7 @@ def make_view(
     if not results:
         raise ValueError("detections: no video in them, want at least one entry under results")
     page_data = collect(results, ground_truth, durations)
-    view = View(out, page_data, order_of(page_data), file_names(list(results)), rejected or {})
+    view = View(out, page_data, order_of(page_data), file_names(list(results)), titles or {}, rejected or {})
     (out / "videos").mkdir(parents=True, exist_ok=True)
     positions: Iterable[int] = range(len(view.order))
     for position in progress(positions) if progress else positions:
@@ -96,6 +98,7 @@ def _video_page(view: View, position: int, finder: VideoFinder, embed_limit: flo
     video = view.order[position]
     key = view.page_data.matches.keys[video]
     data, media = video_data(view.page_data, video), ""
+    data["name"] = view.titles.get(key, key)
     data["video"], data["why"], data["unread"] = None, "", view.rejected.get(key)
     try:
         if key in view.rejected:
@@ -136,7 +139,8 @@ def _index_data(view: View) -> dict[str, Any]:
     for video in view.order:
         key = page_data.matches.keys[video]
         reason = view.rejected.get(key)
-        rows.append([f"videos/{view.page_of(key).name}", *index_row(page_data, video, errors), reason])
+        figures = index_row(page_data, video, errors)[1:]
+        rows.append([f"videos/{view.page_of(key).name}", view.titles.get(key, key), *figures, reason])
     return {"hasGroundTruth": page_data.has_ground_truth, "threshold": page_data.threshold, "videos": rows}
 
 
