@@ -95,6 +95,19 @@ def test_nobody_is_lost_while_all_live_and_leave_one_after_the_other(members):
     assert [one.says() for one in members] == ["left"] * 3
 
 
+@pytest.mark.ci
+@pytest.mark.slow
+def test_nobody_is_lost_where_all_stood_still_together(members):
+    """As after Ctrl-Z and fg, or in a job that its cluster suspended."""
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for one in members:
+            os.kill(one.process.pid, number)
+        time.sleep(2 * LOST_AFTER)
+    assert not any(one.pipe.poll() for one in members)
+    members[0].leave.set()
+    assert [one.says() for one in members] == ["left"] * 3
+
+
 def test_a_single_process_needs_no_heartbeat():
     with heartbeat(1.0, lambda reason: pytest.fail(reason)):
         pass

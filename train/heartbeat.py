@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 import torch.distributed as dist
@@ -34,6 +34,22 @@ def _connect(seconds: float) -> Any:
     return dist.PrefixStore(f"leantad/heartbeat/{attempt}", store)  # type: ignore[attr-defined]
 
 
+class _Silence:
+    """Counts how many pauses in a row a number has stayed the same.
+
+    A clock would count the time that all processes stood still in, too (Ctrl-Z, a suspended job).
+    """
+
+    def __init__(self) -> None:
+        self.number, self.pauses = -1, 0
+
+    def after(self, number: int) -> int:
+        """The pauses since another number than this one was seen."""
+        self.pauses = self.pauses + 1 if number == self.number else 0
+        self.number = number
+        return self.pauses
+
+
 class _Pulse:
     """Beats in the store, and knows which process is lost; a silent store blocks `beat`, not `watch`."""
 
@@ -41,20 +57,19 @@ class _Pulse:
         self.store, self.seconds, self.stop = store, seconds, stop
         self.own, self.watched = rank(), (rank() + 1) % world_size()
         self.pause = min(MOST_SECONDS_BETWEEN_BEATS, seconds / 4)
+        self.most_pauses = ceil(seconds / self.pause)  # of silence
         self.lost: int | None = None  # the rank of the first that was lost
-        self.answered = time.monotonic()
+        self.answers = 0  # of the store
 
     def beat(self) -> None:
         """Count up and look at the next process's count, until `stop` or until one is lost."""
-        count, heard = -1, time.monotonic()
+        silence = _Silence()
         while self.lost is None and not self.stop.wait(self.pause):
             try:
                 self.store.add(f"rank {self.own}", 1)
                 latest, first_lost = self.store.add(f"rank {self.watched}", 0), self.store.add(LOST, 0)
-                self.answered = time.monotonic()
-                if latest != count:
-                    count, heard = latest, self.answered
-                elif not first_lost and self.answered - heard > self.seconds:
+                self.answers += 1
+                if silence.after(latest) > self.most_pauses and not first_lost:
                     first_lost = self.store.add(LOST, self.watched + 1)
             except RuntimeError:  # the store went with the process that had it
                 first_lost = 1
@@ -62,9 +77,9 @@ class _Pulse:
 
     def watch(self, lost: Callable[[str], None]) -> None:
         """Call `lost` with the reason once a process is."""
+        silence = _Silence()
         while not self.stop.wait(self.pause):
-            silent = time.monotonic() - self.answered > self.seconds + self.pause
-            if self.lost is None and not silent:
+            if silence.after(self.answers) <= self.most_pauses + 1 and self.lost is None:
                 continue
             if self.own == 0:  # the store may be here: the others have to read in it who is lost
                 self.stop.wait(2 * self.pause)
