@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,15 @@ def test_only_the_last_and_the_best_are_kept(tmp_path):
     assert names(tmp_path) == ["best", "last", "step_000003", "step_000005"]
     assert os.readlink(tmp_path / "checkpoints" / "best") == "step_000003"
     assert os.readlink(tmp_path / "checkpoints" / "last") == "step_000005"
+
+
+@pytest.mark.parametrize("form", ["step_000001/", "./step_000001", "{folder}"])
+def test_a_best_that_somebody_chose_by_a_link_of_his_own_is_kept(tmp_path, form):
+    folder = write(tmp_path, 1)
+    (tmp_path / "checkpoints" / "best").symlink_to(form.format(folder=folder))
+    for step in (2, 3):
+        write(tmp_path, step)
+    assert names(tmp_path) == ["best", "last", "step_000001", "step_000003"]
 
 
 def test_a_copy_that_somebody_keeps_beside_them_stays_and_is_never_taken_for_one(tmp_path):
@@ -428,6 +438,19 @@ def test_a_full_disk_is_one_line_that_names_the_last_checkpoint(tmp_path, size, 
         assert not list((tmp_path / "checkpoints").glob("*")) or message.endswith("checkpoints/step_000002")
         assert not list((tmp_path / "checkpoints").glob(".*.tmp"))  # its space is free again
         write(tmp_path, 2)
+
+
+def test_the_space_that_is_free_is_that_of_the_disk_the_checkpoints_are_on(tmp_path, monkeypatch):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    for folder in (run, disk):
+        folder.mkdir()
+    (run / "checkpoints").symlink_to(disk)
+    free = {disk: 3 * 2**20, run: 5 * 2**20, tmp_path: 7 * 2**20}
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[Path(folder).resolve()])
+    )
+    with files_of_at_most(200), pytest.raises(ValueError, match="; 3 MiB are free there"):
+        write(run, 1)
 
 
 def test_an_error_that_is_no_failed_write_stays_what_it_is(tmp_path):

@@ -107,7 +107,7 @@ def _own_folders(run: Path) -> list[Path]:
 def prune(run: Path) -> None:
     """Remove checkpoints that no link points at, and what is half-written."""
     checkpoints = run / "checkpoints"
-    keep = {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
+    keep = {(checkpoints / name).resolve().name for name in ("last", "best")}  # however a link is written
     for path in _own_folders(run):
         if path.name not in keep:
             remove_folder(path)
@@ -203,7 +203,8 @@ def _named_failures(temporary: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING):
             raise
-        free = shutil.disk_usage(temporary.parents[1]).free / 2**20
+        disk = next(folder for folder in temporary.parents if folder.exists())
+        free = shutil.disk_usage(disk).free / 2**20
         if isinstance(error, RuntimeError):
             reason = "torch: a file is cut"
         else:
