@@ -147,11 +147,16 @@ def train_step(run: Run, batches: Sequence[Batch], *, interrupted: bool) -> Step
 
 def not_finite(losses: Sequence[dict[str, float]], batches: Sequence[Batch]) -> str:
     """The message for a loss that is no number, in one of the micro batches of this rank or on another."""
-    failed = (i for i, row in enumerate(losses) if not math.isfinite(row["loss"]))
-    number = next(failed, len(losses) - 1)
+    failed = [number for number, row in enumerate(losses) if not math.isfinite(row["loss"])]
+    if not failed:
+        return (
+            "the loss is not finite on another rank, whose output names the videos; "
+            "--resume goes on from the last checkpoint"
+        )
+    number = failed[0]
     loss, parts = losses[number]["loss"], list(losses[number].items())[1:]
     bad = [name for name, value in parts if not math.isfinite(value)]
-    where = f"in {', '.join(bad)}" if bad else "on another rank"
+    where = f"in {', '.join(bad)}" if bad else "in their sum"
     return (
         f"loss is {loss:g} ({where}) for videos {', '.join(batches[number].keys)}: look at these "
         "videos and their annotations, or lower optimizer.encoder_lr and optimizer.detector_lr; "
