@@ -17,7 +17,9 @@ from full_disk import files_of_at_most
 from tiny_run import ROOT, arguments, make_shards_of, run
 
 from pipeline.dataset import Dataset
-from train.distributed import LAUNCH_VARIABLES
+from train import main
+from train.cli import Output
+from train.distributed import LAUNCH_VARIABLES, shut_down
 from train.loop import Interrupt
 
 
@@ -106,6 +108,21 @@ def test_handlers_that_are_kept_outlive_the_run():
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def test_a_process_leaves_with_the_others_by_its_exit_code_unless_it_fails_to_say_how_it_ended(
+    tmp_path, monkeypatch
+):
+    """shut_down ends a process with the code that it was given, whatever happened since."""
+    at_exit = []
+    monkeypatch.setattr(main.atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(main, "run_alone", lambda *_, **options: options["resume"])
+    options = {"force": False}
+    with pytest.raises(FileNotFoundError):  # metrics.json of a complete run
+        main.train(None, tmp_path, (), Output(quiet=True), resume=True, **options)
+    assert not at_exit
+    assert main.train(None, tmp_path, (), Output(quiet=True), resume=False, **options) == 130
+    assert at_exit == [(shut_down, 130)]
 
 
 def is_gone_after_sigterm(process: Path) -> bool:

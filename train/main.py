@@ -144,7 +144,7 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
     from pipeline.temporary_folder import own_temporary_files
     from train.build_network import resolve_device
     from train.data import open_data
-    from train.distributed import lost_connection, shut_down, world_size
+    from train.distributed import lost_connection, world_size
     from train.engine import start_process_group
     from train.heartbeat import heartbeat
     from train.loop import fit
@@ -161,9 +161,6 @@ def run_training(settings: Settings, out: Path, output: Output, *, resume: bool,
         if world_size() > 1 and (reason := lost_connection(error)):
             lost(f"another process of the run has ended ({reason})")
         raise
-    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
-    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
-    atexit.register(shut_down, 0 if complete else 130)
     return complete
 
 
@@ -214,11 +211,15 @@ def train(
             raise
         output.error(str(error))
         return 1
-    from train.distributed import rank
+    from train.distributed import rank, shut_down
 
     if rank() == 0:
         print_end(out, output, complete=complete)
-    return 0 if complete else 130
+    code = 0 if complete else 130
+    # At exit, not here: DeepSpeed cannot start a second process group in one process (tests do several runs).
+    # After a failure it is left out: its barrier would wait for ranks that wait elsewhere.
+    atexit.register(shut_down, code)
+    return code
 
 
 def end_without_the_others(out: Path, output: Output, reason: str) -> NoReturn:
