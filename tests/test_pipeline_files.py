@@ -19,6 +19,7 @@ from pipeline.files import (
     ABANDONED_SECONDS,
     TEMPORARY,
     FilePart,
+    _temporary_path,
     check_writable,
     collection_paused,
     file_sha256,
@@ -139,6 +140,14 @@ def test_a_killed_write_leaves_nothing_after_the_next(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     write_text(tmp_path / "b", "")
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_is_removed_where_a_process_of_the_same_number_was_killed_while_it_removed_one(tmp_path):
+    """In a container a run has the same number each time."""
+    for folder in (tmp_path / "a", _temporary_path(tmp_path / "a")):
+        (folder / "full").mkdir(parents=True)
+    remove_folder(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_temporary_folder_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):

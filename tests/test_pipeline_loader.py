@@ -396,6 +396,13 @@ def test_a_loader_that_was_begun_has_the_first_batch_ready_and_gives_the_same_on
         assert "leantad-loader" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_loader_that_was_begun_before_it_is_resumed_gives_what_comes_then(dataset):
+    wanted, loader = take(loader_of(dataset), 4)[3], loader_of(dataset)
+    loader.begin()
+    loader.load_state_dict({"epoch": 0, "step": 3})
+    assert same(take(loader, 1)[0], wanted)
+
+
 def test_closing_joins_the_thread(dataset):
     loader = loader_of(dataset)
     batches = iter(loader)

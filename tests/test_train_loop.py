@@ -537,6 +537,25 @@ def test_resuming_a_moving_beta_gives_the_weights_of_the_undisturbed_run(shards,
 
 
 @pytest.mark.slow
+def test_a_validation_that_is_made_up_for_is_of_the_network_that_the_weights_were_trained_in(
+    shards, tmp_path, monkeypatch
+):
+    validate, seen = loop.validate, list[tuple[int, float]]()
+
+    def noted(run):
+        seen.append((run.progress.step, run.beta))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return validate(run)
+
+    monkeypatch.setattr(loop, "validate", noted)
+    moving = {"encoder__beta__schedule": "linear", "encoder__beta__fraction": 1.0, "run__eval_every": 1}
+    assert run(shards, tmp_path / "run", **moving).exit_code == 1
+    assert run(shards, tmp_path / "run", "--resume", **moving).exit_code == 0
+    assert seen == [(2, pytest.approx(1 / 3)), (2, pytest.approx(1 / 3)), (4, 1.0)]
+
+
+@pytest.mark.slow
 def test_a_run_with_moving_ratios_and_late_choices_resumes_exactly(shards, tmp_path, monkeypatch):
     moving = {
         "encoder__clip_sampling": "importance",
