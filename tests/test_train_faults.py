@@ -125,6 +125,17 @@ def test_a_process_leaves_with_the_others_by_its_exit_code_unless_it_fails_to_sa
     assert at_exit == [(shut_down, 130)]
 
 
+def test_a_second_ctrl_c_is_no_request_any_more():
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt = Interrupt()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked and signal.getsignal(signal.SIGINT) == former[signal.SIGINT]
+    finally:
+        interrupt.restore()
+    assert {number: signal.getsignal(number) for number in former} == former
+
+
 def is_gone_after_sigterm(process: Path) -> bool:
     """Whether a process has ended; if not, it gets the signal that its launcher sends, too, at any moment."""
     if not process.exists() or (process / "stat").read_text().rpartition(")")[2][1] == "Z":

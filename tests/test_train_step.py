@@ -300,3 +300,44 @@ def test_a_run_that_is_measured_otherwise_forgets_what_was_best(tmp_path, monkey
     run._resume()
     found = (run.is_measured_anew, run.progress.best, run.progress.metrics)
     assert found == ((False, 0.9, best) if subset == "training" else (True, -1.0, {}))
+
+
+def test_a_signal_of_this_rank_is_among_those_that_a_step_tells():
+    assert train_step(run_of([{"loss": 3.0}]), batches_of("v"), interrupted=True).interrupted
+
+
+@pytest.mark.parametrize(("step", "due"), [(2, False), (4, True), (6, False), (10, True)])
+def test_the_weights_of_the_last_epoch_are_measured_though_no_validation_falls_on_it(monkeypatch, step, due):
+    run, measured = run_of([]), list[int]()
+    run.steps_per_epoch, run.total_steps, run.progress.step = 2, 10, step
+    run.settings.run, run.save = SimpleNamespace(eval_every=2), lambda: None
+    monkeypatch.setattr(loop, "measure", lambda run, log: measured.append(run.progress.step))
+    loop.end_epoch(run, None)
+    assert (run.progress.validation_due, measured) == (due, [step] if due else [])
+
+
+@pytest.mark.parametrize(
+    ("best", "due", "step", "measured"),
+    [
+        ("a", False, 4, ["a"]),
+        ("a", True, 4, ["a", "last"]),
+        ("a", False, 10, ["a", "last"]),
+        ("b", False, 4, ["last"]),
+        (None, False, 4, []),
+    ],
+)
+def test_after_a_change_of_the_measure_the_best_is_measured_and_the_last_where_it_is_due(
+    tmp_path, monkeypatch, best, due, step, measured
+):
+    run, found, checkpoints = run_of([]), list[str](), tmp_path / "checkpoints"
+    for name in "ab":
+        (checkpoints / name).mkdir(parents=True)
+    for link, name in {"last": "b", "best": best}.items():
+        if name:
+            (checkpoints / link).symlink_to(name)
+    run.folder, run.total_steps, run.settings.data.val_subset = tmp_path, 10, "validation"
+    run.progress.step, run.progress.validation_due = step, due
+    monkeypatch.setattr(loop, "validate_checkpoint", lambda run, at: found.append(at.resolve().name) or 0.5)
+    monkeypatch.setattr(loop, "measure", lambda run, log: found.append("last"))
+    loop.measure_anew(run, SimpleNamespace(say=lambda line: None))
+    assert found == measured and run.progress.best == (0.5 if "a" in measured else -1.0)
