@@ -292,7 +292,7 @@ def test_a_run_that_is_measured_otherwise_forgets_what_was_best(tmp_path, monkey
     run.progress, run.is_measured_anew = Progress(best=0.9, metrics=best), False
     run.engine = run.average = None
     run.train_loader = SimpleNamespace(load_state_dict=lambda state: None)
-    run._last_checkpoint = lambda: tmp_path
+    run._last_checkpoint, run._first_progress = lambda: tmp_path, Progress
     (tmp_path / "settings.yaml").write_text(
         dump_settings(load_settings(RECIPES / "demo.yaml", [f"data.val_subset={subset}"]))
     )
