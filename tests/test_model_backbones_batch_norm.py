@@ -48,7 +48,7 @@ def test_frozen_statistics_stay():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["r2plus1d_18", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "slowfast_50", "tsm_r18", "video_swin_t", "videomae_s"])
 def test_every_family_trains_with_bfloat16_parameters_and_float32_buffers(name):
     network = build_backbone(name)
     rewire(network)

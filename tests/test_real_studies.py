@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDIES = [(table, study) for table in TABLES for study in TABLES[table].studies]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("table", TABLES)
 def test_the_smallest_version_of_a_table_runs_from_raw_footage(shared_real, with_timm, tmp_path, table):
     command = [sys.executable, str(ROOT / "tests" / "real_studies.py"), table, str(shared_real)]
