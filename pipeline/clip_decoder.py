@@ -25,13 +25,11 @@ from .decode import decode_on_cpu, decode_on_gpu, release_decoders, with_index
 from .gpu_decoder import GpuDecoder, GpuDecoderError, gpu_decoder_of
 from .gpu_formats import format_of, packed_format, refusal_of_video, refusal_text, refused_videos
 from .packets import Packets, open_packets, split
+from .pictures import Pictures, Slots, copy_pictures
 from .records import PackedVideo
 from .settings import MAX_GPU_WORKERS, MAX_WORKERS, DataSettings
 from .text import counted
 
-SLOTS_AT_ONCE = 16  # of clips, filled from decoded frames: what lies in between stays in the cache
-Pictures = NDArray[np.uint8]
-Slots = tuple[NDArray[np.int64], ...]
 TRIED_FRAMES = 4  # of a video of each format, which are compared with the CPU's
 # Levels of 255. On an H200 what is right is off by at most 7 (MPEG-4), in the mean by 0.8; what is wrong, by
 # 196 and 2.7 at least.
@@ -54,19 +52,6 @@ class ClipRequest:
     view: View
     pictures: Pictures
     slots: Slots
-
-
-def pictures_of(clips: torch.Tensor) -> Pictures:
-    """Clips (N, C, L, H, W) uint8 seen as (N, L, C, H, W)."""
-    return clips.permute(0, 2, 1, 3, 4).numpy()
-
-
-def copy_pictures(source: Pictures, of: Slots, into: Pictures, at: Slots) -> None:
-    """Copy pictures (..., C, H, W) of these slots of `source` into those of `into`."""
-    # by NumPy, which copies whole pictures: torch takes ten times as long for single bytes
-    for start in range(0, len(at[0]), SLOTS_AT_ONCE):
-        part = slice(start, start + SLOTS_AT_ONCE)
-        into[tuple(numbers[part] for numbers in at)] = source[tuple(numbers[part] for numbers in of)]
 
 
 class PendingClips:

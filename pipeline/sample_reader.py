@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from .augment import CENTRE, View, draw_view
-from .clip_decoder import ClipDecoder, ClipRequest, PendingClips, Slots, pictures_of
+from .clip_decoder import ClipDecoder, ClipRequest, PendingClips
 from .order import stable_seed
+from .pictures import Slots, pictures_of
 from .reader import Pending, Reader
 from .records import PackedVideo, VideoSource
 from .samples import Sample
@@ -48,7 +49,7 @@ class SampleReader(Reader):
             sample.video.key: sample.video for sample in samples if isinstance(sample.video, PackedVideo)
         }
         self.decoder = ClipDecoder(settings, device, videos=list(videos.values()), remark=remark)
-        self._last: PendingWindow | None = None  # of evaluation
+        self._last: PendingWindow | None = None  # that was begun, of evaluation
 
     def empty(self, batch_size: int, *, pin_memory: bool) -> torch.Tensor:
         """Room for the clips of a batch, (B, N, C, L, H, W) uint8."""
@@ -71,10 +72,10 @@ class SampleReader(Reader):
             request = ClipRequest(video, part.data, part.frames, part.num_frames, view, pictures, slots)
             return self.decoder.start(request)
 
-        if self.training:
-            return decode(np.nonzero(frames >= 0))
-        self._last = PendingWindow(video.key, frames, pictures, decode, self._last)
-        return self._last
+        window = PendingWindow(video.key, frames, pictures, decode, self._last)
+        if not self.training:
+            self._last = window
+        return window
 
     def frame_numbers(self, samples: Sequence[Sample]) -> torch.Tensor:
         """(B, N, L) int64: the frames that samples of evaluation show of their videos."""

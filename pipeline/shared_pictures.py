@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .clip_decoder import PendingClips, Pictures, Slots, copy_pictures
+from .clip_decoder import PendingClips
+from .pictures import Pictures, Slots, copy_pictures
 
 
 class PendingWindow:

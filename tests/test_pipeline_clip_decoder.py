@@ -18,9 +18,10 @@ from painted_video import encode, number_of, painted, painted_video
 
 from pipeline import clip_decoder, decode
 from pipeline.augment import CENTRE, Colour, View
-from pipeline.clip_decoder import ClipDecoder, ClipRequest, default_workers, pictures_of
+from pipeline.clip_decoder import ClipDecoder, ClipRequest, default_workers
 from pipeline.gpu_formats import CODECS, StreamFormat, refusal_by_any_gpu, refusal_by_driver
 from pipeline.packing.probe import probe
+from pipeline.pictures import pictures_of
 from pipeline.records import PackedVideo
 from pipeline.settings import DataSettings
 from tools.machine.decoders import encode_clip
