@@ -42,8 +42,8 @@ def run_jobs(
         for number, job in enumerate(jobs, 1):
             while (result := journal.result(job.key)) is None:
                 pool.begin(workers - len(pool.busy))
-                pool.collect(wait(pool.busy))
-            pool.collect(wait(pool.busy, timeout=0))
+                pool.collect()
+            pool.collect(timeout=0)
             ahead = len(jobs) - number - len(pool.waiting)  # done or in the making
             pool.begin(workers - ahead)
             yield result
@@ -78,8 +78,9 @@ class _Workers:
         theirs.close()
         return pipe
 
-    def collect(self, answered: Sequence[object]) -> None:
-        """Read these pipes: their jobs are done, wait once more, or are given up."""
+    def collect(self, timeout: float | None = None) -> None:
+        """Wait for answers, at most so many seconds: jobs are then done, wait once more, or are given up."""
+        answered = wait(self.busy, timeout)
         for pipe in [pipe for pipe in self.busy if pipe in answered]:
             number = self.busy.pop(pipe)
             try:
